@@ -1,0 +1,27 @@
+"""The family of errors that `acestep` raises, one kind for each party that can mend it."""
+
+from __future__ import annotations
+
+
+class AceStepError(Exception):
+    """Base of every error raised on purpose; its message is one line meant for the user."""
+
+
+class RequestError(AceStepError):
+    """The request cannot be served as it stands: a bad value, file, path or combination."""
+
+
+class DeviceError(RequestError):
+    """The device asked for is unknown or not present on this machine."""
+
+
+class CheckpointError(RequestError):
+    """A checkpoint is missing, incomplete, damaged or does not fit the architecture."""
+
+
+class GenerationError(AceStepError):
+    """Generation started and failed: the model's output cannot be used."""
+
+
+class CancelledError(AceStepError):
+    """The caller asked for the generation to stop."""

@@ -1,0 +1,140 @@
+"""Memory tiers: what a request may ask for, given the memory of the device it runs on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from acestep.device import DevicePolicy, resolve
+from acestep.errors import RequestError
+
+MIN_DURATION = 0.5
+MAX_DURATION = 600.0
+"""Seconds of audio: the longest that ACE-Step 1.5 is trained for."""
+
+LM_MEMORY_GB = {
+    "acestep-5Hz-lm-0.6B": 3.0,
+    "acestep-5Hz-lm-1.7B": 8.0,
+    "acestep-5Hz-lm-4B": 12.0,
+}
+"""Memory that each 5 Hz language model needs, GB (ACE-Step 1.5's own figures)."""
+
+
+@dataclass(frozen=True)
+class GPUConfig:
+    """The limits of one memory tier.
+
+    Attributes:
+        tier: `tier1` … `tier6` or `unlimited`.
+        gpu_memory_gb: accelerator memory that led to it, GB; 0 without an accelerator.
+        max_duration_with_lm: longest song when the language model is loaded, seconds.
+        max_duration_without_lm: longest song otherwise, seconds.
+        max_batch_size_with_lm: songs at once when the language model is loaded.
+        max_batch_size_without_lm: songs at once otherwise.
+        init_lm_default: whether the language model is loaded unless told otherwise.
+        available_lm_models: names of the language models that fit.
+        offload_to_cpu_default: whether idle modules move to the host by default.
+    """
+
+    tier: str
+    gpu_memory_gb: float
+    max_duration_with_lm: float
+    max_duration_without_lm: float
+    max_batch_size_with_lm: int
+    max_batch_size_without_lm: int
+    init_lm_default: bool
+    available_lm_models: tuple[str, ...]
+    offload_to_cpu_default: bool
+
+    def max_duration(self, lm_initialized: bool = False) -> float:
+        """Longest song in seconds."""
+        return self.max_duration_with_lm if lm_initialized else self.max_duration_without_lm
+
+    def max_batch_size(self, lm_initialized: bool = False) -> int:
+        """Most songs at once."""
+        return self.max_batch_size_with_lm if lm_initialized else self.max_batch_size_without_lm
+
+
+_LMS = tuple(LM_MEMORY_GB)
+# (memory up to GB, tier, seconds with LM, without, batch with LM, without, LM on, LMs)
+_TIERS: tuple[tuple[float, str, float, float, int, int, bool, tuple[str, ...]], ...] = (
+    (4, "tier1", 180, 180, 1, 1, False, ()),
+    (6, "tier2", 360, 360, 1, 1, False, ()),
+    (8, "tier3", 240, 360, 1, 2, False, _LMS[:1]),
+    (12, "tier4", 240, 360, 2, 4, False, _LMS[:1]),
+    (16, "tier5", 240, 360, 2, 4, True, _LMS[:2]),
+    (24, "tier6", 480, 480, 4, 8, True, _LMS),
+    (float("inf"), "unlimited", 600, 600, 8, 8, True, _LMS),
+)
+
+
+def get_gpu_memory_gb(policy: DevicePolicy | None = None) -> float:
+    """Memory of the accelerator in GB; 0 when the device is the CPU.
+
+    On MPS it is the share of unified memory that Metal recommends. The environment
+    variables `ACESTEP_DEVICE_MEMORY_GB` and `MAX_CUDA_VRAM` (in this order) simulate
+    another size on any machine.
+
+    Args:
+        policy: the device to ask about; by default the one `auto` picks.
+
+    Raises:
+        RequestError: one of the variables is not a number of at least 0.
+    """
+    for variable in ("ACESTEP_DEVICE_MEMORY_GB", "MAX_CUDA_VRAM"):
+        text = os.environ.get(variable, "").strip()
+        if text:
+            return _gigabytes(variable, text)
+    policy = policy or resolve("auto")
+    return policy.total_memory if policy.is_accelerator else 0.0
+
+
+def get_gpu_tier(gpu_memory_gb: float) -> str:
+    """The name of the tier for so much accelerator memory, GB."""
+    return next(row[1] for row in _TIERS if gpu_memory_gb <= row[0])
+
+
+def get_gpu_config(
+    gpu_memory_gb: float | None = None, *, policy: DevicePolicy | None = None
+) -> GPUConfig:
+    """The limits for so much accelerator memory, by default for this machine's device."""
+    gb = get_gpu_memory_gb(policy) if gpu_memory_gb is None else float(gpu_memory_gb)
+    _, tier, *limits = next(row for row in _TIERS if gb <= row[0])
+    unified = policy.unified_memory if policy else False
+    return GPUConfig(tier, gb, *limits, offload_to_cpu_default=0 < gb < 16 and not unified)  # type: ignore[arg-type]
+
+
+def check_duration_limit(
+    duration: float, gpu_config: GPUConfig, lm_initialized: bool = False
+) -> tuple[bool, str]:
+    """Whether a song of so many seconds is within the tier, and a line that says so."""
+    limit = gpu_config.max_duration(lm_initialized)
+    if duration <= limit:
+        return True, f"{duration:g} s is within the limit of {limit:g} s"
+    return False, (
+        f"{duration:g} s is above the limit of {limit:g} s for {gpu_config.tier} "
+        f"({gpu_config.gpu_memory_gb:.1f} GB of accelerator memory)"
+    )
+
+
+def check_batch_size_limit(
+    batch_size: int, gpu_config: GPUConfig, lm_initialized: bool = False
+) -> tuple[bool, str]:
+    """Whether so many songs at once are within the tier, and a line that says so."""
+    limit = gpu_config.max_batch_size(lm_initialized)
+    if batch_size <= limit:
+        return True, f"a batch of {batch_size} is within the limit of {limit}"
+    return False, (
+        f"a batch of {batch_size} is above the limit of {limit} for {gpu_config.tier} "
+        f"({gpu_config.gpu_memory_gb:.1f} GB of accelerator memory)"
+    )
+
+
+def _gigabytes(variable: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise RequestError(f"{variable}={text!r} is not a number of gigabytes, for example 8")
+    return value
