@@ -1,0 +1,263 @@
+"""Latents to audio and audio to latents: exact at any length, within each device's limits.
+
+A convolutional VAE can be run in chunks without approximation when each chunk carries
+enough neighbouring context (a halo as wide as the receptive field) and only its core is
+kept. Inside a chunk, convolutions whose output would pass the device's limit are split
+along time. Both give the values of the whole-signal run up to float rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import Conv1d, ConvTranspose1d, Module
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from diffusers.models import AutoencoderOobleck
+
+    from acestep.device import DevicePolicy
+
+MIN_CHUNK_FRAMES = 32
+MAX_CHUNK_FRAMES = 768
+"""Bounds of a chunk's core in latent frames (25 a second)."""
+
+# Bytes of the widest activation of one chunk. Measured on two CPU cores with the built-in
+# VAE: larger chunks spill the cache and fault in fresh pages, smaller ones pay for halos.
+HOST_CHUNK_BYTES = 24 * 2**20
+ACCELERATOR_CHUNK_BYTES = 384 * 2**20
+
+
+def decode(
+    vae: AutoencoderOobleck,
+    latents: torch.Tensor,
+    policy: DevicePolicy,
+    *,
+    chunk_frames: int | None = None,
+    on_chunk: Callable[[float], None] | None = None,
+) -> torch.Tensor:
+    """Turn latents into a waveform, equal to `vae.decode(latents).sample`.
+
+    Args:
+        vae: the autoencoder, on the device that is to do the work.
+        latents: `[batch, channels, frames]`, 25 frames a second, on any device.
+        policy: its limits hold for every convolution; memory is given back in between.
+        chunk_frames: core length of a chunk; by default from the VAE's width.
+        on_chunk: called after each chunk with the share done, 0 to 1.
+
+    Returns:
+        float32 audio on the host, `[batch, 2, frames * 1920]` at 48 kHz.
+    """
+    frames = latents.shape[-1]
+    ratio = math.prod(vae.config.downsampling_ratios)
+    halo = decoder_halo(vae)
+    core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, latents.shape[0], policy)
+    audio: torch.Tensor | None = None
+    for window in _windows(frames, core, halo):
+        part = latents[..., window.start : window.stop].to(policy.device, vae.dtype)
+        with split_convolutions(vae.decoder, policy.max_conv_output):
+            wave = vae.decode(part).sample
+        kept = wave[..., (window.first - window.start) * ratio :]
+        if window.last != frames:
+            kept = kept[..., : (window.last - window.first) * ratio]
+        if audio is None:
+            # An odd ratio makes the decoder's output a little shorter than frames * ratio.
+            length = frames * ratio - ((window.stop - window.start) * ratio - wave.shape[-1])
+            audio = torch.empty(*wave.shape[:-1], length, dtype=torch.float32)
+        start = window.first * ratio
+        audio[..., start : start + kept.shape[-1]] = kept.to("cpu", torch.float32)
+        policy.between_steps()
+        if on_chunk is not None:
+            on_chunk(window.last / frames)
+    if audio is None:
+        raise ValueError(f"latents of shape {tuple(latents.shape)} have no frame to decode")
+    return audio
+
+
+def encode(
+    vae: AutoencoderOobleck,
+    audio: torch.Tensor,
+    policy: DevicePolicy,
+    *,
+    generator: torch.Generator | None = None,
+    chunk_frames: int | None = None,
+) -> torch.Tensor:
+    """Turn a waveform into latents, equal to `vae.encode(audio).latent_dist`.
+
+    Args:
+        vae: the autoencoder, on the device that is to do the work.
+        audio: `[batch, 2, samples]` at 48 kHz, on any device.
+        policy: as in `decode`.
+        generator: a generator on the host to draw the posterior's sample from; without
+            one the posterior's mean is returned.
+        chunk_frames: core length of a chunk in latent frames.
+
+    Returns:
+        latents `[batch, channels, samples // 1920]` on the policy's device in the VAE's
+        dtype. The noise is drawn on the host in float32, the same on every device.
+    """
+    ratio = math.prod(vae.config.downsampling_ratios)
+    halo = encoder_halo(vae)
+    samples = audio.shape[-1]
+    frames = _encoded_length(vae.encoder, samples)
+    if frames < 1:
+        raise ValueError(f"{samples} samples are too short: one latent frame takes {ratio}")
+    core = chunk_frames or _chunk_frames(vae.encoder, ratio, halo, audio.shape[0], policy)
+    parts = []
+    for window in _windows(frames, core, halo):
+        stop = samples if window.stop == frames else window.stop * ratio
+        part = audio[..., window.start * ratio : stop].to(policy.device, vae.dtype)
+        with split_convolutions(vae.encoder, policy.max_conv_output):
+            posterior = vae.encode(part).latent_dist
+        core_slice = slice(window.first - window.start, window.last - window.start)
+        mean, std = posterior.mean[..., core_slice], posterior.std[..., core_slice]
+        parts.append(torch.stack([mean, std]))
+        policy.between_steps()
+    mean, std = torch.cat(parts, dim=-1)
+    if generator is None:
+        return mean
+    noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)
+    return mean + std * noise.to(mean.device, mean.dtype)
+
+
+def decoder_halo(vae: AutoencoderOobleck) -> int:
+    """Latent frames on each side that a frame's audio depends on, from the layers."""
+    return _halo(vae.decoder)
+
+
+def encoder_halo(vae: AutoencoderOobleck) -> int:
+    """Latent frames of audio on each side that a latent depends on, from the layers."""
+    return math.ceil(_halo(vae.encoder) / math.prod(vae.config.downsampling_ratios))
+
+
+@contextmanager
+def split_convolutions(module: Module, limit: int | None) -> Iterator[None]:
+    """Within the context no `Conv1d` of the module computes an output longer than `limit`.
+
+    Longer outputs are computed piece by piece, each from exactly the input it needs, so
+    the result is that of the whole convolution. The module is left as it was found.
+    Transposed convolutions are not split: the limit does not apply to them.
+
+    Args:
+        module: any module; its `Conv1d` descendants are affected.
+        limit: longest allowed output along time, or None for no limit.
+    """
+    convolutions = [m for m in module.modules() if isinstance(m, Conv1d)] if limit else []
+    for convolution in convolutions:
+        forward = _split_forward(convolution, limit or 0)
+        convolution.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            del convolution.forward
+
+
+def _split_forward(convolution: Conv1d, limit: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    (kernel,), (stride,), (dilation,) = (
+        convolution.kernel_size,
+        convolution.stride,
+        convolution.dilation,
+    )
+    padding = _padding(convolution)
+    reach = dilation * (kernel - 1) + 1
+
+    def forward(signal: torch.Tensor) -> torch.Tensor:
+        length = signal.shape[-1]
+        out_length = (length + 2 * padding - reach) // stride + 1
+        if out_length <= limit:
+            return Conv1d.forward(convolution, signal)
+        shape = (signal.shape[0], convolution.out_channels, out_length)
+        result = torch.empty(shape, device=signal.device, dtype=signal.dtype)
+        for first in range(0, out_length, limit):
+            last = min(first + limit, out_length)
+            start = first * stride - padding
+            stop = (last - 1) * stride - padding + reach
+            piece = signal[..., max(start, 0) : min(stop, length)]
+            piece = F.pad(piece, (max(-start, 0), max(stop - length, 0)))
+            result[..., first:last] = F.conv1d(
+                piece,
+                convolution.weight,
+                convolution.bias,
+                convolution.stride,
+                0,
+                convolution.dilation,
+                convolution.groups,
+            )
+        return result
+
+    return forward
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Frames to compute, `[start, stop)`, and the core of them to keep, `[first, last)`."""
+
+    start: int
+    first: int
+    last: int
+    stop: int
+
+
+def _windows(frames: int, core: int, halo: int) -> Iterator[_Window]:
+    if frames <= core + 2 * halo:
+        core = max(frames, 1)
+    for first in range(0, frames, core):
+        last = min(first + core, frames)
+        yield _Window(max(first - halo, 0), first, last, min(last + halo, frames))
+
+
+def _chunk_frames(
+    module: Module, ratio: int, halo: int, batch: int, policy: DevicePolicy
+) -> int:
+    """How many frames fit the byte budget at the widest activation, halos included."""
+    convolutions = [m for m in module.modules() if isinstance(m, Conv1d | ConvTranspose1d)]
+    ends = (convolutions[0], convolutions[-1])
+    # The full-rate end of the network is the one whose far side carries audio.
+    full_rate = min(ends, key=lambda m: min(m.in_channels, m.out_channels))
+    width = max(full_rate.in_channels, full_rate.out_channels)
+    size = next(module.parameters()).element_size()
+    budget = ACCELERATOR_CHUNK_BYTES if policy.is_accelerator else HOST_CHUNK_BYTES
+    frames = budget // (ratio * width * size * batch) - 2 * halo
+    return max(MIN_CHUNK_FRAMES, min(frames, MAX_CHUNK_FRAMES))
+
+
+def _halo(module: Module) -> int:
+    """Receptive field to one side, in samples of the module's input.
+
+    Walks the convolutions from the output back; the Oobleck networks register them in
+    the order in which they run, and their skip connections reach no further.
+    """
+    halo = 0
+    convolutions = [m for m in module.modules() if isinstance(m, Conv1d | ConvTranspose1d)]
+    for convolution in reversed(convolutions):
+        (kernel,), (stride,), (dilation,) = (
+            convolution.kernel_size,
+            convolution.stride,
+            convolution.dilation,
+        )
+        padding, reach = _padding(convolution), dilation * (kernel - 1)
+        if isinstance(convolution, ConvTranspose1d):
+            halo = max((halo + reach - padding) // stride, (halo + padding - 1) // stride + 1)
+        else:
+            halo = halo * stride + max(padding, reach - padding)
+    return halo
+
+
+def _encoded_length(encoder: Module, samples: int) -> int:
+    for module in encoder.modules():
+        if isinstance(module, Conv1d):
+            reach = module.dilation[0] * (module.kernel_size[0] - 1) + 1
+            samples = (samples + 2 * _padding(module) - reach) // module.stride[0] + 1
+    return samples
+
+
+def _padding(convolution: Any) -> int:
+    if isinstance(convolution.padding, str):
+        raise TypeError(f"padding {convolution.padding!r} is given by name; a number is needed")
+    return int(convolution.padding[0])
