@@ -1,0 +1,1 @@
+"""The parts of lyric alignment: time warping, attention maps, token text and their types."""

@@ -1,0 +1,318 @@
+"""Lyric timestamps, and a score of how well a song sings its lyrics, from cross-attention.
+
+Both classes take attention as numpy arrays or tensors of any float dtype on any device and
+give the same result on all of them: the matrices are condensed where they lie, one of
+`[tokens, frames]` is brought to the host, and what follows is done there in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acestep.alignment.attention import Array, Heads, contrast_map, energy_map, to_host
+from acestep.alignment.decoding import TokenDecoder, decode_tokens, lyric_mask
+from acestep.alignment.dtw import Path, warp_path
+from acestep.alignment.types import SentenceTimestamp, TokenTimestamp
+from acestep.errors import RequestError
+from acestep.lyric_files import clock
+
+__all__ = ["MusicLyricScorer", "MusicStampsAligner", "SentenceTimestamp", "TokenTimestamp"]
+
+VOICED_ENERGY = 0.1
+ROW_WEIGHT = 1e-9
+
+
+class MusicStampsAligner:
+    """Says when each token and each line of the lyrics is sung."""
+
+    def __init__(self, tokenizer: TokenDecoder) -> None:
+        """Args: tokenizer: anything with `decode(ids)`, the text encoder's for ACE-Step."""
+        self.tokenizer = tokenizer
+
+    def stamps_align_info(
+        self,
+        attention_matrix: Array,
+        lyrics_tokens: Sequence[int],
+        total_duration_seconds: float,
+        custom_config: Heads,
+        return_matrices: bool = False,
+        violence_level: float = 2.0,
+        medfilt_width: int = 1,
+    ) -> dict[str, Any]:
+        """Condense attention into the matrix whose warping path gives the times.
+
+        Args:
+            attention_matrix: `[layers, heads, tokens, frames]`.
+            lyrics_tokens: the lyric token ids, one a row.
+            total_duration_seconds: length of the audio that the frames cover, seconds.
+            custom_config: layer to heads; heads that do not exist are skipped.
+            return_matrices: also return `energy_matrix`, `[tokens, frames]` in [0, 1],
+                for pictures.
+            violence_level: how many medians of rows and columns are taken away.
+            medfilt_width: odd width in frames of the median filter; 1 for none.
+
+        Returns:
+            `calc_matrix` (`[tokens, frames]`, float64 on the host), `lyrics_tokens` and
+            `total_duration_seconds`, ready for `get_timestamps_and_lrc`.
+
+        Raises:
+            RequestError: wrong or different shapes, no such heads, no lyrics, a length that
+                is not positive, an even width, NaN or infinity.
+        """
+        tokens = [int(token) for token in lyrics_tokens]
+        contrast = contrast_map(attention_matrix, custom_config, violence_level, medfilt_width)
+        _check_rows(contrast, tokens)
+        info: dict[str, Any] = {
+            "calc_matrix": contrast,
+            "lyrics_tokens": tokens,
+            "total_duration_seconds": _checked_duration(total_duration_seconds),
+        }
+        if return_matrices:
+            info["energy_matrix"] = energy_map(attention_matrix, custom_config, medfilt_width)
+        return info
+
+    def token_timestamps(
+        self, calc_matrix: Array, lyrics_tokens: Sequence[int], total_duration_seconds: float
+    ) -> list[TokenTimestamp]:
+        """When each token is sung: from the first to the last frame of its path cells.
+
+        Args:
+            calc_matrix: `[tokens, frames]`, as `stamps_align_info` returns it.
+            lyrics_tokens: the lyric token ids, one a row.
+            total_duration_seconds: length of the audio that the frames cover, seconds.
+
+        Raises:
+            RequestError: different shapes, no tokens, a length that is not positive, NaN.
+        """
+        tokens = [int(token) for token in lyrics_tokens]
+        matrix = to_host(calc_matrix).astype(np.float64)
+        _check_rows(matrix, tokens)
+        frame = _checked_duration(total_duration_seconds) / matrix.shape[1]
+        rows, columns = warp_path(-matrix).T
+        each = np.arange(len(tokens))  # a path skips no row, so every token has cells
+        first = columns[np.searchsorted(rows, each, side="left")] * frame
+        last = columns[np.searchsorted(rows, each, side="right") - 1] * frame
+        return [
+            TokenTimestamp(*stamp)
+            for stamp in zip(
+                tokens,
+                decode_tokens(self.tokenizer, tokens),
+                first.tolist(),
+                last.tolist(),
+                strict=True,
+            )
+        ]
+
+    def sentence_timestamps(
+        self, token_timestamps: Sequence[TokenTimestamp]
+    ) -> list[SentenceTimestamp]:
+        """Join tokens into lines; a line ends at a token whose text holds a newline.
+
+        Lines of nothing but space are left out. Text after the newline in the same token
+        opens the next line, which starts where that token ends.
+
+        Args:
+            token_timestamps: in order, as `token_timestamps` returns them.
+        """
+        sentences: list[SentenceTimestamp] = []
+        line: list[TokenTimestamp] = []
+        text = ""
+        for token in token_timestamps:
+            line.append(token)
+            ended, newline, rest = token.text.rpartition("\n")
+            text += ended if newline else rest
+            if newline:
+                sentences += _sentence(text, line)
+                text = rest
+                line = [TokenTimestamp(token.token_id, rest, token.end, token.end)] if rest else []
+        return sentences + _sentence(text, line)
+
+    def format_lrc(
+        self, sentence_timestamps: Sequence[SentenceTimestamp], include_end_time: bool = False
+    ) -> str:
+        """Lines of `[mm:ss.xx]text`, one a sentence.
+
+        Args:
+            sentence_timestamps: in order.
+            include_end_time: add an empty line at the end of each sentence, by which
+                players clear the display, unless the next begins there.
+        """
+        lines = []
+        for index, sentence in enumerate(sentence_timestamps):
+            lines.append(f"[{clock(sentence.start)}]{sentence.text}")
+            following = sentence_timestamps[index + 1 : index + 2]
+            if include_end_time and not (following and following[0].start <= sentence.end):
+                lines.append(f"[{clock(sentence.end)}]")
+        return "\n".join(lines)
+
+    def get_timestamps_and_lrc(
+        self, calc_matrix: Array, lyrics_tokens: Sequence[int], total_duration_seconds: float
+    ) -> dict[str, Any]:
+        """Everything at once: `token_timestamps`, `sentence_timestamps` and `lrc_text`.
+
+        Arguments and errors are those of `token_timestamps`.
+        """
+        tokens = self.token_timestamps(calc_matrix, lyrics_tokens, total_duration_seconds)
+        sentences = self.sentence_timestamps(tokens)
+        return {
+            "token_timestamps": tokens,
+            "sentence_timestamps": sentences,
+            "lrc_text": self.format_lrc(sentences),
+        }
+
+
+class MusicLyricScorer:
+    """Scores how well attention walks through the lyrics: coverage, order, confidence."""
+
+    def __init__(self, tokenizer: TokenDecoder) -> None:
+        """Args: tokenizer: anything with `decode(ids)`, the text encoder's for ACE-Step."""
+        self.tokenizer = tokenizer
+
+    def lyrics_alignment_info(
+        self,
+        attention_matrix: Array,
+        token_ids: Sequence[int],
+        custom_config: Heads,
+        return_matrices: bool = False,
+        medfilt_width: int = 1,
+    ) -> dict[str, Any]:
+        """Condense attention into an energy map, and find the path through it.
+
+        Args:
+            attention_matrix: `[layers, heads, tokens, frames]`.
+            token_ids: the lyric token ids; if there are not as many as rows, no row is
+                known to be a tag and all count as lyrics.
+            custom_config: layer to heads; heads that do not exist are skipped.
+            return_matrices: also return `cost_matrix`, what the path was found in.
+            medfilt_width: odd width in frames of the median filter; 1 for none.
+
+        Returns:
+            On the host: `energy_matrix` (`[tokens, frames]` float32 in [0, 1]), `type_mask`
+            (`[tokens]`, 1 lyric, 0 tag) and `path_coords` (`[steps, 2]`, token and frame).
+
+        Raises:
+            RequestError: wrong shape, no such heads, no tokens, an even width, NaN or
+                infinity.
+        """
+        if not len(token_ids):
+            raise RequestError("there are no lyrics to align: the list of tokens is empty")
+        energy = energy_map(attention_matrix, custom_config, medfilt_width)
+        mask = lyric_mask(decode_tokens(self.tokenizer, token_ids))
+        if len(mask) != len(energy):
+            mask = np.ones(len(energy), dtype=np.int64)
+        cost = -np.square(energy)
+        info = {"energy_matrix": energy, "type_mask": mask, "path_coords": warp_path(cost)}
+        return info | {"cost_matrix": cost} if return_matrices else info
+
+    def calculate_score(
+        self,
+        energy_matrix: Array,
+        type_mask: Array | Sequence[int],
+        path_coords: Array | Sequence[Sequence[int]],
+        time_weight: float = 0.01,
+        overlap_frames: float = 9.0,
+        instrumental_weight: float = 1.0,
+    ) -> dict[str, float]:
+        """Score a path through an energy map.
+
+        Args:
+            energy_matrix: `[tokens, frames]` in [0, 1].
+            type_mask: `[tokens]`, 1 lyric, 0 tag; of another length, all rows are lyrics.
+            path_coords: `[steps, 2]`, token and frame.
+            time_weight: energy above which a cell counts towards a row's centre of time.
+            overlap_frames: how far, in frames, a row's centre may lie before its
+                predecessor's without counting as out of order.
+            instrumental_weight: weight in the confidence of path steps on tags.
+
+        Returns:
+            `coverage`, `monotonicity`, `confidence` and `lyrics_score`, each in [0, 1];
+            the last is coverage² · monotonicity² · confidence, rounded to 4 decimals.
+
+        Raises:
+            RequestError: shapes that do not fit, a path outside the map, NaN or infinity.
+        """
+        energy = to_host(energy_matrix)
+        mask = to_host(np.asarray(type_mask) if isinstance(type_mask, Sequence) else type_mask)
+        path = _checked_path(path_coords, energy)
+        if mask.shape != energy.shape[:1]:
+            mask = np.ones(len(energy), dtype=np.int64)
+        lyric = mask == 1
+        coverage = _coverage(energy[lyric])
+        monotonicity = _monotonicity(energy[lyric], time_weight, overlap_frames)
+        along = energy[path[:, 0], path[:, 1]].astype(np.float64)
+        weights = np.where(lyric[path[:, 0]], 1.0, instrumental_weight)
+        total = float(weights.sum())
+        confidence = float(along @ weights) / total if total > ROW_WEIGHT else 0.0
+        score = min(max(coverage**2 * monotonicity**2 * confidence, 0.0), 1.0)
+        return {
+            "coverage": coverage,
+            "monotonicity": monotonicity,
+            "confidence": confidence,
+            "lyrics_score": round(score, 4),
+        }
+
+
+def _coverage(lyric_rows: NDArray[Any]) -> float:
+    """Share of lyric rows that are heard at all; 1 if there are none."""
+    if not len(lyric_rows):
+        return 1.0
+    return float((lyric_rows.max(axis=1) > VOICED_ENERGY).mean())
+
+
+def _monotonicity(lyric_rows: NDArray[Any], time_weight: float, overlap_frames: float) -> float:
+    """Share of neighbouring rows whose centres of time are in order; 1 if fewer than two."""
+    weights = np.where(lyric_rows > time_weight, lyric_rows, 0).astype(np.float64)
+    totals = weights.sum(axis=1)
+    heard = totals > ROW_WEIGHT
+    centres = (weights @ np.arange(weights.shape[1]))[heard] / totals[heard]
+    if len(centres) < 2:
+        return 1.0
+    return float((centres[1:] >= centres[:-1] - overlap_frames).mean())
+
+
+def _sentence(text: str, tokens: list[TokenTimestamp]) -> list[SentenceTimestamp]:
+    text = " ".join(text.split("\n")).strip()
+    if not text:
+        return []
+    start, end = round(tokens[0].start, 3), round(tokens[-1].end, 3)
+    return [SentenceTimestamp(text, start, end, tuple(tokens))]
+
+
+def _check_rows(matrix: NDArray[Any], tokens: list[int]) -> None:
+    if not tokens:
+        raise RequestError("there are no lyrics to align: the list of tokens is empty")
+    if matrix.ndim != 2 or len(matrix) != len(tokens):
+        raise RequestError(
+            f"the attention has shape {list(matrix.shape)}, [tokens, frames], but the lyric "
+            f"tokens have shape [{len(tokens)}]; there must be one row a token"
+        )
+
+
+def _checked_duration(seconds: float) -> float:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise RequestError(f"total_duration_seconds must be positive and finite, got {seconds}")
+    return float(seconds)
+
+
+def _checked_path(path_coords: Array | Sequence[Sequence[int]], energy: NDArray[Any]) -> Path:
+    """The path as integers on the host, known to lie within the energy map."""
+    given = np.asarray(path_coords) if isinstance(path_coords, Sequence) else path_coords
+    path: Path = to_host(given).astype(np.int64)
+    if energy.ndim != 2 or path.ndim != 2 or path.shape[1] != 2 or not path.size:
+        raise RequestError(
+            f"the score needs energy of shape [tokens, frames] and a path of shape [steps, 2], "
+            f"got {list(energy.shape)} and {list(path.shape)}"
+        )
+    if (path < 0).any() or (path >= np.array(energy.shape)).any():
+        raise RequestError(
+            f"the path of shape {list(path.shape)} leaves the energy of shape "
+            f"{list(energy.shape)}: it reaches {path.max(axis=0).tolist()}"
+        )
+    if not np.isfinite(energy).all():
+        raise RequestError("the energy holds NaN or infinity")
+    return path

@@ -1,0 +1,216 @@
+"""One request for music: its fields, what is valid, and how it is brought within limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from acestep.errors import RequestError
+from acestep.gpu_config import (
+    MAX_DURATION,
+    MIN_DURATION,
+    GPUConfig,
+    check_batch_size_limit,
+    check_duration_limit,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_DURATION = 30.0
+"""Seconds of a song when neither the request nor source audio says."""
+
+MAX_SEED = 2**63 - 1
+MAX_STEPS = 1000
+
+BPM_RANGE = (30, 300)
+TIME_SIGNATURES = ("2", "3", "4", "6")
+LANGUAGES = tuple(
+    (
+        "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl "
+        "no pa pl pt ro ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown"
+    ).split()
+)
+SOURCE_TASKS = ("cover", "repaint", "extract", "lego", "complete")
+INFER_METHODS = ("ode", "sde")
+
+_KEY = re.compile(r"[A-G][#b♯♭]? (major|minor)")
+_AUDIO_CODE = re.compile(r"<\|audio_code_(\d+)\|>")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate, in the handler's terms.
+
+    Attributes:
+        caption: what the music is like.
+        lyrics: words with section tags; empty for none.
+        seeds: one for each song of the batch.
+        duration: seconds, or None when source audio or codes fix it (else the default).
+        task: one of the tasks of ACE-Step 1.5.
+        src_audio: `[2, samples]` at 48 kHz, for the tasks in `SOURCE_TASKS`.
+        reference_audio: `[2, samples]` at 48 kHz, whose timbre to follow.
+        audio_codes: semantic codes as text, `<|audio_code_N|>`, five a second.
+        repaint: (start, end) in seconds of the part to renew; an end of None is the end.
+        timesteps: an explicit descending schedule in (0, 1], in place of steps and shift.
+    """
+
+    caption: str
+    seeds: tuple[int, ...]
+    lyrics: str = ""
+    duration: float | None = None
+    bpm: int | None = None
+    key: str = ""
+    time_signature: str = ""
+    language: str = "unknown"
+    task: str = "text2music"
+    instruction: str | None = None
+    track_name: str | None = None
+    track_classes: tuple[str, ...] = ()
+    src_audio: torch.Tensor | None = field(default=None, repr=False)
+    reference_audio: torch.Tensor | None = field(default=None, repr=False)
+    audio_codes: str = ""
+    repaint: tuple[float, float | None] = (0.0, None)
+    steps: int = 8
+    guidance_scale: float = 7.0
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    shift: float = 1.0
+    infer_method: str = "ode"
+    timesteps: tuple[float, ...] | None = None
+    cover_strength: float = 1.0
+
+    @property
+    def batch_size(self) -> int:
+        """How many songs."""
+        return len(self.seeds)
+
+    def validated(self, tasks: Sequence[str], sample_rate: int = 48000) -> Request:
+        """This request, checked against a checkpoint's tasks.
+
+        Raises:
+            RequestError: a field is out of its range; the message names field and range.
+        """
+        self._check_text()
+        self._check_numbers()
+        self._check_task(tasks, sample_rate)
+        return self
+
+    def limited(self, config: GPUConfig, lm_initialized: bool) -> tuple[Request, list[str]]:
+        """This request within a memory tier, and a warning for each field that was cut."""
+        request, warnings = self, []
+        if self.duration is not None:
+            within, line = check_duration_limit(self.duration, config, lm_initialized)
+            if not within:
+                request = dataclasses.replace(
+                    request, duration=float(config.max_duration(lm_initialized))
+                )
+                warnings.append(f"{line}; making {request.duration:g} s")
+        within, line = check_batch_size_limit(self.batch_size, config, lm_initialized)
+        if not within:
+            limit = config.max_batch_size(lm_initialized)
+            request = dataclasses.replace(request, seeds=self.seeds[:limit])
+            warnings.append(f"{line}; making {limit}")
+        return request, warnings
+
+    def _check_text(self) -> None:
+        if not self.caption.strip() and self.task != "extract":
+            raise RequestError("the prompt is empty; describe the music in a few words")
+        for name, text in (("prompt", self.caption), ("lyrics", self.lyrics)):
+            if "\x00" in text:
+                raise RequestError(f"the {name} holds a NUL character; give plain text")
+        if self.key and not _KEY.fullmatch(self.key):
+            raise RequestError(
+                f"unknown key '{self.key}'; give a note and a mode, for example 'C major', "
+                "'F# minor' or 'Bb major'"
+            )
+        if self.time_signature and self.time_signature not in TIME_SIGNATURES:
+            raise RequestError(
+                f"unknown time signature '{self.time_signature}'; choose from "
+                + ", ".join(TIME_SIGNATURES)
+            )
+        if self.language not in LANGUAGES:
+            raise RequestError(
+                f"unknown language '{self.language}'; choose from {' '.join(LANGUAGES)}"
+            )
+
+    def _check_numbers(self) -> None:
+        _check_range("duration", self.duration, MIN_DURATION, MAX_DURATION, "seconds")
+        _check_range("bpm", self.bpm, *BPM_RANGE)
+        _check_range("number of steps", self.steps, 1, MAX_STEPS)
+        _check_range("guidance scale", self.guidance_scale, 0, 100)
+        _check_range("shift", self.shift, 0.01, 100)
+        _check_range("cover strength", self.cover_strength, 0, 1)
+        if not self.seeds:
+            raise RequestError("the batch is empty; ask for at least one song")
+        for seed in self.seeds:
+            _check_range("seed", seed, 0, MAX_SEED)
+        start, end = self.cfg_interval
+        if not 0 <= start <= end <= 1:
+            raise RequestError(
+                f"guidance interval {start:g}..{end:g} is not a range within 0..1"
+            )
+        if self.infer_method not in INFER_METHODS:
+            raise RequestError(
+                f"unknown inference method '{self.infer_method}'; choose from "
+                + ", ".join(INFER_METHODS)
+            )
+        if self.timesteps is not None:
+            falling = all(a > b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False))
+            if not self.timesteps or not falling or not all(0 < t <= 1 for t in self.timesteps):
+                raise RequestError("timesteps must be falling numbers in (0, 1]")
+
+    def _check_task(self, tasks: Sequence[str], sample_rate: int) -> None:
+        if self.task not in tasks:
+            raise RequestError(
+                f"this checkpoint cannot do the task '{self.task}'; it can do: {', '.join(tasks)}"
+            )
+        if self.audio_codes and not _AUDIO_CODE.search(self.audio_codes):
+            raise RequestError("the audio codes hold no <|audio_code_N|>")
+        if self.task in SOURCE_TASKS and self.src_audio is None:
+            if not (self.task == "cover" and self.audio_codes):
+                raise RequestError(f"the task '{self.task}' needs source audio (--source FILE)")
+        for name, audio in (("source", self.src_audio), ("reference", self.reference_audio)):
+            if audio is not None and (audio.ndim != 2 or audio.shape[0] != 2):
+                raise RequestError(
+                    f"{name} audio has shape {tuple(audio.shape)}; expected (2, samples)"
+                )
+        if self.src_audio is not None:
+            seconds = self.src_audio.shape[-1] / sample_rate
+            _check_range("length of the source audio", seconds, MIN_DURATION, MAX_DURATION, "s")
+            self._check_repaint(seconds)
+        if self.reference_audio is not None and self.reference_audio.shape[-1] < sample_rate // 10:
+            raise RequestError("the reference audio is shorter than 0.1 s")
+
+    def _check_repaint(self, seconds: float) -> None:
+        if self.task not in ("repaint", "lego"):
+            return
+        start, end = self.repaint
+        if not (math.isfinite(start) and 0 <= start < seconds):
+            raise RequestError(
+                f"the repaint range starts at {start:g} s; the source audio runs from 0 to "
+                f"{seconds:.2f} s"
+            )
+        if end is not None and not start < end:
+            raise RequestError(
+                f"the repaint range {start:g}:{end:g} ends before it starts; give START:END"
+            )
+
+
+def count_audio_codes(text: str) -> int:
+    """How many `<|audio_code_N|>` a text holds; five make a second."""
+    return len(_AUDIO_CODE.findall(text))
+
+
+def _check_range(
+    name: str, value: float | None, low: float, high: float, unit: str = ""
+) -> None:
+    if value is None:
+        return
+    if not (isinstance(value, int | float) and low <= value <= high):
+        unit = f" {unit}" if unit else ""
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        raise RequestError(f"{name} {shown} is out of range; expected {low:g} to {high:g}{unit}")
