@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acestep.alignment.attention import Array, Heads, contrast_map, energy_map, to_host
-from acestep.alignment.decoding import TokenDecoder, decode_tokens, lyric_mask
+from acestep.alignment.decoding import (
+    TokenDecoder,
+    TokenIds,
+    decode_tokens,
+    id_list,
+    lyric_mask,
+)
 from acestep.alignment.dtw import Path, warp_path
 from acestep.alignment.types import SentenceTimestamp, TokenTimestamp
 from acestep.errors import RequestError
@@ -37,7 +43,7 @@ class MusicStampsAligner:
     def stamps_align_info(
         self,
         attention_matrix: Array,
-        lyrics_tokens: Sequence[int],
+        lyrics_tokens: TokenIds,
         total_duration_seconds: float,
         custom_config: Heads,
         return_matrices: bool = False,
@@ -64,7 +70,7 @@ class MusicStampsAligner:
             RequestError: wrong or different shapes, no such heads, no lyrics, a length that
                 is not positive, an even width, NaN or infinity.
         """
-        tokens = [int(token) for token in lyrics_tokens]
+        tokens = id_list(lyrics_tokens)
         contrast = contrast_map(attention_matrix, custom_config, violence_level, medfilt_width)
         _check_rows(contrast, tokens)
         info: dict[str, Any] = {
@@ -77,7 +83,7 @@ class MusicStampsAligner:
         return info
 
     def token_timestamps(
-        self, calc_matrix: Array, lyrics_tokens: Sequence[int], total_duration_seconds: float
+        self, calc_matrix: Array, lyrics_tokens: TokenIds, total_duration_seconds: float
     ) -> list[TokenTimestamp]:
         """When each token is sung: from the first to the last frame of its path cells.
 
@@ -89,7 +95,7 @@ class MusicStampsAligner:
         Raises:
             RequestError: different shapes, no tokens, a length that is not positive, NaN.
         """
-        tokens = [int(token) for token in lyrics_tokens]
+        tokens = id_list(lyrics_tokens)
         matrix = to_host(calc_matrix).astype(np.float64)
         _check_rows(matrix, tokens)
         frame = _checked_duration(total_duration_seconds) / matrix.shape[1]
@@ -151,7 +157,7 @@ class MusicStampsAligner:
         return "\n".join(lines)
 
     def get_timestamps_and_lrc(
-        self, calc_matrix: Array, lyrics_tokens: Sequence[int], total_duration_seconds: float
+        self, calc_matrix: Array, lyrics_tokens: TokenIds, total_duration_seconds: float
     ) -> dict[str, Any]:
         """Everything at once: `token_timestamps`, `sentence_timestamps` and `lrc_text`.
 
@@ -176,7 +182,7 @@ class MusicLyricScorer:
     def lyrics_alignment_info(
         self,
         attention_matrix: Array,
-        token_ids: Sequence[int],
+        token_ids: TokenIds,
         custom_config: Heads,
         return_matrices: bool = False,
         medfilt_width: int = 1,
@@ -199,10 +205,8 @@ class MusicLyricScorer:
             RequestError: wrong shape, no such heads, no tokens, an even width, NaN or
                 infinity.
         """
-        if not len(token_ids):
-            raise RequestError("there are no lyrics to align: the list of tokens is empty")
-        energy = energy_map(attention_matrix, custom_config, medfilt_width)
         mask = lyric_mask(decode_tokens(self.tokenizer, token_ids))
+        energy = energy_map(attention_matrix, custom_config, medfilt_width)
         if len(mask) != len(energy):
             mask = np.ones(len(energy), dtype=np.int64)
         cost = -np.square(energy)
@@ -284,8 +288,6 @@ def _sentence(text: str, tokens: list[TokenTimestamp]) -> list[SentenceTimestamp
 
 
 def _check_rows(matrix: NDArray[Any], tokens: list[int]) -> None:
-    if not tokens:
-        raise RequestError("there are no lyrics to align: the list of tokens is empty")
     if matrix.ndim != 2 or len(matrix) != len(tokens):
         raise RequestError(
             f"the attention has shape {list(matrix.shape)}, [tokens, frames], but the lyric "

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from acestep.errors import RequestError
+
+TokenIds = Sequence[int] | torch.Tensor | NDArray[Any]
 
 REPLACEMENT = "\ufffd"
 END_OF_TEXT = "<|endoftext|>"
@@ -27,7 +30,24 @@ class TokenDecoder(Protocol):
         ...
 
 
-def decode_tokens(tokenizer: TokenDecoder, token_ids: Sequence[int]) -> list[str]:
+def id_list(token_ids: TokenIds) -> list[int]:
+    """Token ids as plain integers, from a sequence or a one-dimensional tensor or array.
+
+    Raises:
+        RequestError: there are none, or they are not one-dimensional.
+    """
+    if isinstance(token_ids, torch.Tensor | np.ndarray):
+        if token_ids.ndim != 1:
+            raise RequestError(
+                f"lyric tokens must have shape [tokens], got {list(token_ids.shape)}"
+            )
+        token_ids = token_ids.tolist()
+    if not token_ids:
+        raise RequestError("there are no lyrics to align: the list of tokens is empty")
+    return [int(token) for token in token_ids]
+
+
+def decode_tokens(tokenizer: TokenDecoder, token_ids: TokenIds) -> list[str]:
     """What each token adds to the text, in time linear in the number of tokens.
 
     A character that spans several tokens belongs to the one that completes it; the tokens
@@ -41,8 +61,11 @@ def decode_tokens(tokenizer: TokenDecoder, token_ids: Sequence[int]) -> list[str
 
     Returns:
         One text a token; joined they are the text of the whole.
+
+    Raises:
+        RequestError: there are no tokens, or they are not one-dimensional.
     """
-    ids = [int(token) for token in token_ids]
+    ids = id_list(token_ids)
     texts: list[str] = []
     context = settled = 0  # [context, settled) was given out last, [settled, end) waits
     known = 0  # length of the text of [context, settled)
@@ -82,7 +105,7 @@ def lyric_mask(texts: Sequence[str]) -> NDArray[np.int64]:
     return mask
 
 
-def lyric_span(tokenizer: TokenDecoder, token_ids: Sequence[int]) -> tuple[int, int]:
+def lyric_span(tokenizer: TokenDecoder, token_ids: TokenIds) -> tuple[int, int]:
     """Where the lyrics stand in the text encoder's lyric input.
 
     That input reads `# Languages\\n{language}\\n\\n# Lyric\\n{lyrics}<|endoftext|>`; it may be

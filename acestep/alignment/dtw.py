@@ -9,12 +9,14 @@ so seven numpy operations serve a whole diagonal; `acestep.alignment_benchmark` 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from acestep.errors import RequestError
 
-Cost = NDArray[np.float32] | NDArray[np.float64]
+Cost = NDArray[np.floating[Any]]
 Path = NDArray[np.int64]
 
 
