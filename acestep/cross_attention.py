@@ -1,0 +1,229 @@
+"""Reads cross-attention weights of chosen layers and heads out of diffusers' transformer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.nn import ModuleList
+
+from acestep.errors import CheckpointError, RequestError
+
+HeadTable = Mapping[int, Sequence[int]]
+
+TURBO_HEADS: HeadTable = {2: [6], 3: [10, 11], 4: [3], 5: [8, 9], 6: [8]}
+"""Layer to heads that follow the lyrics in `acestep-v15-turbo` (2B); from ACE-Step 1.5."""
+
+DEMO_HEADS: HeadTable = {2: [1], 3: [0, 4], 4: [3]}
+"""Heads that exist in the built-in checkpoint. It is untrained: they follow nothing."""
+
+# Matched against the checkpoint's folder name, in order. Only tables that someone measured
+# on trained weights belong here; sizes and finetunes put the same work in other heads.
+_TABLES: tuple[tuple[str, HeadTable], ...] = (
+    (r"demo", DEMO_HEADS),
+    (r"turbo|acestep-v15-turbo(-diffusers)?", TURBO_HEADS),
+)
+
+
+def alignment_heads(
+    checkpoint: str, override: Mapping[Any, Sequence[int]] | None = None
+) -> dict[int, list[int]]:
+    """The heads to read lyrics from: the override if given, else the checkpoint's table.
+
+    Args:
+        checkpoint: its name, for example `acestep-v15-turbo`.
+        override: layer to heads; layers may be text, as they are in JSON.
+
+    Raises:
+        CheckpointError: the checkpoint has no table and nothing overrides it.
+        RequestError: the override names no head, or is not made of integers.
+    """
+    if override is not None:
+        return _checked_table(override)
+    for pattern, table in _TABLES:
+        if re.fullmatch(pattern, checkpoint.lower()):
+            return {layer: list(heads) for layer, heads in table.items()}
+    raise CheckpointError(
+        f"no table of lyric heads is known for checkpoint '{checkpoint}' (known: "
+        f"acestep-v15-turbo, demo); give one, layer to heads, for example '2:6 3:10,11'"
+    )
+
+
+def parse_heads(text: str) -> dict[int, list[int]]:
+    """A table written as `layer:head,head layer:head`.
+
+    Raises:
+        RequestError: the text is not of that form.
+    """
+    table: dict[int, list[int]] = {}
+    for item in text.split():
+        match = re.fullmatch(r"(\d+):(\d+(?:,\d+)*)", item)
+        if match is None:
+            raise RequestError(
+                f"lyric heads '{item}' are not of the form layer:head,head; "
+                "write for example '2:6 3:10,11'"
+            )
+        table.setdefault(int(match[1]), []).extend(int(head) for head in match[2].split(","))
+    return _checked_table(table)
+
+
+def capture_cross_attention(
+    transformer: Any,
+    inputs: Mapping[str, Any],
+    heads: HeadTable,
+    tokens: slice = slice(None),
+) -> torch.Tensor:
+    """Run the transformer up to the last chosen layer and keep the chosen heads' weights.
+
+    Weights are computed beside the model's own attention, whose kernel (flash, sliding
+    window, ...) therefore does not matter; layers after the last one needed do not run.
+    Compiled models run eagerly meanwhile. The model is left as it was found, whatever
+    happens; it must not be in use by another thread.
+
+    Args:
+        transformer: a `diffusers.AceStepTransformer1DModel`, compiled or not.
+        inputs: the keyword arguments of its forward.
+        heads: layer to heads, all of which must exist.
+        tokens: which positions of `encoder_hidden_states` to keep; weights are normalised
+            over all of them, as the model does.
+
+    Returns:
+        `[batch, heads, tokens, frames]`, float32, on the model's device; heads in the order
+        of the table, frames of `patch_size` latent frames. Along tokens they add up to 1
+        (to less if `tokens` leaves some out).
+
+    Raises:
+        RequestError: a layer or head does not exist; the message says how many there are.
+    """
+    model = getattr(transformer, "_orig_mod", transformer)
+    table = _existing(model, heads)
+    with torch.no_grad(), _eager(model, transformer), _reading(model, table, tokens) as kept:
+        model(**inputs, return_dict=False)
+    return torch.cat([kept[layer] for layer in table], dim=1)
+
+
+class _HeadReader:
+    """An attention processor that notes the weights of some heads and then does as before."""
+
+    def __init__(
+        self,
+        inner: Any,
+        heads: Sequence[int],
+        tokens: slice,
+        kept: dict[int, torch.Tensor],
+        layer: int,
+    ) -> None:
+        self.inner = inner
+        self.heads = list(heads)
+        self.tokens = tokens
+        self.kept = kept
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: Any = None,
+    ) -> Any:
+        self.kept[self.layer] = self._weights(
+            attn, hidden_states, encoder_hidden_states, attention_mask
+        )
+        return self.inner(
+            attn,
+            hidden_states,
+            encoder_hidden_states=encoder_hidden_states,
+            attention_mask=attention_mask,
+            image_rotary_emb=image_rotary_emb,
+        )
+
+    def _weights(
+        self, attn: Any, hidden: torch.Tensor, encoded: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Softmax weights `[batch, heads, tokens, frames]`, in float32, a head at a time.
+
+        Cross-attention of this model has no rotary embedding; several query heads share
+        one key head.
+        """
+        shared = attn.heads // attn.kv_heads
+        query = attn.to_q(hidden).unflatten(-1, (attn.heads, attn.head_dim))
+        key = attn.to_k(encoded).unflatten(-1, (attn.kv_heads, attn.head_dim))
+        picked = []
+        for head in self.heads:
+            q = attn.norm_q(query[:, :, head]).float() * attn.scaling
+            k = attn.norm_k(key[:, :, head // shared]).float()
+            scores = q @ k.mT
+            if mask is not None:
+                scores = _masked(scores, mask)
+            weights = scores.softmax(-1)[:, :, self.tokens]
+            picked.append(weights.mT.contiguous())
+        return torch.stack(picked, dim=1)
+
+
+def _masked(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Scores `[batch, frames, tokens]` under a mask of `[batch, 1, 1 or frames, tokens]`,
+    boolean (True is kept) or additive."""
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask[:, 0], -torch.inf)
+    return scores + mask[:, 0].float()
+
+
+@contextmanager
+def _reading(model: Any, table: HeadTable, tokens: slice) -> Iterator[dict[int, torch.Tensor]]:
+    """Readers in the chosen layers and no layers after them; everything back at the end."""
+    kept: dict[int, torch.Tensor] = {}
+    layers = model.layers
+    before = {layer: layers[layer].cross_attn.processor for layer in table}
+    try:
+        for layer, heads in table.items():
+            reader = _HeadReader(before[layer], heads, tokens, kept, layer)
+            layers[layer].cross_attn.processor = reader
+        # Shortening the list, unlike leaving the forward by an exception, lets hooks that
+        # move modules between devices finish their work.
+        model.layers = ModuleList(list(layers)[: max(table) + 1])
+        yield kept
+    finally:
+        model.layers = layers
+        for layer, processor in before.items():
+            layers[layer].cross_attn.processor = processor
+
+
+def _eager(model: Any, transformer: Any) -> AbstractContextManager[None]:
+    """Compiled parts run as plain Python: tracing the readers would cost more than it gains."""
+    compiled = transformer is not model or any(
+        module._compiled_call_impl is not None for module in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def _existing(model: Any, heads: HeadTable) -> dict[int, list[int]]:
+    table = _checked_table(heads)
+    layers = len(model.layers)
+    for layer, members in table.items():
+        count = model.layers[layer].cross_attn.heads if layer < layers else 0
+        for head in members:
+            if layer >= layers or head >= count:
+                raise RequestError(
+                    f"lyric head {layer}:{head} does not exist: this model has {layers} layers "
+                    f"of {model.layers[0].cross_attn.heads} heads, counted from 0"
+                )
+    return table
+
+
+def _checked_table(heads: Mapping[Any, Sequence[int]]) -> dict[int, list[int]]:
+    try:
+        table = {int(layer): [int(head) for head in members] for layer, members in heads.items()}
+    except (TypeError, ValueError, AttributeError):
+        raise RequestError(
+            f"lyric heads must map layers to lists of heads, as in {{2: [6], 3: [10, 11]}}, "
+            f"got {heads!r}"
+        ) from None
+    if not table or not all(table.values()):
+        raise RequestError(f"lyric heads must name at least one head a layer, got {table}")
+    if min(table) < 0 or min(min(members) for members in table.values()) < 0:
+        raise RequestError(f"layers and heads are counted from 0, got {table}")
+    return table
