@@ -95,6 +95,11 @@ class DevicePolicy:
         """The dtype of the diffusion transformer."""
         return self.dtypes["dit"].dtype
 
+    @property
+    def has_flash_attention(self) -> bool:
+        """Whether the flash-attn package has kernels for this device."""
+        return self.device.type == "cuda"
+
     def dtype_of(self, component: str) -> torch.dtype:
         """The dtype of one of `COMPONENTS`."""
         return self.dtypes[component].dtype

@@ -16,7 +16,7 @@ from acestep.device import DevicePolicy
 REFERENCE_SECONDS = 30
 """The timbre encoder hears 30 s of a reference: 10 s from its start, middle and end."""
 
-StepCallback = Callable[[int, int, torch.Tensor], torch.Tensor | None]
+StepCallback = Callable[[int, int], None]
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         seeds: Sequence[int],
         frames: int | None,
         on_step: StepCallback,
+        stochastic: bool = False,
     ) -> Denoised:
         """Run the diffusion for one batch.
 
@@ -56,8 +57,8 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
             arguments: keyword arguments of `AceStepPipeline.__call__`, without generators.
             seeds: one for each item of the batch.
             frames: latent frames of the result, or None when source audio or codes fix them.
-            on_step: called with (steps done, steps, latents) after each step; may return
-                other latents to go on with.
+            on_step: called with (steps done, steps) after each step; may raise to stop.
+            stochastic: after each step renew the noise (SDE) instead of following the ODE.
         """
         self._policy = policy
         # A stream of its own, so that the item's noise does not depend on the source audio.
@@ -72,9 +73,12 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         def step_end(
             pipeline: Any, step: int, timestep: float, tensors: dict[str, Any]
         ) -> dict[str, Any]:
-            changed = on_step(step + 1, len(self.scheduler.timesteps), tensors["latents"])
+            on_step(step + 1, len(self.scheduler.timesteps))
             policy.between_steps()
-            return {} if changed is None else {"latents": changed}
+            if stochastic:
+                self._current = self._renoised(step, tensors["latents"])
+                return {"latents": self._current}
+            return {}
 
         hook = self.transformer.register_forward_pre_hook(remember, with_kwargs=True)
         try:
@@ -98,15 +102,29 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Noise `[batch, frames, channels]`, each item from its own seed on the host."""
-        if latents is not None:
-            return latents.to(device=device, dtype=dtype)
         frames = math.ceil(audio_duration * self.latents_per_second)
         channels = self.transformer.config.audio_acoustic_hidden_dim
-        noise = [
-            torch.randn(frames, channels, generator=self._policy.generator(seed))
-            for seed in self._noise_seeds
-        ]
+        self._noise = [self._policy.generator(seed) for seed in self._noise_seeds]
+        self._current = self._draw((frames, channels), device, dtype)
+        return self._current
+
+    def _draw(
+        self, shape: tuple[int, int], device: torch.device, dtype: torch.dtype
+    ) -> torch.Tensor:
+        noise = [torch.randn(shape, generator=generator) for generator in self._noise]
         return torch.stack(noise).to(device=device, dtype=dtype)
+
+    def _renoised(self, step: int, after: torch.Tensor) -> torch.Tensor:
+        """The state after a step, with its noise part drawn anew.
+
+        A flow-matching state is `(1 - t) x0 + t noise`; the Euler step just taken gives the
+        velocity and with it the estimate of `x0`.
+        """
+        now, then = (float(sigma) for sigma in self.scheduler.sigmas[step : step + 2])
+        before = self._current.float()
+        clean = before - now * (after.float() - before) / (then - now)
+        noise = self._draw(tuple(after.shape[1:]), after.device, torch.float32)
+        return ((1 - then) * clean + then * noise).to(after.dtype)
 
     def prepare_src_latents(
         self,

@@ -1,0 +1,589 @@
+"""`AceStepHandler`: what is loaded, where it lies, and one request turned into songs."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acestep import checkpoints, decode, weights
+from acestep.checkpoints import Checkpoint
+from acestep.device import DevicePolicy, canonical, resolve
+from acestep.errors import AceStepError, CancelledError, GenerationError, RequestError
+from acestep.gpu_config import GPUConfig, get_gpu_config
+from acestep.pipeline import Denoised, Pipeline
+from acestep.request import DEFAULT_DURATION, Request, count_audio_codes
+
+Progress = Callable[..., Any]
+"""Called as `progress(fraction, desc=text)` with 0 <= fraction <= 1."""
+
+CODES_PER_SECOND = 5
+PEAK = 10 ** (-1 / 20)
+"""Songs are scaled to a peak of -1 dBFS, as diffusers' pipeline does."""
+
+# Share of the progress bar at which the diffusion starts and ends.
+_DIFFUSION = (0.05, 0.8)
+
+
+@dataclass(frozen=True)
+class Song:
+    """One finished song: `[2, samples]` float32 on the host, and the seed it came from."""
+
+    audio: torch.Tensor
+    sample_rate: int
+    seed: int
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.audio.shape[-1] / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The songs of one request, and what is known of how they came about.
+
+    Attributes:
+        songs: one for each seed.
+        request: the request as it was served, after limits.
+        warnings: what was changed to stay within limits, a line each.
+        tensors: float32 on the host: `latents` `[batch, frames, channels]`, and the
+            transformer's `encoder_hidden_states` and `context_latents`.
+        lyric_token_ids: the lyrics as the text encoder saw them, header included.
+        times: seconds spent in each stage.
+        peak_memory: GiB, see `DevicePolicy.peak_memory`.
+    """
+
+    songs: list[Song]
+    request: Request
+    warnings: list[str]
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+    lyric_token_ids: list[int] = field(repr=False)
+    times: dict[str, float]
+    peak_memory: float
+
+
+class AceStepHandler:
+    """Loads a checkpoint onto one device and generates music with it.
+
+    Safe to share between threads: one generation runs at a time, others wait.
+
+    Attributes:
+        device: name of the device in use, `cpu` until a checkpoint is loaded.
+        dtype: dtype of the diffusion transformer.
+    """
+
+    def __init__(self) -> None:
+        self.policy: DevicePolicy = resolve("cpu")
+        self.checkpoint: Checkpoint | None = None
+        self.pipeline: Pipeline | None = None
+        self.lm_initialized = False
+        self.offload = "none"
+        self._project_root: str | None = None
+        self._lock = threading.RLock()
+        self._cancel = threading.Event()
+
+    @property
+    def device(self) -> str:
+        """The device in use, for example `mps` or `cuda:0`."""
+        return self.policy.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the diffusion transformer."""
+        return self.policy.dtype
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the loaded checkpoint can do; empty when none is loaded."""
+        return checkpoints.tasks_of(self.pipeline.is_turbo) if self.pipeline else ()
+
+    @property
+    def gpu_config(self) -> GPUConfig:
+        """The limits of this device's memory tier."""
+        return get_gpu_config(policy=self.policy)
+
+    def initialize_service(
+        self,
+        project_root: str | None = None,
+        config_path: str = "auto",
+        device: str = "auto",
+        use_flash_attention: bool = False,
+        compile_model: bool = False,
+        offload_to_cpu: bool = False,
+        offload_dit_to_cpu: bool = False,
+        quantization: str | None = None,
+        *,
+        dtype: str | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[str, bool]:
+        """Load a checkpoint; on failure the handler stays as it was.
+
+        Args:
+            project_root: a folder whose `checkpoints` is searched first.
+            config_path: which checkpoint, see `checkpoints.find`.
+            device: see `device.resolve`; used or refused, never replaced.
+            use_flash_attention: attention through the flash-attn package (CUDA).
+            compile_model: compile the diffusion transformer on first use.
+            offload_to_cpu: keep modules on the host while they are idle.
+            offload_dit_to_cpu: keep only the diffusion transformer there.
+            quantization: not available; anything but None is refused.
+            dtype: one precision for every component, see `device.DTYPE_CHOICES`.
+            progress: told what is being loaded.
+
+        Returns:
+            (message, ok); on failure the message says what to do.
+        """
+        offload = "all" if offload_to_cpu else "dit" if offload_dit_to_cpu else "none"
+        try:
+            self.load(
+                config_path,
+                resolve(device, dtype=dtype),
+                project_root=project_root,
+                use_flash_attention=use_flash_attention,
+                compile_model=compile_model,
+                offload=offload,
+                quantization=quantization,
+                progress=progress,
+            )
+        except AceStepError as error:
+            return str(error), False
+        except torch.OutOfMemoryError as error:
+            return _out_of_memory(self.policy, error), False
+        return self.status(), True
+
+    def load(
+        self,
+        model: str,
+        policy: DevicePolicy,
+        *,
+        project_root: str | None = None,
+        use_flash_attention: bool = False,
+        compile_model: bool = False,
+        offload: str = "none",
+        quantization: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """What `initialize_service` does, for callers that want the error raised.
+
+        Args:
+            offload: `none`, `dit` or `all`.
+
+        Raises:
+            RequestError: an option that this device or installation does not have.
+            CheckpointError: see `checkpoints.find` and `weights.load`.
+        """
+        _check_options(policy, use_flash_attention, offload, quantization)
+        with self._lock:
+            checkpoint = checkpoints.find(model, project_root)
+
+            def on_component(name: str) -> None:
+                if progress is not None:
+                    progress(0.0, desc=f"loading {name.replace('_', ' ')}")
+
+            # With offloading, weights go to the host first and visit the device in turn.
+            home = resolve("cpu") if offload == "all" else policy
+            pipeline = weights.load(checkpoint, _placed(policy, home), on_component)
+            pipeline.set_progress_bar_config(disable=True)
+            if use_flash_attention:
+                pipeline.transformer.set_attention_backend("flash")
+            if compile_model:
+                pipeline.transformer.compile()
+            _offload(pipeline, policy, offload)
+            self.unload()
+            self.pipeline, self.policy, self.checkpoint = pipeline, policy, checkpoint
+            self.offload, self._project_root = offload, project_root
+
+    def unload(self) -> None:
+        """Drop the loaded checkpoint and give its memory back."""
+        with self._lock:
+            if self.pipeline is not None:
+                self.pipeline.remove_all_hooks()
+                self.pipeline = None
+                self.checkpoint = None
+                gc.collect()
+                self.policy.flush()
+
+    def status(self) -> str:
+        """One line: what is loaded where."""
+        if self.checkpoint is None:
+            return "no checkpoint is loaded"
+        dtypes = ", ".join(f"{name} {c.name}" for name, c in self.policy.dtypes.items())
+        offloaded = {"none": "", "dit": ", DiT offloaded", "all": ", offloaded"}[self.offload]
+        return f"{self.checkpoint.name} on {self.device} ({dtypes}){offloaded}"
+
+    def get_available_checkpoints(self) -> list[str]:
+        """The folders searched for checkpoints that exist."""
+        roots = checkpoints.checkpoint_roots(self._project_root)
+        return [str(root) for root in roots if root.is_dir()]
+
+    def get_available_acestep_v15_models(self) -> list[str]:
+        """Names of the checkpoints on this machine, the built-in `demo` last."""
+        found = checkpoints.local_checkpoints(self._project_root)
+        return [*dict.fromkeys(checkpoint.name for checkpoint in found), "demo"]
+
+    def is_flash_attention_available(self) -> bool:
+        """Whether the flash-attn package is installed and the device can run it."""
+        return _flash_attention_problem(self.policy) is None
+
+    def cancel(self) -> None:
+        """Stop the generation that is running, after its current step."""
+        self._cancel.set()
+
+    def generate_music(
+        self,
+        captions: str,
+        lyrics: str = "",
+        bpm: int | None = None,
+        key_scale: str = "",
+        time_signature: str = "",
+        vocal_language: str = "unknown",
+        inference_steps: int = 8,
+        guidance_scale: float = 7.0,
+        use_random_seed: bool = True,
+        seed: int | Sequence[int] = -1,
+        reference_audio: str | Path | torch.Tensor | None = None,
+        audio_duration: float = -1,
+        batch_size: int = 1,
+        src_audio: str | Path | torch.Tensor | None = None,
+        audio_code_string: str = "",
+        repainting_start: float = 0.0,
+        repainting_end: float | None = None,
+        instruction: str | None = None,
+        audio_cover_strength: float = 1.0,
+        task_type: str = "text2music",
+        use_adg: bool = False,
+        cfg_interval_start: float = 0.0,
+        cfg_interval_end: float = 1.0,
+        shift: float = 1.0,
+        infer_method: str = "ode",
+        timesteps: Sequence[float] | None = None,
+        track_name: str | None = None,
+        complete_track_classes: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Generate a batch of songs.
+
+        The arguments are those of `inference.GenerationParams`, under the names that the
+        handler's callers know.
+
+        Returns:
+            dict with `success`, `error` (a line, or None), `status_message`, `audios` (a list
+            of dicts with `tensor` `[2, samples]`, `sample_rate` and `seed`) and
+            `extra_outputs` (latents, condition, lyric tokens, times, warnings).
+        """
+        from acestep.inference import GenerationConfig, GenerationParams, make_request
+
+        params = GenerationParams(
+            task_type=task_type, instruction=instruction, reference_audio=reference_audio,
+            src_audio=src_audio, audio_codes=audio_code_string, caption=captions, lyrics=lyrics,
+            vocal_language=vocal_language, bpm=bpm, keyscale=key_scale,
+            timesignature=time_signature, duration=audio_duration,
+            inference_steps=inference_steps, guidance_scale=guidance_scale, use_adg=use_adg,
+            cfg_interval_start=cfg_interval_start, cfg_interval_end=cfg_interval_end,
+            shift=shift, infer_method=infer_method, timesteps=timesteps,
+            repainting_start=repainting_start,
+            repainting_end=-1 if repainting_end is None else repainting_end,
+            audio_cover_strength=audio_cover_strength, track_name=track_name,
+            complete_track_classes=complete_track_classes,
+        )  # fmt: skip
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        config = GenerationConfig(
+            batch_size=batch_size, use_random_seed=use_random_seed, seeds=seeds
+        )
+        try:
+            made = self.generate(make_request(params, config), progress)
+        except AceStepError as error:
+            return {
+                "success": False,
+                "error": str(error),
+                "status_message": str(error),
+                "audios": [],
+                "extra_outputs": {},
+            }
+        return {
+            "success": True,
+            "error": None,
+            "status_message": "; ".join(made.warnings) or "done",
+            "audios": [
+                {"tensor": song.audio, "sample_rate": song.sample_rate, "seed": song.seed}
+                for song in made.songs
+            ],
+            "extra_outputs": extra_outputs(made),
+        }
+
+    def generate(self, request: Request, progress: Progress | None = None) -> Generation:
+        """Serve one request; waits while another runs.
+
+        Raises:
+            RequestError: the request is not valid for this checkpoint.
+            GenerationError: the model's output cannot be used, or memory ran out.
+            CancelledError: `cancel` was called meanwhile.
+        """
+        with self._lock:
+            if self.pipeline is None:
+                raise RequestError("no checkpoint is loaded; call initialize_service first")
+            request = request.validated(self.tasks, self.pipeline.sample_rate)
+            request, warnings = request.limited(self.gpu_config, self.lm_initialized)
+            self._cancel.clear()
+            report = _Report(progress, self._cancel)
+            try:
+                return self._generate(self.pipeline, request, warnings, report)
+            except torch.OutOfMemoryError as error:
+                raise GenerationError(_out_of_memory(self.policy, error)) from None
+            finally:
+                self.pipeline.maybe_free_model_hooks()
+                if self.policy.is_accelerator:
+                    self.policy.flush()
+
+    def _generate(
+        self, pipeline: Pipeline, request: Request, warnings: list[str], report: _Report
+    ) -> Generation:
+        policy, clock = self.policy, _Clock(self.policy)
+        policy.reset_peak_memory()
+        report(0.0, "reading the prompt")
+        with clock("diffusion"), torch.inference_mode():
+            denoised = self._denoise(pipeline, request, report)
+            check_latents(denoised.latents, policy)
+        with clock("decoding"), torch.inference_mode():
+            report(_DIFFUSION[1], "decoding")
+            audio = decode.decode(
+                pipeline.vae,
+                denoised.latents.transpose(1, 2),
+                policy,
+                on_chunk=lambda done: report.part(_DIFFUSION[1], 1.0, done, "decoding"),
+            )
+            audio = normalized(audio)
+        songs = [
+            Song(item, pipeline.sample_rate, seed)
+            for item, seed in zip(audio, request.seeds, strict=True)
+        ]
+        tensors = {"latents": denoised.latents, **denoised.condition}
+        return Generation(
+            songs=songs,
+            request=request,
+            warnings=warnings,
+            tensors={name: t.to("cpu", torch.float32) for name, t in tensors.items()},
+            lyric_token_ids=_lyric_tokens(pipeline, request),
+            times=clock.seconds,
+            peak_memory=policy.peak_memory(),
+        )
+
+    def _denoise(self, pipeline: Pipeline, request: Request, report: _Report) -> Denoised:
+        low, high = _DIFFUSION
+
+        def on_step(done: int, steps: int) -> None:
+            report.part(low, high, done / steps, f"step {done}/{steps}")
+
+        return pipeline.denoise(
+            self.policy,
+            _arguments(pipeline, request),
+            request.seeds,
+            _frames(pipeline, request),
+            on_step,
+            stochastic=request.infer_method == "sde",
+        )
+
+    def _is_on_target_device(
+        self, tensor: torch.Tensor | None, target_device: str | torch.device
+    ) -> bool:
+        """Whether a tensor lies on a device; a missing index means the current device.
+
+        Raises:
+            DeviceError: the target is not a device.
+        """
+        wanted = canonical(target_device)
+        return tensor is not None and canonical(tensor.device) == wanted
+
+
+def check_latents(latents: torch.Tensor, policy: DevicePolicy) -> None:
+    """Refuse latents that would become noise or silence.
+
+    Raises:
+        GenerationError: a value is NaN or infinite, or a whole item is zero.
+    """
+    peak = latents.abs().amax(dim=(1, 2)).float().cpu()
+    if not torch.isfinite(peak).all():
+        half = policy.dtype == torch.float16
+        cause = (
+            "float16 overflows in this model; use --dtype bfloat16 or float32"
+            if half
+            else "the checkpoint may be damaged, or a kernel is wrong; try --dtype float32"
+        )
+        raise GenerationError(f"the diffusion gave NaN or infinite latents on {policy.name}: {cause}")
+    if not peak.all():
+        raise GenerationError(
+            f"the diffusion gave all-zero latents on {policy.name}: the checkpoint's weights may "
+            "be empty; fetch it again"
+        )
+
+
+def normalized(audio: torch.Tensor) -> torch.Tensor:
+    """Scale each song of `[batch, 2, samples]` to a peak of -1 dBFS.
+
+    Raises:
+        GenerationError: the audio is not finite, or silent.
+    """
+    peak = audio.abs().amax(dim=(1, 2), keepdim=True)
+    if not torch.isfinite(peak).all():
+        raise GenerationError("the VAE gave audio that is not finite; try --dtype float32")
+    if not peak.all():
+        raise GenerationError("the VAE gave silence; the checkpoint may be damaged")
+    # First back within full scale, then to the target, as diffusers does: the same rounding.
+    audio = audio / peak.clamp(min=1.0)
+    peak = audio.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
+    return audio * (PEAK / peak)
+
+
+def extra_outputs(made: Generation) -> dict[str, Any]:
+    """What a generation leaves for later steps such as lyric alignment."""
+    return {
+        **made.tensors,
+        "lyric_token_ids": made.lyric_token_ids,
+        "seeds": list(made.request.seeds),
+        "duration": made.songs[0].seconds,
+        "steps": made.request.steps,
+        "language": made.request.language,
+        "time_costs": made.times,
+        "peak_memory_gib": made.peak_memory,
+        "warnings": made.warnings,
+    }
+
+
+class _Report:
+    """Passes progress on, and stops the work where the caller asked for it."""
+
+    def __init__(self, progress: Progress | None, cancel: threading.Event) -> None:
+        self._progress, self._cancel = progress, cancel
+
+    def __call__(self, fraction: float, text: str) -> None:
+        if self._cancel.is_set():
+            raise CancelledError("cancelled")
+        if self._progress is not None:
+            self._progress(fraction, desc=text)
+
+    def part(self, low: float, high: float, done: float, text: str) -> None:
+        self(low + (high - low) * done, text)
+
+
+class _Clock:
+    """Seconds spent in named stages, with the device's work finished at their ends."""
+
+    def __init__(self, policy: DevicePolicy) -> None:
+        self._policy = policy
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._policy.synchronize()
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def _arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """The request in the words of `AceStepPipeline.__call__`."""
+    batch = request.batch_size
+    start, end = request.repaint
+    return {
+        "prompt": [request.caption] * batch,
+        "lyrics": [request.lyrics] * batch,
+        "vocal_language": [request.language] * batch,
+        "num_inference_steps": request.steps,
+        # Turbo checkpoints have guidance in their weights.
+        "guidance_scale": 1.0 if pipeline.is_turbo else request.guidance_scale,
+        "shift": request.shift,
+        "instruction": request.instruction,
+        "bpm": request.bpm,
+        "keyscale": request.key,
+        "timesignature": request.time_signature,
+        "task_type": request.task,
+        "track_name": request.track_name,
+        "complete_track_classes": list(request.track_classes) or None,
+        "src_audio": request.src_audio,
+        "reference_audio": request.reference_audio,
+        "audio_codes": request.audio_codes or None,
+        "repainting_start": start,
+        "repainting_end": end,
+        "audio_cover_strength": request.cover_strength,
+        "cfg_interval_start": request.cfg_interval[0],
+        "cfg_interval_end": request.cfg_interval[1],
+        "timesteps": list(request.timesteps) if request.timesteps else None,
+    }
+
+
+def _frames(pipeline: Pipeline, request: Request) -> int | None:
+    """Latent frames of the song; None where the source audio decides."""
+    if request.src_audio is not None:
+        return None
+    seconds = request.duration
+    if seconds is None:
+        codes = count_audio_codes(request.audio_codes)
+        seconds = codes / CODES_PER_SECOND or DEFAULT_DURATION
+    return math.ceil(seconds * pipeline.latents_per_second)
+
+
+def _lyric_tokens(pipeline: Pipeline, request: Request) -> list[int]:
+    _, text = pipeline._format_prompt("", request.lyrics, request.language)
+    ids = pipeline.tokenizer(text, truncation=True, max_length=2048).input_ids
+    return [int(token) for token in ids]
+
+
+def _placed(policy: DevicePolicy, home: DevicePolicy) -> DevicePolicy:
+    """The policy with its dtypes kept and its tensors placed on another device."""
+    import dataclasses
+
+    return dataclasses.replace(policy, device=home.device)
+
+
+def _offload(pipeline: Pipeline, policy: DevicePolicy, offload: str) -> None:
+    if offload == "all":
+        pipeline.enable_model_cpu_offload(device=policy.device)
+    elif offload == "dit":
+        from accelerate import cpu_offload_with_hook
+
+        _, hook = cpu_offload_with_hook(pipeline.transformer, policy.device)
+        hook.offload()
+        pipeline._all_hooks.append(hook)
+
+
+def _check_options(
+    policy: DevicePolicy, use_flash_attention: bool, offload: str, quantization: str | None
+) -> None:
+    if quantization is not None:
+        raise RequestError(
+            f"quantization '{quantization}' is not available; leave it out, and use offloading "
+            "where memory is short"
+        )
+    if offload != "none" and policy.unified_memory:
+        raise RequestError(
+            f"offloading is pointless on {policy.name}: the host and the device share their "
+            "memory; leave it out"
+        )
+    if use_flash_attention and (problem := _flash_attention_problem(policy)):
+        raise RequestError(f"flash attention is not available: {problem}; leave it out")
+
+
+def _flash_attention_problem(policy: DevicePolicy) -> str | None:
+    if not policy.has_flash_attention:
+        return f"it does not run on {policy.name}"
+    if importlib.util.find_spec("flash_attn") is None:
+        return "the package flash-attn is not installed"
+    return None
+
+
+def _out_of_memory(policy: DevicePolicy, error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or ["out of memory"])[0]
+    return (
+        f"{policy.name} ran out of memory ({first}); make a shorter song, a smaller batch, "
+        "or use offloading where the device has memory of its own"
+    )
