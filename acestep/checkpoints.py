@@ -45,9 +45,7 @@ SOURCES = {
     "turbo": Source(DEFAULT_REPOSITORY, "acestep-v15-turbo", "acestep-v15-turbo", True),
     "base": Source("ACE-Step/acestep-v15-base", "acestep-v15-base", original=True),
     "sft": Source("ACE-Step/acestep-v15-sft", "acestep-v15-sft", original=True),
-    "xl-turbo": Source(
-        "ACE-Step/acestep-v15-xl-turbo-diffusers", "acestep-v15-xl-turbo-diffusers"
-    ),
+    "xl-turbo": Source("ACE-Step/acestep-v15-xl-turbo-diffusers", "acestep-v15-xl-turbo-diffusers"),
 }
 # `auto` takes the first of these that is here: guidance-distilled ones first, being faster.
 _PREFERENCE = ("xl-turbo", "turbo", "xl-sft", "sft", "xl-base", "base")

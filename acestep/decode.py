@@ -212,9 +212,7 @@ def _windows(frames: int, core: int, halo: int) -> Iterator[_Window]:
         yield _Window(max(first - halo, 0), first, last, min(last + halo, frames))
 
 
-def _chunk_frames(
-    module: Module, ratio: int, halo: int, batch: int, policy: DevicePolicy
-) -> int:
+def _chunk_frames(module: Module, ratio: int, halo: int, batch: int, policy: DevicePolicy) -> int:
     """How many frames fit the byte budget at the widest activation, halos included."""
     convolutions = [m for m in module.modules() if isinstance(m, Conv1d | ConvTranspose1d)]
     ends = (convolutions[0], convolutions[-1])

@@ -99,9 +99,10 @@ def get_gpu_config(
 ) -> GPUConfig:
     """The limits for so much accelerator memory, by default for this machine's device."""
     gb = get_gpu_memory_gb(policy) if gpu_memory_gb is None else float(gpu_memory_gb)
-    _, tier, *limits = next(row for row in _TIERS if gb <= row[0])
+    _, tier, long_lm, long, batch_lm, batch, lm_on, lms = next(r for r in _TIERS if gb <= r[0])
     unified = policy.unified_memory if policy else False
-    return GPUConfig(tier, gb, *limits, offload_to_cpu_default=0 < gb < 16 and not unified)  # type: ignore[arg-type]
+    offload = 0 < gb < 16 and not unified
+    return GPUConfig(tier, gb, long_lm, long, batch_lm, batch, lm_on, lms, offload)
 
 
 def check_duration_limit(

@@ -284,18 +284,32 @@ class AceStepHandler:
         from acestep.inference import GenerationConfig, GenerationParams, make_request
 
         params = GenerationParams(
-            task_type=task_type, instruction=instruction, reference_audio=reference_audio,
-            src_audio=src_audio, audio_codes=audio_code_string, caption=captions, lyrics=lyrics,
-            vocal_language=vocal_language, bpm=bpm, keyscale=key_scale,
-            timesignature=time_signature, duration=audio_duration,
-            inference_steps=inference_steps, guidance_scale=guidance_scale, use_adg=use_adg,
-            cfg_interval_start=cfg_interval_start, cfg_interval_end=cfg_interval_end,
-            shift=shift, infer_method=infer_method, timesteps=timesteps,
+            task_type=task_type,
+            instruction=instruction,
+            reference_audio=reference_audio,
+            src_audio=src_audio,
+            audio_codes=audio_code_string,
+            caption=captions,
+            lyrics=lyrics,
+            vocal_language=vocal_language,
+            bpm=bpm,
+            keyscale=key_scale,
+            timesignature=time_signature,
+            duration=audio_duration,
+            inference_steps=inference_steps,
+            guidance_scale=guidance_scale,
+            use_adg=use_adg,
+            cfg_interval_start=cfg_interval_start,
+            cfg_interval_end=cfg_interval_end,
+            shift=shift,
+            infer_method=infer_method,
+            timesteps=timesteps,
             repainting_start=repainting_start,
             repainting_end=-1 if repainting_end is None else repainting_end,
-            audio_cover_strength=audio_cover_strength, track_name=track_name,
+            audio_cover_strength=audio_cover_strength,
+            track_name=track_name,
             complete_track_classes=complete_track_classes,
-        )  # fmt: skip
+        )
         seeds = [seed] if isinstance(seed, int) else list(seed)
         config = GenerationConfig(
             batch_size=batch_size, use_random_seed=use_random_seed, seeds=seeds
@@ -419,7 +433,9 @@ def check_latents(latents: torch.Tensor, policy: DevicePolicy) -> None:
             if half
             else "the checkpoint may be damaged, or a kernel is wrong; try --dtype float32"
         )
-        raise GenerationError(f"the diffusion gave NaN or infinite latents on {policy.name}: {cause}")
+        raise GenerationError(
+            f"the diffusion gave NaN or infinite latents on {policy.name}: {cause}"
+        )
     if not peak.all():
         raise GenerationError(
             f"the diffusion gave all-zero latents on {policy.name}: the checkpoint's weights may "

@@ -150,9 +150,7 @@ class Request:
             _check_range("seed", seed, 0, MAX_SEED)
         start, end = self.cfg_interval
         if not 0 <= start <= end <= 1:
-            raise RequestError(
-                f"guidance interval {start:g}..{end:g} is not a range within 0..1"
-            )
+            raise RequestError(f"guidance interval {start:g}..{end:g} is not a range within 0..1")
         if self.infer_method not in INFER_METHODS:
             raise RequestError(
                 f"unknown inference method '{self.infer_method}'; choose from "
@@ -205,9 +203,7 @@ def count_audio_codes(text: str) -> int:
     return len(_AUDIO_CODE.findall(text))
 
 
-def _check_range(
-    name: str, value: float | None, low: float, high: float, unit: str = ""
-) -> None:
+def _check_range(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:
     if value is None:
         return
     if not (isinstance(value, int | float) and low <= value <= high):

@@ -184,8 +184,10 @@ def _empty(cls: Any, config: dict[str, Any], config_file: Path) -> nn.Module:
     """A module without storage for its parameters; buffers that are not saved are real."""
     from accelerate import init_empty_weights
 
+    from acestep.demo.recipe import old_weight_norm
+
     try:
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), old_weight_norm():
             module: nn.Module = cls(**config)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise CheckpointError(
@@ -243,9 +245,7 @@ def _fill(
         )
 
 
-def _check_shape(
-    file: Path, key: str, module: nn.Module, name: str, shape: Iterable[int]
-) -> None:
+def _check_shape(file: Path, key: str, module: nn.Module, name: str, shape: Iterable[int]) -> None:
     owner, _, leaf = name.rpartition(".")
     holder = module.get_submodule(owner)
     expected = holder._parameters.get(leaf)

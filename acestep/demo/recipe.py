@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,15 +72,16 @@ def make_pipeline(shape: DemoShape, seed: int = SEED) -> Any:
     from transformers import Qwen3Config, Qwen3Model
 
     tokenizer = make_tokenizer(shape.vocabulary)
-    vae = AutoencoderOobleck(
-        encoder_hidden_size=2 * shape.latent,
-        downsampling_ratios=[2, 4, 4, 6, 10],
-        channel_multiples=[1, 2, 4, 4, 8],
-        decoder_channels=16,
-        decoder_input_channels=shape.latent,
-        audio_channels=2,
-        sampling_rate=48000,
-    )
+    with old_weight_norm():
+        vae = AutoencoderOobleck(
+            encoder_hidden_size=2 * shape.latent,
+            downsampling_ratios=[2, 4, 4, 6, 10],
+            channel_multiples=[1, 2, 4, 4, 8],
+            decoder_channels=16,
+            decoder_input_channels=shape.latent,
+            audio_channels=2,
+            sampling_rate=48000,
+        )
     modules: dict[str, torch.nn.Module] = {
         "vae": vae,
         "text_encoder": Qwen3Model(
@@ -131,6 +135,14 @@ def make_pipeline(shape: DemoShape, seed: int = SEED) -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
         **modules,
     )
+
+
+@contextmanager
+def old_weight_norm() -> Iterator[None]:
+    """diffusers' VAE uses a form of weight normalisation that PyTorch warns about."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*weight_norm.* is deprecated", FutureWarning)
+        yield
 
 
 def seed_weights(module: torch.nn.Module, seed: int, scope: str = "") -> None:
@@ -201,8 +213,12 @@ def _corpus() -> list[str]:
         f"- duration: {10 * (i + 1)} seconds\n<|endoftext|>\n"
         for i, (mood, genre, instrument) in enumerate(zip(moods, genres, instruments, strict=False))
     ]
-    keys = [f"{note}{sign} {mode}" for note in "CDEFGAB" for sign in ("", "#", "b")
-            for mode in ("major", "minor")]
+    keys = [
+        f"{note}{sign} {mode}"
+        for note in "CDEFGAB"
+        for sign in ("", "#", "b")
+        for mode in ("major", "minor")
+    ]
     lines += [f"- keyscale: {key}\n- bpm: N/A\n- timesignature: 3" for key in keys]
     lines += [
         "Repaint the mask area based on the given conditions:",

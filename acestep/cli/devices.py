@@ -1,0 +1,90 @@
+"""`acestep devices`: what this machine has, what `auto` picks, and what follows from it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from acestep.cli.console import EXIT_OK, result
+from acestep.device import describe_devices, resolve
+from acestep.gpu_config import get_gpu_config
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "devices",
+        help="what this machine has, and what auto picks",
+        description="List the devices of this machine, what auto picks and why.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table, or JSON."""
+    report = describe()
+    if arguments.json:
+        result(json.dumps(report, indent=2))
+    else:
+        _print_table(report)
+    return EXIT_OK
+
+
+def describe() -> dict[str, Any]:
+    """The whole report as plain data; memory in GiB, tier limits in seconds and songs."""
+    devices = []
+    for info in describe_devices():
+        entry: dict[str, Any] = {
+            "name": info.name,
+            "available": info.available,
+            "detail": info.detail,
+        }
+        if info.available:
+            policy = resolve(info.name)
+            limits = get_gpu_config(policy=policy)
+            entry |= {
+                "device": policy.name,
+                "total_memory_gib": round(policy.total_memory, 1),
+                "free_memory_gib": round(policy.free_memory, 1),
+                "tier": limits.tier,
+                "max_duration_s": limits.max_duration(),
+                "max_batch_size": limits.max_batch_size(),
+                "dtypes": {
+                    name: {"dtype": choice.name, "reason": choice.reason, "source": choice.source}
+                    for name, choice in policy.dtypes.items()
+                },
+                "lm_backend": policy.lm_backend,
+                "lm_backend_reason": policy.lm_backend_reason,
+            }
+        devices.append(entry)
+    picked = resolve("auto")
+    return {"auto": picked.name, "reason": picked.reason, "devices": devices}
+
+
+def _print_table(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("device", "memory", "tier", "up to", "dtype", "LM", "notes"):
+        table.add_column(heading, overflow="fold")
+    for entry in report["devices"]:
+        if not entry["available"]:
+            table.add_row(entry["name"], "-", "-", "-", "-", "-", f"absent: {entry['detail']}")
+            continue
+        dtypes = {name: choice["dtype"] for name, choice in entry["dtypes"].items()}
+        vae = "" if dtypes["vae"] == dtypes["dit"] else f", VAE {dtypes['vae']}"
+        table.add_row(
+            entry["device"],
+            f"{entry['free_memory_gib']} of {entry['total_memory_gib']} GiB free",
+            entry["tier"],
+            f"{entry['max_duration_s']:g} s, batch {entry['max_batch_size']}",
+            dtypes["dit"] + vae,
+            entry["lm_backend"],
+            entry["detail"],
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"auto picks {report['auto']} ({report['reason']})")

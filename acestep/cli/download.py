@@ -1,0 +1,31 @@
+"""`acestep download`: fetch a checkpoint from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from acestep import checkpoints
+from acestep.cli.console import EXIT_OK, result
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "download",
+        help="fetch a checkpoint",
+        description="Fetch a checkpoint from the Hugging Face Hub; an interrupted one resumes.",
+    )
+    parser.add_argument(
+        "name", help=f"one of {', '.join(checkpoints.SOURCES)}, or a Hub id such as ACE-Step/name"
+    )
+    parser.add_argument("--to", type=Path, help="folder to put it in (default: the cache)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fetch it and print where it is."""
+    checkpoint = checkpoints.download(arguments.name, arguments.to)
+    result(str(checkpoint.path))
+    return EXIT_OK
