@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (the last resort: one line, no traceback)
         _explain(error, debug)
         wrong = isinstance(error, RequestError)
         cancelled = isinstance(error, CancelledError)

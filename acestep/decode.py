@@ -108,7 +108,7 @@ def encode(
     if frames < 1:
         raise ValueError(f"{samples} samples are too short: one latent frame takes {ratio}")
     core = chunk_frames or _chunk_frames(vae.encoder, ratio, halo, audio.shape[0], policy)
-    parts = []
+    parts: list[torch.Tensor] = []
     for window in _windows(frames, core, halo):
         stop = samples if window.stop == frames else window.stop * ratio
         part = audio[..., window.start * ratio : stop].to(policy.device, vae.dtype)
@@ -118,7 +118,8 @@ def encode(
         mean, std = posterior.mean[..., core_slice], posterior.std[..., core_slice]
         parts.append(torch.stack([mean, std]))
         policy.between_steps()
-    mean, std = torch.cat(parts, dim=-1)
+    moments = torch.cat(parts, dim=-1)
+    mean, std = moments[0], moments[1]
     if generator is None:
         return mean
     noise = torch.randn(mean.shape, generator=generator, dtype=torch.float32)
@@ -132,7 +133,8 @@ def decoder_halo(vae: AutoencoderOobleck) -> int:
 
 def encoder_halo(vae: AutoencoderOobleck) -> int:
     """Latent frames of audio on each side that a latent depends on, from the layers."""
-    return math.ceil(_halo(vae.encoder) / math.prod(vae.config.downsampling_ratios))
+    ratio: int = math.prod(vae.config.downsampling_ratios)
+    return math.ceil(_halo(vae.encoder) / ratio)
 
 
 @contextmanager
@@ -150,7 +152,7 @@ def split_convolutions(module: Module, limit: int | None) -> Iterator[None]:
     convolutions = [m for m in module.modules() if isinstance(m, Conv1d)] if limit else []
     for convolution in convolutions:
         forward = _split_forward(convolution, limit or 0)
-        convolution.forward = forward  # type: ignore[method-assign]
+        convolution.forward = forward  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:

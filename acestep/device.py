@@ -245,8 +245,9 @@ def canonical(device: str | torch.device) -> tuple[str, int]:
             device = torch.device(str(device).strip().lower())
         except RuntimeError:
             raise DeviceError(_unknown(str(device))) from None
-    if device.index is not None:
-        return device.type, device.index
+    index: int | None = device.index
+    if index is not None:
+        return device.type, index
     accelerator = torch.accelerator.current_accelerator() if device.type == "cuda" else None
     if accelerator is not None and accelerator.type == device.type and _probe(device.type)[0]:
         return device.type, torch.accelerator.current_device_index()

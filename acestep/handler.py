@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import math
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +14,27 @@ import torch
 from acestep import checkpoints, decode, weights
 from acestep.checkpoints import Checkpoint
 from acestep.device import DevicePolicy, canonical, resolve
-from acestep.errors import AceStepError, CancelledError, GenerationError, RequestError
+from acestep.errors import AceStepError, GenerationError, RequestError
+from acestep.generation import (
+    Clock,
+    Generation,
+    Progress,
+    Report,
+    Song,
+    check_latents,
+    extra_outputs,
+    latent_frames,
+    lyric_tokens,
+    normalized,
+    out_of_memory,
+    pipeline_arguments,
+)
 from acestep.gpu_config import GPUConfig, get_gpu_config
 from acestep.pipeline import Denoised, Pipeline
-from acestep.request import DEFAULT_DURATION, Request, count_audio_codes
-
-Progress = Callable[..., Any]
-"""Called as `progress(fraction, desc=text)` with 0 <= fraction <= 1."""
-
-CODES_PER_SECOND = 5
-PEAK = 10 ** (-1 / 20)
-"""Songs are scaled to a peak of -1 dBFS, as diffusers' pipeline does."""
+from acestep.request import Request
 
 # Share of the progress bar at which the diffusion starts and ends.
 _DIFFUSION = (0.05, 0.8)
-
-
-@dataclass(frozen=True)
-class Song:
-    """One finished song: `[2, samples]` float32 on the host, and the seed it came from."""
-
-    audio: torch.Tensor
-    sample_rate: int
-    seed: int
-
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return self.audio.shape[-1] / self.sample_rate
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The songs of one request, and what is known of how they came about.
-
-    Attributes:
-        songs: one for each seed.
-        request: the request as it was served, after limits.
-        warnings: what was changed to stay within limits, a line each.
-        tensors: float32 on the host: `latents` `[batch, frames, channels]`, and the
-            transformer's `encoder_hidden_states` and `context_latents`.
-        lyric_token_ids: the lyrics as the text encoder saw them, header included.
-        times: seconds spent in each stage.
-        peak_memory: GiB, see `DevicePolicy.peak_memory`.
-    """
-
-    songs: list[Song]
-    request: Request
-    warnings: list[str]
-    tensors: dict[str, torch.Tensor] = field(repr=False)
-    lyric_token_ids: list[int] = field(repr=False)
-    times: dict[str, float]
-    peak_memory: float
 
 
 class AceStepHandler:
@@ -158,7 +123,7 @@ class AceStepHandler:
         except AceStepError as error:
             return str(error), False
         except torch.OutOfMemoryError as error:
-            return _out_of_memory(self.policy, error), False
+            return out_of_memory(self.policy, error), False
         return self.status(), True
 
     def load(
@@ -349,20 +314,20 @@ class AceStepHandler:
             request = request.validated(self.tasks, self.pipeline.sample_rate)
             request, warnings = request.limited(self.gpu_config, self.lm_initialized)
             self._cancel.clear()
-            report = _Report(progress, self._cancel)
+            report = Report(progress, self._cancel)
             try:
                 return self._generate(self.pipeline, request, warnings, report)
             except torch.OutOfMemoryError as error:
-                raise GenerationError(_out_of_memory(self.policy, error)) from None
+                raise GenerationError(out_of_memory(self.policy, error)) from None
             finally:
                 self.pipeline.maybe_free_model_hooks()
                 if self.policy.is_accelerator:
                     self.policy.flush()
 
     def _generate(
-        self, pipeline: Pipeline, request: Request, warnings: list[str], report: _Report
+        self, pipeline: Pipeline, request: Request, warnings: list[str], report: Report
     ) -> Generation:
-        policy, clock = self.policy, _Clock(self.policy)
+        policy, clock = self.policy, Clock(self.policy)
         policy.reset_peak_memory()
         report(0.0, "reading the prompt")
         with clock("diffusion"), torch.inference_mode():
@@ -387,12 +352,12 @@ class AceStepHandler:
             request=request,
             warnings=warnings,
             tensors={name: t.to("cpu", torch.float32) for name, t in tensors.items()},
-            lyric_token_ids=_lyric_tokens(pipeline, request),
+            lyric_token_ids=lyric_tokens(pipeline, request),
             times=clock.seconds,
             peak_memory=policy.peak_memory(),
         )
 
-    def _denoise(self, pipeline: Pipeline, request: Request, report: _Report) -> Denoised:
+    def _denoise(self, pipeline: Pipeline, request: Request, report: Report) -> Denoised:
         low, high = _DIFFUSION
 
         def on_step(done: int, steps: int) -> None:
@@ -400,9 +365,9 @@ class AceStepHandler:
 
         return pipeline.denoise(
             self.policy,
-            _arguments(pipeline, request),
+            pipeline_arguments(pipeline, request),
             request.seeds,
-            _frames(pipeline, request),
+            latent_frames(pipeline, request),
             on_step,
             stochastic=request.infer_method == "sde",
         )
@@ -417,141 +382,6 @@ class AceStepHandler:
         """
         wanted = canonical(target_device)
         return tensor is not None and canonical(tensor.device) == wanted
-
-
-def check_latents(latents: torch.Tensor, policy: DevicePolicy) -> None:
-    """Refuse latents that would become noise or silence.
-
-    Raises:
-        GenerationError: a value is NaN or infinite, or a whole item is zero.
-    """
-    peak = latents.abs().amax(dim=(1, 2)).float().cpu()
-    if not torch.isfinite(peak).all():
-        half = policy.dtype == torch.float16
-        cause = (
-            "float16 overflows in this model; use --dtype bfloat16 or float32"
-            if half
-            else "the checkpoint may be damaged, or a kernel is wrong; try --dtype float32"
-        )
-        raise GenerationError(
-            f"the diffusion gave NaN or infinite latents on {policy.name}: {cause}"
-        )
-    if not peak.all():
-        raise GenerationError(
-            f"the diffusion gave all-zero latents on {policy.name}: the checkpoint's weights may "
-            "be empty; fetch it again"
-        )
-
-
-def normalized(audio: torch.Tensor) -> torch.Tensor:
-    """Scale each song of `[batch, 2, samples]` to a peak of -1 dBFS.
-
-    Raises:
-        GenerationError: the audio is not finite, or silent.
-    """
-    peak = audio.abs().amax(dim=(1, 2), keepdim=True)
-    if not torch.isfinite(peak).all():
-        raise GenerationError("the VAE gave audio that is not finite; try --dtype float32")
-    if not peak.all():
-        raise GenerationError("the VAE gave silence; the checkpoint may be damaged")
-    # First back within full scale, then to the target, as diffusers does: the same rounding.
-    audio = audio / peak.clamp(min=1.0)
-    peak = audio.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
-    return audio * (PEAK / peak)
-
-
-def extra_outputs(made: Generation) -> dict[str, Any]:
-    """What a generation leaves for later steps such as lyric alignment."""
-    return {
-        **made.tensors,
-        "lyric_token_ids": made.lyric_token_ids,
-        "seeds": list(made.request.seeds),
-        "duration": made.songs[0].seconds,
-        "steps": made.request.steps,
-        "language": made.request.language,
-        "time_costs": made.times,
-        "peak_memory_gib": made.peak_memory,
-        "warnings": made.warnings,
-    }
-
-
-class _Report:
-    """Passes progress on, and stops the work where the caller asked for it."""
-
-    def __init__(self, progress: Progress | None, cancel: threading.Event) -> None:
-        self._progress, self._cancel = progress, cancel
-
-    def __call__(self, fraction: float, text: str) -> None:
-        if self._cancel.is_set():
-            raise CancelledError("cancelled")
-        if self._progress is not None:
-            self._progress(fraction, desc=text)
-
-    def part(self, low: float, high: float, done: float, text: str) -> None:
-        self(low + (high - low) * done, text)
-
-
-class _Clock:
-    """Seconds spent in named stages, with the device's work finished at their ends."""
-
-    def __init__(self, policy: DevicePolicy) -> None:
-        self._policy = policy
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._policy.synchronize()
-        self.seconds[stage] = time.perf_counter() - start
-
-
-def _arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
-    """The request in the words of `AceStepPipeline.__call__`."""
-    batch = request.batch_size
-    start, end = request.repaint
-    return {
-        "prompt": [request.caption] * batch,
-        "lyrics": [request.lyrics] * batch,
-        "vocal_language": [request.language] * batch,
-        "num_inference_steps": request.steps,
-        # Turbo checkpoints have guidance in their weights.
-        "guidance_scale": 1.0 if pipeline.is_turbo else request.guidance_scale,
-        "shift": request.shift,
-        "instruction": request.instruction,
-        "bpm": request.bpm,
-        "keyscale": request.key,
-        "timesignature": request.time_signature,
-        "task_type": request.task,
-        "track_name": request.track_name,
-        "complete_track_classes": list(request.track_classes) or None,
-        "src_audio": request.src_audio,
-        "reference_audio": request.reference_audio,
-        "audio_codes": request.audio_codes or None,
-        "repainting_start": start,
-        "repainting_end": end,
-        "audio_cover_strength": request.cover_strength,
-        "cfg_interval_start": request.cfg_interval[0],
-        "cfg_interval_end": request.cfg_interval[1],
-        "timesteps": list(request.timesteps) if request.timesteps else None,
-    }
-
-
-def _frames(pipeline: Pipeline, request: Request) -> int | None:
-    """Latent frames of the song; None where the source audio decides."""
-    if request.src_audio is not None:
-        return None
-    seconds = request.duration
-    if seconds is None:
-        codes = count_audio_codes(request.audio_codes)
-        seconds = codes / CODES_PER_SECOND or DEFAULT_DURATION
-    return math.ceil(seconds * pipeline.latents_per_second)
-
-
-def _lyric_tokens(pipeline: Pipeline, request: Request) -> list[int]:
-    _, text = pipeline._format_prompt("", request.lyrics, request.language)
-    ids = pipeline.tokenizer(text, truncation=True, max_length=2048).input_ids
-    return [int(token) for token in ids]
 
 
 def _placed(policy: DevicePolicy, home: DevicePolicy) -> DevicePolicy:
@@ -595,11 +425,3 @@ def _flash_attention_problem(policy: DevicePolicy) -> str | None:
     if importlib.util.find_spec("flash_attn") is None:
         return "the package flash-attn is not installed"
     return None
-
-
-def _out_of_memory(policy: DevicePolicy, error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or ["out of memory"])[0]
-    return (
-        f"{policy.name} ran out of memory ({first}); make a shorter song, a smaller batch, "
-        "or use offloading where the device has memory of its own"
-    )

@@ -17,7 +17,8 @@ from acestep.request import Request
 if TYPE_CHECKING:
     import torch
 
-    from acestep.handler import AceStepHandler, Generation, Progress
+    from acestep.generation import Generation, Progress
+    from acestep.handler import AceStepHandler
 
 SAMPLE_RATE = 48000
 _RANDOM_SEED_BITS = 32
@@ -161,7 +162,7 @@ def generate_music(
         if save_dir is not None:
             audio_files.file_format(f"song.{config.audio_format}")
         made = run(dit_handler, params, config, progress)
-        audios = [
+        audios: list[dict[str, Any]] = [
             {"key": number, "tensor": song.audio, "sample_rate": song.sample_rate,
              "seed": song.seed, "path": None, "params": describe(dit_handler, made, number)}
             for number, song in enumerate(made.songs)
@@ -173,7 +174,7 @@ def generate_music(
                 audio["path"] = str(path)
     except AceStepError as error:
         return GenerationResult(success=False, error=str(error), status_message=str(error))
-    from acestep.handler import extra_outputs
+    from acestep.generation import extra_outputs
 
     status = "; ".join(made.warnings) or f"made {len(audios)} on {dit_handler.device}"
     return GenerationResult(audios, status, extra_outputs(made))

@@ -123,7 +123,7 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         now, then = (float(sigma) for sigma in self.scheduler.sigmas[step : step + 2])
         before = self._current.float()
         clean = before - now * (after.float() - before) / (then - now)
-        noise = self._draw(tuple(after.shape[1:]), after.device, torch.float32)
+        noise = self._draw((after.shape[1], after.shape[2]), after.device, torch.float32)
         return ((1 - then) * clean + then * noise).to(after.dtype)
 
     def prepare_src_latents(

@@ -29,12 +29,11 @@ MAX_STEPS = 1000
 
 BPM_RANGE = (30, 300)
 TIME_SIGNATURES = ("2", "3", "4", "6")
-LANGUAGES = tuple(
-    (
-        "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl "
-        "no pa pl pt ro ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown"
-    ).split()
+_LANGUAGE_CODES = (
+    "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl "
+    "no pa pl pt ro ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown"
 )
+LANGUAGES = tuple(_LANGUAGE_CODES.split())
 SOURCE_TASKS = ("cover", "repaint", "extract", "lego", "complete")
 INFER_METHODS = ("ode", "sde")
 
@@ -168,9 +167,9 @@ class Request:
             )
         if self.audio_codes and not _AUDIO_CODE.search(self.audio_codes):
             raise RequestError("the audio codes hold no <|audio_code_N|>")
-        if self.task in SOURCE_TASKS and self.src_audio is None:
-            if not (self.task == "cover" and self.audio_codes):
-                raise RequestError(f"the task '{self.task}' needs source audio (--source FILE)")
+        coded = self.task == "cover" and self.audio_codes
+        if self.task in SOURCE_TASKS and self.src_audio is None and not coded:
+            raise RequestError(f"the task '{self.task}' needs source audio (--source FILE)")
         for name, audio in (("source", self.src_audio), ("reference", self.reference_audio)):
             if audio is not None and (audio.ndim != 2 or audio.shape[0] != 2):
                 raise RequestError(

@@ -248,7 +248,7 @@ def _fill(
 def _check_shape(file: Path, key: str, module: nn.Module, name: str, shape: Iterable[int]) -> None:
     owner, _, leaf = name.rpartition(".")
     holder = module.get_submodule(owner)
-    expected = holder._parameters.get(leaf)
+    expected: torch.Tensor | None = holder._parameters.get(leaf)
     if expected is None:
         expected = holder._buffers[leaf]
     if expected is not None and tuple(shape) != tuple(expected.shape):
@@ -294,7 +294,7 @@ def _silence_latent(file: Path) -> torch.Tensor:
         raise CheckpointError(f"{file}: missing file; the checkpoint is incomplete")
     try:
         latent = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # Unpickling damaged bytes can raise nearly anything; all of it means this.
         raise CheckpointError(f"{file}: damaged ({type(error).__name__})") from None
     if not isinstance(latent, torch.Tensor) or latent.ndim != 3 or math.prod(latent.shape) == 0:
@@ -325,7 +325,8 @@ def _load_text_encoder(folder: Path, policy: DevicePolicy) -> nn.Module:
                 f"{folder}: the text encoder's weights do not fit its config "
                 f"({kind.replace('_', ' ')}: {', '.join(names[:3])})"
             )
-    return module.eval().requires_grad_(False)
+    text_encoder: nn.Module = module.eval().requires_grad_(False)
+    return text_encoder
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -335,7 +336,7 @@ def _load_tokenizer(folder: Path) -> Any:
         raise CheckpointError(f"{folder}: missing folder; the checkpoint is incomplete")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # The tokenizer libraries raise their own kinds, down to plain Exception.
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{folder}: the tokenizer cannot be loaded ({line})") from None

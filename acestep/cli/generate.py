@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep import checkpoints
-from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries
+from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries, say
 from acestep.cli.console import result as print_result
-from acestep.cli.console import say
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
-    from acestep.handler import AceStepHandler, Generation
+    from acestep.generation import Generation
+    from acestep.handler import AceStepHandler
 
 OFFLOAD_CHOICES = ("none", "dit", "all")
 DEMO_NOTICE = (

@@ -194,18 +194,78 @@ def make_tokenizer(vocabulary: int) -> Any:
 
 def _corpus() -> list[str]:
     """Sentences in the prompt's format over the words that captions are made of."""
-    instruments = (
-        "piano guitar bass drums violin cello flute trumpet saxophone organ synth strings "
-        "harp choir banjo mandolin marimba bells kalimba pad lead clarinet accordion"
-    ).split()
-    moods = (
-        "warm dark bright calm sad happy dreamy energetic gentle aggressive nostalgic "
-        "romantic epic mellow playful mysterious uplifting melancholic tense peaceful"
-    ).split()
-    genres = (
-        "lo-fi jazz rock pop folk blues funk soul ambient techno house classical metal "
-        "reggae country disco waltz samba bossa hip-hop orchestral cinematic electronic"
-    ).split()
+    instruments = [
+        "piano",
+        "guitar",
+        "bass",
+        "drums",
+        "violin",
+        "cello",
+        "flute",
+        "trumpet",
+        "saxophone",
+        "organ",
+        "synth",
+        "strings",
+        "harp",
+        "choir",
+        "banjo",
+        "mandolin",
+        "marimba",
+        "bells",
+        "kalimba",
+        "pad",
+        "lead",
+        "clarinet",
+        "accordion",
+    ]
+    moods = [
+        "warm",
+        "dark",
+        "bright",
+        "calm",
+        "sad",
+        "happy",
+        "dreamy",
+        "energetic",
+        "gentle",
+        "aggressive",
+        "nostalgic",
+        "romantic",
+        "epic",
+        "mellow",
+        "playful",
+        "mysterious",
+        "uplifting",
+        "melancholic",
+        "tense",
+        "peaceful",
+    ]
+    genres = [
+        "lo-fi",
+        "jazz",
+        "rock",
+        "pop",
+        "folk",
+        "blues",
+        "funk",
+        "soul",
+        "ambient",
+        "techno",
+        "house",
+        "classical",
+        "metal",
+        "reggae",
+        "country",
+        "disco",
+        "waltz",
+        "samba",
+        "bossa",
+        "hip-hop",
+        "orchestral",
+        "cinematic",
+        "electronic",
+    ]
     lines = [
         f"# Instruction\nFill the audio semantic mask based on the given conditions:\n\n"
         f"# Caption\n{mood} {genre} with {instrument}, a slow song in the rain at night\n\n"
@@ -233,7 +293,7 @@ def _corpus() -> list[str]:
     return lines + instruments + moods + genres
 
 
-def _set_silence(condition_encoder: torch.nn.Module, vae: Any) -> None:
+def _set_silence(condition_encoder: Any, vae: Any) -> None:
     """Store what the VAE makes of silence; away from the ends it is one constant frame."""
     with torch.no_grad():
         posterior = vae.encode(torch.zeros(1, 2, 48000)).latent_dist
