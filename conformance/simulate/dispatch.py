@@ -1,0 +1,285 @@
+"""Runs every operator on simulated tensors with the CPU's kernels, as MPS would have allowed it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conformance.simulate import gaps, limits
+from conformance.simulate.device import DEVICE, HOST, Machine
+from conformance.simulate.memory import Ledger, is_backend
+from conformance.simulate.operators import Operator, Support, describe
+from conformance.simulate.randomness import RandomState, on_device
+from conformance.simulate.record import Recorder
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+_MOVES = frozenset({"aten::copy_", "aten::_to_copy", "aten::_copy_from", "aten::set_"})
+_INDEXED = frozenset(
+    {"aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}
+    | {"aten::_unsafe_index", "aten::_unsafe_index_put"}
+)
+_HOST_OPERANDS = frozenset({"aten::_pack_padded_sequence", "aten::_pad_packed_sequence"})
+_WAITS = {
+    "aten::_local_scalar_dense": "reads one element",
+    "aten::equal": "reads one element",
+    "aten::nonzero": "waits for the size of the result",
+    "aten::masked_select": "waits for the size of the result",
+    "aten::_unique2": "waits for the size of the result",
+    "aten::unique_dim": "waits for the size of the result",
+    "aten::unique_consecutive": "waits for the size of the result",
+    "aten::bincount": "waits for the size of the result",
+}
+_IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
+_RESIZES = frozenset({"aten::resize_", "aten::resize_as_", "aten::set_"})
+
+
+class Thread(threading.local):
+    """What the function mode tells the dispatch mode about the call under way on this thread."""
+
+    target: torch.device | None = None
+    call: tuple[Args, Kwargs] | None = None
+
+
+class Core:
+    """The state that both modes of one simulation share."""
+
+    def __init__(self, machine: Machine, recorder: Recorder) -> None:
+        self.machine = machine
+        self.recorder = recorder
+        self.ledger = Ledger(machine)
+        self.random = RandomState()
+        self.thread = Thread()
+
+    def wanted(self) -> torch.device:
+        """Where a tensor made by the call under way belongs: its stated device or its operands'."""
+        thread = self.thread
+        if thread.target is not None:
+            return thread.target
+        if thread.call is not None and any(
+            self.ledger.holds(tensor) for tensor in tensors_in(*thread.call)
+        ):
+            return DEVICE
+        return HOST
+
+
+def tensors_in(args: Sequence[Any], kwargs: Kwargs) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, also inside lists and tuples."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (item for item in value if isinstance(item, torch.Tensor))
+
+
+class DeviceMode(TorchDispatchMode):
+    """Sees each operator after autograd, checks it against MPS's limits and runs it on the CPU."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__()
+        self.core = core
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:
+        with torch._C.DisableTorchFunction():
+            return self._dispatch(func, args, kwargs or {})
+
+    def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        holds = self.core.ledger.holds
+        found = list(tensors_in(args, kwargs))
+        ours = [tensor for tensor in found if holds(tensor)]
+        if ours:
+            return self._on_device(func, args, kwargs, found, ours)
+        device = kwargs.get("device")
+        if is_backend(device) or (
+            not found and (device is None or device == HOST) and self.core.wanted() == DEVICE
+        ):
+            return self._created(func, args, kwargs, found)
+        if found and self.core.thread.target == DEVICE and describe(func).takes_device:
+            return self._created(func, args, kwargs, found)
+        generator = _generator(args, kwargs)
+        if generator is not None and on_device(generator):
+            raise limits.GENERATOR.error(expected="cpu", found=DEVICE.type)
+        return func(*args, **kwargs)
+
+    def _created(self, func: Any, args: Args, kwargs: Kwargs, found: list[torch.Tensor]) -> Any:
+        """Makes a tensor on the device, from nothing or from host tensors."""
+        core = self.core
+        operator = describe(func)
+        if not operator.takes_device and not found and operator.base != "aten::lift_fresh":
+            return func(*args, **kwargs)
+        dtype = kwargs.get("dtype")
+        if dtype is not None:
+            limits.check_dtype(dtype, core.machine)
+        if found:
+            core.recorder.transfer("to device", operator.base, _nbytes(found))
+        kwargs = {**kwargs, "device": HOST} if "device" in kwargs else kwargs
+        if operator.base == "aten::empty":
+            core.ledger.reserve(_planned(args[0], dtype))
+        if kwargs.get("pin_memory"):
+            kwargs = {**kwargs, "pin_memory": False}
+        core.recorder.ran(operator)
+        return self._run(func, operator, args, kwargs, [])
+
+    def _on_device(
+        self,
+        func: Any,
+        args: Args,
+        kwargs: Kwargs,
+        found: list[torch.Tensor],
+        ours: list[torch.Tensor],
+    ) -> Any:
+        core = self.core
+        operator = describe(func)
+        target = core.thread.target if operator.takes_device else None
+        if len(ours) < len(found):
+            self._check_devices(operator, args, kwargs, found)
+        if operator.base in _MOVES:
+            if target == HOST or not core.ledger.holds(found[0]):
+                core.recorder.transfer("to host", operator.base, _nbytes(found[-1:]))
+            elif len(ours) < len(found):
+                core.recorder.transfer("to device", operator.base, _nbytes(found[-1:]))
+        elif operator.base in _WAITS:
+            core.recorder.transfer("to host", operator.base, 0, _WAITS[operator.base])
+        elif operator.base in _INDEXED and any(t.dtype is torch.bool for t in found[1:]):
+            core.recorder.transfer("to host", operator.base, 0, "boolean mask: waits for a size")
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": HOST}
+        if target == HOST:
+            return func(*args, **kwargs)
+        self._check(operator, args, kwargs, ours)
+        hosts = [tensor for tensor in found if not core.ledger.holds(tensor)]
+        return self._run(func, operator, args, kwargs, hosts)
+
+    def _check(
+        self, operator: Operator, args: Args, kwargs: Kwargs, ours: list[torch.Tensor]
+    ) -> None:
+        """Raises what MPS would raise for this operator; otherwise records it."""
+        core = self.core
+        layout = ours[0].layout
+        support, error = operator.support, limits.MISSING
+        if layout is not torch.strided:
+            coo = layout is torch.sparse_coo
+            support, error = (
+                (operator.sparse if coo else operator.sparse_csr),
+                limits.MISSING_SPARSE,
+            )
+        if support is Support.MISSING and not core.machine.falls_back:
+            raise error.error(
+                operator=operator.name,
+                commit=torch.version.git_version,
+                key="SparseMPS" if layout is torch.sparse_coo else "SparseCsrMPS",
+            )
+        if support in (Support.MISSING, Support.HOST):
+            core.recorder.fallback(operator)
+        elif operator.base in limits.CHECKS:
+            limits.CHECKS[operator.base](args, core.machine)
+        if support is Support.KERNEL:
+            limits.check_sizes(operator.base, ours)
+            gaps.check(operator.base, ours)
+        dtype = kwargs.get("dtype")
+        if dtype is not None:
+            limits.check_dtype(dtype, core.machine)
+        core.recorder.ran(operator)
+
+    def _check_devices(
+        self, operator: Operator, args: Args, kwargs: Kwargs, found: list[torch.Tensor]
+    ) -> None:
+        """Raises RuntimeError for operands on two devices, except where MPS lets them mix."""
+        core = self.core
+        if operator.base in _MOVES or operator.base in _HOST_OPERANDS:
+            return
+        if torch._C._current_graph_task_id() != -1 and core.thread.call is None:
+            # Derivative formulas make zeros whose device C++ reads as the CPU's.
+            return
+        values = [*zip(operator.arguments, args, strict=False), *kwargs.items()]
+        tensors: list[tuple[str, bool]] = []
+        stray = False
+        for index, (name, value) in enumerate(values):
+            if name == "indices" and operator.base in _INDEXED:
+                continue
+            for tensor in tensors_in((value,), {}):
+                on_device = core.ledger.holds(tensor)
+                tensors.append((name, on_device))
+                exempt = tensor.dim() == 0 and index not in operator.written
+                stray = stray or not (on_device or exempt or tensor.device != HOST)
+        if stray:
+            raise limits.mixed(operator.name, tensors, not core.ledger.holds(found[0]))
+
+    def _run(
+        self, func: Any, operator: Operator, args: Args, kwargs: Kwargs, hosts: list[torch.Tensor]
+    ) -> Any:
+        core = self.core
+        out = self._random(func, operator, args, kwargs) if operator.random else None
+        if out is None:
+            out = self._compute(func, operator, args, kwargs)
+        written = {
+            torch._C._storage_id(tensor) for tensor in hosts if tensor.layout is torch.strided
+        }
+        for tensor in tensors_in((out,), {}):
+            if not core.ledger.holds(tensor):
+                if tensor.layout is torch.strided and torch._C._storage_id(tensor) in written:
+                    continue
+                core.ledger.mark(tensor)
+        if operator.base in _RESIZES and core.ledger.holds(args[0]):
+            core.ledger.resized(args[0])
+        return out
+
+    def _compute(self, func: Any, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
+        """Runs the kernel; a composite both backends share is run part by part, once per shape.
+
+        The parts are operators of their own, which MPS may lack.
+        """
+        key = operator.reenter
+        if key is None:
+            return func(*args, **kwargs)
+        signature = tuple((t.dtype, t.dim()) for t in tensors_in(args, kwargs))
+        if signature in operator.seen:
+            return func(*args, **kwargs)
+        thread = self.core.thread
+        before, thread.target = thread.target, DEVICE
+        # Entered before it is proven: some composites, such as detach, dispatch to themselves.
+        operator.seen.add(signature)
+        proven = False
+        try:
+            with self:
+                out = func._op_dk(key, *args, **kwargs)
+            proven = key is not _IMPLICIT
+        finally:
+            thread.target = before
+            if not proven:
+                operator.seen.discard(signature)
+        return out
+
+    def _random(self, func: Any, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
+        """Draws from the device's own stream, which differs from the CPU's."""
+        generator = _generator(args, kwargs)
+        if generator is not None and not on_device(generator):
+            raise limits.GENERATOR.error(expected=DEVICE.type, found=generator.device.type)
+        if generator is not None:
+            return self._compute(func, operator, args, kwargs)
+        with self.core.random.as_default():
+            return self._compute(func, operator, args, kwargs)
+
+
+def _generator(args: Args, kwargs: Kwargs) -> torch._C.Generator | None:
+    values = (*args, *kwargs.values())
+    return next((value for value in values if isinstance(value, torch._C.Generator)), None)
+
+
+def _nbytes(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _planned(shape: Sequence[int], dtype: torch.dtype | None) -> int:
+    """Bytes that an empty tensor of this shape will take."""
+    total = (dtype or torch.get_default_dtype()).itemsize
+    for size in shape:
+        total *= size
+    return total

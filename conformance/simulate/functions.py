@@ -1,0 +1,248 @@
+"""Answers the calls that C++ would settle before dispatch: placement, conversion, construction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _device as torch_default
+
+from conformance.simulate import autocast, limits
+from conformance.simulate.device import BACKEND, DEVICE, HOST
+from conformance.simulate.dispatch import Args, Core, Kwargs
+from conformance.simulate.transfer import move
+
+Handler = Callable[[Core, Any, Args, Kwargs], Any]
+
+HANDLERS: dict[Any, Handler] = {}
+
+
+def handles(*functions: Any) -> Callable[[Handler], Handler]:
+    """Registers a handler for torch functions."""
+
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(functions, handler))
+        return handler
+
+    return register
+
+
+def placed(device: Any) -> torch.device:
+    """The device that an argument names, the simulated one always with its index.
+
+    Raises RuntimeError, in torch's words, for an index no Mac has.
+    """
+    made = device if isinstance(device, torch.device) else torch.device(device)
+    if made.type != BACKEND:
+        return made
+    if made.index not in (None, 0):
+        raise RuntimeError(f"MPS device index must be 0, but got {made.index}")
+    return DEVICE
+
+
+def default_device() -> torch.device:
+    """Where constructors put tensors when no device is stated.
+
+    torch.get_default_device makes a tensor to find out, which would lead back here.
+    """
+    current = torch_default.CURRENT_DEVICE
+    return HOST if current is None else placed(current)
+
+
+class FunctionMode(TorchFunctionMode):
+    """Sees each call of torch's Python API before torch does."""
+
+    def __init__(self, core: Core) -> None:
+        super().__init__()
+        self.core = core
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        handler = HANDLERS.get(func)
+        if handler is not None:
+            return handler(self.core, func, args, kwargs)
+        return call(self.core, func, args, kwargs)
+
+
+def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Runs `func`, noting for the dispatch mode where tensors it makes belong."""
+    device = kwargs.get("device")
+    target = None
+    if device is not None:
+        target = placed(device)
+    elif func in _CONSTRUCTORS and default_device() == DEVICE:
+        target = DEVICE
+    if target == DEVICE:
+        kwargs = {**kwargs, "device": HOST}
+    elif target is not None and target != HOST:
+        return func(*args, **kwargs)
+    thread = core.thread
+    before = thread.target, thread.call
+    thread.target, thread.call = target, (args, kwargs)
+    try:
+        if autocast.active():
+            return autocast.run(core, func, args, kwargs)
+        return func(*args, **kwargs)
+    finally:
+        thread.target, thread.call = before
+
+
+_CONSTRUCTORS = frozenset(torch_default._device_constructors())
+_Tensor = torch.Tensor
+
+
+@handles(_Tensor.to)
+def _to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    tensor, *rest = args
+    options = dict(kwargs)
+    device, dtype = options.pop("device", None), options.pop("dtype", None)
+    other = options.pop("other", None)
+    if rest and isinstance(rest[0], _Tensor):
+        other = rest.pop(0)
+    if other is not None:
+        device, dtype = other.device, other.dtype
+    elif rest and isinstance(rest[0], (torch.device, str, int)):
+        device = rest.pop(0)
+    if rest and isinstance(rest[0], torch.dtype):
+        dtype = rest.pop(0)
+    options.update(zip(("non_blocking", "copy"), rest, strict=False))
+    if device is None:
+        return call(core, func, args, kwargs)
+    there = placed(device)
+    here = DEVICE if core.ledger.holds(tensor) else tensor.device
+    if there == here:
+        stay = {"dtype": dtype or tensor.dtype, **options}
+        return call(core, func, (tensor,), stay)
+    if {here, there} != {HOST, DEVICE}:
+        return call(core, func, args, kwargs)
+    return move(core, tensor, there, dtype, options.get("memory_format"))
+
+
+@handles(_Tensor.cpu)
+def _cpu(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    if core.ledger.holds(args[0]):
+        return move(core, args[0], HOST, None, kwargs.get("memory_format"))
+    return call(core, func, args, kwargs)
+
+
+@handles(_Tensor.type)
+def _type(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    tensor = args[0]
+    wanted = kwargs.get("dtype", args[1] if len(args) > 1 else None)
+    ours = core.ledger.holds(tensor)
+    if wanted is None:
+        name = str(func(tensor))
+        return name.replace("torch.", f"torch.{BACKEND}.", 1) if ours else name
+    if isinstance(wanted, torch.dtype):
+        return call(core, func, (tensor, wanted), {})
+    name = wanted if isinstance(wanted, str) else f"{wanted.__module__}.{wanted.__name__}"
+    prefix = f"torch.{BACKEND}."
+    host_name = name.replace(prefix, "torch.", 1)
+    there = DEVICE if name.startswith(prefix) else HOST
+    dtype = getattr(torch, host_name.rpartition(".")[2]).dtype
+    return move(core, tensor, there, dtype)
+
+
+@handles(_Tensor.numpy)
+def _numpy(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    if not core.ledger.holds(args[0]):
+        return func(*args, **kwargs)
+    if kwargs.get("force"):
+        return func(move(core, args[0].detach(), HOST), force=True)
+    raise limits.NUMPY.error()
+
+
+@handles(_Tensor.__array__)
+def _array(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    if core.ledger.holds(args[0]):
+        raise limits.NUMPY.error()
+    return func(*args, **kwargs)
+
+
+@handles(_Tensor.tolist)
+def _tolist(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    tensor = args[0]
+    if core.ledger.holds(tensor):
+        nbytes = tensor.numel() * tensor.element_size()
+        core.recorder.transfer("to host", "Tensor.tolist", nbytes)
+    return func(*args, **kwargs)
+
+
+@handles(_Tensor.__dlpack__)
+def _dlpack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    if core.ledger.holds(args[0]):
+        raise limits.DLPACK.error()
+    return func(*args, **kwargs)
+
+
+@handles(torch.from_dlpack)
+def _from_dlpack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    source = args[0]
+    if isinstance(source, _Tensor) and core.ledger.holds(source):
+        device = kwargs.get("device")
+        alias = source.detach()
+        return alias if device is None else move(core, alias, placed(device))
+    return func(*args, **kwargs)
+
+
+@handles(_Tensor.pin_memory)
+def _pin_memory(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    raise (limits.PINNING if core.ledger.holds(args[0]) else limits.PINNING_HOST).error()
+
+
+@handles(_Tensor.share_memory_)
+def _share_memory(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    if core.ledger.holds(args[0]):
+        raise limits.SHARING.error()
+    return func(*args, **kwargs)
+
+
+@handles(_Tensor.get_device, torch.get_device)
+def _get_device(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    return DEVICE.index if core.ledger.holds(args[0]) else func(*args, **kwargs)
+
+
+@handles(torch.tensor, _Tensor.new_tensor)
+def _tensor(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    device = kwargs.get("device")
+    if device is not None:
+        there = placed(device)
+    elif func is _Tensor.new_tensor:
+        there = args[0].device
+    else:
+        data = args[0] if args else kwargs.get("data")
+        there = data.device if isinstance(data, _Tensor) else default_device()
+    if there.type not in (BACKEND, HOST.type):
+        return func(*args, **kwargs)
+    options = {**kwargs, "device": HOST}
+    data = args[-1] if args else kwargs.get("data")
+    thread = core.thread
+    before, thread.target = thread.target, HOST
+    try:
+        made = func(*args, **options)
+        if isinstance(data, _Tensor) and torch._C._is_alias_of(made, data):
+            made = made.clone()
+    finally:
+        thread.target = before
+    if there == DEVICE:
+        core.recorder.transfer("to device", "torch.tensor", made.numel() * made.element_size())
+        core.ledger.mark(made)
+    return made
+
+
+@handles(torch.as_tensor, torch.asarray)
+def _as_tensor(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    options = dict(kwargs)
+    device = options.pop("device", None)
+    data = args[0] if args else None
+    if device is None and not isinstance(data, _Tensor):
+        device = default_device()
+    if device is None or placed(device).type not in (BACKEND, HOST.type):
+        return call(core, func, args, kwargs)
+    ours = isinstance(data, _Tensor) and core.ledger.holds(data)
+    made = call(core, func, args, options if ours else {**options, "device": HOST})
+    return move(core, made, placed(device))

@@ -1,0 +1,99 @@
+"""Element types that MPS kernels lack, read from the lists PyTorch tests its own kernels by."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+import torch
+
+from conformance.simulate import limits
+
+_LIST = "UNIMPLEMENTED_XFAILLIST"
+
+OPERATORS: dict[str, tuple[str, ...]] = {
+    "median": ("aten::median",),
+    "nanmedian": ("aten::nanmedian",),
+    "native_batch_norm": ("aten::native_batch_norm", "aten::_native_batch_norm_legit"),
+    "nn.functional.avg_pool2d": ("aten::avg_pool2d",),
+    "nn.functional.avg_pool3d": ("aten::avg_pool3d",),
+    "nn.functional.glu": ("aten::glu",),
+    "nn.functional.huber_loss": ("aten::huber_loss",),
+    "nn.functional.adaptive_max_pool2d": ("aten::adaptive_max_pool2d",),
+    "nn.functional.interpolatebicubic": ("aten::upsample_bicubic2d",),
+    "_upsample_bilinear2d_aa": ("aten::_upsample_bilinear2d_aa",),
+    "_upsample_bicubic2d_aa": ("aten::_upsample_bicubic2d_aa",),
+    "nn.functional.logsigmoid": ("aten::log_sigmoid_forward",),
+    "max_pool2d_with_indices_backward": ("aten::max_pool2d_with_indices_backward",),
+    "nn.functional.max_pool1d": ("aten::max_pool1d_with_indices",),
+    "nn.functional.max_pool2d": ("aten::max_pool2d_with_indices",),
+    "nn.functional.max_pool3d": ("aten::max_pool3d_with_indices",),
+    "nn.functional.max_unpool2d": ("aten::max_unpool2d",),
+    "nn.functional.max_unpool3d": ("aten::max_unpool3d",),
+    "nn.functional.mish": ("aten::mish",),
+    "nn.functional.nll_loss": ("aten::nll_loss_forward",),
+    "nn.functional.padreplicate_negative": (
+        "aten::replication_pad1d",
+        "aten::replication_pad2d",
+        "aten::replication_pad3d",
+    ),
+    "nn.functional.relu": ("aten::relu",),
+    "nn.functional.silu": ("aten::silu",),
+    "nn.functional.softplus": ("aten::softplus",),
+    "bincount": (),
+}
+"""Names in PyTorch's list to the aten operators whose kernels they speak of.
+
+Only operators that MPS serves with a kernel of its own; the others are refused as missing.
+"""
+
+
+def lists_from(source: str) -> dict[str, frozenset[torch.dtype] | None]:
+    """The list in the text of a `common_mps.py`: name to element types, None for all of them.
+
+    Raises ValueError where the text holds no such list, as a future torch might.
+    """
+    for node in ast.walk(ast.parse(source)):
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id == _LIST and isinstance(node.value, ast.Dict):
+            return {
+                key.value: _dtypes(value)
+                for key, value in zip(node.value.keys, node.value.values, strict=True)
+                if isinstance(key, ast.Constant) and isinstance(key.value, str)
+            }
+    raise ValueError(f"no {_LIST} in this text; expected torch/testing/_internal/common_mps.py")
+
+
+def _dtypes(node: ast.expr) -> frozenset[torch.dtype] | None:
+    if not isinstance(node, ast.List):
+        return None
+    names = (entry.attr for entry in node.elts if isinstance(entry, ast.Attribute))
+    return frozenset(getattr(torch, name) for name in names)
+
+
+def installed_source() -> str:
+    """The text of the installed torch's `common_mps.py`."""
+    path = Path(torch.__file__).parent / "testing" / "_internal" / "common_mps.py"
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def installed() -> dict[str, frozenset[torch.dtype]]:
+    """Operator to the element types its MPS kernel lacks, for the installed torch."""
+    table = lists_from(installed_source())
+    gaps: dict[str, frozenset[torch.dtype]] = {}
+    for name, operators in OPERATORS.items():
+        dtypes = table.get(name)
+        for operator in operators if dtypes else ():
+            assert dtypes is not None
+            gaps[operator] = gaps.get(operator, frozenset()) | dtypes
+    return gaps
+
+
+def check(operator: str, tensors: list[torch.Tensor]) -> None:
+    """Raises RuntimeError where `operator` has no MPS kernel for its first operand's dtype."""
+    missing = installed().get(operator)
+    if missing is not None and tensors[0].dtype in missing:
+        dtype = str(tensors[0].dtype).removeprefix("torch.")
+        raise limits.DTYPE_GAP.error(operator=operator.removeprefix("aten::"), dtype=dtype)

@@ -1,0 +1,158 @@
+"""Which storages lie on the simulated device, and how much memory they take."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from conformance.simulate import limits
+from conformance.simulate.device import BACKEND, HOST, Machine
+
+_storage_id = torch._C._storage_id
+_GRANULE = 256
+"""Bytes to which the driver rounds a buffer up (Metal's buffer alignment)."""
+
+
+@dataclass
+class _Block:
+    nbytes: int
+    alive: weakref.ref[torch.UntypedStorage]
+
+
+def _rounded(nbytes: int) -> int:
+    return -(-nbytes // _GRANULE) * _GRANULE
+
+
+class Ledger:
+    """The storages marked as lying on the device, by address, with their sizes in bytes.
+
+    A tensor is on the simulated device exactly when its storage is marked here. Storages leave
+    by themselves when torch frees them.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.blocks: dict[int, _Block] = {}
+        self.allocated = 0
+        self.peak = 0
+        self.driver = 0
+        self.driver_peak = 0
+        self.fraction = 1.0
+        self._kept: Counter[int] = Counter()
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether `tensor`, of any layout or functorch wrapper, lies on the device."""
+        try:
+            return _storage_id(tensor) in self.blocks
+        except (RuntimeError, NotImplementedError):
+            return any(_storage_id(part) in self.blocks for part in _parts(tensor))
+
+    def holds_storage(self, storage: torch.UntypedStorage) -> bool:
+        """Whether this storage lies on the device."""
+        return storage._cdata in self.blocks
+
+    def mark(self, tensor: torch.Tensor) -> None:
+        """Puts the storages behind a fresh tensor on the device.
+
+        Raises TypeError for a dtype that the device lacks, RuntimeError when memory is full.
+        """
+        if tensor.device != HOST:
+            return
+        limits.check_dtype(tensor.dtype, self.machine)
+        limits.check_layout(tensor, self.machine)
+        for part in _parts(tensor):
+            self.mark_storage(part.untyped_storage())
+
+    def mark_storage(self, storage: torch.UntypedStorage) -> None:
+        """Puts one storage on the device; nothing happens if it is there already."""
+        key = storage._cdata
+        if key in self.blocks:
+            return
+        nbytes = storage.nbytes()
+        self.reserve(nbytes)
+
+        def freed(_: object) -> None:
+            self._release(key)
+
+        self.blocks[key] = _Block(nbytes, weakref.ref(storage, freed))
+        self._grow(nbytes)
+
+    def reserve(self, nbytes: int) -> None:
+        """Raises RuntimeError, in the allocator's words, where `nbytes` more would not fit."""
+        allowed = self.machine.allowed_bytes
+        if allowed is None:
+            return
+        allowed = int(allowed * self.fraction)
+        if self.driver + nbytes <= allowed or self._kept[_rounded(nbytes)]:
+            return
+        if self._kept:
+            self.empty_cache()
+        if self.driver + nbytes > allowed:
+            raise limits.out_of_memory(self.allocated, self.driver, allowed, nbytes)
+
+    def resized(self, tensor: torch.Tensor) -> None:
+        """Accounts for a storage that changed its size in place."""
+        storage = tensor.untyped_storage()
+        block = self.blocks[storage._cdata]
+        change = storage.nbytes() - block.nbytes
+        if change > 0:
+            self.reserve(change)
+        block.nbytes += change
+        self._grow(change)
+
+    def empty_cache(self) -> None:
+        """Gives the freed blocks that the driver still holds back to the system."""
+        self.driver -= sum(size * count for size, count in self._kept.items())
+        self._kept.clear()
+
+    def reset_peak(self) -> None:
+        """Makes the present use the peak."""
+        self.peak = self.allocated
+        self.driver_peak = self.driver
+
+    def _grow(self, nbytes: int) -> None:
+        self.allocated += nbytes
+        size = _rounded(nbytes)
+        if self._kept[size]:
+            self._kept[size] -= 1
+        else:
+            self.driver += size
+        self._kept += Counter()
+        self.peak = max(self.peak, self.allocated)
+        self.driver_peak = max(self.driver_peak, self.driver)
+
+    def _release(self, key: int) -> None:
+        block = self.blocks.pop(key, None)
+        if block is None:
+            return
+        self.allocated -= block.nbytes
+        size = _rounded(block.nbytes)
+        if self.machine.ratchet:
+            self._kept[size] += 1
+        else:
+            self.driver -= size
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The dense tensors whose storages make up `tensor`."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    if tensor.layout is torch.sparse_coo:
+        yield tensor._indices()
+        yield tensor._values()
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        yield from (tensor.crow_indices(), tensor.col_indices(), tensor.values())
+    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        yield from (tensor.ccol_indices(), tensor.row_indices(), tensor.values())
+    elif torch._C._has_storage(tensor):
+        yield tensor
+
+
+def is_backend(device: torch.device | None) -> bool:
+    """Whether a device names the simulated backend."""
+    return device is not None and device.type == BACKEND

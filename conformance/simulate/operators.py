@@ -1,0 +1,167 @@
+"""What MPS implements, read from the installed PyTorch's own dispatch tables."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ALWAYS_ON_HOST = frozenset(
+    {"embedding_renorm_", "_linalg_svd", "col2im", "upsample_nearest3d", "linalg_svd"}
+)
+"""Registered to fall back even without PYTORCH_ENABLE_MPS_FALLBACK.
+
+From pytorch/pytorch aten/src/ATen/mps/MPSFallback.mm; a kernel of the installed torch wins.
+"""
+
+STAND_INS = {
+    "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_attention_math_for_mps",
+    "_scaled_dot_product_flash_attention_for_cpu_backward": "_scaled_dot_product_attention_math",
+    "mkldnn_rnn_layer": "_lstm_mps",
+    "mkldnn_rnn_layer_backward": "lstm_mps_backward",
+    "_weight_int4pack_mm_for_cpu": "_weight_int4pack_mm",
+    "_convert_weight_to_int4pack_for_cpu": "_convert_weight_to_int4pack",
+}
+"""Kernels a composite picks on the CPU, each with what the same composite picks on MPS."""
+
+_SHARED_WITH_CPU = frozenset({"narrow_copy", "native_channel_shuffle", "_stack", "linalg__powsum"})
+"""Composites that the CPU overrides with a kernel of its own; MPS runs the composite."""
+
+
+class Support(enum.Enum):
+    """How MPS runs an operator."""
+
+    KERNEL = "kernel"
+    COMPOSITE = "composite"
+    HOST = "falls back always"
+    MISSING = "missing"
+
+
+@dataclass
+class Operator:
+    """What is known about one overload."""
+
+    name: str
+    support: Support
+    sparse: Support
+    sparse_csr: Support
+    random: bool
+    takes_device: bool
+    arguments: tuple[str, ...]
+    written: frozenset[int]
+    reenter: Any = None
+    seen: set[object] = field(default_factory=set)
+
+    @property
+    def base(self) -> str:
+        """The name without its overload, as in `aten::add`."""
+        return self.name.split(".")[0]
+
+
+@functools.cache
+def _tables() -> dict[str, dict[str, bool]]:
+    """Operator name (with overload) to the dispatch keys that serve it."""
+    # The parser is slow to import and is needed only once an operator runs on the device.
+    import torchgen
+    from torchgen.gen import parse_native_yaml
+    from torchgen.model import DispatchKey
+
+    folder = Path(torchgen.__file__).parent / "packaged/ATen/native"
+    parsed = parse_native_yaml(str(folder / "native_functions.yaml"), str(folder / "tags.yaml"))
+    dense = parsed.backend_indices[DispatchKey.MPS]
+    coo = parsed.backend_indices[DispatchKey.SparseMPS]
+    csr = parsed.backend_indices[DispatchKey.SparseCsrMPS]
+    by_name = {str(function.func.name): function for function in parsed.native_functions}
+    tables = {}
+    for name, function in by_name.items():
+        delegate = function.structured_delegate
+        served = by_name[str(delegate)] if delegate is not None else function
+        tables[name] = {
+            "dense": dense.has_kernel(served),
+            "coo": coo.has_kernel(served),
+            "csr": csr.has_kernel(served),
+            "composite": function.has_composite_explicit_autograd_kernel
+            or function.has_composite_implicit_autograd_kernel
+            or function.has_composite_explicit_autograd_non_functional_kernel,
+        }
+    return tables
+
+
+def _support(name: str, key: str) -> Support:
+    plain = name.removeprefix("aten::").removesuffix(".default")
+    base, _, overload = plain.partition(".")
+    tables = _tables()
+    entry = tables.get(plain)
+    stand_in = STAND_INS.get(base)
+    if stand_in is not None and stand_in in tables:
+        entry = tables[stand_in]
+    if entry is None:
+        # Variants generated from another overload; out= ones are composites over it.
+        family = [row for other, row in tables.items() if other.split(".")[0] == base]
+        entry = {k: any(row[k] for row in family) for k in ("dense", "coo", "csr", "composite")}
+    if entry[key]:
+        return Support.KERNEL
+    if base in ALWAYS_ON_HOST:
+        return Support.HOST
+    return Support.COMPOSITE if entry["composite"] else Support.MISSING
+
+
+def _live_support(name: str) -> Support:
+    """For operators outside aten: what is registered in this process.
+
+    Operators with only CPU or CUDA kernels are missing on MPS, as they would be on a Mac.
+    """
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    bare = name.removesuffix(".default")
+    keys = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
+    if has(bare, "MPS"):
+        return Support.KERNEL
+    if any(has(bare, key) for key in keys):
+        return Support.COMPOSITE
+    return Support.MISSING
+
+
+_COMPOSITE_KEYS = (
+    torch._C.DispatchKey.CompositeExplicitAutograd,
+    torch._C.DispatchKey.CompositeExplicitAutogradNonFunctional,
+)
+
+
+def _reentry(func: Any, name: str) -> Any:
+    """The composite kernel both backends share, to be run part by part; None if there is none."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    bare = name.removesuffix(".default")
+    if has(bare, "CompositeImplicitAutograd"):
+        return torch._C.DispatchKey.CompositeImplicitAutograd
+    if has(bare, "CPU") or name.split(".")[0].removeprefix("aten::") in _SHARED_WITH_CPU:
+        return None
+    return next((key for key in _COMPOSITE_KEYS if has(bare, key.name)), None)
+
+
+@functools.cache
+def describe(func: Any) -> Operator:
+    """What is known about `func`, an OpOverload."""
+    schema = func._schema
+    name = schema.name + (f".{schema.overload_name}" if schema.overload_name else "")
+    in_aten = name.startswith("aten::")
+    support = _support(name, "dense") if in_aten else _live_support(name)
+    arguments = schema.arguments
+    return Operator(
+        name=name,
+        support=support,
+        sparse=_support(name, "coo") if in_aten else support,
+        sparse_csr=_support(name, "csr") if in_aten else support,
+        random=torch.Tag.nondeterministic_seeded in func.tags,
+        takes_device=any(argument.name == "device" for argument in arguments),
+        arguments=tuple(argument.name for argument in arguments),
+        written=frozenset(
+            index
+            for index, argument in enumerate(arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ),
+        reenter=_reentry(func, name) if support is not Support.MISSING else None,
+    )

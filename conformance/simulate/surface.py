@@ -1,0 +1,242 @@
+"""Makes torch's public surface say what it says on a Mac: backends, accelerator, storage, CUDA."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import sys
+import time
+from collections import OrderedDict
+from typing import Any
+
+import torch
+
+from conformance.simulate import limits
+from conformance.simulate.device import BACKEND, DEVICE, REPORTED_NAME
+from conformance.simulate.dispatch import Core
+from conformance.simulate.patching import Patches
+from conformance.simulate.randomness import Generator
+from conformance.simulate.streams import DeviceStream, Event, Stream
+
+_CACHED_MODULES = (
+    "torch.backends.mps",
+    "transformers.utils.import_utils",
+    "transformers.utils.generic",
+    "accelerate.utils.imports",
+    "accelerate.utils.environment",
+    "diffusers.utils.import_utils",
+    "diffusers.utils.torch_utils",
+)
+_CUDA_ABSENT = "Torch not compiled with CUDA enabled"
+
+
+def forget_answers() -> None:
+    """Clears what torch and the libraries above it remember about the devices present."""
+    for name in _CACHED_MODULES:
+        for value in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
+            # Lazy modules hold names whose lookup imports; only what is loaded is touched.
+            if isinstance(value, functools._lru_cache_wrapper):
+                value.cache_clear()
+
+
+def install(patches: Patches, core: Core) -> None:
+    """Replaces the attributes; `patches.undo` puts them back."""
+    _backend(patches, core)
+    _memory(patches, core)
+    _accelerator(patches, core)
+    _tensors(patches, core)
+    _storages(patches, core)
+    _cuda(patches)
+    patches.set(torch, "Generator", Generator)
+    patches.set(torch, "Event", Event)
+    patches.set(torch, "Stream", Stream)
+
+
+def _backend(patches: Patches, core: Core) -> None:
+    machine, c = core.machine, torch._C
+    owner = os.getpid()
+    patches.set(c, "_has_mps", True)
+    patches.set(c, "_mps_is_available", lambda: True)
+    patches.set(c, "_mps_is_in_bad_fork", lambda: os.getpid() != owner)
+    patches.set(c, "_mps_is_on_macos_or_newer", machine.at_least)
+    patches.set(c, "_mps_get_name", lambda: f"Apple GPU ({REPORTED_NAME})")
+    patches.set(c, "_mps_get_core_count", lambda: 10)
+    patches.set(c, "_mps_get_default_generator", lambda: core.random.default)
+    patches.set(torch.mps, "_default_mps_generator", None)
+    patches.set(c, "_mps_deviceSynchronize", lambda: None)
+    patches.set(c, "_mps_compileShader", _no_metal)
+    patches.set(c, "_mps_loadMetalllib", _no_metal)
+    patches.set(c, "_mps_loadMetallibFromPath", _no_metal)
+    for name in ("_mps_profilerStartTrace", "_mps_profilerStopTrace"):
+        patches.set(c, name, functools.partial(_profile, core))
+    patches.set(c, "_mps_isCaptureEnabled", lambda: False)
+    patches.set(c, "_mps_isCapturing", lambda: False)
+    patches.set(c, "_mps_startCapture", functools.partial(_profile, core))
+    patches.set(c, "_mps_stopCapture", functools.partial(_profile, core))
+    _events(patches)
+
+
+def _no_metal(*_: object) -> Any:
+    raise RuntimeError(
+        f"[{REPORTED_NAME}] Metal source cannot be compiled or run here; run this part on a Mac."
+    )
+
+
+def _profile(core: Core, *_: object, **__: object) -> None:
+    core.recorder.note(
+        f"[{REPORTED_NAME}] The MPS profiler records nothing here: there is no GPU to trace."
+    )
+
+
+def _events(patches: Patches) -> None:
+    numbers = itertools.count(1)
+    times: dict[int, float] = {}
+
+    def acquire(_: bool) -> int:
+        number = next(numbers)
+        times[number] = time.perf_counter()
+        return number
+
+    def stamp(number: int) -> None:
+        times[number] = time.perf_counter()
+
+    c = torch._C
+    patches.set(c, "_mps_acquireEvent", acquire)
+    patches.set(c, "_mps_releaseEvent", lambda number: times.pop(number, None))
+    patches.set(c, "_mps_recordEvent", stamp)
+    patches.set(c, "_mps_waitForEvent", lambda _: None)
+    patches.set(c, "_mps_synchronizeEvent", lambda _: None)
+    patches.set(c, "_mps_queryEvent", lambda _: True)
+    patches.set(
+        c, "_mps_elapsedTimeOfEvents", lambda first, last: (times[last] - times[first]) * 1e3
+    )
+
+
+def _memory(patches: Patches, core: Core) -> None:
+    ledger, c = core.ledger, torch._C
+
+    def set_fraction(fraction: float) -> None:
+        ledger.fraction = fraction
+
+    patches.set(c, "_mps_emptyCache", ledger.empty_cache)
+    patches.set(c, "_mps_setMemoryFraction", set_fraction)
+    patches.set(c, "_mps_currentAllocatedMemory", lambda: ledger.allocated)
+    patches.set(c, "_mps_driverAllocatedMemory", lambda: ledger.driver)
+    patches.set(c, "_mps_recommendedMaxMemory", lambda: core.machine.recommended_bytes)
+    patches.set(c, "_mps_maxBufferLength", lambda: core.machine.recommended_bytes // 2)
+
+
+def _accelerator(patches: Patches, core: Core) -> None:
+    ledger, c = core.ledger, torch._C
+
+    def stats(_: int) -> OrderedDict[str, int]:
+        values = {
+            "allocated_bytes": (ledger.allocated, ledger.peak),
+            "reserved_bytes": (ledger.driver, ledger.driver_peak),
+        }
+        rows = OrderedDict[str, int]()
+        for kind, (current, peak) in values.items():
+            rows[f"{kind}.all.current"] = current
+            rows[f"{kind}.all.peak"] = peak
+        return rows
+
+    def info(_: int) -> tuple[int, int]:
+        total = core.machine.recommended_bytes
+        return max(total - ledger.driver, 0), total
+
+    answers: dict[str, Any] = {
+        "_accelerator_getAccelerator": lambda: torch.device(BACKEND),
+        "_accelerator_getDeviceIndex": lambda: 0,
+        "_accelerator_setDeviceIndex": lambda _: None,
+        "_accelerator_exchangeDevice": lambda _: 0,
+        "_accelerator_maybeExchangeDevice": lambda _: 0,
+        "_accelerator_getStream": lambda _: DeviceStream(),
+        "_accelerator_setStream": lambda _: None,
+        "_accelerator_synchronizeDevice": lambda _: None,
+        "_accelerator_emptyCache": ledger.empty_cache,
+        "_accelerator_emptyHostCache": lambda: None,
+        "_accelerator_isAllocatorInitialized": lambda: True,
+        "_accelerator_getDeviceStats": stats,
+        "_accelerator_getMemoryInfo": info,
+        "_accelerator_resetAccumulatedStats": lambda _: None,
+        "_accelerator_resetPeakStats": lambda _: ledger.reset_peak(),
+        "_accelerator_getDeviceCapability": lambda _: {},
+        "_get_accelerator": lambda *_: torch.device(BACKEND),
+    }
+    for name, answer in answers.items():
+        if hasattr(c, name):
+            patches.set(c, name, answer)
+
+
+def _tensors(patches: Patches, core: Core) -> None:
+    holds = core.ledger.holds
+    base = torch._C.TensorBase
+    disabled = torch._C.DisableTorchFunction
+
+    def reported(name: str, ours: Any) -> property:
+        descriptor = getattr(base, name)
+
+        def get(tensor: torch.Tensor) -> Any:
+            if holds(tensor):
+                return ours
+            with disabled():
+                return descriptor.__get__(tensor)
+
+        return property(get)
+
+    patches.set(torch.Tensor, "device", reported("device", DEVICE))
+    patches.set(torch.Tensor, "is_mps", reported("is_mps", True))
+    patches.set(torch.Tensor, "is_cpu", reported("is_cpu", False))
+
+
+def _storages(patches: Patches, core: Core) -> None:
+    ledger, storage_type = core.ledger, torch.UntypedStorage
+    raw = torch._C.StorageBase.device
+
+    def device(storage: torch.UntypedStorage) -> torch.device:
+        return DEVICE if ledger.holds_storage(storage) else raw.__get__(storage)
+
+    patches.set(storage_type, "device", property(device))
+
+    def copied(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        made = storage_type(storage.nbytes())
+        return made.copy_(storage, False)
+
+    def clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        if not ledger.holds_storage(storage):
+            return plain_clone(storage)
+        made = copied(storage)
+        ledger.mark_storage(made)
+        return made
+
+    def to_device(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        if ledger.holds_storage(storage):
+            return storage
+        made = copied(storage)
+        ledger.mark_storage(made)
+        return made
+
+    plain_clone = patches.set(storage_type, "clone", clone)
+    patches.set(storage_type, BACKEND, to_device)
+    for name in ("share_memory_", "_share_filename_cpu_", "_share_fd_cpu_"):
+        _refuse_sharing(patches, core, name)
+
+
+def _refuse_sharing(patches: Patches, core: Core, name: str) -> None:
+    def share(storage: torch.UntypedStorage, *args: object, **kwargs: object) -> Any:
+        if core.ledger.holds_storage(storage):
+            raise limits.SHARING.error()
+        return plain(storage, *args, **kwargs)
+
+    plain = patches.set(torch.UntypedStorage, name, share)
+
+
+def _cuda(patches: Patches) -> None:
+    def absent(*_: object, **__: object) -> Any:
+        raise AssertionError(_CUDA_ABSENT)
+
+    patches.set(torch.cuda, "is_available", lambda: False)
+    patches.set(torch.cuda, "device_count", lambda: 0)
+    patches.set(torch.cuda, "_lazy_init", absent)
+    patches.set(torch.version, "cuda", None)
