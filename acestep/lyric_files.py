@@ -143,7 +143,7 @@ def _one_line(text: str) -> str:
 
 
 def _text(lines: Iterable[str]) -> str:
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _cue_end(line: LyricLine) -> float:
