@@ -44,6 +44,7 @@ class Thread(threading.local):
 
     target: torch.device | None = None
     call: tuple[Args, Kwargs] | None = None
+    inside: bool = False
 
 
 class Core:
@@ -118,13 +119,13 @@ class DeviceMode(TorchDispatchMode):
         if dtype is not None:
             limits.check_dtype(dtype, core.machine)
         if found:
-            core.recorder.transfer("to device", operator.base, _nbytes(found))
+            self._transfer("to device", operator.base, _nbytes(found))
         kwargs = {**kwargs, "device": HOST} if "device" in kwargs else kwargs
         if operator.base == "aten::empty":
             core.ledger.reserve(_planned(args[0], dtype))
         if kwargs.get("pin_memory"):
             kwargs = {**kwargs, "pin_memory": False}
-        core.recorder.ran(operator)
+        self._ran(operator)
         return self._run(func, operator, args, kwargs, [])
 
     def _on_device(
@@ -142,13 +143,13 @@ class DeviceMode(TorchDispatchMode):
             self._check_devices(operator, args, kwargs, found)
         if operator.base in _MOVES:
             if target == HOST or not core.ledger.holds(found[0]):
-                core.recorder.transfer("to host", operator.base, _nbytes(found[-1:]))
+                self._transfer("to host", operator.base, _nbytes(found[-1:]))
             elif len(ours) < len(found):
-                core.recorder.transfer("to device", operator.base, _nbytes(found[-1:]))
+                self._transfer("to device", operator.base, _nbytes(found[-1:]))
         elif operator.base in _WAITS:
-            core.recorder.transfer("to host", operator.base, 0, _WAITS[operator.base])
+            self._transfer("to host", operator.base, 0, _WAITS[operator.base])
         elif operator.base in _INDEXED and any(t.dtype is torch.bool for t in found[1:]):
-            core.recorder.transfer("to host", operator.base, 0, "boolean mask: waits for a size")
+            self._transfer("to host", operator.base, 0, "boolean mask: waits for a size")
         if "device" in kwargs:
             kwargs = {**kwargs, "device": HOST}
         if target == HOST:
@@ -186,7 +187,7 @@ class DeviceMode(TorchDispatchMode):
         dtype = kwargs.get("dtype")
         if dtype is not None:
             limits.check_dtype(dtype, core.machine)
-        core.recorder.ran(operator)
+        self._ran(operator)
 
     def _check_devices(
         self, operator: Operator, args: Args, kwargs: Kwargs, found: list[torch.Tensor]
@@ -243,7 +244,8 @@ class DeviceMode(TorchDispatchMode):
         if signature in operator.seen:
             return func(*args, **kwargs)
         thread = self.core.thread
-        before, thread.target = thread.target, DEVICE
+        before = thread.target, thread.inside
+        thread.target, thread.inside = DEVICE, True
         # Entered before it is proven: some composites, such as detach, dispatch to themselves.
         operator.seen.add(signature)
         proven = False
@@ -252,10 +254,20 @@ class DeviceMode(TorchDispatchMode):
                 out = func._op_dk(key, *args, **kwargs)
             proven = key is not _IMPLICIT
         finally:
-            thread.target = before
+            thread.target, thread.inside = before
             if not proven:
                 operator.seen.discard(signature)
         return out
+
+    def _ran(self, operator: Operator) -> None:
+        """Records an operator, unless it is a part of one recorded already."""
+        if not self.core.thread.inside:
+            self.core.recorder.ran(operator)
+
+    def _transfer(self, direction: str, operator: str, nbytes: int, why: str = "copy") -> None:
+        """Records a transfer, unless the operator it is a part of was recorded."""
+        if not self.core.thread.inside:
+            self.core.recorder.transfer(direction, operator, nbytes, why)
 
     def _random(self, func: Any, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
         """Draws from the device's own stream, which differs from the CPU's."""

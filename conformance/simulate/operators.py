@@ -28,8 +28,8 @@ STAND_INS = {
 }
 """Kernels a composite picks on the CPU, each with what the same composite picks on MPS."""
 
-_SHARED_WITH_CPU = frozenset({"narrow_copy", "native_channel_shuffle", "_stack", "linalg__powsum"})
-"""Composites that the CPU overrides with a kernel of its own; MPS runs the composite."""
+_CHOOSES_A_BACKEND = frozenset({"convolution", "convolution_backward", "_convolution"})
+"""Composites whose parts differ by backend: run whole, for MPS has its own parts."""
 
 
 class Support(enum.Enum):
@@ -93,7 +93,7 @@ def _tables() -> dict[str, dict[str, bool]]:
 
 def _support(name: str, key: str) -> Support:
     plain = name.removeprefix("aten::").removesuffix(".default")
-    base, _, overload = plain.partition(".")
+    base = plain.split(".")[0]
     tables = _tables()
     entry = tables.get(plain)
     stand_in = STAND_INS.get(base)
@@ -137,7 +137,7 @@ def _reentry(func: Any, name: str) -> Any:
     bare = name.removesuffix(".default")
     if has(bare, "CompositeImplicitAutograd"):
         return torch._C.DispatchKey.CompositeImplicitAutograd
-    if has(bare, "CPU") or name.split(".")[0].removeprefix("aten::") in _SHARED_WITH_CPU:
+    if has(bare, "CPU") or name.split(".")[0].removeprefix("aten::") in _CHOOSES_A_BACKEND:
         return None
     return next((key for key in _COMPOSITE_KEYS if has(bare, key.name)), None)
 

@@ -44,6 +44,12 @@ class Recorder:
         self._lock = threading.Lock()
         self._warned: set[str] = set()
 
+    def clear(self) -> None:
+        """Forgets all counts, as a forked process must."""
+        for counts in (self.operators, self.fallbacks, self.transfers, self.transferred):
+            counts.clear()
+        self.notes.clear()
+
     def ran(self, operator: Operator) -> None:
         """One more run of an operator on the device."""
         self.operators[operator.name] += 1

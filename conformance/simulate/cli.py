@@ -1,0 +1,124 @@
+"""The command `conformance simulate mps [options] -- python script.py ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from conformance.simulate.device import BACKEND, Machine
+from conformance.simulate.hook import OPTIONS_VARIABLE, REPORTS_VARIABLE
+
+_INTERPRETERS = ("python", "python3")
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the subcommand `simulate` to the subparsers of the command `conformance`."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "simulate",
+        help="run a command on a simulated device",
+        description="Run a Python program, and the processes it starts, with a device that says "
+        "it is mps, computes on the CPU and fails where MPS fails.",
+    )
+    configure(parser)
+    return parser
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `simulate` to a parser."""
+    _add_options(parser)
+    parser.add_argument("device", choices=[BACKEND], help="the device to simulate")
+    parser.add_argument(
+        "command",
+        nargs=argparse.REMAINDER,
+        help="after --: python script.py args, python -m module args, or any command that runs "
+        "Python",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--macos", default="15.5", help="macOS version to stand for (15.5)")
+    parser.add_argument("--memory-gb", type=float, default=16, help="unified memory in GiB (16)")
+    parser.add_argument("--ratchet", action="store_true", help="keep freed blocks, as the driver")
+    parser.add_argument("--report", type=Path, help="write a report to this .json or .html file")
+
+
+def main(args: argparse.Namespace | list[str] | None = None) -> int:
+    """Runs the subcommand from parsed options or from a list of arguments."""
+    if not isinstance(args, argparse.Namespace):
+        parser = argparse.ArgumentParser(prog="conformance simulate")
+        configure(parser)
+        args = parser.parse_args(args)
+    return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command under simulation and returns its exit status; 2 for a wrong request."""
+    words = list(args.command)
+    if "--" in words:
+        # Options may stand between the device and the dashes, where argparse reads none.
+        edge = words.index("--")
+        options = argparse.ArgumentParser(prog="conformance simulate mps")
+        _add_options(options)
+        options.parse_args(words[:edge], namespace=args)
+        words = words[edge + 1 :]
+    command = words
+    try:
+        if not command:
+            raise ValueError("no command given; write: conformance simulate mps -- python x.py")
+        Machine(args.macos, args.memory_gb)
+        if args.report is not None and args.report.suffix not in (".json", ".html", ".htm"):
+            raise ValueError(f"--report {args.report}: name it *.json or *.html")
+    except ValueError as error:
+        print(f"conformance simulate: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            status = _child(command, args, Path(folder))
+        except OSError as error:
+            print(f"conformance simulate: cannot run {command[0]}: {error}", file=sys.stderr)  # noqa: T201
+            return 2
+        if args.report is not None:
+            _report(Path(folder), args.report)
+    return status
+
+
+def _child(command: list[str], args: argparse.Namespace, folder: Path) -> int:
+    if command[0] in _INTERPRETERS:
+        command[0] = sys.executable
+    options: dict[str, Any] = {
+        "macos": args.macos,
+        "memory_gb": args.memory_gb,
+        "ratchet": args.ratchet,
+    }
+    package = Path(__file__).parent
+    paths = [str(package / "startup"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Children must find this package even where it is used from a source tree.
+    paths.append(str(package.parents[1]))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        OPTIONS_VARIABLE: json.dumps(options),
+        REPORTS_VARIABLE: str(folder),
+    }
+    status = subprocess.run(command, env=environment, check=False).returncode
+    return status if status >= 0 else 128 - status
+
+
+def _report(folder: Path, target: Path) -> None:
+    from conformance.simulate import report
+    from conformance.simulate.session import mps
+
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    if not parts:
+        # Nothing ran on the device: an empty report says so, rather than an old file.
+        parts = [report.collect(mps())]
+    merged = report.merge(parts)
+    report.write(merged, target)
+    print(report.summary(merged), file=sys.stderr)  # noqa: T201

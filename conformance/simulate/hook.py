@@ -1,0 +1,84 @@
+"""Adds the simulated device to a process as soon as torch has been imported there."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.abc
+import importlib.machinery
+import json
+import multiprocessing.util
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+OPTIONS_VARIABLE = "CONFORMANCE_SIMULATE"
+"""Environment variable that carries the machine's settings, as JSON, to child processes."""
+
+REPORTS_VARIABLE = "CONFORMANCE_SIMULATE_REPORTS"
+"""Environment variable that names the folder where each process leaves its report."""
+
+
+class _AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Lets torch import as usual, then enters the simulation."""
+
+    def __init__(self) -> None:
+        self._loader: importlib.abc.Loader | None = None
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Takes the import of torch itself, once."""
+        if name != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            self._loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        """Leaves that to torch's own loader."""
+        assert self._loader is not None
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Runs torch's own code, then enters the simulation for the rest of the process."""
+        assert self._loader is not None
+        self._loader.exec_module(module)
+        activate()
+
+
+def arm() -> None:
+    """Prepares the process; does nothing where the settings are not in the environment."""
+    if OPTIONS_VARIABLE in os.environ:
+        sys.meta_path.insert(0, _AfterTorch())
+
+
+def activate() -> None:
+    """Enters the simulation until the process ends and leaves a report then."""
+    from conformance.simulate.session import mps
+
+    simulation = mps(**json.loads(os.environ[OPTIONS_VARIABLE]))
+    simulation.__enter__()
+
+    def leave_report() -> None:
+        from conformance.simulate import report
+
+        folder = os.environ.get(REPORTS_VARIABLE)
+        if folder and simulation.recorder.operators:
+            handle, name = tempfile.mkstemp(suffix=".part", dir=folder)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(report.collect(simulation), stream)
+            Path(name).rename(Path(name).with_suffix(".json"))
+
+    atexit.register(leave_report)
+
+    def in_forked_child() -> None:
+        # Workers of multiprocessing leave without atexit, and start with their parent's counts.
+        simulation.recorder.clear()
+        multiprocessing.util.Finalize(None, leave_report, exitpriority=0)
+
+    multiprocessing.util.register_after_fork(simulation, lambda _: in_forked_child())
