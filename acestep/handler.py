@@ -30,6 +30,7 @@ from acestep.generation import (
     pipeline_arguments,
 )
 from acestep.gpu_config import GPUConfig, get_gpu_config
+from acestep.handler_alignment import LyricAlignmentMixin
 from acestep.pipeline import Denoised, Pipeline
 from acestep.request import Request
 
@@ -37,7 +38,7 @@ from acestep.request import Request
 _DIFFUSION = (0.05, 0.8)
 
 
-class AceStepHandler:
+class AceStepHandler(LyricAlignmentMixin):
     """Loads a checkpoint onto one device and generates music with it.
 
     Safe to share between threads: one generation runs at a time, others wait.

@@ -1,0 +1,334 @@
+"""The handler's part in lyric alignment: attention of one song, its timestamps and score."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from acestep import decode
+from acestep.alignment.decoding import TokenDecoder, TokenIds, id_list, lyric_span
+from acestep.cross_attention import alignment_heads, capture_cross_attention
+from acestep.dit_alignment_score import MusicLyricScorer, MusicStampsAligner
+from acestep.errors import AceStepError, GenerationError, RequestError
+from acestep.generation import lyric_tokens, out_of_memory, pipeline_arguments
+from acestep.request import Request
+
+if TYPE_CHECKING:
+    from acestep.checkpoints import Checkpoint
+    from acestep.device import DevicePolicy
+    from acestep.pipeline import Pipeline
+
+HeadOverride = Mapping[Any, Sequence[int]]
+
+# The alignment needs lyrics and audio; the caption only fills its place in the prompt.
+ANY_SONG = "a song with vocals"
+
+
+def song_inputs(extra_outputs: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
+    """The arguments of `get_lyric_timestamp` and `get_lyric_score` for one song of a batch.
+
+    Args:
+        extra_outputs: of a generation, or of `condition_on_lyrics`.
+        number: which song, counted from 0.
+
+    Raises:
+        RequestError: the batch has no such song.
+    """
+    songs = len(extra_outputs["latents"])
+    if not 0 <= number < songs:
+        raise RequestError(f"there is no song {number} in a batch of {songs}, counted from 0")
+    one = slice(number, number + 1)
+    return {
+        "pred_latent": extra_outputs["latents"][one],
+        "encoder_hidden_states": extra_outputs["encoder_hidden_states"][one],
+        "context_latents": extra_outputs["context_latents"][one],
+        "lyric_token_ids": extra_outputs["lyric_token_ids"],
+        "total_duration_seconds": extra_outputs["duration"],
+        "inference_steps": extra_outputs["steps"],
+        "seed": extra_outputs["seeds"][number],
+    }
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one forward pass shows of one song's lyrics.
+
+    Attributes:
+        weights: `[1, heads, lyric tokens, frames]`, on the model's device.
+        heads: a table that names all of them.
+        ids: the lyric tokens, without heading and end.
+        tokenizer: what they were made with.
+        seconds: length of the song by its latents.
+    """
+
+    weights: torch.Tensor
+    heads: dict[int, list[int]]
+    ids: list[int]
+    tokenizer: TokenDecoder
+    seconds: float
+
+
+class LyricAlignmentMixin:
+    """Lyric timestamps and scores for `AceStepHandler`, from its loaded transformer."""
+
+    if TYPE_CHECKING:
+        policy: DevicePolicy
+        checkpoint: Checkpoint | None
+        pipeline: Pipeline | None
+        _lock: threading.RLock
+
+    def get_lyric_timestamp(
+        self,
+        pred_latent: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        context_latents: torch.Tensor,
+        lyric_token_ids: TokenIds,
+        total_duration_seconds: float | None = None,
+        inference_steps: int = 8,
+        seed: int = 42,
+        custom_layers_config: HeadOverride | None = None,
+        return_matrices: bool = False,
+        *,
+        encoder_attention_mask: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """When each token and line of the lyrics is sung.
+
+        Args:
+            pred_latent: the song, `[1, frames, channels]`, 25 frames a second.
+            encoder_hidden_states: its condition, `[1, tokens, width]`, lyrics first.
+            context_latents: its source latents and mask, `[1, frames, 2 * channels]`.
+            lyric_token_ids: the lyrics as the text encoder was given them, heading and all.
+            total_duration_seconds: length of the song; by default that of its latents.
+            inference_steps: of the generation; attention is read at time 1 / steps.
+            seed: of the noise that is mixed in, drawn on the host.
+            custom_layers_config: layer to heads, in place of the checkpoint's table.
+            return_matrices: also return `energy_matrix` and `path_coords` for a picture.
+            encoder_attention_mask: `[1, tokens]`, which positions of the condition are real;
+                the transformer attends to all, so it only guards against padding.
+
+        Returns:
+            `success`, `error` (a line, or None), `lrc_text`, `sentence_timestamps` and
+            `token_timestamps`; the last three are empty after a failure.
+        """
+
+        def stamps() -> dict[str, Any]:
+            read = self._read_lyrics(
+                pred_latent,
+                encoder_hidden_states,
+                context_latents,
+                lyric_token_ids,
+                1 / _steps(inference_steps),
+                seed,
+                custom_layers_config,
+                encoder_attention_mask,
+            )
+            seconds = read.seconds if total_duration_seconds is None else total_duration_seconds
+            aligner = MusicStampsAligner(read.tokenizer)
+            info = aligner.stamps_align_info(read.weights, read.ids, seconds, read.heads)
+            found = aligner.get_timestamps_and_lrc(**info)
+            if return_matrices:
+                scorer = MusicLyricScorer(read.tokenizer)
+                seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+                found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
+            return found
+
+        empty = {"lrc_text": "", "sentence_timestamps": [], "token_timestamps": []}
+        return self._answered(stamps, empty)
+
+    def get_lyric_score(
+        self,
+        pred_latent: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        context_latents: torch.Tensor,
+        lyric_token_ids: TokenIds,
+        total_duration_seconds: float | None = None,
+        inference_steps: int = 8,
+        seed: int = 42,
+        custom_layers_config: HeadOverride | None = None,
+        *,
+        encoder_attention_mask: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """How well a song sings its lyrics.
+
+        Arguments are those of `get_lyric_timestamp`; the length does not matter.
+
+        Returns:
+            `success`, `error` (a line, or None), `dit_score` (of the song), `lm_score` (of
+            pure noise under the same condition, which says what the condition alone asks
+            for), and of the song `coverage`, `monotonicity`, `confidence` and
+            `lyrics_score`, the same as `dit_score`. After a failure all are 0.
+        """
+
+        def scores() -> dict[str, Any]:
+            found = []
+            for time in (1 / _steps(inference_steps), 1.0):
+                read = self._read_lyrics(
+                    pred_latent,
+                    encoder_hidden_states,
+                    context_latents,
+                    lyric_token_ids,
+                    time,
+                    seed,
+                    custom_layers_config,
+                    encoder_attention_mask,
+                )
+                scorer = MusicLyricScorer(read.tokenizer)
+                info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+                found.append(scorer.calculate_score(**info))
+            song, noise = found
+            return {
+                **song,
+                "dit_score": song["lyrics_score"],
+                "lm_score": noise["lyrics_score"],
+            }
+
+        names = ("dit_score", "lm_score", "coverage", "monotonicity", "confidence", "lyrics_score")
+        return self._answered(scores, dict.fromkeys(names, 0.0))
+
+    def condition_on_lyrics(
+        self, audio: torch.Tensor, lyrics: str, language: str = "unknown", caption: str = ANY_SONG
+    ) -> dict[str, Any]:
+        """What a generation would have left behind, for a song that exists already.
+
+        Args:
+            audio: `[2, samples]` at 48 kHz.
+            lyrics: its words.
+            language: one of `request.LANGUAGES`.
+            caption: what the music is like.
+
+        Returns:
+            dict for `song_inputs`: latents, condition, lyric tokens, duration, seeds, steps.
+
+        Raises:
+            RequestError: no checkpoint is loaded, or the audio or text is not usable.
+            GenerationError: memory ran out.
+        """
+        with self._lock:
+            pipeline, _ = self._loaded()
+            seconds = audio.shape[-1] / pipeline.sample_rate
+            # One step: all that is wanted of the run is its condition.
+            request = Request(
+                caption, (0,), lyrics, duration=seconds, language=language, steps=1
+            ).validated(("text2music",), pipeline.sample_rate)
+            try:
+                with torch.inference_mode():
+                    encoded = decode.encode(pipeline.vae, audio[None], self.policy)
+                    latents = encoded.transpose(1, 2)
+                    made = pipeline.denoise(
+                        self.policy,
+                        pipeline_arguments(pipeline, request),
+                        request.seeds,
+                        latents.shape[1],
+                        lambda done, steps: None,
+                    )
+            except torch.OutOfMemoryError as error:
+                raise GenerationError(out_of_memory(self.policy, error)) from None
+            finally:
+                self._tidy(pipeline)
+            return {
+                "latents": latents.float().cpu(),
+                **{name: values.float().cpu() for name, values in made.condition.items()},
+                "lyric_token_ids": lyric_tokens(pipeline, request),
+                "duration": latents.shape[1] / float(pipeline.latents_per_second),
+                "seeds": [0],
+                "steps": 8,
+            }
+
+    def _read_lyrics(
+        self,
+        latent: torch.Tensor,
+        encoded: torch.Tensor,
+        context: torch.Tensor,
+        token_ids: TokenIds,
+        time: float,
+        seed: int,
+        override: HeadOverride | None,
+        mask: torch.Tensor | None,
+    ) -> _Reading:
+        """Cross-attention on the lyrics at one time of the diffusion, 1 being pure noise."""
+        with self._lock:
+            pipeline, checkpoint = self._loaded()
+            heads = alignment_heads(checkpoint.name, override)
+            ids = id_list(token_ids)
+            start, stop = lyric_span(pipeline.tokenizer, ids)
+            real = encoded.shape[1] if mask is None else int(mask.sum())
+            _check_song(latent, encoded, context, stop, real)
+            policy = self.policy
+            noise = torch.randn(latent.shape, generator=policy.generator(seed))
+            mixed = time * noise + (1 - time) * latent.float().cpu()
+            at = torch.full((1,), time)
+            inputs = {
+                "hidden_states": mixed,
+                "timestep": at,
+                "timestep_r": at,
+                "encoder_hidden_states": encoded,
+                "context_latents": context,
+            }
+            placed = {n: t.to(policy.device, policy.dtype) for n, t in inputs.items()}
+            try:
+                weights = capture_cross_attention(
+                    pipeline.transformer, placed, heads, slice(start, stop)
+                )
+            except torch.OutOfMemoryError as error:
+                raise GenerationError(out_of_memory(policy, error)) from None
+            finally:
+                self._tidy(pipeline)
+        return _Reading(
+            weights,
+            {0: list(range(weights.shape[1]))},
+            ids[start:stop],
+            pipeline.tokenizer,
+            latent.shape[1] / float(pipeline.latents_per_second),
+        )
+
+    def _loaded(self) -> tuple[Pipeline, Checkpoint]:
+        if self.pipeline is None or self.checkpoint is None:
+            raise RequestError("no checkpoint is loaded; call initialize_service first")
+        return self.pipeline, self.checkpoint
+
+    def _tidy(self, pipeline: Pipeline) -> None:
+        pipeline.maybe_free_model_hooks()
+        if self.policy.is_accelerator:
+            self.policy.flush()
+
+    def _answered(
+        self, work: Callable[[], dict[str, Any]], empty: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The result as handlers give it: an error is a line in the dict."""
+        try:
+            return {"success": True, "error": None, **work()}
+        except AceStepError as error:
+            return {"success": False, "error": str(error), **empty}
+
+
+def _steps(steps: int) -> int:
+    if steps < 1:
+        raise RequestError(f"number of steps {steps} is out of range; expected at least 1")
+    return steps
+
+
+def _check_song(
+    latent: torch.Tensor, encoded: torch.Tensor, context: torch.Tensor, stop: int, real: int
+) -> None:
+    """Refuse tensors that are not those of one song, naming the shapes that differ."""
+    shapes = [list(tensor.shape) for tensor in (latent, encoded, context)]
+    if any(len(shape) != 3 or shape[0] != 1 for shape in shapes):
+        raise RequestError(
+            "alignment takes one song: pred_latent [1, frames, channels], "
+            "encoder_hidden_states [1, tokens, width] and context_latents "
+            f"[1, frames, 2 * channels], got {shapes[0]}, {shapes[1]} and {shapes[2]}"
+        )
+    if latent.shape[1] != context.shape[1] or latent.shape[1] == 0:
+        raise RequestError(
+            f"pred_latent {shapes[0]} and context_latents {shapes[2]} differ in frames, or "
+            "have none; pass those of the same song"
+        )
+    if stop > real:
+        raise RequestError(
+            f"the lyrics reach token {stop}, but encoder_hidden_states {shapes[1]} holds "
+            f"{real}; pass those of the same song"
+        )
