@@ -1,0 +1,1 @@
+"""Static scanner: finds code that works on one PyTorch device only, without running it."""

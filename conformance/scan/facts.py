@@ -1,0 +1,82 @@
+"""What is known about the backend at a point of the program, and how conditions teach it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+#: Strength of what a guard says, weakest first: a probe asks whether the backend exists, a
+#: ``try`` expects the failure, a name or marker declares the code to be for the backend, and a
+#: test looks at the device in hand.
+_STRENGTH = {"probe": 0, "try": 1, "name": 2, "test": 3}
+#: Stands for every backend: inside a ``try`` that expects the failure.
+ANY = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Why a backend is known, and the expression that says so."""
+
+    kind: str
+    node: ast.AST | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A point in the lattice: backends known to be in use and backends ruled out."""
+
+    known: dict[str, Guard]
+    excluded: dict[str, Guard]
+
+    def both(self, other: Facts) -> Facts:
+        """Facts when this and the other hold (the stronger guard of a backend wins)."""
+        if not other.known and not other.excluded:
+            return self
+        if not self.known and not self.excluded:
+            return other
+        return Facts(_union(self.known, other.known), _union(self.excluded, other.excluded))
+
+    def either(self, other: Facts) -> Facts:
+        """Facts that hold whichever of the two does."""
+        if self is NOTHING or other is NOTHING:
+            return NOTHING
+        return Facts(_common(self.known, other.known), _common(self.excluded, other.excluded))
+
+    def guard(self, backend: str) -> Guard | None:
+        """The guard under which a backend may be used here, None when there is none."""
+        return self.known.get(backend) or self.known.get(ANY)
+
+    def without(self, *backends: str) -> Facts:
+        """Facts with these backends ruled out."""
+        guard = Guard("test")
+        return self.both(Facts({}, dict.fromkeys(backends, guard)))
+
+    def knowing(self, kind: str, *backends: str, node: ast.AST | None = None) -> Facts:
+        """Facts with these backends known."""
+        return self.both(Facts(dict.fromkeys(backends, Guard(kind, node)), {}))
+
+
+def _union(left: dict[str, Guard], right: dict[str, Guard]) -> dict[str, Guard]:
+    result = dict(left)
+    for backend, guard in right.items():
+        held = result.get(backend)
+        if held is None or _STRENGTH[guard.kind] > _STRENGTH[held.kind]:
+            result[backend] = guard
+    return result
+
+
+def _common(left: dict[str, Guard], right: dict[str, Guard]) -> dict[str, Guard]:
+    return {backend: guard for backend, guard in left.items() if backend in right}
+
+
+NOTHING = Facts({}, {})
+
+
+def known(kind: str, *backends: str, node: ast.AST | None = None) -> Facts:
+    """Facts that say only that these backends are in use."""
+    return Facts(dict.fromkeys(backends, Guard(kind, node)), {})
+
+
+def excluded(*backends: str, node: ast.AST | None = None) -> Facts:
+    """Facts that say only that these backends are not in use."""
+    return Facts({}, dict.fromkeys(backends, Guard("test", node)))

@@ -1,0 +1,342 @@
+"""Where devices end up: literals followed through variables to the places that use them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from conformance.scan.context import Context
+from conformance.scan.facts import ANY, Facts
+from conformance.scan.findings import Severity
+from conformance.scan.resolve import Leaf
+from conformance.scan.rule import Hook
+from conformance.scan.scopes import FunctionNode, Key, Scope
+from conformance.scan.vocabulary import ACCELERATORS, is_device_name
+
+#: Calls whose device argument another rule looks at.
+CLAIMED = frozenset(
+    {
+        "torch.Generator",
+        "torch.autocast",
+        "torch.amp.autocast",
+        "torch.amp.autocast_mode.autocast",
+        "torch.amp.GradScaler",
+        "torch.amp.grad_scaler.GradScaler",
+        "torch.amp.custom_fwd",
+        "torch.amp.custom_bwd",
+    }
+)
+#: Functions that take a device as their first positional argument.
+_FIRST = frozenset(
+    {
+        "to",
+        "to_empty",
+        "device",
+        "set_default_device",
+        "init_device_mesh",
+        "DeviceMesh",
+        "set_device",
+        "set_default_tensor_type",
+        "get_device_module",
+    }
+)
+_NOT_PLACING = ("register", "skip", "require", "expected", "mock", "dispatch", "impl", "only")
+_FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A device literal that decides where something is put.
+
+    ``kind`` says what is wrong with it: ``literal`` (nothing else is possible), ``default`` (it
+    stands in for a missing value), ``selection`` (chosen between CUDA and the CPU only) or
+    ``two-valued`` (taken because it is not the CPU). ``how`` names the place it reaches.
+    """
+
+    kind: str
+    node: ast.expr
+    device: str
+    how: str
+    scope: Scope
+    severity: Severity
+    probe: ast.AST | None = None
+
+
+@dataclass(slots=True)
+class _Candidate:
+    leaves: list[Leaf]
+    scope: Scope
+    statement: ast.stmt
+    standing_in: bool
+
+
+class Placements:
+    """Collects device expressions during the walk; tells the rules when the file is done."""
+
+    def __init__(self, context: Context, hooks: Iterable[Hook]) -> None:
+        self.context = context
+        self.hooks = list(hooks)
+        self.held: dict[Key, list[_Candidate]] = {}
+        self.used: dict[Key, str] = {}
+
+    # What the walk shows
+
+    def assign(self, target: ast.expr, value: ast.expr) -> None:
+        """A value stored in a variable, an attribute or an item."""
+        if isinstance(target, ast.Tuple | ast.List):
+            if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts):
+                for part, item in zip(target.elts, value.elts, strict=True):
+                    self.assign(part, item)
+            return
+        context = self.context
+        key = context.resolver.key(target, context.scope)
+        if key is not None:
+            leaves = [leaf for leaf in context.leaves(value)]
+            if any(leaf.device or leaf.key for leaf in leaves):
+                self._consume(value, leaves)
+                standing_in = _stands_in(target, context.branches)
+                self.held.setdefault(key, []).append(
+                    _Candidate(leaves, context.scope, context.statement, standing_in)
+                )
+            return
+        name = _name_of(target)
+        if name is not None and is_device_name(name):
+            self._place(value, f"`{name}`")
+
+    def returned(self, value: ast.expr) -> None:
+        """A value returned by a function whose name says that it is a device."""
+        context = self.context
+        function = context.scope.enclosing("function")
+        if function is None or not isinstance(function.node, FunctionNode):
+            return
+        leaves = context.leaves(value)
+        if not any(leaf.device or leaf.key for leaf in leaves):
+            return
+        if is_device_name(function.name) or any(
+            leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves
+        ):
+            self._consume(value, leaves)
+            key = (id(function.node), "return")
+            self.used[key] = f"the device that {function.name}() returns"
+            self.held.setdefault(key, []).append(
+                _Candidate(leaves, context.scope, context.statement, False)
+            )
+
+    def call(self, node: ast.Call) -> None:
+        """Arguments of a call that say where to put something."""
+        context = self.context
+        function = node.func
+        dotted = context.dotted(function) or ""
+        name = function.attr if isinstance(function, ast.Attribute) else dotted
+        name = name.rpartition(".")[2]
+        if dotted in CLAIMED or name in _FALLBACK_READS or context.decorating:
+            if dotted in CLAIMED:
+                for argument in [*node.args, *(k.value for k in node.keywords)]:
+                    self._consume(argument, context.leaves(argument))
+            return
+        if any(word in name.lower() for word in _NOT_PLACING):
+            return
+        if (
+            name == "cuda"
+            and isinstance(function, ast.Attribute)
+            and not dotted.startswith("torch")
+        ):
+            self._cuda_method(node, function)
+            return
+        how = f"{name}()" if name else "a call"
+        if (
+            node.args
+            and (name in _FIRST or "to_device" in name)
+            and id(node) not in context.consumed
+        ):
+            self._place(node.args[0], how, consume_call=dotted == "torch.device" and node)
+        if dotted == "torch.load" and len(node.args) > 1:
+            self._place(node.args[1], "map_location")
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                continue
+            if is_device_name(keyword.arg) or (
+                keyword.arg == "accelerator" and isinstance(keyword.value, ast.Constant)
+            ):
+                self._place(keyword.value, f"{keyword.arg}=")
+        if dotted == "torch.set_default_tensor_type" and node.args:
+            text = context.resolver.text(node.args[0], context.scope) or context.dotted(
+                node.args[0]
+            )
+            if text is not None and text.startswith("torch.cuda."):
+                leaf = Leaf(node.args[0], "cuda", context.facts)
+                self._judge([leaf], "set_default_tensor_type()", context.scope)
+
+    def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
+        context = self.context
+        if not node.args and not node.keywords and isinstance(function.value, ast.Call):
+            inner = context.dotted(function.value.func) or ""
+            if inner.startswith("torch.cuda."):
+                return
+        self._judge([Leaf(node, "cuda", context.facts)], ".cuda()", context.scope)
+
+    def dictionary(self, node: ast.Dict) -> None:
+        """``{"device": "cuda"}``: settings on their way to a call."""
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                if is_device_name(key.value) or key.value == "map_location":
+                    self._place(value, f'"{key.value}"', severity=Severity.WARNING)
+
+    # Judging
+
+    def _consume(self, value: ast.expr, leaves: list[Leaf]) -> None:
+        consumed = self.context.consumed
+        consumed.add(id(value))
+        for leaf in leaves:
+            consumed.add(id(leaf.node))
+        stack = [value]
+        while stack:
+            node = stack.pop()
+            consumed.add(id(node))
+            if isinstance(node, ast.IfExp):
+                stack += [node.body, node.orelse]
+            elif isinstance(node, ast.BoolOp):
+                stack += node.values
+
+    def _place(
+        self,
+        value: ast.expr,
+        how: str,
+        *,
+        consume_call: ast.Call | bool = False,
+        severity: Severity | None = None,
+    ) -> None:
+        context = self.context
+        if id(value) in context.consumed and not isinstance(value, ast.Name | ast.Attribute):
+            return
+        if isinstance(value, ast.Dict):
+            for item in value.values:
+                self._place(item, how, severity=severity)
+            return
+        leaves = context.leaves(value)
+        self._consume(value, leaves)
+        if isinstance(consume_call, ast.Call):
+            context.consumed.add(id(consume_call))
+        for leaf in leaves:
+            if leaf.key is not None:
+                self.used.setdefault(leaf.key, how)
+        if any(leaf.device for leaf in leaves):
+            self._judge(leaves, how, context.scope, severity=severity)
+
+    def finish(self) -> None:
+        """Judge the variables, now that every use of them has been seen."""
+        pending = list(self.used)
+        while pending:
+            key = pending.pop()
+            for candidate in self.held.get(key, ()):
+                for leaf in candidate.leaves:
+                    if leaf.key is not None and leaf.key not in self.used:
+                        self.used[leaf.key] = self.used[key]
+                        pending.append(leaf.key)
+        for key, candidates in self.held.items():
+            name = key[1].removeprefix("self.")
+            how = self.used.get(key)
+            if how is None and not is_device_name(name):
+                wrapped = any(
+                    isinstance(leaf.node, ast.Call) for item in candidates for leaf in item.leaves
+                )
+                if not wrapped:
+                    continue
+            if key[1] != "return":
+                how = f"`{key[1]}`" + (f" (used in {how})" if how and how[0] != "`" else "")
+            leaves = [leaf for item in candidates for leaf in item.leaves]
+            if not any(leaf.device in ACCELERATORS for leaf in leaves if leaf.device):
+                continue
+            for item in candidates:
+                self.context.statement = item.statement
+                self._judge(
+                    item.leaves, how or "", item.scope, others=leaves, standing_in=item.standing_in
+                )
+
+    def _judge(
+        self,
+        leaves: list[Leaf],
+        how: str,
+        scope: Scope,
+        *,
+        others: list[Leaf] | None = None,
+        standing_in: bool = False,
+        severity: Severity | None = None,
+    ) -> None:
+        every = others or leaves
+        devices = {leaf.device for leaf in every if leaf.device is not None}
+        accelerators = devices & ACCELERATORS
+        for leaf in leaves:
+            if leaf.device not in ACCELERATORS or leaf.device is None:
+                continue
+            if len(accelerators) > 1 and (leaf.chosen or len(leaves) < len(every)):
+                continue  # the choice knows more than one accelerator
+            has_cpu = "cpu" in devices
+            placement = self._classify(leaf, has_cpu, how, scope, standing_in, severity)
+            if placement is not None:
+                for hook in self.hooks:
+                    hook(self.context, placement)
+
+    def _classify(
+        self,
+        leaf: Leaf,
+        has_cpu: bool,
+        how: str,
+        scope: Scope,
+        standing_in: bool,
+        severity: Severity | None,
+    ) -> Placement | None:
+        device = leaf.device or ""
+        level = severity or Severity.ERROR
+        guard = leaf.facts.guard(device)
+        context = self.context
+        if guard is None:
+            if leaf.fallback or standing_in:
+                return Placement("default", leaf.node, device, how, scope, level)
+            if _not_cpu(leaf.facts):
+                return Placement("two-valued", leaf.node, device, how, scope, level)
+            if has_cpu:
+                return Placement("selection", leaf.node, device, how, scope, Severity.WARNING)
+            return Placement("literal", leaf.node, device, how, scope, level)
+        if guard.kind == "test" and has_cpu and leaf.chosen and device == "cuda":
+            if context.asks_others(scope):
+                return None
+            return Placement("two-valued", leaf.node, device, how, scope, Severity.WARNING)
+        selecting = guard.kind == "probe" or (guard.kind == "name" and has_cpu and leaf.chosen)
+        if selecting and device == "cuda" and not context.asks_others(scope):
+            return Placement(
+                "selection", leaf.node, device, how, scope, Severity.WARNING, guard.node
+            )
+        return None
+
+
+def _not_cpu(facts: Facts) -> bool:
+    """Whether all that is known is that the device is not the CPU."""
+    return (
+        "cpu" in facts.excluded and ANY not in facts.known and not (set(facts.known) & ACCELERATORS)
+    )
+
+
+def _name_of(target: ast.expr) -> str | None:
+    match target:
+        case ast.Attribute(attr=name):
+            return name
+        case ast.Subscript(slice=ast.Constant(value=str(name))):
+            return name
+        case _:
+            return None
+
+
+def _stands_in(target: ast.expr, branches: list[ast.expr]) -> bool:
+    """Whether the assignment is the body of ``if target is None`` or ``if not target``."""
+    if not branches:
+        return False
+    wanted = ast.dump(target).replace("Store()", "Load()")
+    match branches[-1]:
+        case ast.Compare(left=left, ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant()]):
+            return ast.dump(left) == wanted
+        case ast.UnaryOp(op=ast.Not(), operand=left):
+            return ast.dump(left) == wanted
+        case _:
+            return False

@@ -1,0 +1,157 @@
+"""Cheap tests on bytes: which files, functions and lines can hold a finding at all."""
+
+from __future__ import annotations
+
+import bisect
+import re
+
+#: Words without which no rule can fire. A file that holds none of them is never parsed.
+WORDS = (
+    b"cuda",
+    b"mps",
+    b"xpu",
+    b".npu",
+    b'"npu',
+    b"'npu",
+    b".hpu",
+    b'"hpu',
+    b"'hpu",
+    b".mlu",
+    b'"mlu',
+    b"'mlu",
+    b"musa",
+    b"float64",
+    b"complex128",
+    b"double(",
+    b"torch.double",
+    b"torch.load",
+    b"GradScaler",
+    b"pin_memory",
+    b"non_blocking",
+    b"vllm",
+    b"flash_att",
+    b"flashinfer",
+    b"bitsandbytes",
+    b"nccl",
+    b"apex",
+    b"cupy",
+    b"triton",
+    b"xformers",
+    b"tensorrt",
+    b"pynvml",
+    b"FLASH_ATTENTION",
+    b"transformer_engine",
+    b"deep_gemm",
+    b"cuml",
+    b"cudf",
+)
+#: Words that count only at the start of a word (``stamps`` is no MPS).
+_BOUNDED = frozenset({b"mps", b"apex", b"double("})
+_NUMPY = (b"np.", b"numpy.")
+_DEFINITION = rb"(?:@|(?:async[ \t]+)?def[ \t]|class[ \t])"
+_TOP = re.compile(rb"^(?=[^\s#)\]}])", re.MULTILINE)
+_METHOD = re.compile(rb"^(?:    |\t)(?=" + _DEFINITION + rb")", re.MULTILINE)
+_IS_DEFINITION = re.compile(rb"[ \t]*" + _DEFINITION)
+_IS_DECORATOR = re.compile(rb"[ \t]*@")
+_IS_CLASS = re.compile(rb"[ \t]*class[ \t]")
+
+
+def hot_words(data: bytes) -> list[bytes]:
+    """The words in a file that a rule could fire on; none means that it need not be parsed."""
+    words = [word for word in WORDS if word in data]
+    # `torch.load` under another name: the word alone would match every loader there is.
+    if b"load(" in data and (b"import torch as " in data or b"from torch import" in data):
+        words.append(b"load(")
+    return words
+
+
+def find_all(data: bytes, word: bytes) -> list[int]:
+    """Byte offsets of every occurrence of a word, without overlaps."""
+    found: list[int] = []
+    at = data.find(word)
+    while at >= 0:
+        found.append(at)
+        at = data.find(word, at + len(word))
+    return found
+
+
+def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:
+    """Byte offsets of those words, sorted, without the look-alikes."""
+    found: list[int] = []
+    for word in words:
+        bounded = word in _BOUNDED
+        for at in find_all(data, word):
+            if bounded and data[at - 1 : at].isalpha():
+                if word == b"double(" and data[at - 1 : at] == b"c":
+                    found.append(at)
+            elif not (word == b"float64" and data[max(0, at - 6) : at].endswith(_NUMPY)):
+                found.append(at)
+    found.sort()
+    return found
+
+
+def _holds(offsets: list[int], start: int, end: int) -> bool:
+    first = bisect.bisect_left(offsets, start)
+    return first < len(offsets) and offsets[first] < end
+
+
+def _segments(data: bytes, pattern: re.Pattern[bytes], start: int, end: int) -> list[int]:
+    """Starts of the segments in a stretch; a decorator opens the definition that it decorates."""
+    starts: list[int] = []
+    after_decorator = False
+    for match in pattern.finditer(data, start, end):
+        at = match.start()
+        decorator = _IS_DECORATOR.match(data, at) is not None
+        if not (after_decorator and (decorator or _IS_DEFINITION.match(data, at))):
+            starts.append(at)
+        after_decorator = decorator
+    return starts
+
+
+def _blankable(data: bytes, start: int, end: int) -> bool:
+    return (
+        _IS_DEFINITION.match(data, start) is not None
+        and data.count(b'"""', start, end) % 2 == 0
+        and data.count(b"'''", start, end) % 2 == 0
+    )
+
+
+def _blank(data: bytes, start: int, end: int) -> bytes:
+    """A stretch of whole lines as one ``pass`` that keeps its number of line ends."""
+    indent = data[start : start + 4] if data[start : start + 1] == b" " else b""
+    if data[start : start + 1] == b"\t":
+        indent = b"\t"
+    return indent + b"pass" + b"\n" * data.count(b"\n", start, end)
+
+
+def thin(data: bytes, offsets: list[int]) -> bytes:
+    """The source with every function and class that holds no hot offset blanked out.
+
+    Line numbers stay. The result may fail to parse where definitions stand inside odd
+    constructs; the caller then parses the whole source. Source with lone carriage returns is
+    returned as it is.
+    """
+    if not offsets or data.count(b"\r") != data.count(b"\r\n"):
+        return data
+    parts: list[bytes] = []
+    done = 0
+    tops = [*_segments(data, _TOP, 0, len(data)), len(data)]
+    for start, end in zip(tops, tops[1:], strict=False):
+        if not _holds(offsets, start, end):
+            if end - start > 120 and _blankable(data, start, end):
+                parts += [data[done:start], _blank(data, start, end)]
+                done = end
+        elif _IS_CLASS.match(data, start) or _IS_DECORATOR.match(data, start):
+            inner = [*_segments(data, _METHOD, start, end), end]
+            for low, high in zip(inner, inner[1:], strict=False):
+                if (
+                    high - low > 120
+                    and not _holds(offsets, low, high)
+                    and _blankable(data, low, high)
+                ):
+                    parts += [data[done:low], _blank(data, low, high)]
+                    done = high
+    if not parts:
+        return data
+    parts.append(data[done:])
+    return b"".join(parts)

@@ -1,0 +1,109 @@
+"""DEV101: a device written out where something is placed."""
+
+from __future__ import annotations
+
+import ast
+
+from conformance.scan.context import Context
+from conformance.scan.findings import Fix, Severity
+from conformance.scan.mending import device_text, replace_device
+from conformance.scan.placements import Placement
+from conformance.scan.rule import Bad, Rule
+
+
+def _placement(context: Context, placement: Placement) -> None:
+    if placement.kind != "literal":
+        return
+    context.report(
+        RULE,
+        placement.node,
+        f"device '{placement.device}' is hard-coded in {placement.how}",
+        severity=placement.severity,
+        fix=_fix(context, placement),
+        scope=placement.scope,
+    )
+
+
+def _fix(context: Context, placement: Placement) -> Fix | None:
+    node = placement.node
+    scope, context.scope = context.scope, placement.scope
+    try:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "cuda" and placement.how == ".cuda()":
+                text = device_text(context, as_text=False)
+                if text is None or any(k.arg != "non_blocking" for k in node.keywords):
+                    return None
+                rest = "".join(f", {context.segment(k)}" for k in node.keywords)  # type: ignore[arg-type]
+                owner = context.segment(node.func.value)
+                return Fix((context.replace(node, f"{owner}.to({text}{rest})"),))
+        if placement.how.startswith(("set_default_tensor_type", '"')):
+            return None
+        return replace_device(context, node, as_text="type" in placement.how)
+    finally:
+        context.scope = scope
+
+
+RULE = Rule(
+    code="DEV101",
+    name="device-literal",
+    severity=Severity.ERROR,
+    summary="a device is hard-coded where something is placed",
+    why=(
+        'A tensor or model sent to "cuda" by name raises on every machine without CUDA. The '
+        "literal also hides in a variable, a constant or an attribute: what counts is where the "
+        "value ends up."
+    ),
+    remedy=(
+        "Take the device from the caller or from a tensor in hand (`x.device`), or ask "
+        "`torch.accelerator.current_accelerator()`."
+    ),
+    invalid=(
+        Bad("import torch\nx = torch.zeros(3, device='cuda')", 2),
+        Bad(
+            "def f(x, device):\n    return x.to('cuda:0')",
+            2,
+            "def f(x, device):\n    return x.to(device)",
+        ),
+        Bad(
+            "def f(model, device):\n    model.cuda()",
+            2,
+            "def f(model, device):\n    model.to(device)",
+        ),
+        Bad("import torch as t\nd = t.device('cuda', 1)", 2),
+        Bad("import torch\nstate = torch.load('x.pt', map_location='cuda')", 2),
+        Bad("import torch\ntorch.set_default_device('cuda')", 2),
+        Bad("import torch\nwith torch.device('cuda'):\n    pass", 2),
+        Bad("dev = 'cuda'\ndef f(x):\n    return x.to(dev)", 1),
+        Bad("class A:\n    def __init__(self):\n        self.device = 'cuda'", 3),
+        Bad("def f(x, i):\n    return x.to(f'cuda:{i}')", 2),
+        Bad(
+            "from transformers import AutoModel\nm = AutoModel.from_pretrained('x', device_map='cuda')",
+            2,
+        ),
+        Bad(
+            "import torch\nif torch.cuda.is_available():\n    print('ok')\nx = torch.ones(2, device='cuda')",
+            4,
+        ),
+        Bad("def f(x):\n    return x.to('mps')", 2),
+        Bad("device: str = 'cuda'", 1),
+        Bad("import torch\ntorch.set_default_tensor_type(torch.cuda.FloatTensor)", 2),
+    ),
+    valid=(
+        "def f(x, y):\n    return x.to(y.device)",
+        "def f(x):\n    return x.to('cpu')",
+        "import torch\ndef f(x):\n    if x.device.type == 'cuda':\n        return x.cuda()\n    return x",
+        "def f(x):\n    '''Moves to 'cuda': x.to(\"cuda\").'''\n    return x",
+        "import logging\nlogging.info('moving to cuda')",
+        "help_text = 'cuda'\nprint(help_text)",
+        "def f(device):\n    return device == 'cuda'",
+        "def f(x):\n    try:\n        return x.cuda()\n    except RuntimeError:\n        return x",
+        "import pytest, torch\n@pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA')\n"
+        "def test_a():\n    torch.ones(2, device='cuda')",
+        "import torch\ndef f(x):\n    if not x.is_cuda:\n        return x\n    return x.to('cuda:1')",
+        "def _to_cuda(x):\n    return x.cuda()",
+        "import torch\ndef f(x):\n    match x.device.type:\n        case 'cuda':\n            return x.cuda()\n"
+        "        case _:\n            return x",
+    ),
+    hooks={"placement": _placement},
+    fixable=True,
+)

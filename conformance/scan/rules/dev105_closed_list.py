@@ -1,0 +1,136 @@
+"""DEV105: a closed list of devices that lacks MPS."""
+
+from __future__ import annotations
+
+import ast
+
+from conformance.scan.context import Context
+from conformance.scan.findings import Fix, Severity
+from conformance.scan.mending import insert_after
+from conformance.scan.rule import Bad, Rule
+from conformance.scan.vocabulary import DEVICE_WORDS
+
+_Listed = list[tuple[ast.expr, str]]
+
+
+def _words(nodes: list[ast.expr]) -> _Listed | None:
+    """Elements with their words when every one is a device's word, None otherwise."""
+    found: _Listed = []
+    for node in nodes:
+        if isinstance(node, ast.Tuple | ast.List) and node.elts:
+            node = node.elts[0]  # a dropdown's (label, value)
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            return None
+        word = node.value.lower().partition(":")[0]
+        if word not in DEVICE_WORDS:
+            return None
+        found.append((node, word))
+    return found
+
+
+def _lacks_mps(listed: _Listed | None) -> bool:
+    if listed is None:
+        return False
+    words = {word for _, word in listed}
+    return bool({"cuda", "gpu"} & words) and "cpu" in words and "mps" not in words
+
+
+def _fix(context: Context, listed: _Listed) -> Fix | None:
+    """Safe: ``"mps"`` behind the CUDA entry, in the same quotes."""
+    for node, word in listed:
+        if word == "cuda" and isinstance(node, ast.Constant) and node.value == "cuda":
+            segment = context.segment(node)
+            if segment in ("'cuda'", '"cuda"'):
+                return Fix((insert_after(context, node, f", {segment[0]}mps{segment[0]}"),), True)
+    return None
+
+
+def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
+    if id(node) in context.consumed and context.decorating:
+        return
+    listed = _words(node.elts)
+    if listed is None or not _lacks_mps(listed) or context.guarded("cuda"):
+        return
+    plain = all(isinstance(part, ast.Constant) for part in node.elts)
+    loop = isinstance(context.statement, ast.For) and context.statement.iter is node
+    note = context.decorating or loop
+    shown = ", ".join(word for _, word in listed)
+    context.report(
+        RULE,
+        node,
+        f"a list of devices ({shown}) leaves out mps",
+        severity=Severity.NOTE if note else RULE.severity,
+        fix=_fix(context, listed) if plain and not note else None,
+    )
+
+
+def _subscript(context: Context, node: ast.Subscript) -> None:
+    name = context.dotted(node.value)
+    if name is None or name.rpartition(".")[2] != "Literal":
+        return
+    parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if isinstance(node.slice, ast.Tuple):
+        context.consumed.add(id(node.slice))
+    listed = _words(parts)
+    if listed is not None and _lacks_mps(listed):
+        context.report(RULE, node, "a Literal of devices leaves out mps", fix=_fix(context, listed))
+
+
+def _class(context: Context, node: ast.ClassDef) -> None:
+    if not any((context.dotted(base) or "").endswith("Enum") for base in node.bases):
+        return
+    values: list[ast.expr] = []
+    for statement in node.body:
+        if isinstance(statement, ast.Assign):
+            values.append(statement.value)
+    listed = _words(values)
+    if listed is not None and _lacks_mps(listed):
+        context.report(RULE, node, f"enumeration {node.name} of devices leaves out mps")
+
+
+RULE = Rule(
+    code="DEV105",
+    name="closed-device-list",
+    severity=Severity.WARNING,
+    summary="a closed list of devices leaves out mps",
+    why=(
+        "Choices of an option, entries of a dropdown and validation lists refuse what they do not "
+        "name: with only cuda and cpu to pick, a Mac's user cannot ask for the GPU at all."
+    ),
+    remedy='Add "mps", or accept whatever `torch.device()` accepts.',
+    invalid=(
+        Bad(
+            "import argparse\np = argparse.ArgumentParser()\np.add_argument('--device', choices=['auto', 'cuda', 'cpu'])",
+            3,
+            "import argparse\np = argparse.ArgumentParser()\n"
+            "p.add_argument('--device', choices=['auto', 'cuda', 'mps', 'cpu'])",
+        ),
+        Bad(
+            "import gradio as gr\ngr.Dropdown(choices=['auto', 'cuda', 'cpu'], value='auto')",
+            2,
+            "import gradio as gr\ngr.Dropdown(choices=['auto', 'cuda', 'mps', 'cpu'], value='auto')",
+        ),
+        Bad("import gradio as gr\ngr.Dropdown([('CUDA', 'cuda'), ('CPU', 'cpu')])", 2),
+        Bad(
+            "from typing import Literal\nDevice = Literal['cuda', 'cpu']",
+            2,
+            "from typing import Literal\nDevice = Literal['cuda', 'mps', 'cpu']",
+        ),
+        Bad("import enum\nclass Device(enum.Enum):\n    CUDA = 'cuda'\n    CPU = 'cpu'", 2),
+        Bad(
+            "def check(device):\n    if device not in ('cuda', 'cpu'):\n        raise ValueError(device)",
+            2,
+            "def check(device):\n    if device not in ('cuda', 'mps', 'cpu'):\n        raise ValueError(device)",
+        ),
+        Bad('VALID = {"cpu", "cuda"}', 1, 'VALID = {"cpu", "cuda", "mps"}'),
+    ),
+    valid=(
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--device', choices=['auto', 'cuda', 'mps', 'cpu'])",
+        "from typing import Literal\nDevice = Literal['cuda', 'mps', 'cpu']",
+        "names = ['cuda', 'opencl', 'cpu']",
+        "kernels = ['cuda', 'xpu']",
+        "import enum\nclass Device(enum.Enum):\n    CUDA = 'cuda'\n    MPS = 'mps'\n    CPU = 'cpu'",
+    ),
+    hooks={"collection": _collection, "subscript": _subscript, "class": _class},
+    fixable=True,
+)

@@ -1,0 +1,99 @@
+"""DEV113: a CUDA-only package imported at module level."""
+
+from __future__ import annotations
+
+import ast
+
+from conformance.scan.context import Context
+from conformance.scan.facts import ANY
+from conformance.scan.findings import Severity
+from conformance.scan.rule import Bad, Rule
+
+#: Packages that cannot be installed or imported where there is no CUDA (or ROCm).
+_MISSING = frozenset(
+    {
+        "flash_attn",
+        "flash_attn_interface",
+        "flashinfer",
+        "vllm",
+        "triton",
+        "apex",
+        "cupy",
+        "pycuda",
+        "tensorrt",
+        "tensorrt_llm",
+        "torch_tensorrt",
+        "transformer_engine",
+        "deep_gemm",
+        "deep_ep",
+        "cudf",
+        "cuml",
+        "cugraph",
+        "rmm",
+        "nvidia_dali",
+        "mamba_ssm",
+        "causal_conv1d",
+        "sageattention",
+        "amp_C",
+        "fused_layer_norm_cuda",
+        "exllama_kernels",
+        "pyNVML",
+        "tinycudann",
+        "nvdiffrast",
+        "spconv",
+    }
+)
+#: Packages that import everywhere and then have little to do without CUDA.
+_POORER = frozenset({"bitsandbytes", "xformers", "pynvml"})
+
+
+def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
+    if context.scope.kind == "function" or _optional(context):
+        return
+    if isinstance(node, ast.ImportFrom):
+        names = [node.module or ""] if not node.level else []
+    else:
+        names = [alias.name for alias in node.names]
+    for name in names:
+        package = name.partition(".")[0]
+        if package in _MISSING or package in _POORER:
+            context.report(
+                RULE,
+                node,
+                f"{package}, which needs CUDA, is imported with the module",
+                severity=Severity.ERROR if package in _MISSING else Severity.NOTE,
+            )
+
+
+def _optional(context: Context) -> bool:
+    """Whether the import stands under a condition or a ``try`` of any kind."""
+    return bool(context.branches) or ANY in context.facts.known or context.guarded("cuda")
+
+
+RULE = Rule(
+    code="DEV113",
+    name="cuda-only-import",
+    severity=Severity.ERROR,
+    summary="a CUDA-only package is imported at module level",
+    why=(
+        "The package has no build for a Mac, so the module, and all that imports it, cannot be "
+        "imported there, whichever device was asked for."
+    ),
+    remedy="Import it inside the function that needs it, or in a `try` that expects ImportError.",
+    invalid=(
+        Bad("import flash_attn", 1),
+        Bad("from flash_attn import flash_attn_func", 1),
+        Bad("import os\nimport vllm.engine as engine", 2),
+        Bad("import triton\nimport triton.language as tl", 1),
+        Bad("import cupy as cp", 1),
+    ),
+    valid=(
+        "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None",
+        "def f():\n    import vllm\n    return vllm",
+        "import torch\nif torch.cuda.is_available():\n    import flash_attn",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import triton",
+        "from .triton import kernels",
+        "def is_flash_attn_available():\n    return True\nif is_flash_attn_available():\n    import flash_attn",
+    ),
+    hooks={"import": _import},
+)

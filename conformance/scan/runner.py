@@ -1,0 +1,151 @@
+"""Scans many files: reads, asks the cache, shares the rest out among processes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import stat
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from conformance.scan.analysis import analyse, declared_by, failure
+from conformance.scan.cache import Cache, content_key
+from conformance.scan.config import Config
+from conformance.scan.discover import Target
+from conformance.scan.findings import Finding
+from conformance.scan.rule import Rule
+from conformance.scan.rules import BY_CODE
+
+#: Fewer bytes than this are scanned sooner than a second process is started.
+_WORTH_A_PROCESS = 3_000_000
+_CHUNK = 48
+
+
+@dataclass
+class Outcome:
+    """Everything found, sorted, and how many files were looked at and came from the cache."""
+
+    findings: list[Finding] = field(default_factory=list)
+    files: int = 0
+    cached: int = 0
+
+
+def read_bytes(path: str) -> bytes:
+    """Content of a regular file; raises OSError, also for pipes and devices, which never end."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"not a regular file: {path}")
+        return stream.read()
+
+
+def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> list[Finding]:
+    try:
+        content = read_bytes(target.path) if data is None else data
+    except OSError as error:
+        reason = error.strerror or "not a regular file"
+        return [failure(target.shown, 1, f"could not be read: {reason}")]
+    found = analyse(target.logical, content, rules)
+    return [finding.at(target.shown) for finding in found]
+
+
+def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[list[Finding]]:
+    """Work of one process; syntax trees hold no cycles, so collecting them is only a cost."""
+    gc.set_threshold(200_000, 50, 100)
+    rules = [BY_CODE[code] for code in codes]
+    return [_scan_one(target, rules) for target in targets]
+
+
+def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:
+    rules = config.rules()
+    jobs = config.jobs or os.cpu_count() or 1
+    jobs = min(jobs, (len(targets) + _CHUNK - 1) // _CHUNK)
+    if jobs > 1 and not _worth_it(targets):
+        jobs = 1
+    if jobs <= 1:
+        return [_scan_one(target, rules) for target in targets]
+    codes = tuple(rule.code for rule in rules)
+    chunks = [targets[start::_stride(targets)] for start in range(_stride(targets))]
+    # Forking is the quicker start, and safe here: the scanner runs no threads. Inside a process
+    # that has loaded much else (a test run, a notebook) a fresh interpreter is safer.
+    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
+    with ProcessPoolExecutor(jobs, mp_context=get_context(method)) as pool:
+        results = list(pool.map(_scan_chunk, chunks, [codes] * len(chunks)))
+    merged: dict[str, list[Finding]] = {}
+    for chunk, result in zip(chunks, results, strict=True):
+        merged.update(zip((target.path for target in chunk), result, strict=True))
+    return [merged[target.path] for target in targets]
+
+
+def _stride(targets: list[Target]) -> int:
+    return (len(targets) + _CHUNK - 1) // _CHUNK
+
+
+def _worth_it(targets: list[Target]) -> bool:
+    total = 0
+    for target in targets:
+        try:
+            total += os.stat(target.path).st_size
+        except OSError:
+            continue
+        if total > _WORTH_A_PROCESS:
+            return True
+    return False
+
+
+def scan(targets: list[Target], config: Config) -> Outcome:
+    """Scan files; what the settings leave out is left out, everything else is in the outcome."""
+    cache = None
+    if config.cache:
+        cache = Cache(Path(config.root, config.cache_dir), config.rules())
+    outcome = Outcome(files=len(targets))
+    missing: list[Target] = []
+    keys: list[str] = []
+    for target in targets:
+        found: list[Finding] | None = None
+        if cache is not None:
+            key = _key(target)
+            found = cache.get(key, target.shown) if key else None
+            if found is not None:
+                outcome.cached += 1
+        if found is None:
+            missing.append(target)
+            keys.append(key if cache is not None else "")
+        else:
+            outcome.findings += _kept(found, target, config)
+    results = _scan_many(missing, config)
+    for target, key, found in zip(missing, keys, results, strict=True):
+        if cache is not None and key:
+            cache.put(key, found)
+        outcome.findings += _kept(found, target, config)
+    if cache is not None:
+        cache.save()
+    outcome.findings.sort(key=lambda finding: finding.sort_key)
+    return outcome
+
+
+def _key(target: Target) -> str:
+    try:
+        kind = ".ipynb" if target.logical.endswith(".ipynb") else ""
+        return content_key(read_bytes(target.path), declared_by(target.logical) + kind)
+    except OSError:
+        return ""
+
+
+def _kept(findings: list[Finding], target: Target, config: Config) -> list[Finding]:
+    return [
+        finding
+        for finding in findings
+        if finding.severity >= config.severity and config.keeps(target.logical, finding.code)
+    ]
+
+
+def scan_text(data: bytes, name: str, config: Config) -> Outcome:
+    """Scan bytes that came by another way (standard input) as a file called ``name``."""
+    target = Target(name, name, name)
+    found = _scan_one(target, config.rules(), data)
+    return Outcome(_kept(found, target, config), 1)

@@ -1,0 +1,245 @@
+"""Names and what they are bound to: imports, assignments, parameters and attributes of self."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+#: A variable: the identity of its scope's node and its name (``self.x`` belongs to the class).
+Key = tuple[int, str]
+
+
+@dataclass(slots=True)
+class Bound:
+    """One binding of a name: to a dotted import, an expression, a definition or a parameter."""
+
+    kind: str
+    dotted: str = ""
+    value: ast.expr | None = None
+    node: ast.AST | None = None
+
+
+@dataclass(slots=True)
+class Scope:
+    """Names bound in one module, class or function."""
+
+    node: ast.AST
+    kind: str
+    parent: Scope | None
+    name: str = ""
+    names: dict[str, list[Bound]] = field(default_factory=dict)
+
+    def bind(self, name: str, bound: Bound) -> None:
+        """Add a binding; earlier ones stay, since control flow is not followed here."""
+        self.names.setdefault(name, []).append(bound)
+
+    @property
+    def qualname(self) -> str:
+        """Dotted name of the scope inside its module, empty for the module."""
+        parts: list[str] = []
+        scope: Scope | None = self
+        while scope is not None and scope.kind != "module":
+            parts.append(scope.name)
+            scope = scope.parent
+        return ".".join(reversed(parts))
+
+    def enclosing(self, kind: str) -> Scope | None:
+        """The nearest scope of a kind, this one included."""
+        scope: Scope | None = self
+        while scope is not None and scope.kind != kind:
+            scope = scope.parent
+        return scope
+
+    def find(self, name: str) -> tuple[Scope, list[Bound]] | None:
+        """Scope and bindings that a name has when read here; classes hide from their methods."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names and (scope.kind != "class" or scope is self):
+                return scope, scope.names[name]
+            scope = scope.parent
+        return None
+
+
+class Scopes:
+    """All scopes of a module, filled from the statements that the scan may care about."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.module = Scope(tree, "module", None)
+        self.of: dict[int, Scope] = {id(tree): self.module}
+
+    def collect(self, tree: ast.Module, is_hot: HotLines) -> set[str]:
+        """Bind names from hot statements; returns those that stand for a device or a test."""
+        self.interesting: set[str] = set()
+        self._hot = is_hot
+        self._block(tree.body, self.module)
+        return self.interesting
+
+    def _block(self, body: Iterable[ast.stmt], scope: Scope) -> None:
+        for statement in body:
+            kind = type(statement)
+            if kind in (ast.Import, ast.ImportFrom):
+                self._import(statement, scope)
+            elif self._hot.any(statement.lineno, statement.end_lineno or statement.lineno):
+                self._statement(statement, scope)
+            elif isinstance(statement, FunctionNode | ast.ClassDef):
+                scope.bind(statement.name, Bound("def", node=statement))
+
+    def _statement(self, statement: ast.stmt, scope: Scope) -> None:
+        if isinstance(statement, FunctionNode):
+            self._function(statement, scope)
+        elif isinstance(statement, ast.ClassDef):
+            scope.bind(statement.name, Bound("def", node=statement))
+            inner = self.of.setdefault(
+                id(statement), Scope(statement, "class", scope, statement.name)
+            )
+            inner.names.clear()
+            self._block(statement.body, inner)
+        elif isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                self._assign(target, statement.value, scope)
+        elif isinstance(statement, ast.AnnAssign | ast.AugAssign):
+            if statement.value is not None:
+                self._assign(statement.target, statement.value, scope)
+        else:
+            if isinstance(statement, ast.For | ast.AsyncFor):
+                self._assign(statement.target, None, scope)
+            elif isinstance(statement, ast.With | ast.AsyncWith):
+                for item in statement.items:
+                    if item.optional_vars is not None:
+                        self._assign(item.optional_vars, None, scope)
+            for part in blocks_of(statement):
+                self._block(part, scope)
+
+    def _function(self, node: FunctionNode, scope: Scope) -> None:
+        scope.bind(node.name, Bound("def", node=node))
+        inner = self.of.setdefault(id(node), Scope(node, "function", scope, node.name))
+        inner.names.clear()
+        for argument in arguments_of(node.args):
+            inner.bind(argument.arg, Bound("param", node=argument))
+        self._block(node.body, inner)
+        name = node.name.lower()
+        if any(word in name for word in ("cuda", "gpu", "device", "accelerator", "mps")):
+            self.interesting.add(node.name)
+
+    def _import(self, statement: ast.stmt, scope: Scope) -> None:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                if alias.asname is not None:
+                    scope.bind(alias.asname, Bound("import", dotted=alias.name, node=statement))
+                    if alias.name.startswith("torch."):
+                        self.interesting.add(alias.asname)
+                else:
+                    top = alias.name.partition(".")[0]
+                    scope.bind(top, Bound("import", dotted=top, node=statement))
+        elif isinstance(statement, ast.ImportFrom):
+            module = statement.module or ""
+            for alias in statement.names:
+                dotted = f"{module}.{alias.name}" if module else alias.name
+                if statement.level and alias.name != "torch":
+                    dotted = "." + dotted
+                elif statement.level:
+                    dotted = "torch"
+                name = alias.asname or alias.name
+                scope.bind(name, Bound("import", dotted=dotted, node=statement))
+                if dotted.startswith("torch.") and matters(dotted):
+                    self.interesting.add(name)
+
+    def _assign(self, target: ast.expr, value: ast.expr | None, scope: Scope) -> None:
+        if isinstance(target, ast.Tuple | ast.List):
+            pairs: Iterable[ast.expr | None] = [None] * len(target.elts)
+            if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts):
+                pairs = value.elts
+            for part, item in zip(target.elts, pairs, strict=True):
+                self._assign(part, item, scope)
+            return
+        if isinstance(target, ast.Starred):
+            self._assign(target.value, None, scope)
+            return
+        name = ""
+        if isinstance(target, ast.Name):
+            name = target.id
+            scope.bind(name, Bound("value", value=value, node=target))
+        elif (
+            isinstance(target, ast.Attribute)
+            and isinstance(target.value, ast.Name)
+            and target.value.id in ("self", "cls")
+        ):
+            owner = scope.enclosing("class")
+            if owner is not None:
+                name = target.attr
+                owner.bind("self." + name, Bound("value", value=value, node=target))
+        if name and value is not None and _stands_for_device(value):
+            self.interesting.add(name)
+
+
+def matters(dotted: str) -> bool:
+    """Whether an imported name of torch is one that rules look at under any alias."""
+    last = dotted.rpartition(".")[2]
+    return (
+        dotted.split(".")[1] in ("cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa", "amp")
+        or last in ("autocast", "Generator", "load", "float64", "double", "complex128", "device")
+        or last in ("init_process_group", "set_default_device", "set_default_tensor_type")
+    )
+
+
+def _stands_for_device(value: ast.expr) -> bool:
+    """Whether a value could be a device, a list of devices, a backend's module or a test."""
+    match value:
+        case ast.Constant():
+            return isinstance(value.value, str)
+        case ast.Call():
+            tail = value.func
+            name = tail.attr if isinstance(tail, ast.Attribute) else getattr(tail, "id", "")
+            low = name.lower()
+            return low in ("str", "format", "get", "getenv", "pop", "bool", "import_module") or any(
+                word in low for word in ("device", "cuda", "available", "gpu", "mps", "xpu")
+            )
+        case ast.Dict() | ast.ListComp() | ast.GeneratorExp() | ast.Lambda():
+            return False
+        case _:
+            return True
+
+
+def blocks_of(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
+    """The statement lists inside a compound statement."""
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(statement, name, None)
+        if block:
+            yield block
+    for handler in getattr(statement, "handlers", ()):
+        yield handler.body
+    for case in getattr(statement, "cases", ()):
+        yield case.body
+
+
+def arguments_of(arguments: ast.arguments) -> list[ast.arg]:
+    """Every parameter, starred ones included."""
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return every + [extra for extra in (arguments.vararg, arguments.kwarg) if extra is not None]
+
+
+class HotLines:
+    """Line numbers that hold a word of interest, with a quick "any in this range?"."""
+
+    def __init__(self, lines: Iterable[int]) -> None:
+        self.numbers = sorted(set(lines))
+        top = (self.numbers[-1] if self.numbers else 0) + 2
+        # Prefix counts: a range test is then two look-ups, with no search.
+        self._before = [0] * (top + 1)
+        previous = 0
+        count = 0
+        for number in self.numbers:
+            self._before[previous + 1 : number + 1] = [count] * (number - previous)
+            count += 1
+            previous = number
+        self._before[previous + 1 :] = [count] * (top - previous)
+        self._top = top
+
+    def any(self, first: int, last: int) -> bool:
+        """Whether a hot line lies in the range, both ends included."""
+        top = self._top
+        if first >= top:
+            return False
+        return self._before[min(last + 1, top)] > self._before[first]

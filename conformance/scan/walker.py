@@ -1,0 +1,478 @@
+"""The one walk over a file: carries facts through control flow and shows nodes to the rules."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+from conformance.scan.conditions import UNKNOWN
+from conformance.scan.context import Context
+from conformance.scan.facts import ANY, NOTHING, Facts, known
+from conformance.scan.resolve import Resolver
+from conformance.scan.rule import Hook, Rule
+from conformance.scan.scopes import FunctionNode, HotLines
+from conformance.scan.vocabulary import (
+    declared_backends,
+    device_type,
+    is_negated,
+    named_backends,
+)
+
+_LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
+_LEAVING_CALLS = frozenset(
+    {"sys.exit", "exit", "quit", "os._exit", "pytest.skip", "pytest.fail", "pytest.exit"}
+)
+_EXPECTED = frozenset(
+    {
+        "BaseException",
+        "Exception",
+        "RuntimeError",
+        "AssertionError",
+        "AttributeError",
+        "NotImplementedError",
+        "ImportError",
+        "ModuleNotFoundError",
+        "OSError",
+    }
+)
+_SKIPS = {"skipif": True, "skipIf": True, "skipUnless": False, "run_if": False, "xfail": True}
+
+
+class Walker:
+    """Walks one module once; every rule sees every hot node with what is known there."""
+
+    def __init__(self, context: Context, rules: Iterable[Rule], hot: HotLines) -> None:
+        self.context = context
+        self.resolver: Resolver = context.resolver
+        self.hot = hot
+        self.hooks: dict[str, list[Hook]] = {}
+        for rule in rules:
+            for kind, hook in rule.hooks.items():
+                self.hooks.setdefault(kind, []).append(hook)
+
+    def run(self, tree: ast.Module, facts: Facts) -> None:
+        """Walk a module under the facts that its path teaches."""
+        self.block(tree.body, facts.both(self._module_marker(tree)))
+        self._show("finish", tree)
+
+    def _module_marker(self, tree: ast.Module) -> Facts:
+        """``pytestmark = pytest.mark.skipif(...)`` guards the whole module."""
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign) and any(
+                isinstance(target, ast.Name) and target.id == "pytestmark"
+                for target in statement.targets
+            ):
+                value = statement.value
+                marks = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
+                return self._decorators(marks)
+        return NOTHING
+
+    def _show(self, kind: str, node: ast.AST) -> None:
+        for hook in self.hooks.get(kind, ()):
+            hook(self.context, node)
+
+    # Statements
+
+    def block(self, body: list[ast.stmt], facts: Facts) -> Facts | None:
+        """Walk statements; returns the facts after them, None when control never gets there."""
+        current: Facts | None = facts
+        for statement in body:
+            after = self.statement(statement, current or facts)
+            if current is not None:
+                current = after
+        return current
+
+    def statement(self, node: ast.stmt, facts: Facts) -> Facts | None:
+        """Walk one statement; returns the facts after it."""
+        kind = type(node)
+        if self.hot.any(node.lineno, node.end_lineno or node.lineno) or (
+            kind in (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            and any(
+                self.hot.any(d.lineno, d.end_lineno or d.lineno)
+                for d in node.decorator_list  # type: ignore[attr-defined]
+            )
+        ):
+            handler = getattr(self, "_on_" + kind.__name__, None)
+            context = self.context
+            outer = context.statement
+            context.statement = node
+            context.facts = facts
+            try:
+                after = handler(node, facts) if handler is not None else self._plain(node, facts)
+            finally:
+                context.statement = outer
+            if after is None or kind is not ast.Expr:
+                return after  # type: ignore[no-any-return]
+            facts = after
+        if kind in (ast.Return, ast.Raise, ast.Continue, ast.Break):
+            return None
+        if kind is ast.Expr and self._leaves(node.value):  # type: ignore[attr-defined]
+            return None
+        return facts
+
+    def _leaves(self, value: ast.expr) -> bool:
+        if not isinstance(value, ast.Call):
+            return False
+        if isinstance(value.func, ast.Attribute) and value.func.attr == "skipTest":
+            return True
+        return isinstance(value.func, ast.Attribute | ast.Name) and (
+            self.context.dotted(value.func) in _LEAVING_CALLS
+        )
+
+    def _plain(self, node: ast.stmt, facts: Facts) -> Facts | None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                self.expression(child, facts)
+            elif isinstance(child, ast.stmt):
+                self.statement(child, facts)
+        return facts
+
+    def _on_Expr(self, node: ast.Expr, facts: Facts) -> Facts:  # noqa: N802
+        if not isinstance(node.value, ast.Constant):
+            self.expression(node.value, facts)
+        return facts
+
+    def _on_Import(self, node: ast.Import | ast.ImportFrom, facts: Facts) -> Facts:  # noqa: N802
+        self._show("import", node)
+        return facts
+
+    _on_ImportFrom = _on_Import  # noqa: N815
+
+    def _on_Assign(self, node: ast.Assign, facts: Facts) -> Facts:  # noqa: N802
+        for target in node.targets:
+            self.context.placements.assign(target, node.value)
+        self._show("assign", node)
+        self.context.facts = facts
+        for target in node.targets:
+            self.expression(target, facts)
+        self.expression(node.value, facts)
+        return facts
+
+    def _on_AnnAssign(self, node: ast.AnnAssign, facts: Facts) -> Facts:  # noqa: N802
+        self._show("assign", node)
+        if node.value is not None:
+            self.context.placements.assign(node.target, node.value)
+            self.expression(node.value, facts)
+        self.expression(node.annotation, facts)
+        return facts
+
+    def _on_Return(self, node: ast.Return, facts: Facts) -> None:  # noqa: N802
+        if node.value is not None:
+            self.context.placements.returned(node.value)
+            self._show("return", node)
+            self.expression(node.value, facts)
+
+    def _on_Raise(self, node: ast.Raise, facts: Facts) -> None:  # noqa: N802
+        self._plain(node, facts)
+
+    def _on_Assert(self, node: ast.Assert, facts: Facts) -> Facts:  # noqa: N802
+        self.expression(node.test, facts)
+        true, _ = self.resolver.conditions.of(node.test, self.context.scope)
+        return facts.both(true)
+
+    def _on_If(self, node: ast.If, facts: Facts) -> Facts | None:  # noqa: N802
+        context = self.context
+        true, false = self.resolver.conditions.of(node.test, context.scope)
+        context.branches.append(node.test)
+        self._show("if", node)
+        self._test(node.test, facts)
+        after_true = self.block(node.body, facts.both(true))
+        context.branches.pop()
+        context.branches.append(ast.UnaryOp(ast.Not(), node.test))
+        after_false = self.block(node.orelse, facts.both(false))
+        context.branches.pop()
+        if after_true is None:
+            return after_false
+        return after_true if after_false is None else after_true.either(after_false)
+
+    def _on_While(self, node: ast.While, facts: Facts) -> Facts:  # noqa: N802
+        true, _ = self.resolver.conditions.of(node.test, self.context.scope)
+        self._test(node.test, facts)
+        self.block(node.body, facts.both(true))
+        self.block(node.orelse, facts)
+        return facts
+
+    def _on_For(self, node: ast.For | ast.AsyncFor, facts: Facts) -> Facts:  # noqa: N802
+        self._show("for", node)
+        self.expression(node.iter, facts)
+        self.block(node.body, facts)
+        self.block(node.orelse, facts)
+        return facts
+
+    _on_AsyncFor = _on_For  # noqa: N815
+
+    def _on_With(self, node: ast.With | ast.AsyncWith, facts: Facts) -> Facts | None:  # noqa: N802
+        inner = facts
+        for item in node.items:
+            self.expression(item.context_expr, facts)
+            call = item.context_expr
+            if isinstance(call, ast.Call):
+                name = (self.context.dotted(call.func) or "").rpartition(".")[2]
+                if name in ("suppress", "raises", "assertRaises", "assertRaisesRegex"):
+                    inner = inner.knowing("try", ANY)
+        after = self.block(node.body, inner)
+        return facts if inner is not facts or after is None else after
+
+    _on_AsyncWith = _on_With  # noqa: N815
+
+    def _on_Try(self, node: ast.Try, facts: Facts) -> Facts | None:  # noqa: N802
+        inner = facts
+        for handler in node.handlers:
+            if self._expects(handler):
+                inner = facts.knowing("try", ANY, node=handler)
+        after = self.block(node.body, inner)
+        self.block(node.orelse, facts)
+        for handler in node.handlers:
+            self.block(handler.body, facts)
+        self.block(node.finalbody, facts)
+        return facts if after is not None or node.handlers else None
+
+    _on_TryStar = _on_Try  # noqa: N815
+
+    def _expects(self, handler: ast.ExceptHandler) -> bool:
+        """Whether a handler takes the failure for an answer (it does not only raise again)."""
+        if len(handler.body) == 1 and isinstance(handler.body[0], ast.Raise):
+            return False
+        if handler.type is None:
+            return True
+        types = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+        names = {(self.context.dotted(item) or "").rpartition(".")[2] for item in types}
+        return bool(names & _EXPECTED) or any("cuda" in name.lower() for name in names)
+
+    def _on_Match(self, node: ast.Match, facts: Facts) -> Facts | None:  # noqa: N802
+        self.expression(node.subject, facts)
+        rest = facts
+        afters: list[Facts] = []
+        for case in node.cases:
+            devices = _pattern_devices(case.pattern)
+            inner = rest
+            if devices:
+                inner = rest.both(known("test", *devices, node=case.pattern))
+                if case.guard is None:
+                    rest = rest.without(*devices)
+            elif _is_true(case.pattern) is not None:
+                true, false = self.resolver.conditions.of(node.subject, self.context.scope)
+                inner = rest.both(true if _is_true(case.pattern) else false)
+            if case.guard is not None:
+                self._test(case.guard, inner)
+                inner = inner.both(self.resolver.conditions.of(case.guard, self.context.scope)[0])
+            after = self.block(case.body, inner)
+            if after is not None:
+                afters.append(after)
+        result = rest
+        for after in afters:
+            result = result.either(after)
+        return result
+
+    # Definitions
+
+    def _on_FunctionDef(self, node: ast.FunctionDef, facts: Facts) -> Facts:  # noqa: N802
+        context = self.context
+        self._show("function", node)
+        self._decorator_expressions(node.decorator_list, facts)
+        for default in [*node.args.defaults, *node.args.kw_defaults]:
+            if default is not None:
+                self.expression(default, facts)
+        outer = context.scope, context.branches
+        context.scope = self.resolver.scopes.of.get(id(node), context.scope)
+        context.branches = []
+        inner = facts.both(self._decorators(node.decorator_list)).both(_declared(node.name))
+        self.block(node.body, inner)
+        context.scope, context.branches = outer
+        return facts
+
+    _on_AsyncFunctionDef = _on_FunctionDef  # noqa: N815
+
+    def _on_ClassDef(self, node: ast.ClassDef, facts: Facts) -> Facts:  # noqa: N802
+        context = self.context
+        self._show("class", node)
+        self._decorator_expressions(node.decorator_list, facts)
+        for keyword in node.keywords:
+            self.expression(keyword.value, facts)
+        outer = context.scope
+        context.scope = self.resolver.scopes.of.get(id(node), outer)
+        inner = facts.both(self._decorators(node.decorator_list)).both(_declared(node.name))
+        for base in node.bases:
+            inner = inner.both(_declared((context.dotted(base) or "").rpartition(".")[2]))
+        self.block(node.body, inner.both(self._set_up(node)))
+        context.scope = outer
+        return facts
+
+    def _set_up(self, node: ast.ClassDef) -> Facts:
+        """Facts that a test class establishes in ``setUp`` by skipping the rest."""
+        for method in node.body:
+            if isinstance(method, ast.FunctionDef) and method.name in (
+                "setUp",
+                "setUpClass",
+                "setup_method",
+                "setup_class",
+            ):
+                for statement in method.body:
+                    if isinstance(statement, ast.If) and any(
+                        isinstance(last, ast.Raise)
+                        or (isinstance(last, ast.Expr) and self._leaves(last.value))
+                        for last in statement.body[-1:]
+                    ):
+                        return self.resolver.conditions.of(statement.test, self.context.scope)[1]
+        return NOTHING
+
+    def _decorator_expressions(self, decorators: list[ast.expr], facts: Facts) -> None:
+        outer = self.context.decorating
+        self.context.decorating = True
+        for decorator in decorators:
+            self.expression(decorator, facts)
+        self.context.decorating = outer
+
+    def _decorators(self, decorators: Iterable[ast.expr]) -> Facts:
+        """What decorators and skip markers say about where their function runs."""
+        facts = NOTHING
+        for decorator in decorators:
+            facts = facts.both(self._decorator(decorator))
+        return facts
+
+    def _decorator(self, decorator: ast.expr) -> Facts:
+        conditions = self.resolver.conditions
+        if isinstance(decorator, ast.Name | ast.Attribute):
+            held = self.resolver.only_value(decorator, self.context.scope)
+            if held is not None and isinstance(held[0], ast.Call):
+                inner = self._decorator(held[0])
+                if inner is not NOTHING:
+                    return inner
+        if isinstance(decorator, ast.Call):
+            name = (self.context.dotted(decorator.func) or "").rpartition(".")[2]
+            if name in _SKIPS and decorator.args:
+                pair = conditions.of(decorator.args[0], self.context.scope)
+                if pair is not UNKNOWN:
+                    skipped = _SKIPS[name]
+                    true, false = pair
+                    guards = (false if skipped else true).known
+                    return known("name", *guards) if guards else (false if skipped else true)
+        words: set[str] = set()
+        for node in ast.walk(decorator):
+            word = ""
+            if isinstance(node, ast.Name):
+                word = node.id
+            elif isinstance(node, ast.Attribute):
+                word = node.attr
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                word = node.value if len(node.value) < 24 else ""
+            if word and not is_negated(word):
+                words.update(named_backends(word))
+        return known("name", *words, node=decorator) if words else NOTHING
+
+    # Expressions
+
+    def _test(self, test: ast.expr, facts: Facts) -> None:
+        """A condition: comparisons in it choose a branch and are not values."""
+        for node in ast.walk(test):
+            if isinstance(node, ast.Compare | ast.Attribute):
+                self.context.consumed.add(id(node))
+        self.expression(test, facts)
+
+    def expression(self, node: ast.expr, facts: Facts) -> None:
+        """Walk an expression and show its nodes to the rules."""
+        kind = type(node)
+        if kind is ast.Name or kind is ast.Constant:
+            return
+        first, last = node.lineno, node.end_lineno or node.lineno
+        if last > first and not self.hot.any(first, last):
+            return
+        context = self.context
+        context.facts = facts
+        if kind is ast.Call:
+            context.placements.call(node)  # type: ignore[arg-type]
+            self._show("call", node)
+            self._children(node, facts)
+        elif kind is ast.BoolOp:
+            self._bool_op(node, facts)  # type: ignore[arg-type]
+        elif kind is ast.IfExp:
+            self._show("ifexp", node)
+            self._if_exp(node, facts)  # type: ignore[arg-type]
+        elif kind is ast.Compare:
+            self._show("compare", node)
+            for part in [node.left, *node.comparators]:  # type: ignore[attr-defined]
+                context.consumed.add(id(part))
+            self._children(node, facts)
+        elif kind in (ast.List, ast.Tuple, ast.Set):
+            self._show("collection", node)
+            self._children(node, facts)
+        elif kind is ast.Dict:
+            context.placements.dictionary(node)  # type: ignore[arg-type]
+            self._children(node, facts)
+        elif kind is ast.Subscript:
+            self._show("subscript", node)
+            self._children(node, facts)
+        elif kind is ast.Attribute:
+            self._show("attribute", node)
+            self._children(node, facts)
+        elif kind in (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp):
+            self._comprehension(node, facts)
+        else:
+            self._children(node, facts)
+
+    def _children(self, node: ast.AST, facts: Facts) -> None:
+        for name in node._fields:
+            child = getattr(node, name)
+            if isinstance(child, list):
+                for item in child:
+                    self._child(item, facts)
+            else:
+                self._child(child, facts)
+
+    def _child(self, child: object, facts: Facts) -> None:
+        if isinstance(child, _LEAVES):
+            return
+        if isinstance(child, ast.expr):
+            self.expression(child, facts)
+        elif isinstance(child, ast.AST):
+            self._children(child, facts)
+
+    def _bool_op(self, node: ast.BoolOp, facts: Facts) -> None:
+        conjunction = isinstance(node.op, ast.And)
+        for value in node.values:
+            self.expression(value, facts)
+            true, false = self.resolver.conditions.of(value, self.context.scope)
+            facts = facts.both(true if conjunction else false)
+
+    def _if_exp(self, node: ast.IfExp, facts: Facts) -> None:
+        true, false = self.resolver.conditions.of(node.test, self.context.scope)
+        self._test(node.test, facts)
+        self.expression(node.body, facts.both(true))
+        self.expression(node.orelse, facts.both(false))
+
+    def _comprehension(self, node: ast.expr, facts: Facts) -> None:
+        inner = facts
+        for generator in node.generators:  # type: ignore[attr-defined]
+            self.expression(generator.iter, facts)
+            for test in generator.ifs:
+                self._test(test, inner)
+                inner = inner.both(self.resolver.conditions.of(test, self.context.scope)[0])
+        for name in ("elt", "key", "value"):
+            part = getattr(node, name, None)
+            if part is not None:
+                self.expression(part, inner)
+
+
+def _declared(name: str) -> Facts:
+    """What a name declares its code to be for (``_sync_cuda``, ``class MPSBackend``)."""
+    backends = () if is_negated(name) else declared_backends(name)
+    return known("name", *backends) if backends else NOTHING
+
+
+def _pattern_devices(pattern: ast.pattern) -> tuple[str, ...]:
+    match pattern:
+        case ast.MatchValue(value=ast.Constant(value=str(text))):
+            device = device_type(text)
+            return (device,) if device is not None else ()
+        case ast.MatchOr(patterns=patterns):
+            return tuple(device for part in patterns for device in _pattern_devices(part))
+        case ast.MatchAs(pattern=inner) if inner is not None:
+            return _pattern_devices(inner)
+        case _:
+            return ()
+
+
+def _is_true(pattern: ast.pattern) -> bool | None:
+    if isinstance(pattern, ast.MatchSingleton) and isinstance(pattern.value, bool):
+        return pattern.value
+    return None
