@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep import checkpoints
+from acestep.cli import lyrics as lyric_output
 from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries, say
 from acestep.cli.console import result as print_result
 from acestep.device import DTYPE_CHOICES
@@ -41,6 +42,7 @@ def add_parser(subparsers: Any) -> None:
     _add_music_options(parser)
     _add_source_options(parser)
     _add_model_options(parser)
+    lyric_output.add_options(parser)
     _add_output_options(parser)
     parser.set_defaults(run=run)
 
@@ -54,6 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     policy = resolve(arguments.device, dtype=arguments.dtype)
     checkpoint = checkpoints.find(arguments.model)
+    timed = lyric_output.lyric_options(arguments)
+    sung = "" if params.instrumental else params.lyrics
+    lyric_output.check(timed, sung, checkpoint, paths, arguments.force)
     quiet = arguments.quiet or arguments.json
     if checkpoint.builtin and arguments.model == "auto" and not quiet:
         say(DEMO_NOTICE)
@@ -82,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in made.warnings:
         say(f"acestep: warning: {warning}")
     records = _save(handler, made, paths, params)
+    if timed.any:
+        _time_lyrics(handler, made, paths, records, timed)
     seconds = time.perf_counter() - started
     _print(records, made, seconds, handler.device, arguments)
     return EXIT_OK
@@ -136,7 +143,7 @@ def _params(arguments: argparse.Namespace) -> Any:
     return GenerationParams(
         task_type=_task(arguments),
         caption=arguments.prompt,
-        lyrics=_text_or_file(arguments.lyrics),
+        lyrics=text_or_file(arguments.lyrics),
         instrumental=arguments.instrumental,
         vocal_language=arguments.vocal_language,
         bpm=arguments.bpm,
@@ -179,7 +186,7 @@ def _seed(seed: int) -> int:
     return seed
 
 
-def _text_or_file(text: str) -> str:
+def text_or_file(text: str) -> str:
     """The text itself, or with a leading @ the contents of the file it names."""
     if not text.startswith("@"):
         return text
@@ -207,6 +214,23 @@ def _save(
     return records
 
 
+def _time_lyrics(
+    handler: AceStepHandler,
+    made: Generation,
+    paths: list[Path],
+    records: list[dict[str, Any]],
+    options: lyric_output.LyricOptions,
+) -> None:
+    """Write the lyric files of each song, and note them in its record."""
+    from acestep.generation import extra_outputs
+    from acestep.handler_alignment import song_inputs
+
+    outputs = extra_outputs(made)
+    for number, record in enumerate(records):
+        inputs = song_inputs(outputs, number)
+        record |= lyric_output.write(handler, inputs, options, paths[number])
+
+
 def _print(
     records: list[dict[str, Any]],
     made: Generation,
@@ -227,6 +251,8 @@ def _print(
                 f"{record['path']}: {record['seconds']:.1f} s of audio in {seconds:.1f} s on "
                 f"{device}, peak {made.peak_memory:.2f} GiB, seed {record['seed']}"
             )
+            if "lyric_files" in record:
+                lyric_output.print_record(Path(record["path"]), record)
 
 
 def _repaint_range(text: str) -> tuple[float, float | None]:
