@@ -1,0 +1,82 @@
+"""Fixtures for the runtime's tests: loaded handlers and songs to work from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from acestep import checkpoints
+from acestep.device import DevicePolicy, resolve
+from acestep.handler import AceStepHandler
+
+
+@pytest.fixture(scope="session")
+def policy() -> DevicePolicy:
+    """The CPU in float32."""
+    return resolve("cpu")
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The built-in checkpoint in diffusers layout."""
+    return checkpoints.find("demo").path
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint that is not distilled: six tasks, guidance."""
+    from acestep.demo.recipe import DemoShape, build
+
+    folder = tmp_path_factory.mktemp("base") / "acestep-v15-base-tiny"
+    build(folder, DemoShape(is_turbo=False, hidden=64, layers=2, text_hidden=64), seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def handler() -> AceStepHandler:
+    """A handler with the built-in checkpoint on the CPU."""
+    made = AceStepHandler()
+    message, ok = made.initialize_service(None, "demo", "cpu")
+    assert ok, message
+    return made
+
+
+@pytest.fixture(scope="session")
+def base_handler(base_folder: Path) -> AceStepHandler:
+    """A handler with the undistilled checkpoint on the CPU."""
+    made = AceStepHandler()
+    message, ok = made.initialize_service(None, str(base_folder), "cpu")
+    assert ok, message
+    return made
+
+
+@pytest.fixture(scope="session")
+def diffusers_pipeline(demo_folder: Path) -> Any:
+    """diffusers' own pipeline over the built-in checkpoint."""
+    from diffusers import AceStepPipeline
+
+    pipeline = AceStepPipeline.from_pretrained(demo_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def song() -> torch.Tensor:
+    """Two seconds of a stereo chord, `[2, 96000]` at 48 kHz."""
+    time = torch.arange(96000) / 48000
+    left = sum(torch.sin(2 * torch.pi * f * time) for f in (220.0, 277.2, 329.6)) / 6
+    right = sum(torch.sin(2 * torch.pi * f * time + 0.5) for f in (220.0, 440.0)) / 5
+    return torch.stack([left, right])
+
+
+@pytest.fixture
+def song_file(song: torch.Tensor, tmp_path: Path) -> Path:
+    """The chord as a 16-bit file at 44.1 kHz."""
+    import soundfile
+
+    path = tmp_path / "chord.wav"
+    soundfile.write(path, song.T.numpy(), 48000)
+    return path

@@ -1,0 +1,27 @@
+"""What every test shares: an environment of its own, and small checkpoints on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before any test module imports a library that reads them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+for _name in ("ACESTEP_DEVICE", "ACESTEP_DEVICE_MEMORY_GB", "MAX_CUDA_VRAM", "ACESTEP_CHECKPOINTS"):
+    os.environ.pop(_name, None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers are the parallelism; threads of several workers would fight for the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One cache for all workers of a run and for the next run: the built-in checkpoint is made
+# once, in a folder that its recipe's version names.
+os.environ.setdefault("ACESTEP_CACHE", str(Path(tempfile.gettempdir()) / "acestep-test-cache"))
+
+
+@pytest.fixture(autouse=True)
+def _no_leaking_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run in a folder of one's own, so that no checkpoint or song is found by chance."""
+    monkeypatch.chdir(tmp_path)
