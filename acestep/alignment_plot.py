@@ -41,7 +41,7 @@ def draw_alignment(
     Args:
         energy: `[tokens, frames]` in [0, 1].
         path: `[steps, 2]`, token and frame.
-        sentences: the lyric lines; together their tokens are the rows, in order.
+        sentences: the lyric lines, each beginning at its `row`.
         seconds: length of the song.
         title: written above.
 
@@ -93,9 +93,9 @@ def _label_lines(
 ) -> None:
     """The words of each line at its first token, as far as they do not cover each other."""
     font = ImageFont.load_default(12)
-    row, free = 0, float(TOP)
+    free = float(TOP)
     for sentence in sentences:
-        top = TOP + row * down
+        top = TOP + sentence.row * down
         pen.line([(LEFT - 8, top), (LEFT + MAP_WIDTH, top)], fill=(150, 150, 150), width=1)
         if top >= free:
             text = f"{sentence.start:7.2f}  {sentence.text}"
@@ -103,7 +103,6 @@ def _label_lines(
                 text = text[:-2] + "…"
             pen.text((12, top), text, fill=INK, font=font)
             free = top + LINE_HEIGHT
-        row += len(sentence.tokens)
 
 
 def _label_time(pen: ImageDraw.ImageDraw, seconds: float, bottom: float) -> None:

@@ -127,16 +127,16 @@ class MusicStampsAligner:
         """
         sentences: list[SentenceTimestamp] = []
         line: list[TokenTimestamp] = []
-        text = ""
-        for token in token_timestamps:
+        text, row = "", 0
+        for index, token in enumerate(token_timestamps):
             line.append(token)
             ended, newline, rest = token.text.rpartition("\n")
             text += ended if newline else rest
             if newline:
-                sentences += _sentence(text, line)
-                text = rest
+                sentences += _sentence(text, line, row)
+                text, row = rest, index if rest else index + 1
                 line = [TokenTimestamp(token.token_id, rest, token.end, token.end)] if rest else []
-        return sentences + _sentence(text, line)
+        return sentences + _sentence(text, line, row)
 
     def format_lrc(
         self, sentence_timestamps: Sequence[SentenceTimestamp], include_end_time: bool = False
@@ -279,12 +279,12 @@ def _monotonicity(lyric_rows: NDArray[Any], time_weight: float, overlap_frames: 
     return float((centres[1:] >= centres[:-1] - overlap_frames).mean())
 
 
-def _sentence(text: str, tokens: list[TokenTimestamp]) -> list[SentenceTimestamp]:
+def _sentence(text: str, tokens: list[TokenTimestamp], row: int) -> list[SentenceTimestamp]:
     text = " ".join(text.split("\n")).strip()
     if not text:
         return []
     start, end = round(tokens[0].start, 3), round(tokens[-1].end, 3)
-    return [SentenceTimestamp(text, start, end, tuple(tokens))]
+    return [SentenceTimestamp(text, start, end, tuple(tokens), row=row)]
 
 
 def _check_rows(matrix: NDArray[Any], tokens: list[int]) -> None:

@@ -32,6 +32,7 @@ class SentenceTimestamp:
         end: end of the last token (the newline counts), seconds, rounded to a millisecond.
         tokens: the line's tokens, the one with the newline included.
         confidence: 0.0; kept because callers of ACE-Step read the field.
+        row: index of the first token among all that were aligned.
     """
 
     text: str
@@ -39,3 +40,4 @@ class SentenceTimestamp:
     end: float
     tokens: tuple[TokenTimestamp, ...]
     confidence: float = 0.0
+    row: int = 0

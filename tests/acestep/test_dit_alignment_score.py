@@ -292,19 +292,19 @@ def stamps(*texts: str) -> list[TokenTimestamp]:
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (["la", " la", "\n", "oh"], [("la la", 0, 3), ("oh", 3, 4)]),
-        (["a", ".\n\n", "\n", "b", "\n"], [("a.", 0, 2), ("b", 3, 5)]),
-        (["a", "\n[", "b]"], [("a", 0, 2), ("[b]", 2, 3)]),
-        (["a\nb", "c"], [("a", 0, 1), ("bc", 1, 2)]),
+        (["la", " la", "\n", "oh"], [("la la", 0, 3, 0), ("oh", 3, 4, 3)]),
+        (["a", ".\n\n", "\n", "b", "\n"], [("a.", 0, 2, 0), ("b", 3, 5, 3)]),
+        (["a", "\n[", "b]"], [("a", 0, 2, 0), ("[b]", 2, 3, 1)]),
+        (["a\nb", "c"], [("a", 0, 1, 0), ("bc", 1, 2, 0)]),
         ([" ", "\n", "\n"], []),
         ([], []),
     ],
 )
 def test_sentences_end_at_newlines(
-    texts: list[str], expected: list[tuple[str, float, float]]
+    texts: list[str], expected: list[tuple[str, float, float, int]]
 ) -> None:
     sentences = ALIGNER.sentence_timestamps(stamps(*texts))
-    assert [(s.text, s.start, s.end) for s in sentences] == expected
+    assert [(s.text, s.start, s.end, s.row) for s in sentences] == expected
 
 
 def test_sentence_times_are_rounded_to_milliseconds() -> None:
