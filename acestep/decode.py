@@ -180,8 +180,9 @@ def _split_forward(convolution: Conv1d, limit: int) -> Callable[[torch.Tensor], 
             last = min(first + limit, out_length)
             start = first * stride - padding
             stop = (last - 1) * stride - padding + reach
-            piece = signal[..., max(start, 0) : min(stop, length)]
-            piece = F.pad(piece, (max(-start, 0), max(stop - length, 0)))
+            piece = signal[..., max(start, 0) : max(min(stop, length), 0)]
+            left = min(max(-start, 0), stop - start)
+            piece = F.pad(piece, (left, stop - start - left - piece.shape[-1]))
             result[..., first:last] = F.conv1d(
                 piece,
                 convolution.weight,
