@@ -101,29 +101,28 @@ def _analyse_source(
     source: Source, data: bytes, offsets: list[int], rules: list[Rule]
 ) -> list[Finding]:
     """Parse and walk; ``data`` is the text in UTF-8, ``offsets`` where the words are in it."""
-    plain = source.encoding in _TEXT_ENCODINGS
+    parser = _Parser(data, source.encoding in _TEXT_ENCODINGS)
     try:
-        tree, thinned = _parse(data, offsets, plain)
+        tree = parser.parse(offsets)
     except SourceError as error:
         return [failure(source.path, error.line, f"syntax error: {error}")]
-    cpu = prefilter.find_all(data, b"cpu")
+    marks = sorted({*offsets, *prefilter.find_all(data, b"cpu")})
     names: set[str] = set()
     for _ in range(_ROUNDS):
-        hot = HotLines(_lines(data, sorted({*offsets, *cpu})))
+        hot = HotLines(_lines(data, marks))
         scopes = Scopes(tree)
-        new = scopes.collect(tree, hot) - names
-        more = _occurrences(data, new) if new else []
-        if not more:
+        scopes.collect(tree, hot)
+        new = (scopes.spread | scopes.local) - names
+        if not new:
             break
         names |= new
-        before = len(offsets)
-        offsets = sorted({*offsets, *more})
-        if len(offsets) == before:
-            break
-        if thinned:
-            tree, thinned = _parse(data, offsets, plain)
+        marks = sorted({*marks, *_occurrences(data, new)})
+        if scopes.spread:
+            # A name of the module or of self may be read in functions that were thinned out.
+            offsets = sorted({*offsets, *_occurrences(data, scopes.spread)})
+            tree = parser.parse(offsets)
     else:
-        hot = HotLines(_lines(data, sorted({*offsets, *cpu})))
+        hot = HotLines(_lines(data, marks))
         scopes = Scopes(tree)
         scopes.collect(tree, hot)
     resolver = Resolver(scopes)
@@ -145,25 +144,40 @@ def _with_lines(source: Source, findings: list[Finding]) -> list[Finding]:
     return result
 
 
-def _parse(data: bytes, offsets: list[int], plain: bool) -> tuple[ast.Module, bool]:
-    """Syntax tree of the thinned source, or of the whole where thinning broke it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        thin = prefilter.thin(data, offsets)
-        if thin is not data:
-            # It fails where a definition stood inside a string or an odd construct.
-            with contextlib.suppress(SyntaxError, ValueError):
-                return _tree(thin, plain), True
-        try:
-            return _tree(data, plain), False
-        except SyntaxError as error:
-            raise SourceError(error.msg or "invalid syntax", error.lineno or 1) from None
-        except ValueError as error:
-            raise SourceError(str(error)) from None
+class _Parser:
+    """Parses the thinned source, or the whole where thinning broke it; again only if it grew."""
 
+    def __init__(self, data: bytes, plain: bool) -> None:
+        self._data = data
+        self._plain = plain
+        self._parsed = b""
+        self._tree: ast.Module | None = None
 
-def _tree(data: bytes, plain: bool) -> ast.Module:
-    return ast.parse(data if plain else data.decode("utf-8", "surrogatepass"))
+    def parse(self, offsets: list[int]) -> ast.Module:
+        """Syntax tree that holds at least the given places; raises SourceError."""
+        thin = prefilter.thin(self._data, offsets)
+        if self._tree is None or (thin != self._parsed and self._parsed is not self._data):
+            self._tree = self._parse(thin)
+        return self._tree
+
+    def _parse(self, thin: bytes) -> ast.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if thin is not self._data:
+                # It fails where a definition stood inside a string or an odd construct.
+                with contextlib.suppress(SyntaxError, ValueError):
+                    self._parsed = thin
+                    return self._syntax(thin)
+            self._parsed = self._data
+            try:
+                return self._syntax(self._data)
+            except SyntaxError as error:
+                raise SourceError(error.msg or "invalid syntax", error.lineno or 1) from None
+            except ValueError as error:
+                raise SourceError(str(error)) from None
+
+    def _syntax(self, data: bytes) -> ast.Module:
+        return ast.parse(data if self._plain else data.decode("utf-8", "surrogatepass"))
 
 
 def _lines(data: bytes, offsets: list[int]) -> list[int]:

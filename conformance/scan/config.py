@@ -66,9 +66,7 @@ class Config:
             raise ConfigError(
                 f"unknown output format {self.output_format!r}: expected {', '.join(FORMATS)}"
             )
-        compiled = tuple(
-            (Patterns([pattern]), codes) for pattern, codes in self.per_file_ignores
-        )
+        compiled = tuple((Patterns([pattern]), codes) for pattern, codes in self.per_file_ignores)
         return replace(self, per_file=compiled)
 
 

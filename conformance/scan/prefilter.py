@@ -34,23 +34,27 @@ WORDS = (
     b"bitsandbytes",
     b"nccl",
     b"apex",
-    b"cupy",
-    b"triton",
     b"xformers",
     b"tensorrt",
-    b"pynvml",
     b"FLASH_ATTENTION",
+    b"import triton",
+    b"from triton",
+    b"pynvml",
     b"transformer_engine",
     b"deep_gemm",
-    b"cuml",
-    b"cudf",
+    b"import cu",
+    b"from cu",
 )
 #: Words that count only at the start of a word (``stamps`` is no MPS).
-_BOUNDED = frozenset({b"mps", b"apex", b"double("})
+_BOUNDED = frozenset({b"mps", b"apex"})
+#: Names of double precision: they matter only where something is placed, cast or named.
+_PRECISION = frozenset({b"float64", b"complex128", b"torch.double"})
+_NEAR = 240
 _NUMPY = (b"np.", b"numpy.")
 _DEFINITION = rb"(?:@|(?:async[ \t]+)?def[ \t]|class[ \t])"
-_TOP = re.compile(rb"^(?=[^\s#)\]}])", re.MULTILINE)
-_METHOD = re.compile(rb"^(?:    |\t)(?=" + _DEFINITION + rb")", re.MULTILINE)
+# Both begin with a literal, which `re` finds much faster than a line's start.
+_TOP = re.compile(rb"\n(?=[^\s#)\]}])")
+_METHOD = re.compile(rb"\n(?:    |\t)(?=" + _DEFINITION + rb")")
 _IS_DEFINITION = re.compile(rb"[ \t]*" + _DEFINITION)
 _IS_DECORATOR = re.compile(rb"[ \t]*@")
 _IS_CLASS = re.compile(rb"[ \t]*class[ \t]")
@@ -80,14 +84,32 @@ def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:
     found: list[int] = []
     for word in words:
         bounded = word in _BOUNDED
+        precision = word in _PRECISION
         for at in find_all(data, word):
             if bounded and data[at - 1 : at].isalpha():
-                if word == b"double(" and data[at - 1 : at] == b"c":
-                    found.append(at)
-            elif not (word == b"float64" and data[max(0, at - 6) : at].endswith(_NUMPY)):
+                continue
+            if precision and not _placed(data, at):
+                continue
+            start = data.rfind(b"\n", 0, at) + 1
+            # A comment, or an example in a docstring, is not code.
+            if not data[start : start + 200].lstrip().startswith((b"#", b">>>")):
                 found.append(at)
     found.sort()
     return found
+
+
+def _placed(data: bytes, at: int) -> bool:
+    """Whether a dtype is named where a device is, in a conversion, or given a name."""
+    if data[max(0, at - 6) : at].endswith(_NUMPY):
+        return False
+    low, high = max(0, at - _NEAR), at + _NEAR
+    return (
+        data.find(b"device", low, high) >= 0
+        or data.find(b".to(", low, at) >= 0
+        or data.find(b".type(", low, at) >= 0
+        or data.find(b"set_default", low, at) >= 0
+        or data.find(b" = ", max(0, at - 30), at) >= 0
+    )
 
 
 def _holds(offsets: list[int], start: int, end: int) -> bool:
@@ -100,7 +122,7 @@ def _segments(data: bytes, pattern: re.Pattern[bytes], start: int, end: int) -> 
     starts: list[int] = []
     after_decorator = False
     for match in pattern.finditer(data, start, end):
-        at = match.start()
+        at = match.start() + 1
         decorator = _IS_DECORATOR.match(data, at) is not None
         if not (after_decorator and (decorator or _IS_DEFINITION.match(data, at))):
             starts.append(at)
@@ -135,7 +157,7 @@ def thin(data: bytes, offsets: list[int]) -> bytes:
         return data
     parts: list[bytes] = []
     done = 0
-    tops = [*_segments(data, _TOP, 0, len(data)), len(data)]
+    tops = [0, *_segments(data, _TOP, 0, len(data)), len(data)]
     for start, end in zip(tops, tops[1:], strict=False):
         if not _holds(offsets, start, end):
             if end - start > 120 and _blankable(data, start, end):

@@ -7,9 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 from conformance.scan.analysis import analyse, declared_by, failure
@@ -68,8 +66,12 @@ def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:
         jobs = 1
     if jobs <= 1:
         return [_scan_one(target, rules) for target in targets]
+    # Imported here: a run on few files starts sooner without them.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     codes = tuple(rule.code for rule in rules)
-    chunks = [targets[start::_stride(targets)] for start in range(_stride(targets))]
+    chunks = [targets[start :: _stride(targets)] for start in range(_stride(targets))]
     # Forking is the quicker start, and safe here: the scanner runs no threads. Inside a process
     # that has loaded much else (a test run, a notebook) a fresh interpreter is safer.
     method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"

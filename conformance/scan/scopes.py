@@ -69,12 +69,16 @@ class Scopes:
         self.module = Scope(tree, "module", None)
         self.of: dict[int, Scope] = {id(tree): self.module}
 
-    def collect(self, tree: ast.Module, is_hot: HotLines) -> set[str]:
-        """Bind names from hot statements; returns those that stand for a device or a test."""
-        self.interesting: set[str] = set()
+    def collect(self, tree: ast.Module, is_hot: HotLines) -> None:
+        """Bind names from hot statements.
+
+        Afterwards ``spread`` holds the names that stand for a device or a test and can be read
+        anywhere in the file, ``local`` those that only their own function can read.
+        """
+        self.spread: set[str] = set()
+        self.local: set[str] = set()
         self._hot = is_hot
         self._block(tree.body, self.module)
-        return self.interesting
 
     def _block(self, body: Iterable[ast.stmt], scope: Scope) -> None:
         for statement in body:
@@ -120,8 +124,10 @@ class Scopes:
             inner.bind(argument.arg, Bound("param", node=argument))
         self._block(node.body, inner)
         name = node.name.lower()
-        if any(word in name for word in ("cuda", "gpu", "device", "accelerator", "mps")):
-            self.interesting.add(node.name)
+        if scope.kind != "function" and any(
+            word in name for word in ("cuda", "gpu", "accelerator", "mps", "available")
+        ):
+            self.spread.add(node.name)
 
     def _import(self, statement: ast.stmt, scope: Scope) -> None:
         if isinstance(statement, ast.Import):
@@ -129,7 +135,7 @@ class Scopes:
                 if alias.asname is not None:
                     scope.bind(alias.asname, Bound("import", dotted=alias.name, node=statement))
                     if alias.name.startswith("torch."):
-                        self.interesting.add(alias.asname)
+                        self._note(alias.asname, scope)
                 else:
                     top = alias.name.partition(".")[0]
                     scope.bind(top, Bound("import", dotted=top, node=statement))
@@ -144,7 +150,10 @@ class Scopes:
                 name = alias.asname or alias.name
                 scope.bind(name, Bound("import", dotted=dotted, node=statement))
                 if dotted.startswith("torch.") and matters(dotted):
-                    self.interesting.add(name)
+                    self._note(name, scope)
+
+    def _note(self, name: str, scope: Scope, *, attribute: bool = False) -> None:
+        (self.local if scope.kind == "function" and not attribute else self.spread).add(name)
 
     def _assign(self, target: ast.expr, value: ast.expr | None, scope: Scope) -> None:
         if isinstance(target, ast.Tuple | ast.List):
@@ -157,7 +166,7 @@ class Scopes:
         if isinstance(target, ast.Starred):
             self._assign(target.value, None, scope)
             return
-        name = ""
+        name, attribute = "", False
         if isinstance(target, ast.Name):
             name = target.id
             scope.bind(name, Bound("value", value=value, node=target))
@@ -168,10 +177,10 @@ class Scopes:
         ):
             owner = scope.enclosing("class")
             if owner is not None:
-                name = target.attr
+                name, attribute = target.attr, True
                 owner.bind("self." + name, Bound("value", value=value, node=target))
         if name and value is not None and _stands_for_device(value):
-            self.interesting.add(name)
+            self._note(name, scope, attribute=attribute)
 
 
 def matters(dotted: str) -> bool:

@@ -1,0 +1,234 @@
+"""The command ``conformance scan``.
+
+What only some options need is imported where they are handled: the command starts quickly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from conformance.scan.config import FORMATS, Config, ConfigError, find_root, load_config
+from conformance.scan.discover import Target, discover
+from conformance.scan.findings import Finding, Severity
+from conformance.scan.report import reporter
+from conformance.scan.report.text import printable, statistics
+from conformance.scan.runner import Outcome, read_bytes, scan, scan_text
+
+CLEAN, FOUND, FAILED = 0, 1, 2
+_DESCRIPTION = (
+    "Find Python code that works only on CUDA, or on one device only. Nothing is run. "
+    "Exit status: 0 clean, 1 findings, 2 could not run."
+)
+
+
+def _codes(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``conformance scan``."""
+    add = parser.add_argument
+    add(
+        "paths", nargs="*", default=[], metavar="PATH", help="files or folders; - is standard input"
+    )
+    choice = parser.add_argument_group("what is reported").add_argument
+    choice("--select", type=_codes, metavar="CODES", help="only these rules (codes or their start)")
+    choice("--ignore", type=_codes, metavar="CODES", help="not these rules")
+    choice("--exclude", action="append", metavar="GLOB", help="leave out paths, as in .gitignore")
+    choice("--severity", metavar="LEVEL", help="least severity: error, warning (default) or note")
+    choice("--baseline", metavar="FILE", help="report only what this file does not know")
+    choice("--update-baseline", action="store_true", help="drop what is gone from the baseline")
+    choice("--grow", action="store_true", help="let --update-baseline add what is new")
+    choice("--diff", metavar="REV", help="report only lines changed since a git revision")
+    out = parser.add_argument_group("output").add_argument
+    out("--output-format", choices=FORMATS, help="default: concise")
+    out("--output-file", metavar="FILE", help="write the report here")
+    out("--statistics", action="store_true", help="counts by rule instead of findings")
+    out("-q", "--quiet", action="store_true", help="no closing summary")
+    out("--explain", metavar="CODE", help="explain a rule, or all of them, in Markdown")
+    fix = parser.add_argument_group("fixes").add_argument
+    fix("--fix", action="store_true", help="mend what can be mended without a change of meaning")
+    fix("--unsafe-fixes", action="store_true", help="mend the rest as well; read the result")
+    fix("--diff-only", action="store_true", help="print the fixes as a patch, change nothing")
+    run = parser.add_argument_group("how it runs").add_argument
+    run("--jobs", type=int, metavar="N", help="processes; 0 (default) is one a core")
+    run("--no-cache", action="store_true", help="neither read nor write the cache")
+    run("--cache-dir", metavar="DIR", help="default: .conformance_cache in the project")
+    run("--config", metavar="FILE", help="read [tool.conformance.scan] from here")
+    run("--isolated", action="store_true", help="read no configuration")
+    run("--stdin-filename", metavar="NAME", default="stdin.py", help="name for standard input")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser("conformance scan", description=_DESCRIPTION)
+    add_arguments(parser)
+    return parser
+
+
+def _config(options: argparse.Namespace) -> Config:
+    root = find_root(Path.cwd())
+    if options.isolated:
+        config = Config(root)
+    else:
+        config = load_config(Path(options.config) if options.config else None, root)
+    changes: dict[str, object] = {}
+    for name in ("select", "ignore", "jobs", "cache_dir", "output_format", "baseline"):
+        value = getattr(options, name)
+        if value is not None:
+            changes[name] = value
+    if options.exclude:
+        changes["exclude"] = (*config.exclude, *options.exclude)
+    if options.no_cache:
+        changes["cache"] = False
+    if options.severity is not None:
+        try:
+            changes["severity"] = Severity.parse(options.severity)
+        except ValueError as error:
+            raise ConfigError(f"--severity: {error}") from None
+    return replace(config, **changes).checked()  # type: ignore[arg-type]
+
+
+def _emit(text: str, file: str | None = None) -> None:
+    """Write to a file, or to standard output in whatever encoding it has."""
+    if file is not None:
+        try:
+            Path(file).write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise ConfigError(f"cannot write {file}: {error.strerror or error}") from None
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _collect(options: argparse.Namespace, config: Config) -> tuple[Outcome, list[Target]]:
+    paths = options.paths or ["."]
+    if "-" in paths:
+        if len(paths) > 1:
+            raise ConfigError("- (standard input) cannot be mixed with paths")
+        return scan_text(sys.stdin.buffer.read(), options.stdin_filename, config), []
+    targets = discover(paths, config)
+    return scan(targets, config), targets
+
+
+def _mend(
+    options: argparse.Namespace, config: Config, targets: list[Target], outcome: Outcome
+) -> int:
+    """Mend files (or print the patch); returns how many findings were mended."""
+    from conformance.scan.fixing import fix_source, patch, write
+
+    wanted = {
+        finding.path
+        for finding in outcome.findings
+        if finding.fix is not None and (finding.fix.safe or options.unsafe_fixes)
+    }
+    total = 0
+    for target in targets:
+        if target.shown not in wanted:
+            continue
+
+        def keep(finding: Finding, logical: str = target.logical) -> bool:
+            return finding.severity >= config.severity and config.keeps(logical, finding.code)
+
+        fixed = fix_source(
+            target.logical,
+            read_bytes(target.path),
+            config.rules(),
+            unsafe=options.unsafe_fixes,
+            keep=keep,
+        )
+        if fixed.after == fixed.before:
+            continue
+        total += fixed.count
+        if options.diff_only:
+            _emit(patch(printable(target.shown), fixed))
+        else:
+            write(target.path, fixed.after)
+    return total
+
+
+def _gate(options: argparse.Namespace, config: Config, findings: list[Finding]) -> list[Finding]:
+    """What is left after the baseline and the restriction to a change."""
+    if config.baseline is not None:
+        from conformance.scan import baseline as baselines
+
+        path = Path(config.root, config.baseline) if not options.baseline else Path(config.baseline)
+        entries = (
+            [] if options.update_baseline and options.grow and not path.exists()
+            else baselines.load(path)
+        )  # fmt: skip
+        result = baselines.compare(findings, entries)
+        if options.update_baseline:
+            kept = result.kept
+            if options.grow:
+                kept = [baselines.Entry.of(finding) for finding in findings]
+            baselines.save(path, kept)
+            return [] if options.grow else result.new
+        findings = result.new
+    elif options.update_baseline:
+        raise ConfigError("--update-baseline needs --baseline FILE")
+    if options.diff is not None:
+        from conformance.scan.changes import changed_lines, touched
+
+        findings = touched(findings, changed_lines(Path.cwd(), options.diff))
+    return findings
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit status. Raises ConfigError and OSError."""
+    if options.explain is not None:
+        from conformance.scan.explain import explain
+
+        _emit(explain(options.explain))
+        return CLEAN
+    if options.grow and not options.update_baseline:
+        raise ConfigError("--grow only goes with --update-baseline")
+    config = _config(options)
+    outcome, targets = _collect(options, config)
+    mended = 0
+    if options.fix or options.unsafe_fixes or options.diff_only:
+        if options.paths == ["-"]:
+            raise ConfigError("standard input cannot be fixed: give a file")
+        mended = _mend(options, config, targets, outcome)
+        if options.diff_only:
+            return FOUND if mended else CLEAN
+        outcome = scan(targets, config)
+    findings = _gate(options, config, outcome.findings)
+    if options.statistics:
+        _emit(statistics(findings), options.output_file)
+    else:
+        _emit(reporter(config.output_format)(findings), options.output_file)
+    if not options.quiet:
+        sys.stderr.write(_summary(findings, outcome, mended))
+    return FOUND if findings else CLEAN
+
+
+def _summary(findings: list[Finding], outcome: Outcome, mended: int) -> str:
+    """One closing line, on standard error, so that reports stay machine-readable."""
+    fixable = sum(1 for finding in findings if finding.fix is not None and finding.fix.safe)
+    parts = [f"{len(findings)} finding{'' if len(findings) == 1 else 's'} in {outcome.files} files"]
+    if mended:
+        parts.append(f"{mended} mended")
+    if fixable:
+        parts.append(f"{fixable} fixable with --fix")
+    return ", ".join(parts) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns 0 clean, 1 findings, 2 could not run."""
+    try:
+        return run(build_parser().parse_args(argv))
+    except ConfigError as error:
+        sys.stderr.write(f"conformance scan: {printable(str(error))}\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        reason = f"{error.strerror or error}: {error.filename}"
+        sys.stderr.write(f"conformance scan: {printable(reason)}\n")
+    return FAILED
