@@ -27,9 +27,73 @@ HeadOverride = Mapping[Any, Sequence[int]]
 # The alignment needs lyrics and audio; the caption only fills its place in the prompt.
 ANY_SONG = "a song with vocals"
 
+_SCORES = ("dit_score", "lm_score", "coverage", "monotonicity", "confidence", "lyrics_score")
+
+
+@dataclass(frozen=True)
+class SongInputs:
+    """One song as the transformer knows it; tensors on any device.
+
+    Attributes:
+        pred_latent: the song, `[1, frames, channels]`, 25 frames a second.
+        encoder_hidden_states: its condition, `[1, tokens, width]`, lyrics first.
+        context_latents: its source latents and mask, `[1, frames, 2 * channels]`.
+        lyric_token_ids: the lyrics as the text encoder was given them, heading and all.
+        total_duration_seconds: length of the song; by default that of its latents.
+        inference_steps: of the generation; attention is read at time 1 / steps.
+        seed: of the noise that is mixed in, drawn on the host.
+        custom_layers_config: layer to heads, in place of the checkpoint's table.
+        encoder_attention_mask: `[1, tokens]`, which positions of the condition are real; the
+            transformer attends to all, so it only guards against padding.
+    """
+
+    pred_latent: torch.Tensor
+    encoder_hidden_states: torch.Tensor
+    context_latents: torch.Tensor
+    lyric_token_ids: TokenIds
+    total_duration_seconds: float | None = None
+    inference_steps: int = 8
+    seed: int = 42
+    custom_layers_config: HeadOverride | None = None
+    encoder_attention_mask: torch.Tensor | None = None
+
+    def checked(self, lyric_stop: int) -> SongInputs:
+        """These inputs, known to be of one song whose lyrics end at a token.
+
+        Raises:
+            RequestError: they are not; the message names the shapes that differ.
+        """
+        tensors = (self.pred_latent, self.encoder_hidden_states, self.context_latents)
+        latent, encoded, context = (list(tensor.shape) for tensor in tensors)
+        if any(len(shape) != 3 or shape[0] != 1 for shape in (latent, encoded, context)):
+            raise RequestError(
+                "alignment takes one song: pred_latent [1, frames, channels], "
+                "encoder_hidden_states [1, tokens, width] and context_latents "
+                f"[1, frames, 2 * channels], got {latent}, {encoded} and {context}"
+            )
+        if latent[1] != context[1] or latent[1] == 0:
+            raise RequestError(
+                f"pred_latent {latent} and context_latents {context} differ in frames, or "
+                "have none; pass those of the same song"
+            )
+        mask = self.encoder_attention_mask
+        real = encoded[1] if mask is None else int(mask.sum())
+        if lyric_stop > real:
+            raise RequestError(
+                f"the lyrics reach token {lyric_stop}, but encoder_hidden_states {encoded} "
+                f"holds {real}; pass those of the same song"
+            )
+        if self.inference_steps < 1:
+            raise RequestError(
+                f"number of steps {self.inference_steps} is out of range; expected at least 1"
+            )
+        return self
+
 
 def song_inputs(extra_outputs: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
     """The arguments of `get_lyric_timestamp` and `get_lyric_score` for one song of a batch.
+
+    They are also the fields of `SongInputs`.
 
     Args:
         extra_outputs: of a generation, or of `condition_on_lyrics`.
@@ -97,47 +161,26 @@ class LyricAlignmentMixin:
     ) -> dict[str, Any]:
         """When each token and line of the lyrics is sung.
 
-        Args:
-            pred_latent: the song, `[1, frames, channels]`, 25 frames a second.
-            encoder_hidden_states: its condition, `[1, tokens, width]`, lyrics first.
-            context_latents: its source latents and mask, `[1, frames, 2 * channels]`.
-            lyric_token_ids: the lyrics as the text encoder was given them, heading and all.
-            total_duration_seconds: length of the song; by default that of its latents.
-            inference_steps: of the generation; attention is read at time 1 / steps.
-            seed: of the noise that is mixed in, drawn on the host.
-            custom_layers_config: layer to heads, in place of the checkpoint's table.
-            return_matrices: also return `energy_matrix` and `path_coords` for a picture.
-            encoder_attention_mask: `[1, tokens]`, which positions of the condition are real;
-                the transformer attends to all, so it only guards against padding.
+        The arguments are the fields of `SongInputs`, and `return_matrices` as in
+        `align_lyrics`.
 
         Returns:
             `success`, `error` (a line, or None), `lrc_text`, `sentence_timestamps` and
             `token_timestamps`; the last three are empty after a failure.
         """
-
-        def stamps() -> dict[str, Any]:
-            read = self._read_lyrics(
-                pred_latent,
-                encoder_hidden_states,
-                context_latents,
-                lyric_token_ids,
-                1 / _steps(inference_steps),
-                seed,
-                custom_layers_config,
-                encoder_attention_mask,
-            )
-            seconds = read.seconds if total_duration_seconds is None else total_duration_seconds
-            aligner = MusicStampsAligner(read.tokenizer)
-            info = aligner.stamps_align_info(read.weights, read.ids, seconds, read.heads)
-            found = aligner.get_timestamps_and_lrc(**info)
-            if return_matrices:
-                scorer = MusicLyricScorer(read.tokenizer)
-                seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
-                found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
-            return found
-
+        song = SongInputs(
+            pred_latent,
+            encoder_hidden_states,
+            context_latents,
+            lyric_token_ids,
+            total_duration_seconds,
+            inference_steps,
+            seed,
+            custom_layers_config,
+            encoder_attention_mask,
+        )
         empty = {"lrc_text": "", "sentence_timestamps": [], "token_timestamps": []}
-        return self._answered(stamps, empty)
+        return _answered(lambda: self.align_lyrics(song, return_matrices), empty)
 
     def get_lyric_score(
         self,
@@ -154,40 +197,69 @@ class LyricAlignmentMixin:
     ) -> dict[str, Any]:
         """How well a song sings its lyrics.
 
-        Arguments are those of `get_lyric_timestamp`; the length does not matter.
+        The arguments are the fields of `SongInputs`; the length does not matter.
 
         Returns:
-            `success`, `error` (a line, or None), `dit_score` (of the song), `lm_score` (of
-            pure noise under the same condition, which says what the condition alone asks
-            for), and of the song `coverage`, `monotonicity`, `confidence` and
-            `lyrics_score`, the same as `dit_score`. After a failure all are 0.
+            `success`, `error` (a line, or None) and what `score_lyrics` returns, which is
+            all 0 after a failure.
         """
+        song = SongInputs(
+            pred_latent,
+            encoder_hidden_states,
+            context_latents,
+            lyric_token_ids,
+            total_duration_seconds,
+            inference_steps,
+            seed,
+            custom_layers_config,
+            encoder_attention_mask,
+        )
+        return _answered(lambda: self.score_lyrics(song), dict.fromkeys(_SCORES, 0.0))
 
-        def scores() -> dict[str, Any]:
-            found = []
-            for time in (1 / _steps(inference_steps), 1.0):
-                read = self._read_lyrics(
-                    pred_latent,
-                    encoder_hidden_states,
-                    context_latents,
-                    lyric_token_ids,
-                    time,
-                    seed,
-                    custom_layers_config,
-                    encoder_attention_mask,
-                )
-                scorer = MusicLyricScorer(read.tokenizer)
-                info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
-                found.append(scorer.calculate_score(**info))
-            song, noise = found
-            return {
-                **song,
-                "dit_score": song["lyrics_score"],
-                "lm_score": noise["lyrics_score"],
-            }
+    def align_lyrics(self, song: SongInputs, return_matrices: bool = False) -> dict[str, Any]:
+        """What `get_lyric_timestamp` does, for callers that want errors raised.
 
-        names = ("dit_score", "lm_score", "coverage", "monotonicity", "confidence", "lyrics_score")
-        return self._answered(scores, dict.fromkeys(names, 0.0))
+        Args:
+            song: one song.
+            return_matrices: also return `energy_matrix` and `path_coords` for a picture.
+
+        Raises:
+            RequestError: the inputs are not usable, or the attention is not finite.
+            CheckpointError: the checkpoint has no table of heads, and none was given.
+            GenerationError: memory ran out.
+        """
+        read = self._read_lyrics(song, last_step=True)
+        seconds = song.total_duration_seconds
+        aligner = MusicStampsAligner(read.tokenizer)
+        info = aligner.stamps_align_info(
+            read.weights, read.ids, read.seconds if seconds is None else seconds, read.heads
+        )
+        found = aligner.get_timestamps_and_lrc(**info)
+        if return_matrices:
+            scorer = MusicLyricScorer(read.tokenizer)
+            seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+            found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
+        return found
+
+    def score_lyrics(self, song: SongInputs) -> dict[str, float]:
+        """What `get_lyric_score` does, for callers that want errors raised.
+
+        Returns:
+            `dit_score` (of the song), `lm_score` (of pure noise under the same condition,
+            which says what the condition alone asks for), and of the song `coverage`,
+            `monotonicity`, `confidence` and `lyrics_score`, the same as `dit_score`.
+
+        Raises:
+            RequestError, CheckpointError, GenerationError: as for `align_lyrics`.
+        """
+        scores = []
+        for last_step in (True, False):
+            read = self._read_lyrics(song, last_step=last_step)
+            scorer = MusicLyricScorer(read.tokenizer)
+            info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+            scores.append(scorer.calculate_score(**info))
+        sung, asked = scores
+        return {**sung, "dit_score": sung["lyrics_score"], "lm_score": asked["lyrics_score"]}
 
     def condition_on_lyrics(
         self, audio: torch.Tensor, lyrics: str, language: str = "unknown", caption: str = ANY_SONG
@@ -238,52 +310,38 @@ class LyricAlignmentMixin:
                 "steps": 8,
             }
 
-    def _read_lyrics(
-        self,
-        latent: torch.Tensor,
-        encoded: torch.Tensor,
-        context: torch.Tensor,
-        token_ids: TokenIds,
-        time: float,
-        seed: int,
-        override: HeadOverride | None,
-        mask: torch.Tensor | None,
-    ) -> _Reading:
-        """Cross-attention on the lyrics at one time of the diffusion, 1 being pure noise."""
+    def _read_lyrics(self, song: SongInputs, *, last_step: bool) -> _Reading:
+        """Cross-attention on the lyrics, at the last step of the diffusion or on pure noise."""
         with self._lock:
             pipeline, checkpoint = self._loaded()
-            heads = alignment_heads(checkpoint.name, override)
-            ids = id_list(token_ids)
+            heads = alignment_heads(checkpoint.name, song.custom_layers_config)
+            ids = id_list(song.lyric_token_ids)
             start, stop = lyric_span(pipeline.tokenizer, ids)
-            real = encoded.shape[1] if mask is None else int(mask.sum())
-            _check_song(latent, encoded, context, stop, real)
-            policy = self.policy
-            noise = torch.randn(latent.shape, generator=policy.generator(seed))
-            mixed = time * noise + (1 - time) * latent.float().cpu()
+            song.checked(stop)
+            time = 1 / song.inference_steps if last_step else 1.0
+            latent = song.pred_latent.float().cpu()
+            noise = torch.randn(latent.shape, generator=self.policy.generator(song.seed))
             at = torch.full((1,), time)
             inputs = {
-                "hidden_states": mixed,
+                "hidden_states": time * noise + (1 - time) * latent,
                 "timestep": at,
                 "timestep_r": at,
-                "encoder_hidden_states": encoded,
-                "context_latents": context,
+                "encoder_hidden_states": song.encoder_hidden_states,
+                "context_latents": song.context_latents,
             }
-            placed = {n: t.to(policy.device, policy.dtype) for n, t in inputs.items()}
+            place = self.policy.device, self.policy.dtype
+            placed = {name: tensor.to(*place) for name, tensor in inputs.items()}
             try:
                 weights = capture_cross_attention(
                     pipeline.transformer, placed, heads, slice(start, stop)
                 )
             except torch.OutOfMemoryError as error:
-                raise GenerationError(out_of_memory(policy, error)) from None
+                raise GenerationError(out_of_memory(self.policy, error)) from None
             finally:
                 self._tidy(pipeline)
-        return _Reading(
-            weights,
-            {0: list(range(weights.shape[1]))},
-            ids[start:stop],
-            pipeline.tokenizer,
-            latent.shape[1] / float(pipeline.latents_per_second),
-        )
+            seconds = latent.shape[1] / float(pipeline.latents_per_second)
+        named = {0: list(range(weights.shape[1]))}
+        return _Reading(weights, named, ids[start:stop], pipeline.tokenizer, seconds)
 
     def _loaded(self) -> tuple[Pipeline, Checkpoint]:
         if self.pipeline is None or self.checkpoint is None:
@@ -295,40 +353,10 @@ class LyricAlignmentMixin:
         if self.policy.is_accelerator:
             self.policy.flush()
 
-    def _answered(
-        self, work: Callable[[], dict[str, Any]], empty: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The result as handlers give it: an error is a line in the dict."""
-        try:
-            return {"success": True, "error": None, **work()}
-        except AceStepError as error:
-            return {"success": False, "error": str(error), **empty}
 
-
-def _steps(steps: int) -> int:
-    if steps < 1:
-        raise RequestError(f"number of steps {steps} is out of range; expected at least 1")
-    return steps
-
-
-def _check_song(
-    latent: torch.Tensor, encoded: torch.Tensor, context: torch.Tensor, stop: int, real: int
-) -> None:
-    """Refuse tensors that are not those of one song, naming the shapes that differ."""
-    shapes = [list(tensor.shape) for tensor in (latent, encoded, context)]
-    if any(len(shape) != 3 or shape[0] != 1 for shape in shapes):
-        raise RequestError(
-            "alignment takes one song: pred_latent [1, frames, channels], "
-            "encoder_hidden_states [1, tokens, width] and context_latents "
-            f"[1, frames, 2 * channels], got {shapes[0]}, {shapes[1]} and {shapes[2]}"
-        )
-    if latent.shape[1] != context.shape[1] or latent.shape[1] == 0:
-        raise RequestError(
-            f"pred_latent {shapes[0]} and context_latents {shapes[2]} differ in frames, or "
-            "have none; pass those of the same song"
-        )
-    if stop > real:
-        raise RequestError(
-            f"the lyrics reach token {stop}, but encoder_hidden_states {shapes[1]} holds "
-            f"{real}; pass those of the same song"
-        )
+def _answered(work: Callable[[], dict[str, Any]], empty: dict[str, Any]) -> dict[str, Any]:
+    """The result as handlers give it: an error is a line in the dict."""
+    try:
+        return {"success": True, "error": None, **work()}
+    except AceStepError as error:
+        return {"success": False, "error": str(error), **empty}

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     policy = resolve(arguments.device, dtype=arguments.dtype)
     from acestep import audio_files
     from acestep.handler import AceStepHandler
-    from acestep.handler_alignment import ANY_SONG, song_inputs
+    from acestep.handler_alignment import ANY_SONG
 
     audio = audio_files.read(arguments.song)
     quiet_libraries()
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         made = handler.condition_on_lyrics(
             audio, words, arguments.language, arguments.prompt or ANY_SONG
         )
-        record = lyric_output.write(handler, song_inputs(made), options, arguments.song)
+        record = lyric_output.write(handler, made, 0, options, arguments.song)
     if arguments.json:
         print_result(json.dumps({"path": str(arguments.song), **record}, indent=2))
     elif not arguments.quiet:

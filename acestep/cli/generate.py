@@ -223,12 +223,10 @@ def _time_lyrics(
 ) -> None:
     """Write the lyric files of each song, and note them in its record."""
     from acestep.generation import extra_outputs
-    from acestep.handler_alignment import song_inputs
 
     outputs = extra_outputs(made)
     for number, record in enumerate(records):
-        inputs = song_inputs(outputs, number)
-        record |= lyric_output.write(handler, inputs, options, paths[number])
+        record |= lyric_output.write(handler, outputs, number, options, paths[number])
 
 
 def _print(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.cli.console import result, say
-from acestep.errors import GenerationError, RequestError
+from acestep.errors import RequestError
 from acestep.lyric_files import LyricLine
 
 if TYPE_CHECKING:
@@ -128,13 +128,18 @@ def check(
 
 
 def write(
-    handler: AceStepHandler, inputs: dict[str, Any], options: LyricOptions, song: Path
+    handler: AceStepHandler,
+    outputs: Mapping[str, Any],
+    number: int,
+    options: LyricOptions,
+    song: Path,
 ) -> dict[str, Any]:
     """Align one song and write what was asked for beside it.
 
     Args:
         handler: with the checkpoint loaded.
-        inputs: of the song, from `handler_alignment.song_inputs`.
+        outputs: of a generation, or of `condition_on_lyrics`.
+        number: which song of them.
         options: what to write.
         song: the song's path; its name is the title, its ending is replaced.
 
@@ -142,17 +147,16 @@ def write(
         `lyric_files`, the paths written, and with `--score` `lyric_score`, a dict.
 
     Raises:
-        RequestError: a file cannot be written.
-        GenerationError: the alignment failed.
+        RequestError: heads that do not exist, or a file that cannot be written.
+        GenerationError: memory ran out.
     """
+    from acestep.handler_alignment import SongInputs, song_inputs
+
+    inputs = SongInputs(**song_inputs(outputs, number), custom_layers_config=options.heads)
+    seconds = float(outputs["duration"])
     record: dict[str, Any] = {"lyric_files": []}
     if options.suffixes:
-        timed = _succeeded(
-            handler.get_lyric_timestamp(
-                **inputs, custom_layers_config=options.heads, return_matrices=options.plot
-            )
-        )
-        seconds = inputs["total_duration_seconds"]
+        timed = handler.align_lyrics(inputs, return_matrices=options.plot)
         for suffix, text in _texts(timed["sentence_timestamps"], options, song, seconds).items():
             record["lyric_files"].append(_write_text(song.with_suffix(suffix), text))
         if options.plot:
@@ -168,8 +172,7 @@ def write(
             save_plot(song.with_suffix(".png"), image)
             record["lyric_files"].append(str(song.with_suffix(".png")))
     if options.score:
-        scored = handler.get_lyric_score(**inputs, custom_layers_config=options.heads)
-        record["lyric_score"] = _succeeded(scored)
+        record["lyric_score"] = handler.score_lyrics(inputs)
     return record
 
 
@@ -217,10 +220,3 @@ def _write_text(path: Path, text: str) -> str:
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
     return str(path)
-
-
-def _succeeded(answer: dict[str, Any]) -> dict[str, Any]:
-    """The handler's answer without its status, which must be good."""
-    if not answer["success"]:
-        raise GenerationError(f"the lyrics could not be aligned: {answer['error']}")
-    return {name: value for name, value in answer.items() if name not in ("success", "error")}
