@@ -44,6 +44,7 @@ class Thread(threading.local):
 
     target: torch.device | None = None
     call: tuple[Args, Kwargs] | None = None
+    caller: str = ""
     inside: bool = False
 
 
@@ -164,13 +165,8 @@ class DeviceMode(TorchDispatchMode):
         """Raises what MPS would raise for this operator; otherwise records it."""
         core = self.core
         layout = ours[0].layout
-        support, error = operator.support, limits.MISSING
-        if layout is not torch.strided:
-            coo = layout is torch.sparse_coo
-            support, error = (
-                (operator.sparse if coo else operator.sparse_csr),
-                limits.MISSING_SPARSE,
-            )
+        support = operator.on(layout, core.thread.caller)
+        error = limits.MISSING if layout is torch.strided else limits.MISSING_SPARSE
         if support is Support.MISSING and not core.machine.falls_back:
             raise error.error(
                 operator=operator.name,

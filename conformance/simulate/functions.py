@@ -81,14 +81,15 @@ def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     elif target is not None and target != HOST:
         return func(*args, **kwargs)
     thread = core.thread
-    before = thread.target, thread.call
+    before = thread.target, thread.call, thread.caller
     thread.target, thread.call = target, (args, kwargs)
+    thread.caller = getattr(func, "__name__", "")
     try:
         if autocast.active():
             return autocast.run(core, func, args, kwargs)
         return func(*args, **kwargs)
     finally:
-        thread.target, thread.call = before
+        thread.target, thread.call, thread.caller = before
 
 
 _CONSTRUCTORS = frozenset(torch_default._device_constructors())
@@ -107,7 +108,7 @@ def _to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         device, dtype = other.device, other.dtype
     elif rest and isinstance(rest[0], (torch.device, str, int)):
         device = rest.pop(0)
-    if rest and isinstance(rest[0], torch.dtype):
+    if rest and (rest[0] is None or isinstance(rest[0], torch.dtype)):
         dtype = rest.pop(0)
     options.update(zip(("non_blocking", "copy"), rest, strict=False))
     if device is None:
@@ -179,14 +180,22 @@ def _dlpack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
-@handles(torch.from_dlpack)
-def _from_dlpack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    source = args[0]
+def from_dlpack(core: Core, plain: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
+    """torch.from_dlpack, which hands a simulated tensor over without an export to the host."""
     if isinstance(source, _Tensor) and core.ledger.holds(source):
         device = kwargs.get("device")
         alias = source.detach()
         return alias if device is None else move(core, alias, placed(device))
-    return func(*args, **kwargs)
+    return plain(source, *args, **kwargs)
+
+
+@handles(torch.nn.functional.linear)
+def _linear(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    # MPS has a kernel for the whole of it; the CPU's parts would take integers.
+    signal = args[0] if args else kwargs.get("input")
+    if isinstance(signal, _Tensor) and core.ledger.holds(signal):
+        limits.check_linear(signal)
+    return call(core, func, args, kwargs)
 
 
 @handles(_Tensor.pin_memory)

@@ -11,6 +11,7 @@ import torch
 from conformance.simulate import limits
 
 _LIST = "UNIMPLEMENTED_XFAILLIST"
+"""The first of that name: the forward tests'."""
 
 OPERATORS: dict[str, tuple[str, ...]] = {
     "median": ("aten::median",),
@@ -49,20 +50,25 @@ Only operators that MPS serves with a kernel of its own; the others are refused 
 """
 
 
-def lists_from(source: str) -> dict[str, frozenset[torch.dtype] | None]:
+def lists_from(source: str, name: str = _LIST) -> dict[str, frozenset[torch.dtype] | None]:
     """The list in the text of a `common_mps.py`: name to element types, None for all of them.
 
     Raises ValueError where the text holds no such list, as a future torch might.
     """
     for node in ast.walk(ast.parse(source)):
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and target.id == _LIST and isinstance(node.value, ast.Dict):
+        if isinstance(node, ast.AnnAssign):
+            target: ast.expr = node.target
+        elif isinstance(node, ast.Assign):
+            target = node.targets[0]
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id == name and isinstance(node.value, ast.Dict):
             return {
                 key.value: _dtypes(value)
                 for key, value in zip(node.value.keys, node.value.values, strict=True)
                 if isinstance(key, ast.Constant) and isinstance(key.value, str)
             }
-    raise ValueError(f"no {_LIST} in this text; expected torch/testing/_internal/common_mps.py")
+    raise ValueError(f"no {name} in this text; expected torch/testing/_internal/common_mps.py")
 
 
 def _dtypes(node: ast.expr) -> frozenset[torch.dtype] | None:

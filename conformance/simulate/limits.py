@@ -146,8 +146,8 @@ CONVOLUTION_DTYPE = _limit(
 LINEAR_DTYPE = _limit(
     "linear-dtype",
     RuntimeError,
-    "MPS device does not support {operator} for non-float inputs",
-    _SOURCES + "native/mps/operations/Linear.mm and LinearAlgebra.mm",
+    "MPS device does not support linear for non-float inputs",
+    _SOURCES + "native/mps/operations/Linear.mm",
 )
 ADAPTIVE_POOL = _limit(
     "adaptive-pool-size",
@@ -360,19 +360,10 @@ def _ints(value: object) -> list[int]:
     return list(value) * 3 if len(value) == 1 else list(value)
 
 
-def check_matmul(arguments: tuple[object, ...], machine: Machine) -> None:
-    """Refuses matrix products of non-floating operands where MPS has none. Raises RuntimeError."""
-    left = next(value for value in arguments if isinstance(value, torch.Tensor) and value.dim() > 1)
-    if left.dtype is torch.bool:
-        raise LINEAR_DTYPE.error(operator="matmul")
-
-
-def check_linear(arguments: tuple[object, ...], machine: Machine) -> None:
-    """Refuses aten::linear on integers. Raises RuntimeError."""
-    signal = arguments[0]
-    assert isinstance(signal, torch.Tensor)
+def check_linear(signal: torch.Tensor) -> None:
+    """Refuses torch.nn.functional.linear on integers. Raises RuntimeError."""
     if not (signal.is_floating_point() or signal.is_complex()):
-        raise LINEAR_DTYPE.error(operator="linear")
+        raise LINEAR_DTYPE.error()
 
 
 def check_adaptive_pool(arguments: tuple[object, ...], machine: Machine) -> None:
@@ -388,7 +379,6 @@ def check_adaptive_pool(arguments: tuple[object, ...], machine: Machine) -> None
 
 CHECKS: dict[str, Callable[[tuple[object, ...], Machine], None]] = {
     "aten::convolution": check_convolution,
-    "aten::linear": check_linear,
     "aten::_adaptive_avg_pool2d": check_adaptive_pool,
 }
 """Operator (without overload) to the check that its MPS kernel makes on its arguments."""

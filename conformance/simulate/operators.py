@@ -11,12 +11,19 @@ from typing import Any
 import torch
 
 ALWAYS_ON_HOST = frozenset(
-    {"embedding_renorm_", "_linalg_svd", "col2im", "upsample_nearest3d", "linalg_svd"}
+    {"embedding_renorm_", "_linalg_svd", "col2im", "upsample_nearest3d"}
 )
 """Registered to fall back even without PYTORCH_ENABLE_MPS_FALLBACK.
 
-From pytorch/pytorch aten/src/ATen/mps/MPSFallback.mm; a kernel of the installed torch wins.
+From pytorch/pytorch aten/src/ATen/mps/MPSFallback.mm; a kernel of the installed torch wins. There
+it is linalg_svd, of which _linalg_svd with vectors is the part that dispatch sees.
 """
+
+_WITHOUT_VECTORS = frozenset(
+    {"linalg_svdvals", "linalg_matrix_rank", "linalg_cond", "linalg_norm", "linalg_matrix_norm"}
+    | {"norm", "nuclear_norm"}
+)
+"""Functions that want singular values alone: they reach _linalg_svd past linalg_svd's fallback."""
 
 STAND_INS = {
     "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_attention_math_for_mps",
@@ -55,6 +62,16 @@ class Operator:
     written: frozenset[int]
     reenter: Any = None
     seen: set[object] = field(default_factory=set)
+
+    def on(self, layout: torch.layout, caller: str) -> Support:
+        """How MPS runs it on operands of this layout, when torch's function `caller` is called."""
+        if layout is torch.sparse_coo:
+            return self.sparse
+        if layout is not torch.strided:
+            return self.sparse_csr
+        if self.base == "aten::_linalg_svd" and caller in _WITHOUT_VECTORS:
+            return Support.MISSING
+        return self.support
 
     @property
     def base(self) -> str:
@@ -135,10 +152,10 @@ def _reentry(func: Any, name: str) -> Any:
     """The composite kernel both backends share, to be run part by part; None if there is none."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     bare = name.removesuffix(".default")
-    if has(bare, "CompositeImplicitAutograd"):
-        return torch._C.DispatchKey.CompositeImplicitAutograd
     if has(bare, "CPU") or name.split(".")[0].removeprefix("aten::") in _CHOOSES_A_BACKEND:
         return None
+    if has(bare, "CompositeImplicitAutograd"):
+        return torch._C.DispatchKey.CompositeImplicitAutograd
     return next((key for key in _COMPOSITE_KEYS if has(bare, key.name)), None)
 
 

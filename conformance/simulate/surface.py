@@ -15,6 +15,7 @@ import torch
 from conformance.simulate import limits
 from conformance.simulate.device import BACKEND, DEVICE, REPORTED_NAME
 from conformance.simulate.dispatch import Core
+from conformance.simulate.functions import from_dlpack
 from conformance.simulate.patching import Patches
 from conformance.simulate.randomness import Generator
 from conformance.simulate.streams import DeviceStream, Event, Stream
@@ -48,6 +49,9 @@ def install(patches: Patches, core: Core) -> None:
     _tensors(patches, core)
     _storages(patches, core)
     _cuda(patches)
+    for owner in (torch, torch.utils.dlpack):
+        plain = vars(owner)["from_dlpack"]
+        patches.set(owner, "from_dlpack", functools.partial(from_dlpack, core, plain))
     patches.set(torch, "Generator", Generator)
     patches.set(torch, "Event", Event)
     patches.set(torch, "Stream", Stream)

@@ -1,0 +1,105 @@
+"""What PyTorch's own MPS tests expect of each operator, read from their source."""
+
+from __future__ import annotations
+
+import ast
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conformance.simulate import gaps
+
+_Lists = dict[str, frozenset[torch.dtype] | None]
+
+_DTYPES = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+    torch.complex64,
+    torch.float64,
+    torch.complex128,
+)
+WIDE = (torch.float64, torch.complex128)
+_NUMERIC = ("UNDEFINED_XFAILLIST", "ON_MPS_XFAILLIST", "SKIPLIST", "EMPTY_OPS_SKIPLIST")
+
+
+class Expectation(enum.Enum):
+    """What the lists say of one operator in one element type."""
+
+    RUNS = "runs"
+    FAILS = "fails in this element type"
+    NEVER = "fails in every element type"
+    UNDECIDED = "differs in value, or is not tested"
+
+
+def tested_dtypes(op: Any) -> list[torch.dtype]:
+    """The element types PyTorch's MPS tests run an operator in, and the 64-bit ones."""
+    supported = op.supported_dtypes("mps")
+    return [dtype for dtype in _DTYPES if dtype in supported]
+
+
+def _constants(node: ast.expr) -> frozenset[str]:
+    elements = node.elts if isinstance(node, ast.Set) else []
+    return frozenset(
+        entry.value
+        for entry in elements
+        if isinstance(entry, ast.Constant) and isinstance(entry.value, str)
+    )
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """The lists of one `common_mps.py`."""
+
+    unimplemented: _Lists
+    numeric: tuple[_Lists, ...]
+    complex_operators: frozenset[str]
+
+    @classmethod
+    def installed(cls) -> Expectations:
+        """The installed torch's."""
+        return cls.read(gaps.installed_source())
+
+    @classmethod
+    def read(cls, source: str) -> Expectations:
+        """From the text of a `common_mps.py`. Raises ValueError where a list is missing."""
+        supported: frozenset[str] = frozenset()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                if node.targets[0].id == "SUPPORTED_COMPLEX_OPS":
+                    supported = _constants(node.value)
+        numeric = tuple(gaps.lists_from(source, name) for name in _NUMERIC)
+        return cls(gaps.lists_from(source), numeric, supported)
+
+    def of(self, op: Any, dtype: torch.dtype) -> Expectation:
+        """What to expect of an entry of the operator database."""
+        key = op.name + op.variant_test_name
+        if key in self.unimplemented:
+            dtypes = self.unimplemented[key]
+            if dtypes is None:
+                return Expectation.NEVER
+            if dtype in dtypes:
+                return Expectation.FAILS
+        if dtype in WIDE:
+            return Expectation.FAILS
+        if dtype.is_complex and key not in self.complex_operators:
+            return Expectation.FAILS
+        for lists in self.numeric:
+            if key in lists and (lists[key] is None or dtype in (lists[key] or ())):
+                return Expectation.UNDECIDED
+        return Expectation.RUNS
+
+    def settled_by_lists(self, name: str, dtype: torch.dtype) -> bool:
+        """Whether the simulation itself takes its answer from these lists.
+
+        There, agreement says only that the lists were read.
+        """
+        return dtype in (self.unimplemented.get(name) or ()) and name in gaps.OPERATORS

@@ -1,0 +1,203 @@
+"""Compares the simulation with what PyTorch's own MPS tests expect, operator by operator.
+
+`python -m conformance.simulate.fidelity` runs every entry of torch's operator database in every
+element type that its MPS tests use, and counts how often the simulation and PyTorch's lists agree
+on whether it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import random
+import re
+import sys
+import types
+import unittest
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conformance.simulate.device import BACKEND
+from conformance.simulate.expectations import WIDE, Expectation, Expectations, tested_dtypes
+from conformance.simulate.session import mps
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One operator in one element type: what PyTorch expects and what happened here."""
+
+    name: str
+    dtype: torch.dtype
+    expected: Expectation
+    refused: bool
+    error: str = ""
+    on_host: bool = False
+    """Whether the CPU itself refused: a simulation on the CPU cannot answer then."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both say it runs, or both that it does not."""
+        return self.refused == (self.expected is not Expectation.RUNS)
+
+
+@dataclass
+class Score:
+    """Precision and recall of "unsupported", and agreement, over outcomes."""
+
+    right_refusals: int = 0
+    wrong_refusals: int = 0
+    missed: int = 0
+    right_runs: int = 0
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcome]) -> Score:
+        """Counts the outcomes."""
+        score = cls()
+        for outcome in outcomes:
+            expected = outcome.expected is not Expectation.RUNS
+            score.right_refusals += outcome.refused and expected
+            score.wrong_refusals += outcome.refused and not expected
+            score.missed += expected and not outcome.refused
+            score.right_runs += not outcome.refused and not expected
+        return score
+
+    @property
+    def total(self) -> int:
+        """How many outcomes were counted."""
+        return self.right_refusals + self.wrong_refusals + self.missed + self.right_runs
+
+    @property
+    def precision(self) -> float:
+        """Share of refusals here that PyTorch expects too."""
+        return self.right_refusals / max(self.right_refusals + self.wrong_refusals, 1)
+
+    @property
+    def recall(self) -> float:
+        """Share of PyTorch's expected failures that are refused here."""
+        return self.right_refusals / max(self.right_refusals + self.missed, 1)
+
+    @property
+    def agreement(self) -> float:
+        """Share of outcomes on which both say the same."""
+        return (self.right_refusals + self.right_runs) / max(self.total, 1)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total} outcomes: precision {self.precision:.1%}, recall {self.recall:.1%}, "
+            f"agreement {self.agreement:.1%} ({self.wrong_refusals} refused wrongly, "
+            f"{self.missed} missed)"
+        )
+
+
+def _to_device(value: Any) -> Any:
+    return value.detach().to(BACKEND) if isinstance(value, torch.Tensor) else value
+
+
+def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
+    """Runs an operator's samples on CPU and on the simulated device.
+
+    Returns the first error as `Type: message`, empty where all `limit` samples ran, and whether
+    it was the CPU's. Samples that ask for a 64-bit floating type are left out: no MPS tensor can
+    have one.
+    """
+    torch.manual_seed(0)
+    random.seed(0)
+    samples = []
+    on_host = True
+    try:
+        for sample, _ in zip(op.sample_inputs("cpu", dtype), range(limit), strict=False):
+            if sample.kwargs.get("dtype") not in WIDE:
+                samples.append(sample)
+                op(sample.input, *sample.args, **sample.kwargs)
+        on_host = False
+        with mps():
+            for sample in samples:
+                moved = sample.transform(_to_device)
+                op(moved.input, *moved.args, **moved.kwargs)
+    except Exception as error:  # noqa: BLE001 - whatever an operator raises is its outcome
+        text = str(error).splitlines()[0] if str(error) else ""
+        return f"{type(error).__name__}: {text}", on_host
+    return "", False
+
+
+def outcomes(ops: Iterable[Any], expectations: Expectations, limit: int) -> Iterator[Outcome]:
+    """One outcome for each operator and element type that PyTorch's lists decide."""
+    for op in ops:
+        for dtype in tested_dtypes(op):
+            expected = expectations.of(op, dtype)
+            if expected is Expectation.UNDECIDED:
+                continue
+            error, on_host = attempt(op, dtype, limit)
+            name = op.name + op.variant_test_name
+            yield Outcome(name, dtype, expected, bool(error), error, on_host)
+
+
+def operators(pattern: str, count: int | None, seed: int) -> list[Any]:
+    """Entries of the installed torch's operator database whose name matches `pattern`.
+
+    `count` picks so many of them at random; None takes all.
+    """
+    if importlib.util.find_spec("expecttest") is None:
+        # torch's test helpers derive a class from it; the operator database needs no more of it.
+        stand_in: Any = types.ModuleType("expecttest")
+        stand_in.TestCase = unittest.TestCase
+        sys.modules.setdefault("expecttest", stand_in)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_methods_invocations import op_db
+    found = [op for op in op_db if re.search(pattern, op.formatted_name)]
+    if count is not None and count < len(found):
+        found = random.Random(seed).sample(found, count)
+    return found
+
+
+def disagreements(found: Iterable[Outcome]) -> list[str]:
+    """One line for each operator on which the two disagree, element types together."""
+    rows: dict[tuple[str, bool, str], list[str]] = {}
+    for outcome in found:
+        if not outcome.agrees:
+            key = (outcome.name, outcome.refused, outcome.error[:110])
+            rows.setdefault(key, []).append(str(outcome.dtype).removeprefix("torch."))
+    return [
+        f"{'refused' if refused else 'ran    '}  {name} [{', '.join(dtypes)}] {error}"
+        for (name, refused, error), dtypes in sorted(rows.items())
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints scores and the table of disagreements."""
+    parser = argparse.ArgumentParser(prog="python -m conformance.simulate.fidelity")
+    parser.add_argument("--ops", default="", help="only names that match this expression")
+    parser.add_argument("--count", type=int, help="so many operators, picked at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=25, help="at most so many a type (25)")
+    options = parser.parse_args(arguments)
+    expectations = Expectations.installed()
+    warnings.simplefilter("ignore")
+    found = list(
+        outcomes(
+            operators(options.ops, options.count, options.seed), expectations, options.samples
+        )
+    )
+    answered = [o for o in found if not o.on_host]
+    own = [o for o in answered if not expectations.settled_by_lists(o.name, o.dtype)]
+    never = [o for o in found if o.expected is Expectation.NEVER]
+    lines = [
+        f"torch {torch.__version__}; lists: torch/testing/_internal/common_mps.py",
+        f"all: {Score.of(found)}",
+        f"where the CPU has a kernel: {Score.of(answered)}",
+        f"without the element types the simulation takes from the same lists: {Score.of(own)}",
+        f"operators listed for every element type: {Score.of(never)}",
+        "disagreements:",
+        *disagreements(found),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
