@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep import demo
-from acestep.errors import CheckpointError
+from acestep.errors import CheckpointError, first_line
 
 DEFAULT_REPOSITORY = "ACE-Step/Ace-Step1.5"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
@@ -204,7 +204,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing file; the checkpoint is incomplete") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({_first_line(error)})") from None
+        raise CheckpointError(f"{path}: not readable as JSON ({first_line(error)})") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(data).__name__}")
     return data
@@ -293,14 +293,10 @@ def _snapshot(repository: str, target: Path, patterns: list[str] | None) -> None
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError) as e:
         raise CheckpointError(
-            f"cannot reach the Hugging Face Hub for '{repository}' ({_first_line(e)}); "
+            f"cannot reach the Hugging Face Hub for '{repository}' ({first_line(e)}); "
             "check the network and run the same command again: it resumes"
         ) from None
     except OSError as error:
         raise CheckpointError(
-            f"cannot store '{repository}' in {target}: {_first_line(error)}"
+            f"cannot store '{repository}' in {target}: {first_line(error)}"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

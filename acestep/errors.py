@@ -25,3 +25,8 @@ class GenerationError(AceStepError):
 
 class CancelledError(AceStepError):
     """The caller asked for the generation to stop."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from acestep.device import DevicePolicy
-from acestep.errors import CancelledError, GenerationError
+from acestep.errors import CancelledError, GenerationError, first_line
 from acestep.pipeline import Pipeline
 from acestep.request import DEFAULT_DURATION, Request, count_audio_codes
 
@@ -199,8 +199,7 @@ def lyric_tokens(pipeline: Pipeline, request: Request) -> list[int]:
 
 
 def out_of_memory(policy: DevicePolicy, error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or ["out of memory"])[0]
     return (
-        f"{policy.name} ran out of memory ({first}); make a shorter song, a smaller batch, "
+        f"{policy.name} ran out of memory ({first_line(error)}); make a shorter song, a smaller batch, "
         "or use offloading where the device has memory of its own"
     )

@@ -15,7 +15,7 @@ from torch import nn
 
 from acestep.checkpoints import TEXT_ENCODER, VAE, Checkpoint, read_json, weight_files
 from acestep.device import DevicePolicy
-from acestep.errors import CheckpointError
+from acestep.errors import CheckpointError, first_line
 from acestep.pipeline import Pipeline
 
 Progress = Callable[[str], None]
@@ -147,7 +147,9 @@ def _original_modules(
     """Empty modules of the widths that an original checkpoint's config and tensors say."""
     classes = _component_classes()
     own = {
-        name: config[f"encoder_{name}"] for name in _ENCODER_WIDTHS if f"encoder_{name}" in config
+        name: config[f"encoder_{name}"]
+        for name in _ENCODER_WIDTHS
+        if config.get(f"encoder_{name}") is not None
     }
     narrow = {**config, **own}
     settings = {"transformer": config, "condition_encoder": narrow}
@@ -191,7 +193,7 @@ def _empty(cls: Any, config: dict[str, Any], config_file: Path) -> nn.Module:
             module: nn.Module = cls(**config)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise CheckpointError(
-            f"{config_file}: does not describe a {cls.__name__} ({str(error).splitlines()[0]})"
+            f"{config_file}: does not describe a {cls.__name__} ({first_line(error)})"
         ) from None
     return module
 
@@ -317,8 +319,9 @@ def _load_text_encoder(folder: Path, policy: DevicePolicy) -> nn.Module:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{folder}: the text encoder cannot be loaded ({line})") from None
+        raise CheckpointError(
+            f"{folder}: the text encoder cannot be loaded ({first_line(error)})"
+        ) from None
     for kind in ("missing_keys", "mismatched_keys"):
         if names := sorted(str(name) for name in info.get(kind, ())):
             raise CheckpointError(
@@ -338,8 +341,9 @@ def _load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # noqa: BLE001
         # The tokenizer libraries raise their own kinds, down to plain Exception.
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{folder}: the tokenizer cannot be loaded ({line})") from None
+        raise CheckpointError(
+            f"{folder}: the tokenizer cannot be loaded ({first_line(error)})"
+        ) from None
 
 
 def _component_classes() -> dict[str, Any]:
