@@ -112,6 +112,13 @@ class Conditions:
         if devices is None:
             devices = resolver.device_set(left, scope)
         if not devices:
+            # A backend's engine or setting: `backend == "nccl"`, `"CUDA_HOME" in os.environ`.
+            for side in (right, left):
+                text = resolver.text(side, scope)
+                if text is not None and len(text) < 40:
+                    return _flag(text, test)
+                if isinstance(side, ast.Attribute) and side.attr.isupper():
+                    return _flag(side.attr, test)  # a member of an enumeration
             return UNKNOWN
         named = [device for device in devices if device in ACCELERATORS]
         if "cpu" in devices and named:
@@ -158,11 +165,16 @@ class Conditions:
                 return pair
         name = function.attr if isinstance(function, ast.Attribute) else dotted
         pair = _flag(name.rpartition(".")[2], test)
-        if pair is UNKNOWN and dotted.startswith("importlib."):
+        for keyword in test.keywords:
+            # `is_torch_xla_available(check_is_gpu=True)`
+            if keyword.arg and isinstance(keyword.value, ast.Constant) and keyword.value.value:
+                more = _flag(keyword.arg, test)
+                pair = pair[0].both(more[0]), pair[1]
+        if pair[0] is NOTHING and dotted.startswith("importlib."):
             return _flag(_first_text(test), test)
-        if pair is UNKNOWN and dotted in ("os.environ.get", "os.getenv"):
+        if pair[0] is NOTHING and dotted in ("os.environ.get", "os.getenv"):
             return _flag(_first_text(test), test)
-        if pair is UNKNOWN and any(
+        if pair[0] is NOTHING and any(
             word in name for word in ("available", "installed", "has_", "can_import", "on_device")
         ):
             return _flag(_first_text(test), test)
@@ -206,6 +218,8 @@ class Conditions:
         resolver = self._resolver
         dotted = resolver.dotted(test, scope) or ""
         if dotted in ("torch.version.cuda", "torch.version.hip"):
+            return known("probe", "cuda", node=test), excluded("cuda", node=test)
+        if dotted.startswith("torch.cuda."):
             return known("probe", "cuda", node=test), excluded("cuda", node=test)
         word = test.attr if isinstance(test, ast.Attribute) else test.id
         if isinstance(test, ast.Attribute) and word in _TYPE_ATTRIBUTES:

@@ -129,9 +129,9 @@ def _from_table(table: dict[str, Any], path: Path, root: Path) -> Config:
             if not isinstance(value, str):
                 raise ConfigError(f"{where} must be a string")
             values[name] = value
-        elif name == "jobs" and isinstance(value, int) and not isinstance(value, bool):
-            values[name] = value
-        elif name == "cache" and isinstance(value, bool):
+        elif (name == "jobs" and isinstance(value, int) and not isinstance(value, bool)) or (
+            name == "cache" and isinstance(value, bool)
+        ):
             values[name] = value
         else:
             raise ConfigError(f"{where} is not a setting, or has the wrong type")

@@ -23,7 +23,7 @@ _TEXT_LIMIT = 200
 class _Mask(ast.NodeTransformer):
     """Replaces local names by a blank, so that a renamed variable keeps its fingerprint."""
 
-    def visit_Name(self, node: ast.Name) -> ast.Name:  # noqa: N802 - ast's own spelling
+    def visit_Name(self, node: ast.Name) -> ast.Name:
         return node if node.id in ("torch", "self") else ast.Name("_", node.ctx)
 
 
@@ -42,6 +42,8 @@ class Context:
         self.decorating = False
         self.findings: list[Finding] = []
         self.consumed: set[int] = set()
+        self.positive: set[int] = set()
+        self.settled: set[int] = set()
         self._reported: set[tuple[str, int, int]] = set()
         self._asks: dict[int, bool] = {}
 
@@ -118,7 +120,8 @@ class Context:
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         """Character offsets of a node."""
         start = self.source.offset(node.lineno, node.col_offset)
-        assert node.end_lineno is not None and node.end_col_offset is not None
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
         return start, self.source.offset(node.end_lineno, node.end_col_offset)
 
     def segment(self, node: ast.expr | ast.stmt) -> str:

@@ -44,7 +44,9 @@ class Facts:
 
     def guard(self, backend: str) -> Guard | None:
         """The guard under which a backend may be used here, None when there is none."""
-        return self.known.get(backend) or self.known.get(ANY)
+        # ROCm's builds call their devices cuda; "hip" is only another name there.
+        name = "cuda" if backend == "hip" else backend
+        return self.known.get(name) or self.known.get(ANY)
 
     def without(self, *backends: str) -> Facts:
         """Facts with these backends ruled out."""

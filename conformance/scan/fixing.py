@@ -105,10 +105,10 @@ def patch(shown: str, fixed: Fixed) -> str:
     before, after = (
         decode(content)[0].splitlines(keepends=True) for content in (fixed.before, fixed.after)
     )
-    lines = []
-    for line in difflib.unified_diff(before, after, f"a/{shown}", f"b/{shown}"):
-        lines.append(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n")
-    return "".join(lines)
+    return "".join(
+        line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
+        for line in difflib.unified_diff(before, after, f"a/{shown}", f"b/{shown}")
+    )
 
 
 def write(path: str, content: bytes) -> None:

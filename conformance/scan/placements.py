@@ -41,7 +41,10 @@ _FIRST = frozenset(
         "get_device_module",
     }
 )
+#: Functions for which ``device_type=`` decides where things go; elsewhere it only describes.
+_TYPED = frozenset({"init_device_mesh", "DeviceMesh", "fork_rng", "device", "set_default_device"})
 _NOT_PLACING = ("register", "skip", "require", "expected", "mock", "dispatch", "impl", "only")
+_ASKING = ("is_", "has_", "check_", "supports_", "can_", "_is_", "_has_", "_check_", "assert")
 _FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
 
 
@@ -92,7 +95,7 @@ class Placements:
         context = self.context
         key = context.resolver.key(target, context.scope)
         if key is not None:
-            leaves = [leaf for leaf in context.leaves(value)]
+            leaves = context.leaves(value)
             if any(leaf.device or leaf.key for leaf in leaves):
                 self._consume(value, leaves)
                 standing_in = _stands_in(target, context.branches)
@@ -135,7 +138,7 @@ class Placements:
                 for argument in [*node.args, *(k.value for k in node.keywords)]:
                     self._consume(argument, context.leaves(argument))
             return
-        if any(word in name.lower() for word in _NOT_PLACING):
+        if name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING):
             return
         if (
             name == "cuda"
@@ -155,6 +158,10 @@ class Placements:
             self._place(node.args[1], "map_location")
         for keyword in node.keywords:
             if keyword.arg is None:
+                continue
+            # Elsewhere the keyword describes; a choice between two devices still is one.
+            describes = keyword.arg == "device_type" and name not in _TYPED
+            if describes and not isinstance(keyword.value, ast.IfExp):
                 continue
             if is_device_name(keyword.arg) or (
                 keyword.arg == "accelerator" and isinstance(keyword.value, ast.Constant)
@@ -179,9 +186,9 @@ class Placements:
     def dictionary(self, node: ast.Dict) -> None:
         """``{"device": "cuda"}``: settings on their way to a call."""
         for key, value in zip(node.keys, node.values, strict=True):
-            if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                if is_device_name(key.value) or key.value == "map_location":
-                    self._place(value, f'"{key.value}"', severity=Severity.WARNING)
+            name = key.value if isinstance(key, ast.Constant) else None
+            if isinstance(name, str) and is_device_name(name) and name != "device_type":
+                self._place(value, f'"{name}"', severity=Severity.WARNING)
 
     # Judging
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
+from itertools import pairwise
 
 #: Words without which no rule can fire. A file that holds none of them is never parsed.
 WORDS = (
@@ -158,14 +159,14 @@ def thin(data: bytes, offsets: list[int]) -> bytes:
     parts: list[bytes] = []
     done = 0
     tops = [0, *_segments(data, _TOP, 0, len(data)), len(data)]
-    for start, end in zip(tops, tops[1:], strict=False):
+    for start, end in pairwise(tops):
         if not _holds(offsets, start, end):
             if end - start > 120 and _blankable(data, start, end):
                 parts += [data[done:start], _blank(data, start, end)]
                 done = end
         elif _IS_CLASS.match(data, start) or _IS_DECORATOR.match(data, start):
             inner = [*_segments(data, _METHOD, start, end), end]
-            for low, high in zip(inner, inner[1:], strict=False):
+            for low, high in pairwise(inner):
                 if (
                     high - low > 120
                     and not _holds(offsets, low, high)

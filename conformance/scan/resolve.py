@@ -55,11 +55,15 @@ class Resolver:
                 if bound.kind == "import":
                     return bound.dotted
             bound = bounds[0]
-            if bound.kind == "value" and len(bounds) == 1 and depth < _DEPTH:
-                if isinstance(bound.value, ast.Name | ast.Attribute | ast.Call):
-                    target = self.dotted(bound.value, owner, depth + 1)
-                    if target is not None and target.startswith("torch."):
-                        return target
+            if (
+                bound.kind == "value"
+                and len(bounds) == 1
+                and depth < _DEPTH
+                and isinstance(bound.value, ast.Name | ast.Attribute | ast.Call)
+            ):
+                target = self.dotted(bound.value, owner, depth + 1)
+                if target is not None and target.startswith("torch."):
+                    return target
             return None
         if isinstance(node, ast.Call):
             return self._module_call(node, scope, depth)
@@ -142,9 +146,12 @@ class Resolver:
         if isinstance(node, ast.Tuple | ast.List | ast.Set):
             devices = [self.literal(item, scope) for item in node.elts]
             return tuple(device for device in devices if device is not None) or None
-        if isinstance(node, ast.Call) and len(node.args) == 1:
-            if self.dotted(node.func, scope) in ("set", "frozenset", "tuple", "list"):
-                return self.device_set(node.args[0], scope)
+        if (
+            isinstance(node, ast.Call)
+            and len(node.args) == 1
+            and self.dotted(node.func, scope) in ("set", "frozenset", "tuple", "list")
+        ):
+            return self.device_set(node.args[0], scope)
         if isinstance(node, ast.Name | ast.Attribute):
             value = self.only_value(node, scope)
             if value is not None and not isinstance(value[0], ast.Name | ast.Attribute | ast.Call):
@@ -212,6 +219,8 @@ class Resolver:
                 for name, value in zip(table.keys, table.values, strict=True):
                     side = true if isinstance(name, ast.Constant) and name.value else false
                     yield from self.leaves(value, scope, facts.both(side), False, True)
+            case ast.Attribute(value=ast.BoolOp() | ast.IfExp() as inner, attr="type"):
+                yield from self.leaves(inner, scope, facts, fallback, chosen)
             case ast.JoinedStr(values=[ast.FormattedValue(value=first), *_]):
                 yield from self.leaves(first, scope, facts, fallback, chosen)
             case _:

@@ -23,6 +23,7 @@ PROBES = frozenset(
         "is_bf16_supported",
         "is_tf32_supported",
         "_is_compiled",
+        "_is_in_bad_fork",
         "is_macos_or_newer",
         "is_macos13_or_newer",
         "get_arch_list",
@@ -30,13 +31,17 @@ PROBES = frozenset(
 )
 
 _DEVICE_TEXT = re.compile(r"([a-z]+)(?::(?:\d+|$))?\Z")
-_NEGATED = re.compile(r"(?:^|_)(?:no|not|non|disable|disabled|skip|without|lacks?)_|unavailable")
+_NEGATED = re.compile(
+    r"(?:^|_)(?:no|not|non|disabled?|skip|without|lacks?|avoid)_(?:\w{1,12}_)?"
+    r"(?:cuda|gpu|mps|xpu|npu|hpu|nvidia|rocm|triton|flash|nccl)"
+    r"|_(?:not|un)_?(?:available|supported|found|built)|missing"
+)
 _CPU_FLAG = re.compile(r"(?:(?:use|force|is|on|only|run_on)_?)?cpu(?:_only)?\Z")
 _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "cuda",
         re.compile(
-            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?\d\d|flash_att|graph_capture"
+            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?\d\d|flash_att|graph_capture|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm"
         ),
     ),
     ("mps", re.compile(r"(?:^|_)mps(?:_|$)|metal|macos|apple|darwin")),
@@ -53,7 +58,7 @@ _OTHER = re.compile(
     r"|accelerator(?!s?_config)|directml|metal|get_device_module|current_platform|device_handle"
 )
 _GPU = re.compile(r"[gG][pP][uU]")
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @lru_cache(maxsize=4096)
@@ -104,6 +109,8 @@ def asks_other(identifier: str) -> bool:
 def is_device_name(identifier: str) -> bool:
     """Whether a variable's name says that it holds a device."""
     low = identifier.lower().strip("_")
+    if low.endswith("name"):
+        return False  # a name is for showing
     return low in {"dev", "map_location", "device_map"} or (
         "device" in low and not low.startswith(("n_", "num_")) and not low.endswith("s")
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from conformance.scan.conditions import UNKNOWN
+from conformance.scan.conditions import UNKNOWN, probed_backend
 from conformance.scan.context import Context
 from conformance.scan.facts import ANY, NOTHING, Facts, known
 from conformance.scan.resolve import Resolver
 from conformance.scan.rule import Hook, Rule
-from conformance.scan.scopes import FunctionNode, HotLines
+from conformance.scan.scopes import HotLines
 from conformance.scan.vocabulary import (
     declared_backends,
     device_type,
@@ -87,11 +88,9 @@ class Walker:
         kind = type(node)
         if self.hot.any(node.lineno, node.end_lineno or node.lineno) or (
             kind in (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-            and any(
-                self.hot.any(d.lineno, d.end_lineno or d.lineno)
-                for d in node.decorator_list  # type: ignore[attr-defined]
-            )
+            and any(self.hot.any(d.lineno, d.end_lineno or d.lineno) for d in node.decorator_list)
         ):
+            handler: Callable[[Any, Facts], Facts | None] | None
             handler = getattr(self, "_on_" + kind.__name__, None)
             context = self.context
             outer = context.statement
@@ -102,7 +101,7 @@ class Walker:
             finally:
                 context.statement = outer
             if after is None or kind is not ast.Expr:
-                return after  # type: ignore[no-any-return]
+                return after
             facts = after
         if kind in (ast.Return, ast.Raise, ast.Continue, ast.Break):
             return None
@@ -195,7 +194,14 @@ class Walker:
     def _on_For(self, node: ast.For | ast.AsyncFor, facts: Facts) -> Facts:  # noqa: N802
         self._show("for", node)
         self.expression(node.iter, facts)
-        self.block(node.body, facts)
+        inner = facts
+        for part in ast.walk(node.iter):
+            # `for i in range(torch.cuda.device_count())` runs only where there is a device.
+            if isinstance(part, ast.Call):
+                backend = probed_backend(self.context.dotted(part.func) or "")
+                if backend is not None:
+                    inner = inner.knowing("probe", backend, node=part)
+        self.block(node.body, inner)
         self.block(node.orelse, facts)
         return facts
 
@@ -356,7 +362,7 @@ class Walker:
                 word = node.attr
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 word = node.value if len(node.value) < 24 else ""
-            if word and not is_negated(word):
+            if word and _runs_with(word):
                 words.update(named_backends(word))
         return known("name", *words, node=decorator) if words else NOTHING
 
@@ -392,6 +398,13 @@ class Walker:
             self._show("compare", node)
             for part in [node.left, *node.comparators]:  # type: ignore[attr-defined]
                 context.consumed.add(id(part))
+            if not isinstance(context.statement, ast.Assert):
+                # A list that only opens a branch refuses nothing.
+                context.positive.update(
+                    id(right)
+                    for op, right in zip(node.ops, node.comparators, strict=True)  # type: ignore[attr-defined]
+                    if isinstance(op, ast.In)
+                )
             self._children(node, facts)
         elif kind in (ast.List, ast.Tuple, ast.Set):
             self._show("collection", node)
@@ -457,6 +470,12 @@ def _declared(name: str) -> Facts:
     """What a name declares its code to be for (``_sync_cuda``, ``class MPSBackend``)."""
     backends = () if is_negated(name) else declared_backends(name)
     return known("name", *backends) if backends else NOTHING
+
+
+def _runs_with(word: str) -> bool:
+    """Whether a decorator's word says "only with" (``require_cuda``, ``skip_if_no_gpu``)."""
+    low = word.lower()
+    return ("skip" not in low or "_lt_" in low) != is_negated(low.replace("skip", "", 1))
 
 
 def _pattern_devices(pattern: ast.pattern) -> tuple[str, ...]:

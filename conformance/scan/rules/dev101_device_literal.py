@@ -28,19 +28,24 @@ def _fix(context: Context, placement: Placement) -> Fix | None:
     node = placement.node
     scope, context.scope = context.scope, placement.scope
     try:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr == "cuda" and placement.how == ".cuda()":
-                text = device_text(context, as_text=False)
-                if text is None or any(k.arg != "non_blocking" for k in node.keywords):
-                    return None
-                rest = "".join(f", {context.segment(k)}" for k in node.keywords)  # type: ignore[arg-type]
-                owner = context.segment(node.func.value)
-                return Fix((context.replace(node, f"{owner}.to({text}{rest})"),))
+        if placement.how == ".cuda()" and isinstance(node, ast.Call):
+            return _method_fix(context, node)
         if placement.how.startswith(("set_default_tensor_type", '"')):
             return None
         return replace_device(context, node, as_text="type" in placement.how)
     finally:
         context.scope = scope
+
+
+def _method_fix(context: Context, node: ast.Call) -> Fix | None:
+    """``x.cuda(non_blocking=True)`` as ``x.to(device, non_blocking=True)``."""
+    text = device_text(context, as_text=False)
+    if text is None or not isinstance(node.func, ast.Attribute):
+        return None
+    if any(keyword.arg != "non_blocking" for keyword in node.keywords):
+        return None
+    rest = "".join(f", non_blocking={context.segment(k.value)}" for k in node.keywords)
+    return Fix((context.replace(node, f"{context.segment(node.func.value)}.to({text}{rest})"),))
 
 
 RULE = Rule(

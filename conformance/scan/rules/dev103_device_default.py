@@ -22,9 +22,9 @@ def _device(context: Context, node: ast.expr | None) -> str | None:
         return None
     leaves = context.leaves(node)
     for leaf in leaves:
-        if leaf.device in ACCELERATORS and leaf.facts.guard(leaf.device or "") is None:
-            if not leaf.chosen:
-                return leaf.device
+        unguarded = leaf.facts.guard(leaf.device or "") is None
+        if leaf.device in ACCELERATORS and unguarded and not leaf.chosen:
+            return leaf.device
     for leaf in leaves:
         value = leaf.key and context.resolver.only_value(leaf.node, context.scope)
         if value:
@@ -42,7 +42,8 @@ def _report(context: Context, node: ast.expr, device: str, where: str) -> None:
 
 
 def _function(context: Context, node: FunctionNode) -> None:
-    if any(word in node.name.lower() for word in ("cuda", "mps", "xpu", "npu")):
+    asking = node.name.startswith(("is_", "has_", "check_", "supports_", "_is_", "_check_"))
+    if asking or any(word in node.name.lower() for word in ("cuda", "mps", "xpu", "npu")):
         return
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]

@@ -46,21 +46,29 @@ def _fix(context: Context, listed: _Listed) -> Fix | None:
 
 
 def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
-    if id(node) in context.consumed and context.decorating:
+    if id(node) in context.settled:
         return
     listed = _words(node.elts)
     if listed is None or not _lacks_mps(listed) or context.guarded("cuda"):
         return
+    value = getattr(context.statement, "value", None)
+    table = isinstance(value, ast.Dict) and node in value.values
+    entry = isinstance(context.statement, ast.Assign) and any(
+        isinstance(target, ast.Subscript) for target in context.statement.targets
+    )
     plain = all(isinstance(part, ast.Constant) for part in node.elts)
     loop = isinstance(context.statement, ast.For) and context.statement.iter is node
-    note = context.decorating or loop
+    # A fast path for several accelerators by name was thought about; cuda and cpu were not.
+    known = {"cuda", "cpu", "auto", "gpu"}
+    test = id(node) in context.positive and any(word not in known for _, word in listed)
+    note = context.decorating or loop or table or entry or test
     shown = ", ".join(word for _, word in listed)
     context.report(
         RULE,
         node,
         f"a list of devices ({shown}) leaves out mps",
         severity=Severity.NOTE if note else RULE.severity,
-        fix=_fix(context, listed) if plain and not note else None,
+        fix=_fix(context, listed) if plain and (test or not note) else None,
     )
 
 
@@ -68,9 +76,13 @@ def _subscript(context: Context, node: ast.Subscript) -> None:
     name = context.dotted(node.value)
     if name is None or name.rpartition(".")[2] != "Literal":
         return
+    context.settled.add(id(node.slice))
+    annotation = getattr(context.statement, "annotation", None)
+    if annotation is not None and any(
+        isinstance(part, ast.Name) and part.id == "str" for part in ast.walk(annotation)
+    ):
+        return  # `Literal[...] | str` closes nothing
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if isinstance(node.slice, ast.Tuple):
-        context.consumed.add(id(node.slice))
     listed = _words(parts)
     if listed is not None and _lacks_mps(listed):
         context.report(RULE, node, "a Literal of devices leaves out mps", fix=_fix(context, listed))
@@ -79,10 +91,7 @@ def _subscript(context: Context, node: ast.Subscript) -> None:
 def _class(context: Context, node: ast.ClassDef) -> None:
     if not any((context.dotted(base) or "").endswith("Enum") for base in node.bases):
         return
-    values: list[ast.expr] = []
-    for statement in node.body:
-        if isinstance(statement, ast.Assign):
-            values.append(statement.value)
+    values = [statement.value for statement in node.body if isinstance(statement, ast.Assign)]
     listed = _words(values)
     if listed is not None and _lacks_mps(listed):
         context.report(RULE, node, f"enumeration {node.name} of devices leaves out mps")

@@ -51,7 +51,8 @@ def _new(context: Context, node: ast.Call, dotted: str) -> None:
     argument = _device_argument(node)
     name = dotted.rpartition(".")[2]
     if argument is None:
-        if name == "GradScaler" and not context.guarded("cuda"):
+        open_ended = any(keyword.arg is None for keyword in node.keywords)
+        if name == "GradScaler" and not open_ended and not context.guarded("cuda"):
             context.report(RULE, node, "GradScaler without a device scales for cuda")
         return
     device = context.resolver.literal(argument, context.scope)

@@ -38,6 +38,8 @@ def _on_host(context: Context, node: ast.expr | None) -> bool:
     """Whether a device expression can only be the CPU."""
     if node is None:
         return True
+    if isinstance(node, ast.Attribute) and node.attr == "device":
+        return _placed(context, node.value) is False
     leaves = context.leaves(node)
     return all(leaf.device in ("cpu", "meta") for leaf in leaves) and bool(leaves)
 
@@ -127,6 +129,9 @@ def _placed(context: Context, node: ast.expr, depth: int = 0) -> bool | None:
     if isinstance(node, ast.Name) and depth < 4:
         value = context.resolver.only_value(node, context.scope)
         return _placed(context, value[0], depth + 1) if value is not None else None
+    if isinstance(node, ast.BinOp):
+        sides = [_placed(context, side, depth + 1) for side in (node.left, node.right)]
+        return False if False in sides else None
     if not isinstance(node, ast.Call):
         return None
     function = node.func

@@ -27,7 +27,7 @@ def _call(context: Context, node: ast.Call) -> None:
     if guard is not None and guard.kind != "probe":
         return
     if name in SEEDING:
-        if _seeds_all(context) or (guard is not None and context.asks_others()):
+        if _seeds_all(context) or context.asks_others():
             return
         context.report(
             RULE,

@@ -51,13 +51,26 @@ def _call(context: Context, node: ast.Call) -> None:
             severity=Severity.WARNING if quiet else Severity.ERROR,
             fix=_fix(context, node, name),
         )
-    elif not context.asks_others() and "capability" not in name and backend == "cuda":
+    elif not context.asks_others() and backend == "cuda" and _is_memory(context, name):
         context.report(
             RULE,
             node,
             f"{dotted}() is read where CUDA is found; other accelerators count as none",
             severity=Severity.WARNING,
         )
+
+
+def _is_memory(context: Context, name: str) -> bool:
+    """Whether memory is asked for; an architecture or a name concerns CUDA's cards alone."""
+    if name in ("get_device_capability", "get_device_name"):
+        return False
+    if name != "get_device_properties":
+        return True
+    owner = context.scope.enclosing("function") or context.scope
+    return any(
+        isinstance(node, ast.Attribute) and node.attr in ("total_memory", "total_mem")
+        for node in ast.walk(owner.node)
+    )
 
 
 def _is_tested(context: Context, node: ast.Call) -> bool:

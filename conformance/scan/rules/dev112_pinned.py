@@ -20,6 +20,8 @@ def _call(context: Context, node: ast.Call) -> None:
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
     if name == "pin_memory" and isinstance(function, ast.Attribute):
+        if _is_asked_for(context):
+            return
         if not node.args or context.resolver.literal(node.args[0], context.scope) == "cuda":
             context.report(RULE, node, "pin_memory() raises or pins nothing where there is no CUDA")
         return
@@ -48,9 +50,21 @@ def _call(context: Context, node: ast.Call) -> None:
         )
 
 
+def _is_asked_for(context: Context) -> bool:
+    """Whether the caller wants pinning: by a condition, or because the function does just that."""
+    function = context.scope.enclosing("function")
+    if function is not None and "pin" in function.name:
+        return True
+    return any(
+        "pin" in getattr(node, "id", getattr(node, "attr", ""))
+        for test in context.branches
+        for node in ast.walk(test)
+    )
+
+
 def _synchronizes(context: Context) -> bool:
-    """Whether the function waits for a device, stream or event at some point."""
-    owner = context.scope.enclosing("function") or context.scope
+    """Whether the function, or another method of its class, waits for a device, stream or event at some point."""
+    owner = context.scope.enclosing("class") or context.scope
     return any(
         isinstance(node, ast.Attribute)
         and node.attr

@@ -51,7 +51,8 @@ def _fix(context: Context, node: ast.Call, name: str, probe: ast.AST) -> Fix | N
                 return None
             edits: list[Edit] = [context.replace(probe.func, f"{torch}.accelerator.is_available")]
             for statement in parent.body:
-                assert isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+                assert isinstance(statement, ast.Expr)
+                assert isinstance(statement.value, ast.Call)
                 called = (context.dotted(statement.value.func) or "").rpartition(".")[2]
                 edits.append(context.replace(statement.value.func, f"{torch}.accelerator.{called}"))
             return Fix(tuple(edits), safe=True)

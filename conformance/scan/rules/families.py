@@ -15,7 +15,6 @@ HARMLESS: dict[str, frozenset[str]] = {
             "empty_cache",
             "stream",
             "set_stream",
-            "device_of",
             "device",
             "list_gpu_processes",
             "host_memory_stats",
