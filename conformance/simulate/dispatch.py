@@ -36,6 +36,9 @@ _WAITS = {
     "aten::bincount": "waits for the size of the result",
 }
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
+_COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
+"""Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
+_WIDE = (torch.float64, torch.complex128)
 _RESIZES = frozenset({"aten::resize_", "aten::resize_as_", "aten::set_"})
 
 
@@ -117,8 +120,14 @@ class DeviceMode(TorchDispatchMode):
         if not operator.takes_device and not found and operator.base != "aten::lift_fresh":
             return func(*args, **kwargs)
         dtype = kwargs.get("dtype")
+        if dtype in _WIDE and not found and not is_backend(kwargs.get("device")):
+            if core.thread.inside or core.thread.target is None:
+                # C++ keeps the numbers it computes with in such tensors, on the host.
+                return func(*args, **kwargs)
         if dtype is not None:
             limits.check_dtype(dtype, core.machine)
+        if operator.on(torch.strided, core.thread.caller) is Support.MISSING:
+            self._refuse_or_fall_back(operator, torch.strided, Support.MISSING)
         if found:
             self._transfer("to device", operator.base, _nbytes(found))
         kwargs = {**kwargs, "device": HOST} if "device" in kwargs else kwargs
@@ -166,15 +175,8 @@ class DeviceMode(TorchDispatchMode):
         core = self.core
         layout = ours[0].layout
         support = operator.on(layout, core.thread.caller)
-        error = limits.MISSING if layout is torch.strided else limits.MISSING_SPARSE
-        if support is Support.MISSING and not core.machine.falls_back:
-            raise error.error(
-                operator=operator.name,
-                commit=torch.version.git_version,
-                key="SparseMPS" if layout is torch.sparse_coo else "SparseCsrMPS",
-            )
         if support in (Support.MISSING, Support.HOST):
-            core.recorder.fallback(operator)
+            self._refuse_or_fall_back(operator, layout, support)
         elif operator.base in limits.CHECKS:
             limits.CHECKS[operator.base](args, core.machine)
         if support is Support.KERNEL:
@@ -184,6 +186,20 @@ class DeviceMode(TorchDispatchMode):
         if dtype is not None:
             limits.check_dtype(dtype, core.machine)
         self._ran(operator)
+
+    def _refuse_or_fall_back(
+        self, operator: Operator, layout: torch.layout, support: Support
+    ) -> None:
+        core = self.core
+        if support is Support.HOST or core.machine.falls_back:
+            core.recorder.fallback(operator)
+            return
+        error = limits.MISSING if layout is torch.strided else limits.MISSING_SPARSE
+        raise error.error(
+            operator=operator.name,
+            commit=torch.version.git_version,
+            key="SparseMPS" if layout is torch.sparse_coo else "SparseCsrMPS",
+        )
 
     def _check_devices(
         self, operator: Operator, args: Args, kwargs: Kwargs, found: list[torch.Tensor]
@@ -205,7 +221,8 @@ class DeviceMode(TorchDispatchMode):
                 on_device = core.ledger.holds(tensor)
                 tensors.append((name, on_device))
                 exempt = tensor.dim() == 0 and index not in operator.written
-                stray = stray or not (on_device or exempt or tensor.device != HOST)
+                inner = tensor.dtype in _WIDE and core.thread.caller in _COMPUTES_IN_FLOAT64
+                stray = stray or not (on_device or exempt or inner or tensor.device != HOST)
         if stray:
             raise limits.mixed(operator.name, tensors, not core.ledger.holds(found[0]))
 
@@ -222,6 +239,8 @@ class DeviceMode(TorchDispatchMode):
         for tensor in tensors_in((out,), {}):
             if not core.ledger.holds(tensor):
                 if tensor.layout is torch.strided and torch._C._storage_id(tensor) in written:
+                    continue
+                if tensor.dtype in _WIDE and core.thread.caller in _COMPUTES_IN_FLOAT64:
                     continue
                 core.ledger.mark(tensor)
         if operator.base in _RESIZES and core.ledger.holds(args[0]):

@@ -97,6 +97,19 @@ def _to_device(value: Any) -> Any:
     return value.detach().to(BACKEND) if isinstance(value, torch.Tensor) else value
 
 
+def _wide(sample: Any) -> bool:
+    values = (sample.input, *sample.args, *sample.kwargs.values())
+    return any(getattr(value, "dtype", value) in WIDE for value in _flat(values))
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        elif isinstance(value, (torch.Tensor, torch.dtype)):
+            yield value
+
+
 def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
     """Runs an operator's samples on CPU and on the simulated device.
 
@@ -110,14 +123,15 @@ def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
     on_host = True
     try:
         for sample, _ in zip(op.sample_inputs("cpu", dtype), range(limit), strict=False):
-            if sample.kwargs.get("dtype") not in WIDE:
+            if dtype in WIDE or not _wide(sample):
                 samples.append(sample)
                 op(sample.input, *sample.args, **sample.kwargs)
         on_host = False
         with mps():
             for sample in samples:
                 moved = sample.transform(_to_device)
-                op(moved.input, *moved.args, **moved.kwargs)
+                placed = {"device": BACKEND} if "device" in moved.kwargs else {}
+                op(moved.input, *moved.args, **{**moved.kwargs, **placed})
     except Exception as error:  # noqa: BLE001 - whatever an operator raises is its outcome
         text = str(error).splitlines()[0] if str(error) else ""
         return f"{type(error).__name__}: {text}", on_host
@@ -141,11 +155,11 @@ def operators(pattern: str, count: int | None, seed: int) -> list[Any]:
 
     `count` picks so many of them at random; None takes all.
     """
-    if importlib.util.find_spec("expecttest") is None:
+    if "expecttest" not in sys.modules and importlib.util.find_spec("expecttest") is None:
         # torch's test helpers derive a class from it; the operator database needs no more of it.
         stand_in: Any = types.ModuleType("expecttest")
         stand_in.TestCase = unittest.TestCase
-        sys.modules.setdefault("expecttest", stand_in)
+        sys.modules["expecttest"] = stand_in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.testing._internal.common_methods_invocations import op_db

@@ -42,6 +42,11 @@ def placed(device: Any) -> torch.device:
     return DEVICE
 
 
+def is_backend_name(device: Any) -> bool:
+    """Whether an argument names the simulated device, as text or as a torch.device."""
+    return device is not None and torch.device(device).type == BACKEND
+
+
 def default_device() -> torch.device:
     """Where constructors put tensors when no device is stated.
 
@@ -216,7 +221,8 @@ def _get_device(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 @handles(torch.tensor, _Tensor.new_tensor)
-def _tensor(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def make_tensor(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """torch.tensor and Tensor.new_tensor: made on the host, then put where it belongs."""
     device = kwargs.get("device")
     if device is not None:
         there = placed(device)

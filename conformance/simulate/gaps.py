@@ -50,6 +50,32 @@ Only operators that MPS serves with a kernel of its own; the others are refused 
 """
 
 
+COMPLEX_OPERATORS = {
+    "aten::linalg_cholesky_ex": "linalg.cholesky_ex",
+    "aten::cholesky": "cholesky",
+    "aten::cholesky_inverse": "cholesky_inverse",
+    "aten::linalg_lu": "linalg.lu",
+    "aten::linalg_lu_factor_ex": "linalg.lu_factor_ex",
+    "aten::lu_unpack": "lu_unpack",
+    "aten::linalg_inv_ex": "linalg.inv_ex",
+    "aten::_linalg_det": "linalg.det",
+    "aten::_linalg_slogdet": "linalg.slogdet",
+    "aten::_linalg_solve_ex": "linalg.solve_ex",
+    "aten::linalg_solve_triangular": "linalg.solve_triangular",
+    "aten::triangular_solve": "triangular_solve",
+    "aten::pow": "pow",
+    "aten::std": "std",
+    "aten::var": "var",
+    "aten::std_mean": "std_mean",
+    "aten::var_mean": "var_mean",
+    "aten::renorm": "renorm",
+    "aten::addr": "addr",
+    "aten::replication_pad1d": "nn.functional.padreplicate_negative",
+    "aten::silu": "nn.functional.silucomplex",
+}
+"""Operators to the names under which PyTorch's list of complex operators would have them."""
+
+
 def lists_from(source: str, name: str = _LIST) -> dict[str, frozenset[torch.dtype] | None]:
     """The list in the text of a `common_mps.py`: name to element types, None for all of them.
 
@@ -69,6 +95,16 @@ def lists_from(source: str, name: str = _LIST) -> dict[str, frozenset[torch.dtyp
                 if isinstance(key, ast.Constant) and isinstance(key.value, str)
             }
     raise ValueError(f"no {name} in this text; expected torch/testing/_internal/common_mps.py")
+
+
+def complex_from(source: str) -> frozenset[str]:
+    """The names in `SUPPORTED_COMPLEX_OPS` of a `common_mps.py`; empty where it has none."""
+    for node in ast.walk(ast.parse(source)):
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and target.id == "SUPPORTED_COMPLEX_OPS":
+            names = node.value.elts if isinstance(node.value, ast.Set) else []
+            return frozenset(str(name.value) for name in names if isinstance(name, ast.Constant))
+    return frozenset()
 
 
 def _dtypes(node: ast.expr) -> frozenset[torch.dtype] | None:
@@ -94,6 +130,10 @@ def installed() -> dict[str, frozenset[torch.dtype]]:
         for operator in operators if dtypes else ():
             assert dtypes is not None
             gaps[operator] = gaps.get(operator, frozenset()) | dtypes
+    supported = complex_from(installed_source())
+    for operator, name in COMPLEX_OPERATORS.items():
+        if supported and name not in supported:
+            gaps[operator] = gaps.get(operator, frozenset()) | {torch.complex64, torch.complex32}
     return gaps
 
 

@@ -152,6 +152,9 @@ def _reentry(func: Any, name: str) -> Any:
     """The composite kernel both backends share, to be run part by part; None if there is none."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     bare = name.removesuffix(".default")
+    if name.split(".")[-1].startswith("Scalar"):
+        # It only wraps the number, as a tensor that dispatch hands to Python as a number again.
+        return None
     if has(bare, "CPU") or name.split(".")[0].removeprefix("aten::") in _CHOOSES_A_BACKEND:
         return None
     if has(bare, "CompositeImplicitAutograd"):

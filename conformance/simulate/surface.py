@@ -15,7 +15,7 @@ import torch
 from conformance.simulate import limits
 from conformance.simulate.device import BACKEND, DEVICE, REPORTED_NAME
 from conformance.simulate.dispatch import Core
-from conformance.simulate.functions import from_dlpack
+from conformance.simulate.functions import from_dlpack, is_backend_name, make_tensor
 from conformance.simulate.patching import Patches
 from conformance.simulate.randomness import Generator
 from conformance.simulate.streams import DeviceStream, Event, Stream
@@ -49,6 +49,15 @@ def install(patches: Patches, core: Core) -> None:
     _tensors(patches, core)
     _storages(patches, core)
     _cuda(patches)
+    plain_tensor = torch.tensor
+
+    def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
+        # Inside torch's own Python functions no function mode is active.
+        if is_backend_name(kwargs.get("device")) and not torch._C._len_torch_function_stack():
+            return make_tensor(core, plain_tensor, args, kwargs)
+        return plain_tensor(*args, **kwargs)
+
+    patches.set(torch, "tensor", tensor)
     for owner in (torch, torch.utils.dlpack):
         plain = vars(owner)["from_dlpack"]
         patches.set(owner, "from_dlpack", functools.partial(from_dlpack, core, plain))
