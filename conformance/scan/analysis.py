@@ -106,7 +106,7 @@ def _analyse_source(
         tree = parser.parse(offsets)
     except SourceError as error:
         return [failure(source.path, error.line, f"syntax error: {error}")]
-    marks = sorted({*offsets, *prefilter.find_all(data, b"cpu")})
+    marks = sorted({*offsets, *prefilter.binding_offsets(data)})
     names: set[str] = set()
     for _ in range(_ROUNDS):
         hot = HotLines(_lines(data, marks))

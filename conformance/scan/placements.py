@@ -82,6 +82,7 @@ class Placements:
         self.hooks = list(hooks)
         self.held: dict[Key, list[_Candidate]] = {}
         self.used: dict[Key, str] = {}
+        self.compared_keys: set[Key] = set()
 
     # What the walk shows
 
@@ -183,6 +184,18 @@ class Placements:
                 return
         self._judge([Leaf(node, "cuda", context.facts)], ".cuda()", context.scope)
 
+    def compared(self, node: ast.Compare) -> None:
+        """``tensor.device.type == wanted``: a choice held in ``wanted`` is one of devices."""
+        context = self.context
+        sides = [node.left, *node.comparators]
+        if any(
+            isinstance(side, ast.Attribute) and side.attr in ("type", "device") for side in sides
+        ):
+            for side in sides:
+                key = context.resolver.key(side, context.scope)
+                if key is not None:
+                    self.compared_keys.add(key)
+
     def dictionary(self, node: ast.Dict) -> None:
         """``{"device": "cuda"}``: settings on their way to a call."""
         for key, value in zip(node.keys, node.values, strict=True):
@@ -248,7 +261,10 @@ class Placements:
                 wrapped = any(
                     isinstance(leaf.node, ast.Call) for item in candidates for leaf in item.leaves
                 )
-                if not wrapped:
+                choice = key in self.compared_keys and any(
+                    leaf.chosen for item in candidates for leaf in item.leaves
+                )
+                if not wrapped and not choice:
                     continue
             if key[1] != "return":
                 how = f"`{key[1]}`" + (f" (used in {how})" if how and how[0] != "`" else "")

@@ -99,6 +99,15 @@ def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:
     return found
 
 
+def binding_offsets(data: bytes) -> list[int]:
+    """Byte offsets of what decides no finding alone but may explain one: tests for the CPU, and
+    where tensors were put when double precision is about."""
+    found = find_all(data, b"cpu")
+    if any(word in data for word in (b"double(", *_PRECISION)):
+        found += find_all(data, b"device=") + find_all(data, b".to(")
+    return found
+
+
 def _placed(data: bytes, at: int) -> bool:
     """Whether a dtype is named where a device is, in a conversion, or given a name."""
     if data[max(0, at - 6) : at].endswith(_NUMPY):

@@ -86,10 +86,9 @@ class Walker:
     def statement(self, node: ast.stmt, facts: Facts) -> Facts | None:
         """Walk one statement; returns the facts after it."""
         kind = type(node)
-        if self.hot.any(node.lineno, node.end_lineno or node.lineno) or (
-            kind in (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-            and any(self.hot.any(d.lineno, d.end_lineno or d.lineno) for d in node.decorator_list)
-        ):
+        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+        first = decorators[0].lineno if decorators else node.lineno
+        if self.hot.any(first, node.end_lineno or node.lineno):
             handler: Callable[[Any, Facts], Facts | None] | None
             handler = getattr(self, "_on_" + kind.__name__, None)
             context = self.context
@@ -395,6 +394,7 @@ class Walker:
             self._show("ifexp", node)
             self._if_exp(node, facts)  # type: ignore[arg-type]
         elif kind is ast.Compare:
+            context.placements.compared(node)  # type: ignore[arg-type]
             self._show("compare", node)
             for part in [node.left, *node.comparators]:  # type: ignore[attr-defined]
                 context.consumed.add(id(part))

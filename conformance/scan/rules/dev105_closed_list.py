@@ -73,6 +73,9 @@ def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
 
 
 def _subscript(context: Context, node: ast.Subscript) -> None:
+    if isinstance(node.value, ast.Tuple | ast.List):
+        context.settled.add(id(node.value))  # ("cpu", "cuda")[flag] chooses, it does not list
+        return
     name = context.dotted(node.value)
     if name is None or name.rpartition(".")[2] != "Literal":
         return
