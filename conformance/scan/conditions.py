@@ -212,7 +212,7 @@ class Conditions:
             pair = self.of(returns[0], inner, depth + 1)
         finally:
             self._active.discard(id(node))
-        return None if pair is UNKNOWN else pair
+        return None if pair is UNKNOWN else (pair[0].seen_at(function), pair[1].seen_at(function))
 
     def _named(self, test: ast.Name | ast.Attribute, scope: Scope, depth: int) -> Pair:
         resolver = self._resolver
@@ -234,7 +234,7 @@ class Conditions:
                 finally:
                     self._active.discard(id(value[0]))
                 if pair[0] is not NOTHING or pair[1] is not NOTHING:
-                    return pair
+                    return pair[0].seen_at(test), pair[1].seen_at(test)
         return _flag(word, test)
 
 

@@ -48,6 +48,13 @@ class Facts:
         name = "cuda" if backend == "hip" else backend
         return self.known.get(name) or self.known.get(ANY)
 
+    def seen_at(self, node: ast.AST) -> Facts:
+        """The same facts, learnt at another place: where a flag is used, not where it is set."""
+        return Facts(
+            {backend: Guard(guard.kind, node) for backend, guard in self.known.items()},
+            {backend: Guard(guard.kind, node) for backend, guard in self.excluded.items()},
+        )
+
     def without(self, *backends: str) -> Facts:
         """Facts with these backends ruled out."""
         guard = Guard("test")

@@ -246,6 +246,9 @@ class Placements:
 
     def finish(self) -> None:
         """Judge the variables, now that every use of them has been seen."""
+        for key in self.held:
+            if is_device_name(key[1].removeprefix("self.")):
+                self.used.setdefault(key, f"`{key[1]}`")
         pending = list(self.used)
         while pending:
             key = pending.pop()
@@ -255,9 +258,8 @@ class Placements:
                         self.used[leaf.key] = self.used[key]
                         pending.append(leaf.key)
         for key, candidates in self.held.items():
-            name = key[1].removeprefix("self.")
             how = self.used.get(key)
-            if how is None and not is_device_name(name):
+            if how is None:
                 wrapped = any(
                     isinstance(leaf.node, ast.Call) for item in candidates for leaf in item.leaves
                 )
