@@ -60,7 +60,8 @@ def contrast_map(
     A head's softmax over frames times its softmax over tokens, less `violence_level` times
     the median of each row and then of each column, never below zero, squared. The z-score
     is taken over all heads together; being increasing and affine it may be applied after
-    the median filter and the mean over heads, so only sums leave the device.
+    the median filter and the mean over heads, so only sums leave the device. Once a head the
+    host waits to learn how many columns have a median other than zero.
 
     Args:
         attention: `[layers, heads, tokens, frames]`, any float dtype, any device.
