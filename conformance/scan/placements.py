@@ -218,6 +218,8 @@ class Placements:
                 stack += [node.body, node.orelse]
             elif isinstance(node, ast.BoolOp):
                 stack += node.values
+            elif isinstance(node, ast.Call) and any(leaf.node is node for leaf in leaves):
+                stack += node.args
 
     def _place(
         self,

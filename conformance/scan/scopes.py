@@ -124,10 +124,20 @@ class Scopes:
             inner.bind(argument.arg, Bound("param", node=argument))
         self._block(node.body, inner)
         name = node.name.lower()
-        if scope.kind != "function" and any(
-            word in name for word in ("cuda", "gpu", "accelerator", "mps", "available")
+        if scope.kind != "function" and (
+            any(word in name for word in ("cuda", "gpu", "accelerator", "mps", "available"))
+            or self._is_test(node)
         ):
             self.spread.add(node.name)
+
+    def _is_test(self, node: FunctionNode) -> bool:
+        """Whether a short function answers a question about the device."""
+        return len(node.body) <= 3 and any(
+            isinstance(statement, ast.Return)
+            and isinstance(statement.value, ast.Call | ast.BoolOp | ast.Compare | ast.UnaryOp)
+            and self._hot.any(statement.lineno, statement.end_lineno or statement.lineno)
+            for statement in node.body
+        )
 
     def _import(self, statement: ast.stmt, scope: Scope) -> None:
         if isinstance(statement, ast.Import):
