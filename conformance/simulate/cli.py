@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,6 @@ from conformance.simulate.device import BACKEND, Machine
 from conformance.simulate.hook import OPTIONS_VARIABLE, REPORTS_VARIABLE
 
 _INTERPRETERS = ("python", "python3")
-
-
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Adds the subcommand `simulate` to the subparsers of the command `conformance`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "simulate",
-        help="run a command on a simulated device",
-        description="Run a Python program, and the processes it starts, with a device that says "
-        "it is mps, computes on the CPU and fails where MPS fails.",
-    )
-    configure(parser)
-    return parser
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="after --: python script.py args, python -m module args, or any command that runs "
         "Python",
     )
-    parser.set_defaults(run=run)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +37,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, help="write a report to this .json or .html file")
 
 
-def main(args: argparse.Namespace | list[str] | None = None) -> int:
-    """Runs the subcommand from parsed options or from a list of arguments."""
-    if not isinstance(args, argparse.Namespace):
-        parser = argparse.ArgumentParser(prog="conformance simulate")
-        configure(parser)
-        args = parser.parse_args(args)
-    return run(args)
+def main(arguments: Sequence[str]) -> int:
+    """Runs the subcommand from its arguments; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="conformance simulate",
+        description="Run a Python program, and the processes it starts, with a device that says "
+        "it is mps, computes on the CPU and fails where MPS fails.",
+    )
+    configure(parser)
+    return run(parser.parse_args(arguments))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -39,6 +39,10 @@ class Machine:
     missing operators run on the CPU (None reads PYTORCH_ENABLE_MPS_FALLBACK); `ratchet` whether
     the driver keeps every freed block of a size that nothing asked for again, as the real
     allocator does until its cache is emptied. Raises ValueError for values that name no Mac.
+
+    `recommended_bytes` is Metal's recommended working set, two thirds of small memories and three
+    quarters of large ones: inferred from limits users report, 18.13 GB allowed of 16 (10.67 · 1.7)
+    and 27.20 of 24. `allowed_bytes` is where the allocator refuses; None with the watermark off.
     """
 
     macos: str = "15.5"
@@ -47,6 +51,8 @@ class Machine:
     ratchet: bool = False
     version: tuple[int, int] = field(init=False)
     falls_back: bool = field(init=False)
+    recommended_bytes: int = field(init=False)
+    allowed_bytes: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", _version(self.macos))
@@ -56,22 +62,12 @@ class Machine:
         if falls_back is None:
             falls_back = os.environ.get(FALLBACK_VARIABLE, "0") not in ("", "0")
         object.__setattr__(self, "falls_back", falls_back)
+        share = 2 / 3 if self.memory_gb <= 36 else 3 / 4
+        recommended = int(self.memory_gb * GIB * share)
+        ratio = float(os.environ.get(WATERMARK_VARIABLE, DEFAULT_WATERMARK))
+        object.__setattr__(self, "recommended_bytes", recommended)
+        object.__setattr__(self, "allowed_bytes", int(recommended * ratio) if ratio > 0 else None)
 
     def at_least(self, major: int, minor: int = 0) -> bool:
         """Whether this machine runs macOS `major`.`minor` or newer."""
         return self.version >= (major, minor)
-
-    @property
-    def recommended_bytes(self) -> int:
-        """Metal's recommended working set: two thirds of small memories, three quarters of large.
-
-        Inferred from limits users report: 18.13 GB allowed of 16 (10.67 · 1.7), 27.20 of 24.
-        """
-        share = 2 / 3 if self.memory_gb <= 36 else 3 / 4
-        return int(self.memory_gb * GIB * share)
-
-    @property
-    def allowed_bytes(self) -> int | None:
-        """Bytes beyond which the allocator refuses; None where the watermark is switched off."""
-        ratio = float(os.environ.get(WATERMARK_VARIABLE, DEFAULT_WATERMARK))
-        return int(self.recommended_bytes * ratio) if ratio > 0 else None

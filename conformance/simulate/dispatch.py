@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from conformance.simulate.record import Recorder
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+
+_storage_id = torch._C._storage_id
 
 _MOVES = frozenset({"aten::copy_", "aten::_to_copy", "aten::_copy_from", "aten::set_"})
 _INDEXED = frozenset(
@@ -40,15 +43,22 @@ _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
 _WIDE = (torch.float64, torch.complex128)
 _RESIZES = frozenset({"aten::resize_", "aten::resize_as_", "aten::set_"})
+_WATCHED = frozenset({*_MOVES, *_INDEXED, *_WAITS, *_RESIZES, *limits.CHECKS, "aten::_linalg_svd"})
+"""Operators that are looked at each time they run."""
 
 
 class Thread(threading.local):
     """What the function mode tells the dispatch mode about the call under way on this thread."""
 
     target: torch.device | None = None
-    call: tuple[Args, Kwargs] | None = None
-    caller: str = ""
+    call: tuple[Any, Args, Kwargs] | None = None
     inside: bool = False
+    noteworthy: int = 0
+
+    @property
+    def caller(self) -> str:
+        """The name of the torch function under way, or nothing."""
+        return getattr(self.call[0], "__name__", "") if self.call else ""
 
 
 class Core:
@@ -67,23 +77,40 @@ class Core:
         if thread.target is not None:
             return thread.target
         if thread.call is not None and any(
-            self.ledger.holds(tensor) for tensor in tensors_in(*thread.call)
+            self.ledger.holds(tensor) for tensor in tensors_in(*thread.call[1:])
         ):
             return DEVICE
         return HOST
 
 
-def tensors_in(args: Sequence[Any], kwargs: Kwargs) -> Iterator[torch.Tensor]:
+def tensors_in(args: Sequence[Any], kwargs: Kwargs) -> list[torch.Tensor]:
     """The tensors among arguments, also inside lists and tuples."""
-    for value in (*args, *kwargs.values()):
+    found = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, torch.Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from (item for item in value if isinstance(item, torch.Tensor))
+            found += [item for item in value if isinstance(item, torch.Tensor)]
+    return found
+
+
+@functools.cache
+def _plain(func: Any) -> Operator | None:
+    """The description of an operator that needs no look at its arguments, else None."""
+    operator = describe(func)
+    watched = operator.base in _WATCHED or operator.base in gaps.installed()
+    if watched or operator.random or operator.takes_device:
+        return None
+    return operator if operator.support in (Support.KERNEL, Support.COMPOSITE) else None
 
 
 class DeviceMode(TorchDispatchMode):
     """Sees each operator after autograd, checks it against MPS's limits and runs it on the CPU."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: compilation is off in a simulation, and the guard costs more than the dispatch."""
+        return False
 
     def __init__(self, core: Core) -> None:
         super().__init__()
@@ -96,10 +123,19 @@ class DeviceMode(TorchDispatchMode):
             return self._dispatch(func, args, kwargs or {})
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        holds = self.core.ledger.holds
-        found = list(tensors_in(args, kwargs))
-        ours = [tensor for tensor in found if holds(tensor)]
+        core = self.core
+        found = tensors_in(args, kwargs)
+        blocks = core.ledger.blocks
+        try:
+            ours = [tensor for tensor in found if _storage_id(tensor) in blocks]
+            strided = True
+        except (RuntimeError, NotImplementedError):
+            ours = [tensor for tensor in found if core.ledger.holds(tensor)]
+            strided = False
         if ours:
+            operator = _plain(func) if strided and len(ours) == len(found) else None
+            if operator is not None:
+                return self._run_plain(func, operator, args, kwargs, ours)
             return self._on_device(func, args, kwargs, found, ours)
         device = kwargs.get("device")
         if is_backend(device) or (
@@ -112,6 +148,23 @@ class DeviceMode(TorchDispatchMode):
         if generator is not None and on_device(generator):
             raise limits.GENERATOR.error(expected="cpu", found=DEVICE.type)
         return func(*args, **kwargs)
+
+    def _run_plain(
+        self, func: Any, operator: Operator, args: Args, kwargs: Kwargs, ours: list[torch.Tensor]
+    ) -> Any:
+        """The usual case, kept short: operands all on the device, nothing about them to check."""
+        core = self.core
+        if operator.support is Support.KERNEL:
+            limits.check_sizes(operator.base, ours)
+        out = self._compute(func, operator, args, kwargs)
+        for tensor in (out,) if isinstance(out, torch.Tensor) else tensors_in((out,), {}):
+            if not core.ledger.holds(tensor) and not self._stays(tensor):
+                core.ledger.mark(tensor)
+        return out
+
+    def _stays(self, tensor: torch.Tensor) -> bool:
+        """Whether a result is one of the 64-bit scalars that C++ computes with on the host."""
+        return tensor.dtype in _WIDE and self.core.thread.caller in _COMPUTES_IN_FLOAT64
 
     def _created(self, func: Any, args: Args, kwargs: Kwargs, found: list[torch.Tensor]) -> Any:
         """Makes a tensor on the device, from nothing or from host tensors."""
@@ -135,7 +188,6 @@ class DeviceMode(TorchDispatchMode):
             core.ledger.reserve(_planned(args[0], dtype))
         if kwargs.get("pin_memory"):
             kwargs = {**kwargs, "pin_memory": False}
-        self._ran(operator)
         return self._run(func, operator, args, kwargs, [])
 
     def _on_device(
@@ -148,6 +200,7 @@ class DeviceMode(TorchDispatchMode):
     ) -> Any:
         core = self.core
         operator = describe(func)
+        core.thread.noteworthy += 1
         target = core.thread.target if operator.takes_device else None
         if len(ours) < len(found):
             self._check_devices(operator, args, kwargs, found)
@@ -185,7 +238,6 @@ class DeviceMode(TorchDispatchMode):
         dtype = kwargs.get("dtype")
         if dtype is not None:
             limits.check_dtype(dtype, core.machine)
-        self._ran(operator)
 
     def _refuse_or_fall_back(
         self, operator: Operator, layout: torch.layout, support: Support
@@ -233,16 +285,13 @@ class DeviceMode(TorchDispatchMode):
         out = self._random(func, operator, args, kwargs) if operator.random else None
         if out is None:
             out = self._compute(func, operator, args, kwargs)
-        written = {
-            torch._C._storage_id(tensor) for tensor in hosts if tensor.layout is torch.strided
-        }
+        written = {_storage_id(tensor) for tensor in hosts if tensor.layout is torch.strided}
         for tensor in tensors_in((out,), {}):
             if not core.ledger.holds(tensor):
-                if tensor.layout is torch.strided and torch._C._storage_id(tensor) in written:
+                if tensor.layout is torch.strided and _storage_id(tensor) in written:
                     continue
-                if tensor.dtype in _WIDE and core.thread.caller in _COMPUTES_IN_FLOAT64:
-                    continue
-                core.ledger.mark(tensor)
+                if not self._stays(tensor):
+                    core.ledger.mark(tensor)
         if operator.base in _RESIZES and core.ledger.holds(args[0]):
             core.ledger.resized(args[0])
         return out
@@ -252,32 +301,31 @@ class DeviceMode(TorchDispatchMode):
 
         The parts are operators of their own, which MPS may lack.
         """
-        key = operator.reenter
-        if key is None:
-            return func(*args, **kwargs)
-        signature = tuple((t.dtype, t.dim()) for t in tensors_in(args, kwargs))
-        if signature in operator.seen:
-            return func(*args, **kwargs)
         thread = self.core.thread
-        before = thread.target, thread.inside
-        thread.target, thread.inside = DEVICE, True
+        key = operator.reenter
+        if key is not None:
+            signature = tuple([(t.dtype, t.dim()) for t in tensors_in(args, kwargs)])
+        if key is None or signature in operator.seen:
+            if not thread.inside:
+                self.core.recorder.operators[operator.name] += 1
+            return func(*args, **kwargs)
+        before = thread.target, thread.inside, thread.noteworthy
+        # Parts of what autograd would have decomposed count by themselves, of others with them.
+        thread.target, thread.inside = DEVICE, thread.inside or key is not _IMPLICIT
+        if thread.inside and not before[1]:
+            self.core.recorder.operators[operator.name] += 1
         # Entered before it is proven: some composites, such as detach, dispatch to themselves.
         operator.seen.add(signature)
         proven = False
         try:
             with self:
                 out = func._op_dk(key, *args, **kwargs)
-            proven = key is not _IMPLICIT
+            proven = key is not _IMPLICIT or thread.noteworthy == before[2]
         finally:
-            thread.target, thread.inside = before
+            thread.target, thread.inside = before[:2]
             if not proven:
                 operator.seen.discard(signature)
         return out
-
-    def _ran(self, operator: Operator) -> None:
-        """Records an operator, unless it is a part of one recorded already."""
-        if not self.core.thread.inside:
-            self.core.recorder.ran(operator)
 
     def _transfer(self, direction: str, operator: str, nbytes: int, why: str = "copy") -> None:
         """Records a transfer, unless the operator it is a part of was recorded."""

@@ -193,9 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     expectations = Expectations.installed()
     warnings.simplefilter("ignore")
     found = list(
-        outcomes(
-            operators(options.ops, options.count, options.seed), expectations, options.samples
-        )
+        outcomes(operators(options.ops, options.count, options.seed), expectations, options.samples)
     )
     answered = [o for o in found if not o.on_host]
     own = [o for o in answered if not expectations.settled_by_lists(o.name, o.dtype)]

@@ -67,6 +67,8 @@ class FunctionMode(TorchFunctionMode):
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _METADATA:
+            return func(*args, **kwargs)
         handler = HANDLERS.get(func)
         if handler is not None:
             return handler(self.core, func, args, kwargs)
@@ -86,19 +88,25 @@ def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     elif target is not None and target != HOST:
         return func(*args, **kwargs)
     thread = core.thread
-    before = thread.target, thread.call, thread.caller
-    thread.target, thread.call = target, (args, kwargs)
-    thread.caller = getattr(func, "__name__", "")
+    before = thread.target, thread.call
+    thread.target, thread.call = target, (func, args, kwargs)
     try:
         if autocast.active():
             return autocast.run(core, func, args, kwargs)
         return func(*args, **kwargs)
     finally:
-        thread.target, thread.call, thread.caller = before
+        thread.target, thread.call = before
 
 
 _CONSTRUCTORS = frozenset(torch_default._device_constructors())
 _Tensor = torch.Tensor
+_METADATA = frozenset(
+    [getattr(_Tensor, name) for name in ("size", "dim", "numel", "stride", "is_contiguous")]
+    + [getattr(_Tensor, name) for name in ("is_floating_point", "is_complex", "element_size")]
+    + [getattr(_Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "requires_grad")]
+    + [getattr(_Tensor, name).__get__ for name in ("grad", "grad_fn", "is_leaf", "layout")]
+)
+"""What is asked of a tensor often and says nothing of devices."""
 
 
 @handles(_Tensor.to)

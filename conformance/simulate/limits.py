@@ -252,6 +252,8 @@ _FLOAT8 = {
 
 def check_dtype(dtype: torch.dtype, machine: Machine) -> None:
     """Raises TypeError for an element type that tensors on this machine cannot have."""
+    if dtype is torch.float32:
+        return
     if dtype is torch.float64:
         raise FLOAT64.error()
     if dtype is torch.complex128:

@@ -12,6 +12,7 @@ import torch
 from conformance.simulate import limits
 from conformance.simulate.device import BACKEND, HOST, Machine
 
+_device_of = torch._C.StorageBase.device.__get__
 _storage_id = torch._C._storage_id
 _GRANULE = 256
 """Bytes to which the driver rounds a buffer up (Metal's buffer alignment)."""
@@ -60,12 +61,12 @@ class Ledger:
 
         Raises TypeError for a dtype that the device lacks, RuntimeError when memory is full.
         """
-        if tensor.device != HOST:
-            return
         limits.check_dtype(tensor.dtype, self.machine)
         limits.check_layout(tensor, self.machine)
         for part in _parts(tensor):
-            self.mark_storage(part.untyped_storage())
+            storage = part.untyped_storage()
+            if _device_of(storage) == HOST:
+                self.mark_storage(storage)
 
     def mark_storage(self, storage: torch.UntypedStorage) -> None:
         """Puts one storage on the device; nothing happens if it is there already."""
@@ -87,10 +88,9 @@ class Ledger:
         if allowed is None:
             return
         allowed = int(allowed * self.fraction)
-        if self.driver + nbytes <= allowed or self._kept[_rounded(nbytes)]:
+        if self.driver + nbytes <= allowed or self._kept.get(_rounded(nbytes)):
             return
-        if self._kept:
-            self.empty_cache()
+        self.empty_cache()
         if self.driver + nbytes > allowed:
             raise limits.out_of_memory(self.allocated, self.driver, allowed, nbytes)
 
@@ -117,13 +117,14 @@ class Ledger:
     def _grow(self, nbytes: int) -> None:
         self.allocated += nbytes
         size = _rounded(nbytes)
-        if self._kept[size]:
+        if self._kept and self._kept[size]:
             self._kept[size] -= 1
         else:
             self.driver += size
-        self._kept += Counter()
-        self.peak = max(self.peak, self.allocated)
-        self.driver_peak = max(self.driver_peak, self.driver)
+        if self.allocated > self.peak:
+            self.peak = self.allocated
+        if self.driver > self.driver_peak:
+            self.driver_peak = self.driver
 
     def _release(self, key: int) -> None:
         block = self.blocks.pop(key, None)

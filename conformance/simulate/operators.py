@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-ALWAYS_ON_HOST = frozenset(
-    {"embedding_renorm_", "_linalg_svd", "col2im", "upsample_nearest3d"}
-)
+ALWAYS_ON_HOST = frozenset({"embedding_renorm_", "_linalg_svd", "col2im", "upsample_nearest3d"})
 """Registered to fall back even without PYTORCH_ENABLE_MPS_FALLBACK.
 
 From pytorch/pytorch aten/src/ATen/mps/MPSFallback.mm; a kernel of the installed torch wins. There
@@ -50,7 +48,7 @@ class Support(enum.Enum):
 
 @dataclass
 class Operator:
-    """What is known about one overload."""
+    """What is known about one overload; `base` is its name without the overload."""
 
     name: str
     support: Support
@@ -60,6 +58,7 @@ class Operator:
     takes_device: bool
     arguments: tuple[str, ...]
     written: frozenset[int]
+    base: str
     reenter: Any = None
     seen: set[object] = field(default_factory=set)
 
@@ -72,11 +71,6 @@ class Operator:
         if self.base == "aten::_linalg_svd" and caller in _WITHOUT_VECTORS:
             return Support.MISSING
         return self.support
-
-    @property
-    def base(self) -> str:
-        """The name without its overload, as in `aten::add`."""
-        return self.name.split(".")[0]
 
 
 @functools.cache
@@ -172,6 +166,7 @@ def describe(func: Any) -> Operator:
     arguments = schema.arguments
     return Operator(
         name=name,
+        base=schema.name,
         support=support,
         sparse=_support(name, "coo") if in_aten else support,
         sparse_csr=_support(name, "csr") if in_aten else support,

@@ -50,10 +50,6 @@ class Recorder:
             counts.clear()
         self.notes.clear()
 
-    def ran(self, operator: Operator) -> None:
-        """One more run of an operator on the device."""
-        self.operators[operator.name] += 1
-
     def fallback(self, operator: Operator) -> None:
         """An operator ran on the host for want of a kernel; warns once, in MPS's words."""
         with self._lock:

@@ -12,7 +12,9 @@ import torch
 
 from conformance import simulate
 
-_SPEC = importlib.util.spec_from_file_location("model_zoo", Path(__file__).with_name("model_zoo.py"))
+_SPEC = importlib.util.spec_from_file_location(
+    "model_zoo", Path(__file__).with_name("model_zoo.py")
+)
 assert _SPEC is not None
 assert _SPEC.loader is not None
 zoo = importlib.util.module_from_spec(_SPEC)

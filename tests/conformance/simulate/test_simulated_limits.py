@@ -52,9 +52,7 @@ CASES: dict[str, list[Callable[[], object]]] = {
         lambda: functional.conv2d(on(1, 1, 1, 65538), on(1, 1, 1, 2)),
     ],
     "convolution-dtype": [
-        lambda: functional.conv1d(
-            on(1, 1, 8, dtype=torch.int64), on(1, 1, 1, dtype=torch.int64)
-        )
+        lambda: functional.conv1d(on(1, 1, 8, dtype=torch.int64), on(1, 1, 1, dtype=torch.int64))
     ],
     "linear-dtype": [
         lambda: functional.linear(on(2, 2, dtype=torch.int64), on(2, 2, dtype=torch.int64))
