@@ -137,16 +137,16 @@ class Request:
             )
 
     def _check_numbers(self) -> None:
-        _check_range("duration", self.duration, MIN_DURATION, MAX_DURATION, "seconds")
-        _check_range("bpm", self.bpm, *BPM_RANGE)
-        _check_range("number of steps", self.steps, 1, MAX_STEPS)
-        _check_range("guidance scale", self.guidance_scale, 0, 100)
-        _check_range("shift", self.shift, 0.01, 100)
-        _check_range("cover strength", self.cover_strength, 0, 1)
+        check_range("duration", self.duration, MIN_DURATION, MAX_DURATION, "seconds")
+        check_range("bpm", self.bpm, *BPM_RANGE)
+        check_range("number of steps", self.steps, 1, MAX_STEPS)
+        check_range("guidance scale", self.guidance_scale, 0, 100)
+        check_range("shift", self.shift, 0.01, 100)
+        check_range("cover strength", self.cover_strength, 0, 1)
         if not self.seeds:
             raise RequestError("the batch is empty; ask for at least one song")
         for seed in self.seeds:
-            _check_range("seed", seed, 0, MAX_SEED)
+            check_range("seed", seed, 0, MAX_SEED)
         start, end = self.cfg_interval
         if not 0 <= start <= end <= 1:
             raise RequestError(f"guidance interval {start:g}..{end:g} is not a range within 0..1")
@@ -177,7 +177,7 @@ class Request:
                 )
         if self.src_audio is not None:
             seconds = self.src_audio.shape[-1] / sample_rate
-            _check_range("length of the source audio", seconds, MIN_DURATION, MAX_DURATION, "s")
+            check_range("length of the source audio", seconds, MIN_DURATION, MAX_DURATION, "s")
             self._check_repaint(seconds)
         if self.reference_audio is not None and self.reference_audio.shape[-1] < sample_rate // 10:
             raise RequestError("the reference audio is shorter than 0.1 s")
@@ -202,7 +202,12 @@ def count_audio_codes(text: str) -> int:
     return len(_AUDIO_CODE.findall(text))
 
 
-def _check_range(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:
+def check_range(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:
+    """Refuse a number outside its range; None stands for "not given".
+
+    Raises:
+        RequestError: names the field, the value and the range.
+    """
     if value is None:
         return
     if not (isinstance(value, int | float) and low <= value <= high):

@@ -16,6 +16,8 @@ for _name in ("ACESTEP_DEVICE", "ACESTEP_DEVICE_MEMORY_GB", "MAX_CUDA_VRAM", "AC
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers are the parallelism; threads of several workers would fight for the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Large tensors come and go in the reference computations; huge pages halve their cost.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # One cache for all workers of a run and for the next run: the built-in checkpoint is made
 # once, in a folder that its recipe's version names.
 os.environ.setdefault("ACESTEP_CACHE", str(Path(tempfile.gettempdir()) / "acestep-test-cache"))

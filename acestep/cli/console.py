@@ -19,6 +19,10 @@ EXIT_INTERRUPTED = 130
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line: what was wrong, and where to look."""
 
+    def __init__(self, **settings: Any) -> None:
+        # A subcommand's option must not be taken for the start of one of the bare command's.
+        super().__init__(allow_abbrev=False, **settings)
+
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with 2."""
         line = " ".join(message.split())

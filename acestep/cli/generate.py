@@ -17,6 +17,8 @@ from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_
 from acestep.cli.console import result as print_result
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
+from acestep.gpu_config import MAX_DURATION, MIN_DURATION
+from acestep.request import check_range
 
 if TYPE_CHECKING:
     from acestep.generation import Generation
@@ -50,8 +52,8 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the songs and print a line for each file."""
     paths = output_paths(arguments.output, arguments.batch)
-    check_output(paths, arguments.force, arguments.duration)
     params = _params(arguments)
+    check_output(paths, arguments.force, arguments.duration)
     from acestep.device import resolve
 
     policy = resolve(arguments.device, dtype=arguments.dtype)
@@ -174,9 +176,8 @@ def _task(arguments: argparse.Namespace) -> str:
 
 
 def _duration(seconds: float) -> float:
-    # -1 means "not given" in the API; on the command line it is a mistake.
-    if not seconds > 0:
-        raise RequestError(f"duration {seconds:g} is out of range; expected a positive number")
+    # The API reads -1 as "not given"; on the command line it is a mistake like any other.
+    check_range("duration", seconds, MIN_DURATION, MAX_DURATION, "seconds")
     return seconds
 
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Part of the cached folder's name: a changed recipe never meets an old cache."""
 
 

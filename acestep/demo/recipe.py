@@ -30,7 +30,7 @@ class DemoShape:
     """
 
     is_turbo: bool = True
-    latent: int = 16
+    latent: int = 8
     hidden: int = 192
     layers: int = 6
     text_hidden: int = 128

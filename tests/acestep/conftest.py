@@ -31,7 +31,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from acestep.demo.recipe import DemoShape, build
 
     folder = tmp_path_factory.mktemp("base") / "acestep-v15-base-tiny"
-    build(folder, DemoShape(is_turbo=False, hidden=64, layers=2, text_hidden=64), seed=3)
+    build(folder, DemoShape(is_turbo=False, latent=4, hidden=64, layers=2, text_hidden=64), seed=3)
     return folder
 
 
@@ -59,6 +59,16 @@ def diffusers_pipeline(demo_folder: Path) -> Any:
     from diffusers import AceStepPipeline
 
     pipeline = AceStepPipeline.from_pretrained(demo_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def base_pipeline(base_folder: Path) -> Any:
+    """diffusers' own pipeline over the undistilled checkpoint."""
+    from diffusers import AceStepPipeline
+
+    pipeline = AceStepPipeline.from_pretrained(base_folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -59,9 +59,7 @@ class ConvolutionLengths(TorchDispatchMode):
         self.plain: list[int] = []
         self.transposed: list[int] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:
             (self.transposed if args[6] else self.plain).append(max(result.shape))
@@ -104,9 +102,7 @@ def test_no_convolution_passes_the_limit(vae: Any, policy: DevicePolicy) -> None
     with ConvolutionLengths() as seen:
         latents_again = decode.encode(vae, whole, limited, chunk_frames=125)
     assert max(seen.plain) == MPS_MAX_CONV_OUTPUT
-    torch.testing.assert_close(
-        latents_again, vae.encode(whole).latent_dist.mean, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(latents_again, vae.encode(whole).latent_dist.mean, atol=1e-5, rtol=0)
 
 
 def test_without_the_limit_the_same_decode_passes_it(vae: Any, policy: DevicePolicy) -> None:
