@@ -1,0 +1,195 @@
+"""What a run found, as data: cases, the matrix of rows and targets, JSON, and the merging of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conformance.entrypoints import FACTS
+from conformance.targets import NAMES
+
+FORMAT = 1
+PASS, FAIL, ABSENT, EXPECTED = "pass", "fail", "absent", "fail (expected)"
+NOT_RUN = "-"
+
+# From the worst to the best: a cell shows the first that any of its cases has.
+_ORDER = (FAIL, EXPECTED, PASS, ABSENT)
+
+FACT_TITLES = {
+    "S1": "alignment score forces tensors onto CUDA",
+    "S2": "any device but the CPU is taken for CUDA",
+    "S3": "device choices lack mps",
+    "S4": "the LM considers only CUDA or CPU",
+    "S5": "the LM backend defaults to vllm off CUDA",
+    "S6": "an MPS machine counts as having no GPU",
+    "S7": "training autocast names CUDA",
+    "A1": "works end to end on the device",
+    "A2": "auto selects the machine's device",
+    "A3": "no CUDA-only path is hit during inference",
+}
+
+
+class ReportError(ValueError):
+    """A report cannot be read, written or merged; the message is one line."""
+
+
+@dataclass
+class Case:
+    """One case on one target.
+
+    Attributes:
+        name: file and test, without the target, for example `test_cli.py::test_help`.
+        target: the target's name, or empty for a case that needs none.
+        outcome: `pass`, `fail`, `absent` or `fail (expected)`.
+        seconds: setup and call together.
+        rows: what it covers.
+        absent_rows: those of them that the tree does not have.
+        message: why it failed or is absent, one line.
+        place: `file:line` of the first failing frame, the tree's innermost where there is one.
+        touches: the tree's touches of CUDA, a line each.
+        library: touches by libraries, `call @ file:line` to count.
+    """
+
+    name: str
+    target: str
+    outcome: str
+    seconds: float
+    rows: list[str] = field(default_factory=list)
+    absent_rows: list[str] = field(default_factory=list)
+    message: str = ""
+    place: str = ""
+    touches: list[str] = field(default_factory=list)
+    library: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Machine:
+    """Where cases ran: operating system, versions, the targets judged, and the tree."""
+
+    os: str
+    python: str
+    versions: dict[str, str]
+    targets: dict[str, str]
+    tree: str
+    started: str
+    seconds: float = 0.0
+
+
+@dataclass
+class Part:
+    """One run on one machine."""
+
+    machine: Machine
+    cases: list[Case]
+
+
+@dataclass
+class Report:
+    """One or several runs, shown side by side."""
+
+    parts: list[Part]
+
+    def columns(self) -> list[tuple[str, int]]:
+        """(target, part) of every column, by target; parts keep the order they were given in."""
+        return [
+            (name, number)
+            for name in NAMES
+            for number, part in enumerate(self.parts)
+            if name in part.machine.targets
+        ]
+
+    def headings(self) -> list[str]:
+        """A heading for each column; where a target comes twice it names the machine too."""
+        columns = self.columns()
+        names = [name for name, _ in columns]
+        return [
+            name
+            if names.count(name) == 1
+            else f"{name} ({self.parts[number].machine.os}, #{number + 1})"
+            for name, number in columns
+        ]
+
+    def matrix(self) -> dict[str, list[str]]:
+        """Row to its cell in each column; first the facts, then entry points by name."""
+        found: dict[str, dict[tuple[str, int], list[str]]] = {}
+        columns = self.columns()
+        for number, part in enumerate(self.parts):
+            for case in part.cases:
+                places = [case.target] if case.target else list(part.machine.targets)
+                for row in case.rows:
+                    cell = ABSENT if row in case.absent_rows else case.outcome
+                    for place in places:
+                        found.setdefault(row, {}).setdefault((place, number), []).append(cell)
+        rows = [row for row in FACTS if row in found]
+        rows += sorted(row for row in found if row not in FACTS)
+        return {row: [_worst(found[row].get(column, ())) for column in columns] for row in rows}
+
+    def failures(self) -> list[Case]:
+        """The cases that failed against expectation."""
+        return [case for part in self.parts for case in part.cases if case.outcome == FAIL]
+
+    def counts(self) -> dict[str, int]:
+        """How many cases had each outcome."""
+        outcomes = [case.outcome for part in self.parts for case in part.cases]
+        return {outcome: outcomes.count(outcome) for outcome in _ORDER if outcome in outcomes}
+
+    def library_touches(self) -> dict[str, int]:
+        """Touches by libraries over all cases, the most frequent first."""
+        total: dict[str, int] = {}
+        for part in self.parts:
+            for case in part.cases:
+                for place, count in case.library.items():
+                    total[place] = total.get(place, 0) + count
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+    def to_json(self) -> str:
+        """The whole report as JSON, which `from_json` reads back."""
+        data = {
+            "format": FORMAT,
+            "matrix": {"columns": self.headings(), "rows": self.matrix()},
+            "parts": [asdict(part) for part in self.parts],
+        }
+        return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def row_title(row: str) -> str:
+    """What a row is about: facts get their sentence, entry points speak for themselves."""
+    return f"{row} {FACT_TITLES[row]}" if row in FACT_TITLES else row
+
+
+def from_json(path: Path) -> Report:
+    """Read a JSON report.
+
+    Raises:
+        ReportError: missing, damaged, or not a report of this format.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ReportError(f"{path}: not readable as JSON ({error})") from None
+    try:
+        if data["format"] != FORMAT:
+            raise ReportError(f"{path}: report format {data['format']}, expected {FORMAT}")
+        return Report([_part(part) for part in data["parts"]])
+    except (KeyError, TypeError, AttributeError):
+        raise ReportError(
+            f"{path}: not a report of this suite; make one with --conformance-report=FILE.json"
+        ) from None
+
+
+def merge(reports: Iterable[Report]) -> Report:
+    """All runs of several reports in one."""
+    return Report([part for report in reports for part in report.parts])
+
+
+def _part(data: dict[str, Any]) -> Part:
+    return Part(Machine(**data["machine"]), [Case(**case) for case in data["cases"]])
+
+
+def _worst(cells: Sequence[str]) -> str:
+    return next((outcome for outcome in _ORDER if outcome in cells), NOT_RUN)

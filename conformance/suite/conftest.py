@@ -1,0 +1,45 @@
+"""Fixtures of the cases: handlers with the built-in checkpoint, once a target and process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from conformance.suite.support import Api, initialised
+from conformance.targets import Target
+from conformance.tree import Tree
+
+settings.register_profile(
+    "conformance",
+    deadline=None,
+    database=None,
+    derandomize=True,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("conformance")
+
+
+@pytest.fixture(scope="session")
+def api(tree: Tree) -> Api:
+    """The tree's public names; one that is not there makes the case absent."""
+    return Api(tree)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for files that cases leave."""
+    return tmp_path_factory.mktemp("conformance")
+
+
+@pytest.fixture(scope="session")
+def handler(api: Api, target: Target) -> Iterator[Any]:
+    """A handler with the built-in checkpoint on the target."""
+    made = initialised(api, target.device)
+    yield made
+    if hasattr(made, "unload"):
+        made.unload()

@@ -1,0 +1,93 @@
+"""What the cases share: the tree's names, small requests, and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from conformance.targets import Target, find
+from conformance.tree import Tree, attribute, load
+
+SAMPLE_RATE = 48000
+SECONDS = 0.5
+"""Length of the songs that cases make: the shortest a request may ask for."""
+
+STEPS = 2
+
+
+class Api:
+    """Public names of the tree under test, looked up when they are needed."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+
+    def get(self, row: str, *, optional: str | None = None) -> Any:
+        """The object behind `module:name`.
+
+        Raises:
+            Absent: the tree does not have it.
+            ImportFailed: its module cannot be imported.
+        """
+        module, _, dotted = row.partition(":")
+        return attribute(load(self.tree, module, optional=optional), dotted)
+
+
+class Bytes:
+    """A tokenizer whose tokens are the bytes of UTF-8, as in the reference results."""
+
+    def decode(self, token_ids: Any, **_: Any) -> str:
+        """The text of some token ids."""
+        return bytes(int(token) for token in token_ids).decode("utf-8", "replace")
+
+
+def initialised(api: Api, device: str, **options: Any) -> Any:
+    """A handler that has loaded the built-in checkpoint on a device."""
+    made = api.get("handler:AceStepHandler")()
+    message, ok = made.initialize_service(
+        project_root=None, config_path="demo", device=device, **options
+    )
+    assert ok, message
+    return made
+
+
+def generate(api: Api, handler: Any, llm: Any = None, *, batch: int = 1, **fields: Any) -> Any:
+    """Make a small song through the Python API; `fields` are those of `GenerationParams`."""
+    params = {"caption": "warm piano", "duration": SECONDS, "inference_steps": STEPS, "seed": 1}
+    params["thinking"] = llm is not None
+    made = api.get("inference:GenerationParams")(**(params | fields))
+    config = api.get("inference:GenerationConfig")(batch_size=batch, use_random_seed=False)
+    return api.get("inference:generate_music")(handler, llm, made, config)
+
+
+def song(result: Any) -> torch.Tensor:
+    """The first song of a result, checked to be one: stereo, finite, not silent."""
+    assert result.success, result.error
+    audio: torch.Tensor = result.audios[0]["tensor"]
+    assert audio.ndim == 2
+    assert audio.shape[0] == 2
+    assert torch.isfinite(audio).all()
+    assert audio.abs().max() > 0.01
+    return audio
+
+
+def tone(seconds: float, seed: int = 0) -> torch.Tensor:
+    """Stereo audio with some life in it, `[2, samples]` at 48 kHz."""
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    wave = 0.3 * torch.sin(2 * torch.pi * 220 * time)
+    return torch.stack([wave, wave.roll(7)]) + 0.01 * torch.randn(2, len(time), generator=generator)
+
+
+def placed(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and buffer of a module by name."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def absent_device(target: Target) -> str:
+    """An accelerator that is not there while a target is judged."""
+    if target.device == "mps":
+        return "cuda"
+    return "cuda" if find()["mps"].present else "mps"

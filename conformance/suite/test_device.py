@@ -1,0 +1,88 @@
+"""The device policy: what it decides on this target, and what it can be asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conformance.entrypoints import covers
+from conformance.suite.support import Api, absent_device
+from conformance.targets import Target
+
+
+@covers("A2", "device:resolve", "device:describe_devices", "device:DtypeChoice.name")
+def test_policy_of_this_device(api: Api, target: Target) -> None:
+    policy = api.get("device:resolve")(target.device)
+    assert policy.device.type == target.device
+    assert policy.total_memory > 0
+    for choice in policy.dtypes.values():
+        # float16 overflows to NaN in this model.
+        assert choice.name in ("float32", "bfloat16")
+        assert choice.reason
+    here = {info.name: info.available for info in api.get("device:describe_devices")()}
+    assert here[target.device]
+    assert here["cpu"]
+    limited = target.device == "mps"
+    assert (policy.max_conv_output is not None) is limited
+
+
+@covers("device:DevicePolicy.*", "device:supports_float64", "device:default_lm_backend", "S5")
+def test_policy_answers(api: Api, target: Target) -> None:
+    policy = api.get("device:resolve")(target.device)
+    assert policy.name.startswith(target.device)
+    assert policy.is_accelerator is (target.device != "cpu")
+    assert policy.dtype == policy.dtype_of("dit")
+    assert policy.has_flash_attention is (target.device == "cuda")
+    assert 0 <= policy.free_memory <= policy.total_memory * 1.01
+    policy.synchronize()
+    policy.flush()
+    policy.between_steps()
+    policy.reset_peak_memory()
+    assert policy.peak_memory() >= 0
+    assert policy.generator(7).device.type == "cpu"
+    assert policy.with_dtype("float32").dtype == torch.float32
+    allowed = api.get("device:supports_float64")(policy.device)
+    assert allowed is (target.device != "mps")
+    backend, why = api.get("device:default_lm_backend")(policy.device)
+    assert backend in (("pt", "vllm") if target.device == "cuda" else ("pt",))
+    assert why
+
+
+@covers("S7", "device:DevicePolicy.autocast")
+def test_autocast_is_of_the_device(api: Api, target: Target) -> None:
+    policy = api.get("device:resolve")(target.device)
+    kinds = ("cpu", "cuda", "mps")
+    for wanted in (policy, policy.with_dtype("bfloat16")):
+        with wanted.autocast("dit"):
+            on = {kind for kind in kinds if torch.is_autocast_enabled(kind)}
+        assert on == (set() if wanted.dtype == torch.float32 else {target.device})
+
+
+@covers("A2", "device:resolve")
+@pytest.mark.names_cuda("the case itself asks for a device that is absent")
+def test_nothing_is_silently_replaced(
+    api: Api, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, error = api.get("device:resolve"), api.get("errors:DeviceError")
+    for asked in (absent_device(target), "tpu", "cpu:x", f"{target.device}:99"):
+        if asked == "cpu:99":
+            continue
+        with pytest.raises(error) as caught:
+            resolve(asked)
+        assert len(str(caught.value).splitlines()) == 1
+        assert "cpu" in str(caught.value)
+    monkeypatch.setenv("ACESTEP_DEVICE", target.device)
+    assert resolve("auto").device.type == target.device
+
+
+@covers("generation:out_of_memory", "generation:check_latents")
+def test_what_a_device_can_do_wrong(api: Api, target: Target) -> None:
+    """Out of memory and NaN are told in one line that names the device."""
+    policy = api.get("device:resolve")(target.device)
+    line = api.get("generation:out_of_memory")(policy, MemoryError("no more\nat all"))
+    assert policy.name in line
+    assert len(line.splitlines()) == 1
+    error = api.get("errors:GenerationError")
+    for bad in (torch.zeros(1, 4, 4), torch.full((1, 4, 4), float("nan"))):
+        with pytest.raises(error, match=policy.name):
+            api.get("generation:check_latents")(bad.to(target.device), policy)

@@ -1,0 +1,187 @@
+"""The handler: where tensors are said to lie, where modules are put, and loads that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conformance.entrypoints import covers
+from conformance.suite.support import Api, absent_device, generate, initialised, placed, song
+from conformance.targets import Target, find
+from conformance.tree import Absent
+
+DEVICES = ("cpu", "cuda:0", "cuda:1", "mps:0", "meta")
+SPELLINGS = ("cpu", "cuda", "cuda:0", "cuda:1", "mps", "mps:0", "meta")
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Stands for a tensor on a device that this machine need not have."""
+
+    device: torch.device
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+
+def same(where: torch.device, wanted: str) -> bool:
+    """Whether a device is the one that a name means; a missing index is the first device."""
+    meant = torch.device(wanted)
+    return where.type == meant.type and (where.index or 0) == (meant.index or 0)
+
+
+@covers("S2", "handler:AceStepHandler._is_on_target_device")
+@pytest.mark.names_cuda("the case itself asks about CUDA devices")
+@pytest.mark.parametrize("spelled", SPELLINGS)
+@pytest.mark.parametrize("kind", ["text", "device"])
+def test_placement_is_told_right(api: Api, target: Target, spelled: str, kind: str) -> None:
+    on_target = api.get("handler:AceStepHandler")()._is_on_target_device
+    wanted = spelled if kind == "text" else torch.device(spelled)
+    for name in DEVICES:
+        tensor = Elsewhere(torch.device(name))
+        assert on_target(tensor, wanted) is same(tensor.device, spelled), name
+    for tensor in (torch.zeros(1), torch.zeros(1, device=target.device)):
+        assert on_target(tensor, wanted) is same(tensor.device, spelled), tensor.device
+
+
+@covers("handler:AceStepHandler._is_on_target_device", "device:canonical")
+@pytest.mark.names_cuda("the case itself asks about CUDA devices")
+@given(
+    kind=st.sampled_from(["cpu", "cuda", "mps"]),
+    index=st.none() | st.integers(0, 7),
+    change=st.sampled_from([str, str.upper, str.title, lambda text: f" {text} "]),
+)
+def test_any_spelling_of_a_device(
+    api: Api, target: Target, kind: str, index: int | None, change: Any
+) -> None:
+    name = kind if index is None else f"{kind}:{index}"
+    made = api.get("handler:AceStepHandler")()
+    assert made._is_on_target_device(Elsewhere(torch.device(name)), change(name)) is True
+    assert api.get("device:canonical")(change(name)) == (kind, index or 0)
+
+
+@covers("handler:AceStepHandler._is_on_target_device")
+@given(text=st.text(max_size=12).filter(lambda text: not text.strip().lower().startswith(DEVICES)))
+def test_what_is_no_device_is_refused(api: Api, target: Target, text: str) -> None:
+    made = api.get("handler:AceStepHandler")()
+    try:
+        torch.device(text.strip().lower())
+    except RuntimeError:
+        with pytest.raises((ValueError, RuntimeError, api.get("errors:AceStepError"))):
+            made._is_on_target_device(torch.zeros(1), text)
+    else:
+        assert made._is_on_target_device(torch.zeros(1), text) is False
+
+
+def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The models that a handler holds, directly or in a pipeline."""
+    for name, value in vars(made).items():
+        parts = value.components if hasattr(value, "components") else {name: value}
+        for part_name, part in parts.items():
+            if isinstance(part, torch.nn.Module):
+                yield part_name, part
+
+
+@covers(
+    "A1",
+    "handler:AceStepHandler",
+    "handler:AceStepHandler.initialize_service",
+    "handler:AceStepHandler.load",
+    "handler:AceStepHandler.unload",
+    "handler:AceStepHandler.status",
+    "handler:AceStepHandler.device",
+    "handler:AceStepHandler.dtype",
+    "handler:AceStepHandler.tasks",
+    "handler:AceStepHandler.get_available_*",
+    "handler:AceStepHandler.is_flash_attention_available",
+    "weights:load",
+    "checkpoints:find",
+)
+def test_everything_is_placed(api: Api, target: Target) -> None:
+    made = initialised(api, target.device)
+    assert torch.device(made.device).type == target.device
+    found = dict(modules_of(made))
+    assert found, "the handler holds no module"
+    for module_name, module in found.items():
+        for name, tensor in placed(module):
+            where = tensor.device.type
+            assert where == target.device, f"{module_name}.{name} is on {where}"
+    if "transformer" in found:
+        assert {p.dtype for p in found["transformer"].parameters()} == {made.dtype}
+    assert made.get_available_checkpoints() is not None
+    assert made.get_available_acestep_v15_models()
+    assert target.device == "cuda" or not made.is_flash_attention_available()
+    if hasattr(made, "unload"):
+        assert made.tasks
+        assert target.device in made.status()
+        made.unload()
+        assert not list(modules_of(made))
+
+
+@covers("A2", "handler:AceStepHandler.initialize_service")
+def test_auto_picks_this_device(api: Api, target: Target) -> None:
+    here = find()
+    best = next(name for name in ("cuda", "mps", "cpu") if here[name].present)
+    if target.name != best and not target.simulated:
+        raise Absent(f"auto means {best} on this machine, which is judged in its own column")
+    made = initialised(api, "auto")
+    assert torch.device(made.device).type == target.device
+
+
+@covers("handler:AceStepHandler.initialize_service", "S2")
+@pytest.mark.names_cuda("the case itself asks for a device that is absent")
+def test_an_absent_device_is_refused(api: Api, target: Target) -> None:
+    made, absent = api.get("handler:AceStepHandler")(), absent_device(target)
+    message, ok = made.initialize_service(
+        project_root=None, config_path="demo", device=absent
+    )
+    assert not ok, f"asked for {absent}, which is absent, and got {made.device}"
+    assert absent in message
+    assert len(message.splitlines()) == 1
+    assert not list(modules_of(made))
+
+
+@covers("handler:AceStepHandler.initialize_service", "handler:AceStepHandler.generate_music")
+def test_a_failed_load_changes_nothing(api: Api, target: Target, tmp_path: Path) -> None:
+    made = api.get("handler:AceStepHandler")()
+    bad = tmp_path / "checkpoint"
+    bad.mkdir()
+    (bad / "model_index.json").write_text("{")
+    for config_path in (str(bad), "no-such-checkpoint"):
+        message, ok = made.initialize_service(
+            project_root=str(tmp_path), config_path=config_path, device=target.device
+        )
+        assert not ok
+        assert len(message.splitlines()) == 1
+        assert not list(modules_of(made))
+    result = made.generate_music(captions="piano")
+    assert not result["success"]
+    assert result["error"]
+
+
+@covers("A1", "handler:AceStepHandler.initialize_service")
+@pytest.mark.parametrize("option", ["offload_to_cpu", "offload_dit_to_cpu"])
+def test_offload_and_back(api: Api, target: Target, option: str) -> None:
+    """On a device with its own memory idle modules wait on the host; elsewhere it is refused."""
+    made = api.get("handler:AceStepHandler")()
+    options = {option: True}
+    message, ok = made.initialize_service(
+        project_root=None, config_path="demo", device=target.device, **options
+    )
+    if target.device != "cuda":
+        assert not ok
+        assert "offload" in message
+        return
+    assert ok, message
+    for _ in range(2):
+        song(generate(api, made))
+        idle = dict(modules_of(made))["transformer"]
+        assert {tensor.device.type for _, tensor in placed(idle)} == {"cpu"}

@@ -1,0 +1,203 @@
+"""Songs through the Python API: every task, the same on every device, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformance.entrypoints import covers
+from conformance.suite.support import SAMPLE_RATE, SECONDS, Api, generate, initialised, song, tone
+from conformance.targets import Target
+
+SOURCE_TASKS = ("cover", "repaint", "extract", "lego", "complete")
+TURBO_TASKS = ("text2music", "repaint", "cover")
+SAME_SONG = 1e-3
+CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
+
+
+@covers(
+    "A1",
+    "A3",
+    "inference:generate_music",
+    "inference:run",
+    "inference:make_request",
+    "inference:describe",
+    "handler:AceStepHandler.generate",
+    "handler:AceStepHandler.gpu_config",
+    "generation:check_latents",
+    "generation:normalized",
+    "generation:extra_outputs",
+    "generation:Report",
+    "generation:Report.part",
+    "generation:Clock",
+    "generation:pipeline_arguments",
+    "generation:latent_frames",
+    "generation:lyric_tokens",
+    "generation:Song.seconds",
+    "pipeline:Pipeline.denoise",
+    "pipeline:Pipeline.prepare_latents",
+    "request:Request.*",
+    "decode:decode",
+)
+def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
+    told: list[float] = []
+    result = api.get("inference:generate_music")(
+        handler,
+        None,
+        api.get("inference:GenerationParams")(
+            caption="calm jazz", lyrics="[verse]\nla la", duration=0.7, inference_steps=2, bpm=90
+        ),
+        api.get("inference:GenerationConfig")(batch_size=2, seeds=[3, 4]),
+        progress=lambda fraction, desc="": told.append(fraction),
+    )
+    audio = song(result)
+    assert audio.shape[1] == pytest.approx(0.7 * SAMPLE_RATE, abs=SAMPLE_RATE / 25)
+    assert audio.device.type == "cpu"
+    assert len({item["seed"] for item in result.audios}) == len(result.audios)
+    assert told == sorted(told)
+
+
+@covers(
+    "A1",
+    "A3",
+    "inference:generate_music",
+    "inference:save_song",
+    "pipeline:Pipeline.prepare_src_latents",
+    "decode:encode",
+)
+@pytest.mark.parametrize("task", SOURCE_TASKS)
+def test_tasks_on_audio(
+    api: Api, target: Target, handler: Any, task: str, tmp_path: Path
+) -> None:
+    """Each task makes a song, or is refused in a line where the checkpoint lacks it."""
+    fields: dict[str, Any] = {"task_type": task, "src_audio": tone(0.8), "seed": 5}
+    fields |= {"track_name": "vocals", "repainting_start": 0.2, "repainting_end": 0.6}
+    if task not in getattr(handler, "tasks", TURBO_TASKS):
+        result = generate(api, handler, **fields)
+        assert not result.success
+        assert task in result.error
+        # What is declared is still done, on the way to the task that is there.
+        fields["task_type"] = "repaint"
+    made = api.get("inference:GenerationParams")(
+        caption="piano", inference_steps=2, thinking=False, **fields
+    )
+    config = api.get("inference:GenerationConfig")(batch_size=1, audio_format="wav")
+    result = api.get("inference:generate_music")(handler, None, made, config, save_dir=tmp_path)
+    assert song(result).shape[1] == pytest.approx(0.8 * SAMPLE_RATE, abs=SAMPLE_RATE / 25)
+    assert Path(result.audios[0]["path"]).is_file()
+
+
+@covers(
+    "A1",
+    "A3",
+    "handler:AceStepHandler.generate_music",
+    "pipeline:Pipeline.prepare_reference_audio_latents",
+    "pipeline:Pipeline.prepare_src_latents",
+    "pipeline:bring",
+    "request:count_audio_codes",
+)
+def test_codes_and_a_reference(api: Api, target: Target, handler: Any) -> None:
+    """The handler's own method, from audio codes and with a timbre to follow."""
+    result = handler.generate_music(
+        captions="piano",
+        audio_code_string=CODES,
+        reference_audio=tone(0.3),
+        inference_steps=2,
+        infer_method="sde",
+        seed=9,
+        use_random_seed=False,
+    )
+    assert result["success"], result["error"]
+    assert torch.isfinite(result["audios"][0]["tensor"]).all()
+
+
+@covers("A1", "inference:generate_music")
+def test_the_same_seed_is_the_same_song(api: Api, target: Target) -> None:
+    """In float32 a seed gives on every target what it gives on the CPU."""
+    options = {"dtype": "float32"}
+    host = initialised(api, "cpu", **options)
+    there = host if target.device == "cpu" else initialised(api, target.device, **options)
+    reference = song(generate(api, host, seed=11))
+    assert (song(generate(api, there, seed=11)) - reference).abs().max() <= SAME_SONG
+    assert (song(generate(api, there, seed=12)) - reference).abs().max() > SAME_SONG
+
+
+def live_bytes() -> Counter[str]:
+    """Bytes of all tensors alive, by device."""
+    gc.collect()
+    total: Counter[str] = Counter()
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and thing.device.type != "meta":
+            total[thing.device.type] += thing.nbytes
+    return total
+
+
+@covers("A1", "inference:generate_music")
+def test_memory_does_not_grow(api: Api, target: Target, handler: Any) -> None:
+    """After the first, another song leaves nothing more on the device or the host."""
+    generate(api, handler, seed=1)
+    before = live_bytes()
+    for seed in (2, 3):
+        song(generate(api, handler, seed=seed))
+    assert live_bytes() == before
+
+
+@covers("A1", "handler:AceStepHandler.cancel", "generation:Report")
+def test_a_cancelled_song_leaves_the_handler_usable(
+    api: Api, target: Target, handler: Any
+) -> None:
+    def stop(fraction: float, desc: str = "") -> None:
+        handler.cancel()
+
+    made = api.get("inference:GenerationParams")(caption="x", duration=SECONDS, seed=1)
+    config = api.get("inference:GenerationConfig")(batch_size=1)
+    result = api.get("inference:generate_music")(handler, None, made, config, progress=stop)
+    assert not result.success
+    song(generate(api, handler))
+
+
+@covers("A1", "A3", "inference:generate_music")
+@settings(max_examples=4)
+@given(
+    lyrics=st.text(max_size=40).filter(lambda text: "\x00" not in text),
+    seed=st.integers(0, 2**63 - 1),
+    frames=st.integers(13, 30),
+)
+def test_any_lyrics_seed_and_length(
+    api: Api, target: Target, handler: Any, lyrics: str, seed: int, frames: int
+) -> None:
+    seconds = frames / 25
+    result = generate(api, handler, lyrics=lyrics, seed=seed, duration=seconds, inference_steps=1)
+    assert song(result).shape[1] == pytest.approx(seconds * SAMPLE_RATE, abs=1920)
+
+
+@covers("inference:generate_music")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"duration": -2},
+        {"duration": 1e9},
+        {"duration": float("nan")},
+        {"task_type": "karaoke"},
+        {"task_type": "cover"},
+        {"inference_steps": 0},
+        {"keyscale": "H dur"},
+        {"caption": " "},
+    ],
+    ids=str,
+)
+def test_bad_requests_are_told(
+    api: Api, target: Target, handler: Any, fields: dict[str, Any]
+) -> None:
+    """What cannot be made is refused in one line, and the handler goes on working."""
+    result = generate(api, handler, **fields)
+    assert not result.success
+    assert result.error
+    assert len(result.error.splitlines()) == 1
