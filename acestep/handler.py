@@ -31,6 +31,7 @@ from acestep.generation import (
 )
 from acestep.gpu_config import GPUConfig, get_gpu_config
 from acestep.handler_alignment import LyricAlignmentMixin
+from acestep.params import GenerationConfig, GenerationParams, make_request
 from acestep.pipeline import Denoised, Pipeline
 from acestep.request import Request
 
@@ -247,8 +248,6 @@ class AceStepHandler(LyricAlignmentMixin):
             of dicts with `tensor` `[2, samples]`, `sample_rate` and `seed`) and
             `extra_outputs` (latents, condition, lyric tokens, times, warnings).
         """
-        from acestep.inference import GenerationConfig, GenerationParams, make_request
-
         params = GenerationParams(
             task_type=task_type,
             instruction=instruction,
