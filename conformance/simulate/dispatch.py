@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.simulate import gaps, limits
 from conformance.simulate.device import DEVICE, HOST, Machine
+from conformance.simulate.internals import storage_id
 from conformance.simulate.memory import Ledger, is_backend
 from conformance.simulate.operators import Operator, Support, describe
 from conformance.simulate.randomness import RandomState, on_device
@@ -19,8 +20,6 @@ from conformance.simulate.record import Recorder
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
-
-_storage_id = torch._C._storage_id
 
 _MOVES = frozenset({"aten::copy_", "aten::_to_copy", "aten::_copy_from", "aten::set_"})
 _INDEXED = frozenset(
@@ -104,7 +103,7 @@ def _plain(func: Any) -> Operator | None:
     return operator if operator.support in (Support.KERNEL, Support.COMPOSITE) else None
 
 
-class DeviceMode(TorchDispatchMode):
+class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees each operator after autograd, checks it against MPS's limits and runs it on the CPU."""
 
     @classmethod
@@ -113,7 +112,7 @@ class DeviceMode(TorchDispatchMode):
         return False
 
     def __init__(self, core: Core) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.core = core
 
     def __torch_dispatch__(
@@ -127,7 +126,7 @@ class DeviceMode(TorchDispatchMode):
         found = tensors_in(args, kwargs)
         blocks = core.ledger.blocks
         try:
-            ours = [tensor for tensor in found if _storage_id(tensor) in blocks]
+            ours = [tensor for tensor in found if storage_id(tensor) in blocks]
             strided = True
         except (RuntimeError, NotImplementedError):
             ours = [tensor for tensor in found if core.ledger.holds(tensor)]
@@ -173,10 +172,12 @@ class DeviceMode(TorchDispatchMode):
         if not operator.takes_device and not found and operator.base != "aten::lift_fresh":
             return func(*args, **kwargs)
         dtype = kwargs.get("dtype")
-        if dtype in _WIDE and not found and not is_backend(kwargs.get("device")):
-            if core.thread.inside or core.thread.target is None:
-                # C++ keeps the numbers it computes with in such tensors, on the host.
-                return func(*args, **kwargs)
+        asked = is_backend(kwargs.get("device")) or (
+            core.thread.target is not None and not core.thread.inside
+        )
+        if dtype in _WIDE and not found and not asked:
+            # C++ keeps the numbers it computes with in such tensors, on the host.
+            return func(*args, **kwargs)
         if dtype is not None:
             limits.check_dtype(dtype, core.machine)
         if operator.on(torch.strided, core.thread.caller) is Support.MISSING:
@@ -285,10 +286,10 @@ class DeviceMode(TorchDispatchMode):
         out = self._random(func, operator, args, kwargs) if operator.random else None
         if out is None:
             out = self._compute(func, operator, args, kwargs)
-        written = {_storage_id(tensor) for tensor in hosts if tensor.layout is torch.strided}
+        written = {storage_id(tensor) for tensor in hosts if tensor.layout is torch.strided}
         for tensor in tensors_in((out,), {}):
             if not core.ledger.holds(tensor):
-                if tensor.layout is torch.strided and _storage_id(tensor) in written:
+                if tensor.layout is torch.strided and storage_id(tensor) in written:
                     continue
                 if not self._stays(tensor):
                     core.ledger.mark(tensor)

@@ -12,6 +12,7 @@ from torch.utils import _device as torch_default
 from conformance.simulate import autocast, limits
 from conformance.simulate.device import BACKEND, DEVICE, HOST
 from conformance.simulate.dispatch import Args, Core, Kwargs
+from conformance.simulate.internals import is_alias
 from conformance.simulate.transfer import move
 
 Handler = Callable[[Core, Any, Args, Kwargs], Any]
@@ -247,7 +248,7 @@ def make_tensor(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     before, thread.target = thread.target, HOST
     try:
         made = func(*args, **options)
-        if isinstance(data, _Tensor) and torch._C._is_alias_of(made, data):
+        if isinstance(data, _Tensor) and is_alias(made, data):
             made = made.clone()
     finally:
         thread.target = before

@@ -100,7 +100,9 @@ def lists_from(source: str, name: str = _LIST) -> dict[str, frozenset[torch.dtyp
 def complex_from(source: str) -> frozenset[str]:
     """The names in `SUPPORTED_COMPLEX_OPS` of a `common_mps.py`; empty where it has none."""
     for node in ast.walk(ast.parse(source)):
-        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if not isinstance(node, ast.Assign):
+            continue
+        target = node.targets[0]
         if isinstance(target, ast.Name) and target.id == "SUPPORTED_COMPLEX_OPS":
             names = node.value.elts if isinstance(node.value, ast.Set) else []
             return frozenset(str(name.value) for name in names if isinstance(name, ast.Constant))

@@ -11,9 +11,8 @@ import torch
 
 from conformance.simulate import limits
 from conformance.simulate.device import BACKEND, HOST, Machine
+from conformance.simulate.internals import storage_device, storage_id
 
-_device_of = torch._C.StorageBase.device.__get__
-_storage_id = torch._C._storage_id
 _GRANULE = 256
 """Bytes to which the driver rounds a buffer up (Metal's buffer alignment)."""
 
@@ -48,9 +47,9 @@ class Ledger:
     def holds(self, tensor: torch.Tensor) -> bool:
         """Whether `tensor`, of any layout or functorch wrapper, lies on the device."""
         try:
-            return _storage_id(tensor) in self.blocks
+            return storage_id(tensor) in self.blocks
         except (RuntimeError, NotImplementedError):
-            return any(_storage_id(part) in self.blocks for part in _parts(tensor))
+            return any(storage_id(part) in self.blocks for part in _parts(tensor))
 
     def holds_storage(self, storage: torch.UntypedStorage) -> bool:
         """Whether this storage lies on the device."""
@@ -65,7 +64,7 @@ class Ledger:
         limits.check_layout(tensor, self.machine)
         for part in _parts(tensor):
             storage = part.untyped_storage()
-            if _device_of(storage) == HOST:
+            if storage_device(storage) == HOST:
                 self.mark_storage(storage)
 
     def mark_storage(self, storage: torch.UntypedStorage) -> None:

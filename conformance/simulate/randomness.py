@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 
 from conformance.simulate.device import BACKEND, DEVICE
+from conformance.simulate.internals import generator_id
 
 _CPU_GENERATOR = torch._C.Generator
 _MIX = 0x6D70_7300
@@ -28,7 +30,7 @@ class DeviceGenerator(_CPU_GENERATOR):
         """Made on the host whatever `device` says; the name is only reported."""
         made: DeviceGenerator = _CPU_GENERATOR.__new__(cls)
         made._seed = int(_CPU_GENERATOR.initial_seed(made))
-        _known[made._cdata] = made
+        _known[generator_id(made)] = made
         return made
 
     def __init__(self, device: object = None) -> None:
@@ -60,7 +62,7 @@ class DeviceGenerator(_CPU_GENERATOR):
 
 def on_device(generator: torch._C.Generator) -> bool:
     """Whether a generator is the device's; C++ hands dispatch modes a new wrapper each time."""
-    return generator._cdata in _known
+    return generator_id(generator) in _known
 
 
 class _Meta(type):
@@ -76,15 +78,13 @@ class _Meta(type):
 class Generator(metaclass=_Meta):
     """Stands in for torch.Generator: makes device generators for `mps`, real ones otherwise."""
 
-    def __new__(cls, device: object = None) -> Generator:
+    def __new__(cls, device: Any = None) -> Any:
         """`device` as for torch.Generator: a torch.device, a string, or None."""
         if device is None:
-            made: object = _CPU_GENERATOR()
-        elif torch.device(device).type == BACKEND:  # type: ignore[arg-type]
-            made = DeviceGenerator()
-        else:
-            made = _CPU_GENERATOR(device=device)  # type: ignore[arg-type]
-        return made  # type: ignore[return-value]
+            return _CPU_GENERATOR()
+        if torch.device(device).type == BACKEND:
+            return DeviceGenerator()
+        return _CPU_GENERATOR(device=device)
 
 
 class RandomState:

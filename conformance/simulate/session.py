@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.overrides import _get_current_function_mode_stack
 
 from conformance.simulate import surface
 from conformance.simulate.device import REPORTED_NAME, Machine
 from conformance.simulate.dispatch import Core, DeviceMode
 from conformance.simulate.functions import FunctionMode
+from conformance.simulate.internals import function_modes
 from conformance.simulate.patching import Patches
 from conformance.simulate.record import Recorder
 
@@ -98,7 +98,7 @@ class Simulation(AbstractContextManager["Simulation"]):
             thread = core.thread
             before = thread.target, thread.call
             thread.target = thread.call = None
-            present = any(isinstance(m, FunctionMode) for m in _get_current_function_mode_stack())
+            present = any(isinstance(m, FunctionMode) for m in function_modes())
             try:
                 if present or not _active:
                     return plain_run(*args, **kwargs)

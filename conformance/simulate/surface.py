@@ -16,6 +16,7 @@ from conformance.simulate import limits
 from conformance.simulate.device import BACKEND, DEVICE, REPORTED_NAME
 from conformance.simulate.dispatch import Core
 from conformance.simulate.functions import from_dlpack, is_backend_name, make_tensor
+from conformance.simulate.internals import storage_device
 from conformance.simulate.patching import Patches
 from conformance.simulate.randomness import Generator
 from conformance.simulate.streams import DeviceStream, Event, Stream
@@ -54,7 +55,8 @@ def install(patches: Patches, core: Core) -> None:
     def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
         # Inside torch's own Python functions no function mode is active.
         if is_backend_name(kwargs.get("device")) and not torch._C._len_torch_function_stack():
-            return make_tensor(core, plain_tensor, args, kwargs)
+            made: torch.Tensor = make_tensor(core, plain_tensor, args, kwargs)
+            return made
         return plain_tensor(*args, **kwargs)
 
     patches.set(torch, "tensor", tensor)
@@ -204,21 +206,22 @@ def _tensors(patches: Patches, core: Core) -> None:
 
 
 def _storages(patches: Patches, core: Core) -> None:
-    ledger, storage_type = core.ledger, torch.UntypedStorage
-    raw = torch._C.StorageBase.device
+    ledger = core.ledger
+    storage_type: Any = torch.UntypedStorage
 
     def device(storage: torch.UntypedStorage) -> torch.device:
-        return DEVICE if ledger.holds_storage(storage) else raw.__get__(storage)
+        return DEVICE if ledger.holds_storage(storage) else storage_device(storage)
 
     patches.set(storage_type, "device", property(device))
 
     def copied(storage: torch.UntypedStorage) -> torch.UntypedStorage:
-        made = storage_type(storage.nbytes())
-        return made.copy_(storage, False)
+        made: torch.UntypedStorage = storage_type(storage.nbytes()).copy_(storage, False)
+        return made
 
     def clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
         if not ledger.holds_storage(storage):
-            return plain_clone(storage)
+            same: torch.UntypedStorage = plain_clone(storage)
+            return same
         made = copied(storage)
         ledger.mark_storage(made)
         return made

@@ -127,7 +127,7 @@ def test_the_table_is_whole() -> None:
 
 def test_sparse_operators_without_a_kernel(sim: simulate.Simulation) -> None:
     sparse = torch.eye(3).to_sparse().to(DEVICE)
-    with pytest.raises(NotImplementedError, match="Could not run 'aten::.*'SparseMPS' backend"):
+    with pytest.raises(NotImplementedError, match=r"Could not run 'aten::.*'SparseMPS' backend"):
         sparse.cumsum(0)
 
 
