@@ -70,9 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
             report_pages.check_format(Path(path))
     except (TargetError, TreeError, ExpectError, ReportError) as error:
         raise pytest.UsageError(str(error)) from None
-    if not os.environ.get("TOKENIZERS_PARALLELISM"):
-        # Subprocesses follow threads here; without a choice tokenizers warns at each.
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _share_processors(config)
     install(tree)
     config.stash[_SESSION] = Session(tree, targets, expectations)
     config.stash[_RECORDER] = Recorder(tree, targets)
@@ -226,6 +224,23 @@ _running: list[pytest.Config] = []
 
 def _current_config() -> pytest.Config | None:
     return _running[-1] if _running else None
+
+
+def _share_processors(config: pytest.Config) -> None:
+    """Give each of xdist's workers its part of the processors, and children the same.
+
+    Workers that each start a thread for every processor spend their time waiting for each
+    other.
+    """
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    if workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+    # Cases start processes after tokenizers has threads, about which it would warn.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _asked_for(config: pytest.Config) -> bool:

@@ -134,12 +134,29 @@ def test_any_attention_scores_alike(api: Api, target: Target, data: st.DataObjec
         assert there[name] == pytest.approx(host[name], abs=TOLERANCE), name
 
 
+@covers("S1", "alignment.attention:*")
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_maps_are_the_same_from_a_tensor(api: Api, target: Target, kind: str) -> None:
+    """The matrices behind score and timestamps, condensed where the attention lies."""
+    reference, attention = golden(GOLDEN[0])
+    heads, width = reference["layers_heads"], 3
+    there = as_kind(attention, kind, target)
+    for name in ("energy_map", "contrast_map"):
+        condense = api.get(f"alignment.attention:{name}")
+        host = condense(attention, heads, medfilt_width=width)
+        assert np.abs(condense(there, heads, medfilt_width=width) - host).max() <= TOLERANCE
+    filtered = api.get("alignment.attention:median_filter")(there[0, 0].float(), width)
+    assert filtered.device.type == target.device
+    assert api.get("alignment.attention:to_host")(filtered).shape == attention.shape[2:]
+
+
 @covers(
     "handler_alignment:LyricAlignmentMixin.*",
     "handler_alignment:SongInputs.checked",
     "handler_alignment:song_inputs",
     "cross_attention:alignment_heads",
     "cross_attention:capture_cross_attention",
+    "alignment.decoding:*",
     "A1",
 )
 def test_lyrics_of_a_song(api: Api, target: Target, handler: Any) -> None:

@@ -163,7 +163,10 @@ def test_devices_command(
     "cli.console:add_device_option",
     "alignment_plot:*",
     "lyric_files:*",
+    "alignment.words:*",
     "audio_files:write",
+    "audio_files:file_format",
+    "audio_files:replacing",
     "handler_alignment:LyricAlignmentMixin.align_lyrics",
 )
 def test_generate_command(api: Api, target: Target, tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_generate_command(api: Api, target: Target, tmp_path: Path) -> None:
     lyrics = tmp_path / "words.txt"
     lyrics.write_text("[verse]\nhello there\nworld", encoding="utf-8")
     options = ["--lrc", "words", "--lrc-ends", "--srt", "--vtt", "--plot", "--score"]
-    made = ["--model", "demo", "--duration", "0.5", "--steps", "2", "--seed", "3", "--quiet"]
+    made = ["--model", "demo", "--duration", "0.5", "--steps", "2", "--seed", "3"]
     status = run_main(
         api, "generate", "piano", "--lyrics", f"@{lyrics}", "--device", target.device,
         "-o", str(out), *made, *options,

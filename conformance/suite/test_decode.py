@@ -31,7 +31,8 @@ class Convolutions(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default and not args[6]:
+        whole = func is torch.ops.aten.convolution.default and not args[6]
+        if whole or func is torch.ops.aten.conv1d.default:
             self.longest = max(self.longest, *out.shape)
         return out
 

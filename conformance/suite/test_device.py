@@ -38,6 +38,8 @@ def test_policy_answers(api: Api, target: Target) -> None:
     policy.flush()
     policy.between_steps()
     policy.reset_peak_memory()
+    with policy.autocast():
+        assert policy.with_dtype("auto") is policy
     assert policy.peak_memory() >= 0
     assert policy.generator(7).device.type == "cpu"
     assert policy.with_dtype("float32").dtype == torch.float32

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from conformance.entrypoints import declared_by_suite, missing
-from conformance.launch import launch
+from conformance.entrypoints import declared_by_suite, missing, survey
 from conformance.suite.exempt import EXEMPT
-from conformance.targets import find
 from conformance.tree import Absent, Tree
 
 
 def test_every_public_callable_is_covered(tree: Tree) -> None:
     if not tree.own:
         raise Absent("another tree's own functions are not this suite's to know")
-    found = launch(tree, find()["cpu"], None)
-    assert found.status == 0, found.errors
     exempt = [name for names in EXEMPT.values() for name in names]
-    uncovered, stale = missing(found.surface["callables"], declared_by_suite(), exempt)
+    uncovered, stale = missing(survey(tree).callables, declared_by_suite(), exempt)
     assert not uncovered, f"no case covers, and no reason excuses: {', '.join(uncovered)}"
     assert not stale, f"excused without need: {', '.join(stale)}"
