@@ -9,7 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from acestep.alignment.attention import contrast_map, energy_map, median_filter, to_host
+from acestep.alignment.attention import (
+    _column_median,
+    _row_median,
+    contrast_map,
+    energy_map,
+    median_filter,
+    to_host,
+)
 from acestep.errors import RequestError
 
 
@@ -69,8 +76,21 @@ def test_contrast_is_its_definition(shape: tuple[int, int], width: int, level: f
     np.testing.assert_allclose(contrast, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(6, 8), (7, 9), (2, 2), (1, 4), (5, 1)])
+@pytest.mark.parametrize("zeros", [0.2, 0.5, 0.8])
+def test_medians_with_ties(shape: tuple[int, int], zeros: float) -> None:
+    """Whole numbers, of which both middles are often equal, and often not."""
+    generator = np.random.default_rng(8)
+    for _ in range(30):
+        values = generator.integers(1, 4, shape) * (generator.random(shape) > zeros)
+        tensor = torch.from_numpy(values.astype(np.float32))
+        rows = np.quantile(values, 0.5, axis=1, keepdims=True)
+        columns = np.quantile(values, 0.5, axis=0, keepdims=True)
+        assert np.array_equal(_row_median(tensor).numpy(), rows)
+        assert np.array_equal(_column_median(tensor).numpy(), columns)
+
+
 def test_contrast_with_equal_values_and_even_counts() -> None:
-    """Ties at the middle and interpolation between different middles both occur here."""
     attention = np.random.default_rng(4).integers(0, 3, (1, 1, 8, 12)).astype(np.float32)
     expected = plain_contrast(attention[0], 0.3, 1)
     np.testing.assert_allclose(contrast_map(attention, {0: [0]}, 0.3), expected, rtol=1e-4)
