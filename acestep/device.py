@@ -11,8 +11,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -139,6 +139,17 @@ class DevicePolicy:
         if dtype == torch.float32:
             return nullcontext()
         return torch.autocast(device_type=self.device.type, dtype=dtype)
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Compute float32 as float32: CUDA's convolutions round it to TF32 by default."""
+        import torch
+
+        if self.device.type != "cuda" or self.dtype != torch.float32:
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
 
     def generator(self, seed: int) -> torch.Generator:
         """A generator on the host: its stream is the same whatever the device."""

@@ -316,7 +316,8 @@ class AceStepHandler(LyricAlignmentMixin):
             self._cancel.clear()
             report = Report(progress, self._cancel)
             try:
-                return self._generate(self.pipeline, request, warnings, report)
+                with self.policy.full_precision():
+                    return self._generate(self.pipeline, request, warnings, report)
             except torch.OutOfMemoryError as error:
                 raise GenerationError(out_of_memory(self.policy, error)) from None
             finally:
