@@ -33,6 +33,7 @@ class Conditions:
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._active: set[int] = set()
+        self._values: dict[int, Pair] = {}
 
     def of(self, test: ast.expr, scope: Scope, depth: int = 0) -> Pair:
         """Facts when the test is true, and when it is false."""
@@ -228,14 +229,22 @@ class Conditions:
         if depth < _DEPTH:
             value = resolver.only_value(test, scope)
             if value is not None and id(value[0]) not in self._active:
-                self._active.add(id(value[0]))
-                try:
-                    pair = self.of(value[0], value[1], depth + 1)
-                finally:
-                    self._active.discard(id(value[0]))
+                pair = self._value(value[0], value[1], depth)
                 if pair[0] is not NOTHING or pair[1] is not NOTHING:
                     return pair[0].seen_at(test), pair[1].seen_at(test)
         return _flag(word, test)
+
+    def _value(self, value: ast.expr, scope: Scope, depth: int) -> Pair:
+        """What the expression behind a variable says; worked out once."""
+        held = self._values.get(id(value))
+        if held is None:
+            self._active.add(id(value))
+            try:
+                held = self.of(value, scope, depth + 1)
+            finally:
+                self._active.discard(id(value))
+            self._values[id(value)] = held
+        return held
 
 
 def probed_backend(dotted: str) -> str | None:

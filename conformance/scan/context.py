@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import copy
+import re
 from typing import TYPE_CHECKING
 
 from conformance.scan.facts import NOTHING, Facts
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 _TEXT_LIMIT = 200
 
 
-class _Mask(ast.NodeTransformer):
-    """Replaces local names by a blank, so that a renamed variable keeps its fingerprint."""
+#: A string, kept as it is, or a name that no dot precedes.
+_NAMES = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?<![\w.])[^\W\d]\w*""")
 
-    def visit_Name(self, node: ast.Name) -> ast.Name:
-        return node if node.id in ("torch", "self") else ast.Name("_", node.ctx)
+
+def _masked(match: re.Match[str]) -> str:
+    return match[0] if match[1] or match[0] in ("torch", "self") else "_"
 
 
 class Context:
@@ -96,7 +97,7 @@ class Context:
         if isinstance(node, FunctionNode | ast.ClassDef):
             end_line, end = line, start + 1
         owner = scope or self.scope
-        text, shape = _fingerprint(node)
+        text, shape = self._fingerprint(node)
         self.findings.append(
             Finding(
                 path=self.source.path,
@@ -116,6 +117,18 @@ class Context:
                 else end_line,
             )
         )
+
+    def _fingerprint(self, node: ast.AST) -> tuple[str, str]:
+        """Normalised text of a node, and its shape with local names masked."""
+        if isinstance(node, FunctionNode | ast.ClassDef):
+            return node.name, node.name
+        if not isinstance(node, ast.expr | ast.stmt):
+            return "", ""
+        segment = self.segment(node)
+        # Unparsing undoes the formatting; it is not worth its time on what nobody wrote by hand.
+        text = ast.unparse(node) if len(segment) < 2000 else " ".join(segment[:2000].split())
+        text = text[:_TEXT_LIMIT]
+        return text, _NAMES.sub(_masked, text)
 
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         """Character offsets of a node."""
@@ -154,20 +167,6 @@ class Context:
                         return f"{argument.arg}.device"
             scope = scope.parent
         return None
-
-
-def _fingerprint(node: ast.AST) -> tuple[str, str]:
-    """Normalised text of a node, and its shape with local names masked."""
-    if isinstance(node, FunctionNode | ast.ClassDef):
-        return node.name, node.name
-    if not isinstance(node, ast.expr | ast.stmt | ast.arg | ast.keyword | ast.alias):
-        return "", ""
-    try:
-        text = ast.unparse(node)[:_TEXT_LIMIT]
-        shape = ast.unparse(_Mask().visit(copy.deepcopy(node)))[:_TEXT_LIMIT]
-    except (RecursionError, ValueError):
-        return "", ""
-    return text, shape
 
 
 def _is_simple(statement: ast.stmt) -> bool:

@@ -36,6 +36,7 @@ class Resolver:
     def __init__(self, scopes: Scopes) -> None:
         self.scopes = scopes
         self.conditions = Conditions(self)
+        self._dotted: dict[tuple[int, int], str | None] = {}
 
     def dotted(self, node: ast.expr | None, scope: Scope, depth: int = 0) -> str | None:
         """Dotted path that an expression names, imports and aliases undone, or None.
@@ -43,9 +44,11 @@ class Resolver:
         A name that nothing binds stands for itself, so a fragment without its imports (a
         notebook cell, a star import) is still understood.
         """
-        if isinstance(node, ast.Attribute):
-            base = self.dotted(node.value, scope, depth)
-            return f"{base}.{node.attr}" if base is not None else None
+        if isinstance(node, ast.Attribute | ast.Call):
+            place = (id(node), id(scope))
+            if place not in self._dotted:
+                self._dotted[place] = self._compound(node, scope, depth)
+            return self._dotted[place]
         if isinstance(node, ast.Name):
             found = scope.find(node.id)
             if found is None:
@@ -64,10 +67,13 @@ class Resolver:
                 target = self.dotted(bound.value, owner, depth + 1)
                 if target is not None and target.startswith("torch."):
                     return target
-            return None
+        return None
+
+    def _compound(self, node: ast.Attribute | ast.Call, scope: Scope, depth: int) -> str | None:
         if isinstance(node, ast.Call):
             return self._module_call(node, scope, depth)
-        return None
+        base = self.dotted(node.value, scope, depth)
+        return f"{base}.{node.attr}" if base is not None else None
 
     def _module_call(self, node: ast.Call, scope: Scope, depth: int) -> str | None:
         """``getattr(torch, "cuda")`` and ``import_module("torch.cuda")``."""
