@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    parser = argparse.ArgumentParser("conformance scan", description=_DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        "conformance scan", description=_DESCRIPTION, allow_abbrev=False
+    )
     add_arguments(parser)
     return parser
 
