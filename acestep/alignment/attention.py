@@ -21,6 +21,9 @@ Array = torch.Tensor | NDArray[Any]
 FLAT_RANGE = 1e-9
 STD_FLOOR = 1e-9
 
+# Added to values of at most 1 to put them above all others; a where() takes twice as long.
+_OUT_OF_THE_WAY = 4.0
+
 
 def energy_map(attention: Array, heads: Heads, medfilt_width: int = 1) -> NDArray[np.float32]:
     """The mean of the chosen heads, filtered along time and stretched to [0, 1].
@@ -83,8 +86,9 @@ def contrast_map(
         product = torch.relu(product - violence_level * _row_median(product))
         product = torch.relu(product - violence_level * _column_median(product))
         squared = product * product
-        variance, mean = torch.var_mean(squared, dim=-1, correction=0)
-        moments += [variance, mean, head.mean(-1)]  # the last only to notice infinity
+        mean = squared.mean(-1, keepdim=True)
+        variance = (squared - mean).square().mean(-1)  # var_mean takes five times as long
+        moments += [variance, mean[:, 0], head.mean(-1)]  # the last only to notice infinity
         total = total + median_filter(squared, medfilt_width)
     host = to_host(torch.cat([total, torch.stack(moments, dim=-1)], dim=-1)).astype(np.float64)
     if not np.isfinite(host).all():
@@ -173,15 +177,19 @@ def _selected(attention: Array, heads: Heads) -> list[torch.Tensor]:
 
 
 def _row_median(values: torch.Tensor) -> torch.Tensor:
-    """The 0.5 quantile, linearly interpolated, along the last dimension, which is kept."""
+    """The 0.5 quantile, linearly interpolated, along the last dimension, which is kept.
+
+    The values must be at most 1, as products of softmaxes are.
+    """
     count = values.shape[-1]
     lower = values.median(-1, keepdim=True).values
     if count % 2:
         return lower
     # The other middle element: the same value again, or the least of those above it.
-    repeated = (values <= lower).sum(-1, keepdim=True) > count // 2
-    above = values.masked_fill(values <= lower, torch.inf).amin(-1, keepdim=True)
-    return torch.where(repeated, lower, (lower + above) / 2)
+    below = values <= lower
+    repeated = below.sum(-1, keepdim=True, dtype=torch.int32) > count // 2
+    above = torch.add(values, below.to(values.dtype), alpha=_OUT_OF_THE_WAY)
+    return torch.where(repeated, lower, (lower + above.amin(-1, keepdim=True)) / 2)
 
 
 def _column_median(values: torch.Tensor) -> torch.Tensor:

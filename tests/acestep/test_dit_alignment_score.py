@@ -233,7 +233,7 @@ def test_time_weight_decides_what_counts_towards_a_centre() -> None:
     energy = np.zeros((2, 40))
     energy[0, 20], energy[1, 0], energy[1, 39] = 1.0, 1.0, 0.3
     path = np.zeros((1, 2))
-    assert SCORER.calculate_score(energy, np.ones(2), path, 0.3)["monotonicity"] == 0.0
+    assert SCORER.calculate_score(energy, np.ones(2), path, 0.3, 12)["monotonicity"] == 0.0
     assert SCORER.calculate_score(energy, np.ones(2), path, 0.29, 12)["monotonicity"] == 1.0
 
 

@@ -79,10 +79,10 @@ def test_contrast_is_its_definition(shape: tuple[int, int], width: int, level: f
 @pytest.mark.parametrize("shape", [(6, 8), (7, 9), (2, 2), (1, 4), (5, 1)])
 @pytest.mark.parametrize("zeros", [0.2, 0.5, 0.8])
 def test_medians_with_ties(shape: tuple[int, int], zeros: float) -> None:
-    """Whole numbers, of which both middles are often equal, and often not."""
+    """Quarters, of which both middles are often equal, and often not."""
     generator = np.random.default_rng(8)
     for _ in range(30):
-        values = generator.integers(1, 4, shape) * (generator.random(shape) > zeros)
+        values = generator.integers(1, 4, shape) / 4 * (generator.random(shape) > zeros)
         tensor = torch.from_numpy(values.astype(np.float32))
         rows = np.quantile(values, 0.5, axis=1, keepdims=True)
         columns = np.quantile(values, 0.5, axis=0, keepdims=True)
