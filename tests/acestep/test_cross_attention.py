@@ -205,8 +205,8 @@ def test_attention_mask_is_followed(model: Any) -> None:
     assert torch.equal(masked_by(additive), captured)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_compiled_model_is_read_eagerly_and_not_compiled_again(model: Any, whole: bool) -> None:
+@pytest.mark.parametrize("how", ["wrapped", "in place", "by layers"])
+def test_compiled_model_is_read_eagerly_and_not_compiled_again(model: Any, how: str) -> None:
     compiled_graphs: list[int] = []
 
     def backend(graph: Any, example: Any) -> Any:
@@ -215,13 +215,11 @@ def test_compiled_model_is_read_eagerly_and_not_compiled_again(model: Any, whole
 
     expected = capture_cross_attention(model, inputs(), HEADS)
     torch.compiler.reset()
-    if whole:
-        runner = torch.compile(model, backend=backend)
-    else:
-        runner = model
-        for layer in model.layers:
-            layer.compile(backend=backend)
+    runner = torch.compile(model, backend=backend) if how == "wrapped" else model
+    parts = {"wrapped": [], "in place": [model], "by layers": model.layers}[how]
     try:
+        for part in parts:
+            part.compile(backend=backend)
         output = runner(**inputs()).sample
         graphs = len(compiled_graphs)
         assert graphs > 0
@@ -229,8 +227,8 @@ def test_compiled_model_is_read_eagerly_and_not_compiled_again(model: Any, whole
         torch.testing.assert_close(runner(**inputs()).sample, output)
         assert len(compiled_graphs) == graphs
     finally:
-        for layer in model.layers:
-            layer._compiled_call_impl = None
+        for part in parts:
+            part._compiled_call_impl = None
         torch.compiler.reset()
 
 
