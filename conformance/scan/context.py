@@ -45,6 +45,7 @@ class Context:
         self.consumed: set[int] = set()
         self.positive: set[int] = set()
         self.settled: set[int] = set()
+        self.refusing: set[int] = set()
         self._reported: set[tuple[str, int, int]] = set()
         self._asks: dict[int, bool] = {}
 

@@ -55,6 +55,14 @@ class Facts:
             {backend: Guard(guard.kind, node) for backend, guard in self.excluded.items()},
         )
 
+    def declared(self, node: ast.AST) -> Facts:
+        """The same facts with mere probes taken for declarations."""
+        known = {
+            backend: Guard("name", node) if guard.kind == "probe" else guard
+            for backend, guard in self.known.items()
+        }
+        return Facts(known, self.excluded)
+
     def without(self, *backends: str) -> Facts:
         """Facts with these backends ruled out."""
         guard = Guard("test")

@@ -214,6 +214,8 @@ def check(data: bytes, tally: Tally) -> None:
         if not fixable:
             continue
         once = fix_source("module.py", data, RULES, unsafe=unsafe)
+        if once.after == data and not _parses(data):
+            continue  # the fault lay where no rule looks; such a file is not touched
         if once.after == data:
             tally.problems.append(f"not fixed ({fixable[0].code}): {data!r}")
             continue

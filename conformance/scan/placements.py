@@ -132,14 +132,13 @@ class Placements:
         context = self.context
         function = node.func
         dotted = context.dotted(function) or ""
-        name = function.attr if isinstance(function, ast.Attribute) else dotted
-        name = name.rpartition(".")[2]
-        if dotted in CLAIMED or name in _FALLBACK_READS or context.decorating:
-            if dotted in CLAIMED:
-                for argument in [*node.args, *(k.value for k in node.keywords)]:
-                    self._consume(argument, context.leaves(argument))
+        name = getattr(function, "attr", getattr(function, "id", "")) or dotted
+        describes = name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING)
+        if dotted in CLAIMED or describes:
+            for argument in [*node.args, *(k.value for k in node.keywords)]:
+                self._consume(argument, context.leaves(argument))
             return
-        if name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING):
+        if name in _FALLBACK_READS or context.decorating:
             return
         if (
             name == "cuda"

@@ -166,13 +166,14 @@ class Walker:
     def _on_Assert(self, node: ast.Assert, facts: Facts) -> Facts:  # noqa: N802
         self.expression(node.test, facts)
         true, _ = self.resolver.conditions.of(node.test, self.context.scope)
-        return facts.both(true)
+        return facts.both(true.declared(node))
 
     def _on_If(self, node: ast.If, facts: Facts) -> Facts | None:  # noqa: N802
         context = self.context
         true, false = self.resolver.conditions.of(node.test, context.scope)
         context.branches.append(node.test)
-        self._show("if", node)
+        if _refuses(node.orelse):
+            context.refusing.update(id(part) for part in ast.walk(node.test))
         self._test(node.test, facts)
         after_true = self.block(node.body, facts.both(true))
         context.branches.pop()
@@ -180,6 +181,9 @@ class Walker:
         after_false = self.block(node.orelse, facts.both(false))
         context.branches.pop()
         if after_true is None:
+            if after_false is not None and _refuses(node.body):
+                # Code behind a refusal is for that backend on purpose, not by oversight.
+                return after_false.declared(node)
             return after_false
         return after_true if after_false is None else after_true.either(after_false)
 
@@ -399,11 +403,11 @@ class Walker:
             for part in [node.left, *node.comparators]:  # type: ignore[attr-defined]
                 context.consumed.add(id(part))
             if not isinstance(context.statement, ast.Assert):
-                # A list that only opens a branch refuses nothing.
+                # A list that only opens a branch refuses nothing, unless the other one raises.
                 context.positive.update(
                     id(right)
                     for op, right in zip(node.ops, node.comparators, strict=True)  # type: ignore[attr-defined]
-                    if isinstance(op, ast.In)
+                    if isinstance(op, ast.In) and id(node) not in context.refusing
                 )
             self._children(node, facts)
         elif kind in (ast.List, ast.Tuple, ast.Set):
@@ -464,6 +468,11 @@ class Walker:
             part = getattr(node, name, None)
             if part is not None:
                 self.expression(part, inner)
+
+
+def _refuses(body: list[ast.stmt]) -> bool:
+    """Whether a block ends by raising, not by returning something else."""
+    return bool(body) and isinstance(body[-1], ast.Raise)
 
 
 def _declared(name: str) -> Facts:

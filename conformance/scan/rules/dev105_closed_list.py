@@ -58,9 +58,7 @@ def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
     )
     plain = all(isinstance(part, ast.Constant) for part in node.elts)
     loop = isinstance(context.statement, ast.For) and context.statement.iter is node
-    # A fast path for several accelerators by name was thought about; cuda and cpu were not.
-    known = {"cuda", "cpu", "auto", "gpu"}
-    test = id(node) in context.positive and any(word not in known for _, word in listed)
+    test = id(node) in context.positive
     note = context.decorating or loop or table or entry or test
     shown = ", ".join(word for _, word in listed)
     context.report(
