@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -32,6 +36,54 @@ class Api:
         """
         module, _, dotted = row.partition(":")
         return attribute(load(self.tree, module, optional=optional), dotted)
+
+
+    def decided_at(self, call: Callable[[], Any]) -> str:
+        """Where the tree decided what a call returns: its returns, from the innermost out.
+
+        Made for messages of failures: the call is made once more, under a trace.
+        """
+        package, places = f"{self.tree.package}/", list[str]()
+
+        def follow(frame: FrameType, event: str, _: Any) -> Any:
+            file = frame.f_code.co_filename
+            if not file.startswith(package):
+                return None
+            if event == "return":
+                shown = Path(file).relative_to(self.tree.root)
+                places.append(f"{shown}:{frame.f_lineno}")
+            return follow
+
+        before = sys.gettrace()
+        sys.settrace(follow)
+        try:
+            call()
+        except Exception as error:  # the trace is wanted, whatever the tree does
+            places.append(f"raised {type(error).__name__}")
+        finally:
+            sys.settrace(before)
+        return f"decided at {' < '.join(dict.fromkeys(places))}"
+
+    def literal(self, values: set[str]) -> str:
+        """Where the tree writes exactly these texts as a tuple, list or set."""
+        return self._find(
+            lambda node: isinstance(node, ast.Tuple | ast.List | ast.Set)
+            and {getattr(part, "value", None) for part in node.elts} == values
+        )
+
+    def option(self, name: str) -> str:
+        """Where the tree declares an option of its command line."""
+        return self._find(
+            lambda node: isinstance(node, ast.Constant) and node.value == name
+        )
+
+    def _find(self, wanted: Callable[[Any], bool]) -> str:
+        places = []
+        for file in sorted(self.tree.package.rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_bytes())):
+                if wanted(node):
+                    places.append(f"{file.relative_to(self.tree.root)}:{node.lineno}")
+        return f"see {', '.join(places)}" if places else "not found in the sources"
 
 
 class Bytes:

@@ -81,8 +81,9 @@ def run_main(api: Api, *values: str) -> int:
 def test_device_choices(api: Api, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = real_parser(api.get("acestep_v15_pipeline:main"), monkeypatch)
     option = next(a for a in parser._actions if "--device" in a.option_strings)
-    assert set(option.choices) == DEVICES
-    assert option.default == "auto"
+    offered = set(option.choices)
+    assert offered == DEVICES, f"--device offers {sorted(offered)}; {api.literal(offered)}"
+    assert option.default == "auto", api.option("--device")
     assert "{auto,cuda,mps,cpu}" in parser.format_help()
     for name in DEVICES:
         assert parser.parse_known_args(["--device", name])[0].device == name
@@ -94,10 +95,13 @@ def test_backend_default(api: Api, target: Target, monkeypatch: pytest.MonkeyPat
     option = next(a for a in parser._actions if "--backend" in a.option_strings)
     assert {"pt", "vllm"} <= set(option.choices)
     chosen = parser.parse_known_args(["--device", target.device])[0]
-    backend = chosen.backend
+    backend, why = chosen.backend, api.option("--backend")
     if backend is None:
-        _, backend = api.get("acestep_v15_pipeline:resolve_options")(chosen)
-    assert backend in (("pt", "vllm") if target.device == "cuda" else ("pt",))
+        resolve_options = api.get("acestep_v15_pipeline:resolve_options")
+        _, backend = resolve_options(chosen)
+        why = api.decided_at(lambda: resolve_options(chosen))
+    right = ("pt", "vllm") if target.device == "cuda" else ("pt",)
+    assert backend in right, f"the default is {backend} on {target.device}; {why}"
 
 
 @covers(

@@ -45,11 +45,13 @@ def same(where: torch.device, wanted: str) -> bool:
 def test_placement_is_told_right(api: Api, target: Target, spelled: str, kind: str) -> None:
     on_target = api.get("handler:AceStepHandler")()._is_on_target_device
     wanted = spelled if kind == "text" else torch.device(spelled)
-    for name in DEVICES:
-        tensor = Elsewhere(torch.device(name))
-        assert on_target(tensor, wanted) is same(tensor.device, spelled), name
-    for tensor in (torch.zeros(1), torch.zeros(1, device=target.device)):
-        assert on_target(tensor, wanted) is same(tensor.device, spelled), tensor.device
+    tensors: list[Any] = [Elsewhere(torch.device(name)) for name in DEVICES]
+    for tensor in (*tensors, torch.zeros(1), torch.zeros(1, device=target.device)):
+        told, right = on_target(tensor, wanted), same(tensor.device, spelled)
+        assert told is right, (
+            f"a tensor on {tensor.device} is {'not ' if right else ''}said to be on {spelled}; "
+            + api.decided_at(lambda: on_target(tensor, wanted))  # noqa: B023
+        )
 
 
 @covers("handler:AceStepHandler._is_on_target_device", "device:canonical")

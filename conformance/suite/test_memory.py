@@ -45,9 +45,10 @@ def test_memory_of_this_device(
         monkeypatch.delenv(variable, raising=False)
     if target.device == "cpu" and find()["cuda"].present:
         raise Absent("this machine's memory is CUDA's, which is judged in its own column")
-    found = api.get("gpu_config:get_gpu_memory_gb")()
+    memory = api.get("gpu_config:get_gpu_memory_gb")
+    found = memory()
     accelerated = target.device != "cpu" or find()["mps"].present
-    assert (found > 0) is accelerated
+    assert (found > 0) is accelerated, f"{found} GB on {target.name}; {api.decided_at(memory)}"
     config = api.get("gpu_config:get_gpu_config")()
     assert config.tier == api.get("gpu_config:get_gpu_tier")(found)
 

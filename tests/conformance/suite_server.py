@@ -1,0 +1,63 @@
+"""Runs the suite many times quickly: imports the libraries once, then forks for each run.
+
+Reads a JSON list of pytest's arguments a line, answers with the exit status a line. Output of
+the runs goes to the file that the environment names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+LIBRARIES = (
+    "accelerate",
+    "diffusers.models.autoencoders.autoencoder_oobleck",
+    "diffusers.models.transformers.ace_step_transformer",
+    "diffusers.pipelines.ace_step",
+    "diffusers.schedulers",
+    "hypothesis.extra.numpy",
+    "soundfile",
+    "tokenizers",
+    "torch._dynamo",
+    "transformers.models.qwen3.modeling_qwen3",
+    "xdist",
+    "conformance.simulate",
+    "conformance.tripwire",
+    "acestep.handler",
+)
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    # A child may not inherit threads; with one there are none to inherit.
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in LIBRARIES:
+            importlib.import_module(name)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _run(json.loads(line))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201
+
+
+def _run(arguments: list[str]) -> None:
+    log = os.open(Path(os.environ["SUITE_LOG"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    status = pytest.main(arguments)
+    sys.stdout.flush()
+    os._exit(int(status))
+
+
+if __name__ == "__main__":
+    main()
