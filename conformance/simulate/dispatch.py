@@ -204,6 +204,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         core.thread.noteworthy += 1
         target = core.thread.target if operator.takes_device else None
         if len(ours) < len(found):
+            if operator.support is Support.MISSING and ours[0].layout is torch.strided:
+                self._refuse_or_fall_back(operator, torch.strided, operator.support)
             self._check_devices(operator, args, kwargs, found)
         if operator.base in _MOVES:
             if target == HOST or not core.ledger.holds(found[0]):
@@ -337,7 +339,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Draws from the device's own stream, which differs from the CPU's."""
         generator = _generator(args, kwargs)
         if generator is not None and not on_device(generator):
-            raise limits.GENERATOR.error(expected=DEVICE.type, found=generator.device.type)
+            if operator.base == "aten::randperm":
+                raise limits.GENERATOR_PERMUTATION.error(expected=DEVICE, found=HOST)
+            raise limits.GENERATOR.error(expected=DEVICE.type, found=HOST.type)
         if generator is not None:
             return self._compute(func, operator, args, kwargs)
         with self.core.random.as_default():

@@ -228,6 +228,12 @@ GENERATOR = _limit(
     "Expected a '{expected}' device type for generator but found '{found}'",
     _SOURCES + "core/Generator.h, check_generator",
 )
+GENERATOR_PERMUTATION = _limit(
+    "generator-permutation",
+    RuntimeError,
+    "Expected a '{expected}' generator device but found '{found}'",
+    "https://github.com/pytorch/pytorch/issues/110820, randperm's own check",
+)
 MEMORY = _limit(
     "out-of-memory",
     RuntimeError,

@@ -96,6 +96,9 @@ CASES: dict[str, list[Callable[[], object]]] = {
         lambda: on(2).normal_(generator=torch.Generator("cpu")),
         lambda: torch.rand(2, generator=torch.Generator(DEVICE)),
     ],
+    "generator-permutation": [
+        lambda: torch.randperm(3, device=DEVICE, generator=torch.Generator()),
+    ],
     "out-of-memory": [lambda: torch.empty(2**34, device=DEVICE)],
 }
 
