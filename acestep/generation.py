@@ -93,15 +93,22 @@ def normalized(audio: torch.Tensor) -> torch.Tensor:
     Raises:
         GenerationError: the audio is not finite, or silent.
     """
-    peak = audio.abs().amax(dim=(1, 2), keepdim=True)
+    peak = _peak(audio)
     if not torch.isfinite(peak).all():
         raise GenerationError("the VAE gave audio that is not finite; try --dtype float32")
     if not peak.all():
         raise GenerationError("the VAE gave silence; the checkpoint may be damaged")
     # First back within full scale, then to the target, as diffusers does: the same rounding.
-    audio = audio / peak.clamp(min=1.0)
-    peak = audio.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
-    return audio * (PEAK / peak)
+    if (peak > 1).any():
+        audio = audio / peak.clamp(min=1.0)
+        peak = _peak(audio)
+    return audio * (PEAK / peak.clamp(min=1e-6))
+
+
+def _peak(audio: torch.Tensor) -> torch.Tensor:
+    """The greatest absolute sample of each item, `[batch, 1, 1]`, without a copy of the audio."""
+    low, high = audio.flatten(1).aminmax(dim=1)
+    return torch.maximum(-low, high)[:, None, None]
 
 
 def extra_outputs(made: Generation) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class AceStepHandler(LyricAlignmentMixin):
         self._project_root: str | None = None
         self._lock = threading.RLock()
         self._cancel = threading.Event()
+        self._send_home: Callable[[], None] = lambda: None
 
     @property
     def device(self) -> str:
@@ -165,10 +166,11 @@ class AceStepHandler(LyricAlignmentMixin):
                 pipeline.transformer.set_attention_backend("flash")
             if compile_model:
                 pipeline.transformer.compile()
-            _offload(pipeline, policy, offload)
+            send_home = _offload(pipeline, policy, offload)
             self.unload()
             self.pipeline, self.policy, self.checkpoint = pipeline, policy, checkpoint
             self.offload, self._project_root = offload, project_root
+            self._send_home = send_home
 
     def unload(self) -> None:
         """Drop the loaded checkpoint and give its memory back."""
@@ -321,6 +323,7 @@ class AceStepHandler(LyricAlignmentMixin):
             except torch.OutOfMemoryError as error:
                 raise GenerationError(out_of_memory(self.policy, error)) from None
             finally:
+                self._send_home()
                 self.pipeline.maybe_free_model_hooks()
                 if self.policy.is_accelerator:
                     self.policy.flush()
@@ -333,6 +336,7 @@ class AceStepHandler(LyricAlignmentMixin):
         report(0.0, "reading the prompt")
         with clock("diffusion"), torch.inference_mode():
             denoised = self._denoise(pipeline, request, report)
+            self._send_home()
             check_latents(denoised.latents, policy)
         with clock("decoding"), torch.inference_mode():
             report(_DIFFUSION[1], "decoding")
@@ -392,15 +396,19 @@ def _placed(policy: DevicePolicy, home: DevicePolicy) -> DevicePolicy:
     return dataclasses.replace(policy, device=home.device)
 
 
-def _offload(pipeline: Pipeline, policy: DevicePolicy, offload: str) -> None:
+def _offload(pipeline: Pipeline, policy: DevicePolicy, offload: str) -> Callable[[], None]:
+    """Arrange offloading; returns what brings the transformer home after the diffusion."""
     if offload == "all":
+        # Each module that is called sends the one before it home.
         pipeline.enable_model_cpu_offload(device=policy.device)
     elif offload == "dit":
         from accelerate import cpu_offload_with_hook
 
         _, hook = cpu_offload_with_hook(pipeline.transformer, policy.device)
         hook.offload()
-        pipeline._all_hooks.append(hook)
+        send_home: Callable[[], None] = hook.offload
+        return send_home
+    return lambda: None
 
 
 def _check_options(

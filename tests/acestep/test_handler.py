@@ -325,6 +325,22 @@ def test_an_empty_handler_says_what_to_do() -> None:
     assert result["error"] == "no checkpoint is loaded; call initialize_service first"
 
 
+@pytest.mark.parametrize("offload", ["dit", "all"])
+def test_offloading_changes_nothing_but_the_place(
+    base_folder: Any, base_handler: AceStepHandler, offload: str
+) -> None:
+    """The hooks run with the host in the device's part; on CUDA they move the weights too."""
+    handler = AceStepHandler()
+    separate = dataclasses.replace(resolve("cpu"), unified_memory=False)
+    handler.load(str(base_folder), separate, offload=offload)
+    assert "offloaded" in handler.status()
+    request = Request("harp", (1,), duration=0.6, steps=2, audio_codes="<|audio_code_9|>" * 3)
+    for _ in range(2):
+        made, plain = (h.generate(request).tensors["latents"] for h in (handler, base_handler))
+        assert torch.equal(made, plain)
+    handler.unload()
+
+
 def test_unload_and_load_again(base_folder: Any) -> None:
     handler = AceStepHandler()
     seen: list[str] = []
