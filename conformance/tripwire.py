@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from conformance.blame import LIBRARY, TREE, Blame, Touch
+from conformance.blame import LIBRARY, TREE, Blame, Place, Touch
 from conformance.rewire import FunctionWatch, ModuleWatch, functions_in, shadow
 
 _INITIALISERS = frozenset({"torch.cuda._lazy_init", "torch.cuda.init"})
@@ -215,6 +215,9 @@ def is_cuda(device: Any) -> bool:
 
 _DEVICE = torch.device
 
+# Stands for a touch that the suite made itself; what follows from it is not recorded either.
+_NOWHERE = Place("", 0, "", "")
+
 
 def _note(call: str, *, initialises: bool = False, depth: int = 3) -> None:
     if _armed:
@@ -297,7 +300,7 @@ def _inside(
     outer, _local.last = getattr(_local, "touch", None), None
     _note(call, initialises=initialises, depth=6)
     if outer is None:
-        _local.touch = _local.last
+        _local.touch = _local.last or Touch(call, LIBRARY, _NOWHERE)
     try:
         return plain(*args, **kwargs)
     finally:
