@@ -118,8 +118,11 @@ class Conditions:
                 text = resolver.text(side, scope)
                 if text is not None and len(text) < 40:
                     return _flag(text, test)
-                if isinstance(side, ast.Attribute) and side.attr.isupper():
-                    return _flag(side.attr, test)  # a member of an enumeration
+                members = side.elts if isinstance(side, ast.Tuple | ast.List) else [side]
+                for member in members:
+                    # A member of an enumeration: `RNGType.CUDA`, `DLDeviceType.kDLCUDA`.
+                    if isinstance(member, ast.Attribute) and member.attr != member.attr.lower():
+                        return _flag(member.attr, test)
             return UNKNOWN
         named = [device for device in devices if device in ACCELERATORS]
         if "cpu" in devices and named:

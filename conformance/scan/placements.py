@@ -137,6 +137,7 @@ class Placements:
         if dotted in CLAIMED or describes:
             for argument in [*node.args, *(k.value for k in node.keywords)]:
                 self._consume(argument, context.leaves(argument))
+                context.settled.add(id(argument))
             return
         if name in _FALLBACK_READS or context.decorating:
             return
@@ -159,6 +160,8 @@ class Placements:
         for keyword in node.keywords:
             if keyword.arg is None:
                 continue
+            if keyword.arg.startswith(("supports", "skip")):
+                context.settled.add(id(keyword.value))
             # Elsewhere the keyword describes; a choice between two devices still is one.
             describes = keyword.arg == "device_type" and name not in _TYPED
             if describes and not isinstance(keyword.value, ast.IfExp):
@@ -177,6 +180,10 @@ class Placements:
 
     def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
         context = self.context
+        if any(
+            k.arg not in (None, "device", "non_blocking", "memory_format") for k in node.keywords
+        ):
+            return  # another library's method of that name
         if not node.args and not node.keywords and isinstance(function.value, ast.Call):
             inner = context.dotted(function.value.func) or ""
             if inner.startswith("torch.cuda."):

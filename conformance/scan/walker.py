@@ -9,6 +9,7 @@ from typing import Any
 from conformance.scan.conditions import UNKNOWN, probed_backend
 from conformance.scan.context import Context
 from conformance.scan.facts import ANY, NOTHING, Facts, known
+from conformance.scan.packages import needed_package
 from conformance.scan.resolve import Resolver
 from conformance.scan.rule import Hook, Rule
 from conformance.scan.scopes import HotLines
@@ -132,6 +133,9 @@ class Walker:
 
     def _on_Import(self, node: ast.Import | ast.ImportFrom, facts: Facts) -> Facts:  # noqa: N802
         self._show("import", node)
+        if self.context.scope.kind == "module" and needed_package(node) is not None:
+            # What follows cannot be reached without the package: one finding says it all.
+            return facts.knowing("name", "cuda", node=node)
         return facts
 
     _on_ImportFrom = _on_Import  # noqa: N815
@@ -178,12 +182,12 @@ class Walker:
         after_true = self.block(node.body, facts.both(true))
         context.branches.pop()
         context.branches.append(ast.UnaryOp(ast.Not(), node.test))
+        if _refuses(node.body):
+            # Code beside a refusal is for that backend on purpose, not by oversight.
+            false = false.declared(node)
         after_false = self.block(node.orelse, facts.both(false))
         context.branches.pop()
         if after_true is None:
-            if after_false is not None and _refuses(node.body):
-                # Code behind a refusal is for that backend on purpose, not by oversight.
-                return after_false.declared(node)
             return after_false
         return after_true if after_false is None else after_true.either(after_false)
 
@@ -216,7 +220,7 @@ class Walker:
             self.expression(item.context_expr, facts)
             call = item.context_expr
             if isinstance(call, ast.Call):
-                name = (self.context.dotted(call.func) or "").rpartition(".")[2]
+                name = getattr(call.func, "attr", getattr(call.func, "id", ""))
                 if name in ("suppress", "raises", "assertRaises", "assertRaisesRegex"):
                     inner = inner.knowing("try", ANY)
         after = self.block(node.body, inner)
@@ -449,7 +453,8 @@ class Walker:
         for value in node.values:
             self.expression(value, facts)
             true, false = self.resolver.conditions.of(value, self.context.scope)
-            facts = facts.both(true if conjunction else false)
+            # After an `or`, that the device is not the CPU is one case of several, no reasoning.
+            facts = facts.both(true if conjunction else Facts(false.known, {}))
 
     def _if_exp(self, node: ast.IfExp, facts: Facts) -> None:
         true, false = self.resolver.conditions.of(node.test, self.context.scope)

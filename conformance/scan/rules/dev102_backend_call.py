@@ -11,6 +11,7 @@ from conformance.scan.rule import Bad, Rule
 from conformance.scan.rules.families import (
     HARMLESS,
     MEMORY,
+    PASSIVE,
     RANDOM,
     backend_of,
     is_amp,
@@ -39,7 +40,7 @@ def _call(context: Context, node: ast.Call) -> None:
     name = dotted.rpartition(".")[2]
     if is_probe(dotted) or is_amp(dotted) or name in MEMORY or name in RANDOM:
         return
-    if name.endswith(("Error", "Exception")) or name == "device_of" or "jiterator" in dotted:
+    if name.endswith(("Error", "Exception")) or name in PASSIVE or "jiterator" in dotted:
         return
     harmless = name in HARMLESS.get(backend, ())
     message = f"{dotted}() is called without knowing that {backend} is in use"

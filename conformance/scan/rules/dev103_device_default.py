@@ -10,7 +10,7 @@ from conformance.scan.mending import replace_device
 from conformance.scan.placements import Placement
 from conformance.scan.rule import Bad, Rule
 from conformance.scan.scopes import FunctionNode
-from conformance.scan.vocabulary import ACCELERATORS
+from conformance.scan.vocabulary import ACCELERATORS, declared_backends
 
 _READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
 _OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
@@ -43,7 +43,7 @@ def _report(context: Context, node: ast.expr, device: str, where: str) -> None:
 
 def _function(context: Context, node: FunctionNode) -> None:
     asking = node.name.startswith(("is_", "has_", "check_", "supports_", "_is_", "_check_"))
-    if asking or any(word in node.name.lower() for word in ("cuda", "mps", "xpu", "npu")):
+    if asking or declared_backends(node.name):
         return
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]

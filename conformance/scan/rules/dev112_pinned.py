@@ -26,7 +26,7 @@ def _call(context: Context, node: ast.Call) -> None:
             context.report(RULE, node, "pin_memory() raises or pins nothing where there is no CUDA")
         return
     pinned = keywords.get("pin_memory")
-    if _is_true(pinned) and pinned is not None:
+    if pinned is not None and _is_true(pinned) and not _is_asked_for(context):
         context.report(
             RULE,
             pinned,

@@ -7,61 +7,20 @@ import ast
 from conformance.scan.context import Context
 from conformance.scan.facts import ANY
 from conformance.scan.findings import Severity
+from conformance.scan.packages import MISSING, POORER, imported_packages
 from conformance.scan.rule import Bad, Rule
-
-#: Packages that cannot be installed or imported where there is no CUDA (or ROCm).
-_MISSING = frozenset(
-    {
-        "flash_attn",
-        "flash_attn_interface",
-        "flashinfer",
-        "vllm",
-        "triton",
-        "apex",
-        "cupy",
-        "pycuda",
-        "tensorrt",
-        "tensorrt_llm",
-        "torch_tensorrt",
-        "transformer_engine",
-        "deep_gemm",
-        "deep_ep",
-        "cudf",
-        "cuml",
-        "cugraph",
-        "rmm",
-        "nvidia_dali",
-        "mamba_ssm",
-        "causal_conv1d",
-        "sageattention",
-        "amp_C",
-        "fused_layer_norm_cuda",
-        "exllama_kernels",
-        "pyNVML",
-        "tinycudann",
-        "nvdiffrast",
-        "spconv",
-    }
-)
-#: Packages that import everywhere and then have little to do without CUDA.
-_POORER = frozenset({"bitsandbytes", "xformers", "pynvml"})
 
 
 def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
     if context.scope.kind == "function" or _optional(context):
         return
-    if isinstance(node, ast.ImportFrom):
-        names = [node.module or ""] if not node.level else []
-    else:
-        names = [alias.name for alias in node.names]
-    for name in names:
-        package = name.partition(".")[0]
-        if package in _MISSING or package in _POORER:
+    for package in imported_packages(node):
+        if package in MISSING or package in POORER:
             context.report(
                 RULE,
                 node,
                 f"{package}, which needs CUDA, is imported with the module",
-                severity=Severity.ERROR if package in _MISSING else Severity.NOTE,
+                severity=Severity.ERROR if package in MISSING else Severity.NOTE,
             )
 
 

@@ -24,6 +24,8 @@ HARMLESS: dict[str, frozenset[str]] = {
     ),
     "xpu": frozenset({"empty_cache"}),
 }
+#: Calls that are right on any device: they look at what they are given.
+PASSIVE = frozenset({"device_of", "_get_device_index", "from_ipc_handle"})
 #: Memory, properties and counts: functions that only inform.
 MEMORY = frozenset(
     {

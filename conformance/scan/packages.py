@@ -1,0 +1,60 @@
+"""Python packages that need CUDA, and imports of them."""
+
+from __future__ import annotations
+
+import ast
+
+#: Packages that cannot be installed or imported where there is no CUDA (or ROCm).
+MISSING = frozenset(
+    {
+        "flash_attn",
+        "flash_attn_interface",
+        "flashinfer",
+        "vllm",
+        "triton",
+        "apex",
+        "cupy",
+        "pycuda",
+        "tensorrt",
+        "tensorrt_llm",
+        "torch_tensorrt",
+        "transformer_engine",
+        "deep_gemm",
+        "deep_ep",
+        "cudf",
+        "cuml",
+        "cugraph",
+        "rmm",
+        "nvidia_dali",
+        "mamba_ssm",
+        "causal_conv1d",
+        "sageattention",
+        "amp_C",
+        "fused_layer_norm_cuda",
+        "exllama_kernels",
+        "pyNVML",
+        "tinycudann",
+        "nvdiffrast",
+        "spconv",
+        "cutlass",
+        "nvmath",
+        "nvshmem",
+        "cuda",
+    }
+)
+#: Packages that import everywhere and then have little to do without CUDA.
+POORER = frozenset({"bitsandbytes", "xformers", "pynvml"})
+
+
+def imported_packages(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """Top-level packages that a statement imports; none for a relative import."""
+    if isinstance(node, ast.ImportFrom):
+        names = [node.module or ""] if not node.level else []
+    else:
+        names = [alias.name for alias in node.names]
+    return [name.partition(".")[0] for name in names]
+
+
+def needed_package(node: ast.Import | ast.ImportFrom) -> str | None:
+    """The package that a statement imports and that cannot be had without CUDA, if any."""
+    return next((name for name in imported_packages(node) if name in MISSING), None)
