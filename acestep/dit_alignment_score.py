@@ -32,6 +32,9 @@ __all__ = ["MusicLyricScorer", "MusicStampsAligner", "SentenceTimestamp", "Token
 VOICED_ENERGY = 0.1
 ROW_WEIGHT = 1e-9
 
+# So few rows in float64 at a time stay in the processor's cache.
+_ROWS_AT_ONCE = 16
+
 
 class MusicStampsAligner:
     """Says when each token and each line of the lyrics is sung."""
@@ -246,8 +249,9 @@ class MusicLyricScorer:
         if mask.shape != energy.shape[:1]:
             mask = np.ones(len(energy), dtype=np.int64)
         lyric = mask == 1
-        coverage = _coverage(energy[lyric])
-        monotonicity = _monotonicity(energy[lyric], time_weight, overlap_frames)
+        rows = energy if lyric.all() else energy[lyric]
+        coverage = _coverage(rows)
+        monotonicity = _monotonicity(rows, time_weight, overlap_frames)
         along = energy[path[:, 0], path[:, 1]].astype(np.float64)
         weights = np.where(lyric[path[:, 0]], 1.0, instrumental_weight)
         total = float(weights.sum())
@@ -270,10 +274,15 @@ def _coverage(lyric_rows: NDArray[Any]) -> float:
 
 def _monotonicity(lyric_rows: NDArray[Any], time_weight: float, overlap_frames: float) -> float:
     """Share of neighbouring rows whose centres of time are in order; 1 if fewer than two."""
-    weights = np.where(lyric_rows > time_weight, lyric_rows, 0).astype(np.float64)
-    totals = weights.sum(axis=1)
-    heard = totals > ROW_WEIGHT
-    centres = (weights @ np.arange(weights.shape[1]))[heard] / totals[heard]
+    columns = np.stack([np.ones(lyric_rows.shape[1]), np.arange(lyric_rows.shape[1])], axis=1)
+    moments = np.empty((len(lyric_rows), 2))
+    for start in range(0, len(lyric_rows), _ROWS_AT_ONCE):
+        some = slice(start, start + _ROWS_AT_ONCE)
+        weights = lyric_rows[some].astype(np.float64)
+        weights *= lyric_rows[some] > time_weight
+        moments[some] = weights @ columns
+    heard = moments[:, 0] > ROW_WEIGHT
+    centres = moments[heard, 1] / moments[heard, 0]
     if len(centres) < 2:
         return 1.0
     return float((centres[1:] >= centres[:-1] - overlap_frames).mean())

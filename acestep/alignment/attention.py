@@ -44,15 +44,17 @@ def energy_map(attention: Array, heads: Heads, medfilt_width: int = 1) -> NDArra
     chosen = _selected(attention, heads)
     total = torch.zeros_like(chosen[0], dtype=torch.float32)
     for head in chosen:
-        total = total + head.float()
-    mean = to_host(median_filter(total, medfilt_width)) / np.float32(len(chosen))
+        total += head.float()
+    mean: NDArray[np.float32] = to_host(median_filter(total, medfilt_width))
+    mean = mean / np.float32(len(chosen))
     low, high = mean.min(), mean.max()
     if not np.isfinite(high - low):
         raise RequestError(_NOT_FINITE)
     if high - low <= FLAT_RANGE:
         return np.zeros_like(mean)
-    scaled: NDArray[np.float32] = (mean - low) / (high - low)
-    return scaled
+    mean -= low
+    mean /= high - low
+    return mean
 
 
 def contrast_map(
@@ -89,7 +91,7 @@ def contrast_map(
         mean = squared.mean(-1, keepdim=True)
         variance = (squared - mean).square().mean(-1)  # var_mean takes five times as long
         moments += [variance, mean[:, 0], head.mean(-1)]  # the last only to notice infinity
-        total = total + median_filter(squared, medfilt_width)
+        total += median_filter(squared, medfilt_width)
     host = to_host(torch.cat([total, torch.stack(moments, dim=-1)], dim=-1)).astype(np.float64)
     if not np.isfinite(host).all():
         raise RequestError(_NOT_FINITE)
