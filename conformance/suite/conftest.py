@@ -19,6 +19,7 @@ settings.register_profile(
     database=None,
     derandomize=True,
     max_examples=20,
+    report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("conformance")

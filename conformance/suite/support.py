@@ -94,9 +94,15 @@ class Bytes:
         return bytes(int(token) for token in token_ids).decode("utf-8", "replace")
 
 
+def new_handler(api: Api) -> Any:
+    """A handler that can load checkpoints, and has none yet."""
+    api.get("handler:AceStepHandler.initialize_service")
+    return api.get("handler:AceStepHandler")()
+
+
 def initialised(api: Api, device: str, **options: Any) -> Any:
     """A handler that has loaded the built-in checkpoint on a device."""
-    made = api.get("handler:AceStepHandler")()
+    made = new_handler(api)
     message, ok = made.initialize_service(
         project_root=None, config_path="demo", device=device, **options
     )

@@ -133,6 +133,7 @@ def test_unknown_device(
 def test_absent_device(
     api: Api, target: Target, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    api.get("cli.generate:run")
     absent, out = absent_device(target), tmp_path / "song.wav"
     status = run_main(
         api, "generate", "piano", "--model", "demo", "--device", absent, "-o", str(out)
@@ -148,6 +149,7 @@ def test_absent_device(
 def test_devices_command(
     api: Api, target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    api.get("cli.devices:run")
     assert run_main(api, "devices") == 0
     assert "mps" in capsys.readouterr().out
     assert run_main(api, "devices", "--json") == 0
@@ -175,6 +177,7 @@ def test_devices_command(
 )
 def test_generate_command(api: Api, target: Target, tmp_path: Path) -> None:
     """A song with everything that can lie beside it, in this process."""
+    api.get("cli.generate:run")
     out = tmp_path / "song.wav"
     lyrics = tmp_path / "words.txt"
     lyrics.write_text("[verse]\nhello there\nworld", encoding="utf-8")
@@ -194,6 +197,7 @@ def test_generate_command(api: Api, target: Target, tmp_path: Path) -> None:
 
 @covers("A1", "cli.align:*", "acestep_v15_pipeline:main", "audio_files:read")
 def test_align_command(api: Api, target: Target, tmp_path: Path) -> None:
+    api.get("cli.align:run")
     source = tmp_path / "song.wav"
     soundfile.write(source, tone(0.6).T.numpy(), SAMPLE_RATE)
     status = run_main(

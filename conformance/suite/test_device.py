@@ -38,10 +38,10 @@ def test_policy_answers(api: Api, target: Target) -> None:
     policy.flush()
     policy.between_steps()
     policy.reset_peak_memory()
-    with policy.autocast():
+    with policy.autocast(), policy.full_precision():
         assert policy.with_dtype("auto") is policy
     assert policy.peak_memory() >= 0
-    assert policy.generator(7).device.type == "cpu"
+    assert policy.generator(7).device.type == "cpu", api.decided_at(lambda: policy.generator(7))
     assert policy.with_dtype("float32").dtype == torch.float32
     allowed = api.get("device:supports_float64")(policy.device)
     assert allowed is (target.device != "mps")

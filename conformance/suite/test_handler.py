@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.entrypoints import covers
-from conformance.suite.support import Api, absent_device, generate, initialised, placed, song
+from conformance.suite.support import (
+    Api,
+    absent_device,
+    generate,
+    initialised,
+    new_handler,
+    placed,
+    song,
+)
 from conformance.targets import Target, find
 from conformance.tree import Absent
 
@@ -54,6 +62,12 @@ def test_placement_is_told_right(api: Api, target: Target, spelled: str, kind: s
         )
 
 
+@pytest.fixture(scope="session")
+def canonical(api: Api) -> Any:
+    """The policy's own reading of a device's name, which takes any case and spaces."""
+    return api.get("device:canonical")
+
+
 @covers("handler:AceStepHandler._is_on_target_device", "device:canonical")
 @pytest.mark.names_cuda("the case itself asks about CUDA devices")
 @given(
@@ -62,17 +76,19 @@ def test_placement_is_told_right(api: Api, target: Target, spelled: str, kind: s
     change=st.sampled_from([str, str.upper, str.title, lambda text: f" {text} "]),
 )
 def test_any_spelling_of_a_device(
-    api: Api, target: Target, kind: str, index: int | None, change: Any
+    api: Api, target: Target, canonical: Any, kind: str, index: int | None, change: Any
 ) -> None:
     name = kind if index is None else f"{kind}:{index}"
     made = api.get("handler:AceStepHandler")()
     assert made._is_on_target_device(Elsewhere(torch.device(name)), change(name)) is True
-    assert api.get("device:canonical")(change(name)) == (kind, index or 0)
+    assert canonical(change(name)) == (kind, index or 0)
 
 
 @covers("handler:AceStepHandler._is_on_target_device")
 @given(text=st.text(max_size=12).filter(lambda text: not text.strip().lower().startswith(DEVICES)))
-def test_what_is_no_device_is_refused(api: Api, target: Target, text: str) -> None:
+def test_what_is_no_device_is_refused(
+    api: Api, target: Target, canonical: Any, text: str
+) -> None:
     made = api.get("handler:AceStepHandler")()
     try:
         torch.device(text.strip().lower())
@@ -138,10 +154,10 @@ def test_auto_picks_this_device(api: Api, target: Target) -> None:
     assert torch.device(made.device).type == target.device
 
 
-@covers("handler:AceStepHandler.initialize_service", "S2")
+@covers("handler:AceStepHandler.initialize_service")
 @pytest.mark.names_cuda("the case itself asks for a device that is absent")
 def test_an_absent_device_is_refused(api: Api, target: Target) -> None:
-    made, absent = api.get("handler:AceStepHandler")(), absent_device(target)
+    made, absent = new_handler(api), absent_device(target)
     message, ok = made.initialize_service(
         project_root=None, config_path="demo", device=absent
     )
@@ -153,7 +169,7 @@ def test_an_absent_device_is_refused(api: Api, target: Target) -> None:
 
 @covers("handler:AceStepHandler.initialize_service", "handler:AceStepHandler.generate_music")
 def test_a_failed_load_changes_nothing(api: Api, target: Target, tmp_path: Path) -> None:
-    made = api.get("handler:AceStepHandler")()
+    made = new_handler(api)
     bad = tmp_path / "checkpoint"
     bad.mkdir()
     (bad / "model_index.json").write_text("{")
@@ -173,7 +189,7 @@ def test_a_failed_load_changes_nothing(api: Api, target: Target, tmp_path: Path)
 @pytest.mark.parametrize("option", ["offload_to_cpu", "offload_dit_to_cpu"])
 def test_offload_and_back(api: Api, target: Target, option: str) -> None:
     """On a device with its own memory idle modules wait on the host; elsewhere it is refused."""
-    made = api.get("handler:AceStepHandler")()
+    made = new_handler(api)
     options = {option: True}
     message, ok = made.initialize_service(
         project_root=None, config_path="demo", device=target.device, **options

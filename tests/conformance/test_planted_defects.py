@@ -125,10 +125,9 @@ DEFECTS = (
     Defect(
         "an unguarded MPS call",
         "device.py",
-        "            torch.accelerator.empty_cache()\n",
-        "            torch.mps.empty_cache()\n",
+        '        """Give memory that the allocator holds but does not use back to the system."""\n',
+        "        import torch; torch.mps.empty_cache()\n",
         ANSWERS,
-        device="cpu",
     ),
     Defect(
         "a generator on the wrong device",
