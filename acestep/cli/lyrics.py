@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 UNTRAINED = (
     "acestep: warning: the built-in demo is untrained: its lyric times and scores mean nothing"
 )
+NO_TIMES = (
+    "acestep: warning: {}: the attention shows no clear times, all lines start together; the "
+    "lyrics may not be sung there"
+)
 LRC_BY = "acestep"
 
 
@@ -157,6 +161,9 @@ def write(
     record: dict[str, Any] = {"lyric_files": []}
     if options.suffixes:
         timed = handler.align_lyrics(inputs, return_matrices=options.plot)
+        starts = [sentence.start for sentence in timed["sentence_timestamps"]]
+        if len(starts) > 1 and len(set(starts)) == 1:
+            say(NO_TIMES.format(song))
         for suffix, text in _texts(timed["sentence_timestamps"], options, song, seconds).items():
             record["lyric_files"].append(_write_text(song.with_suffix(suffix), text))
         if options.plot:

@@ -91,6 +91,15 @@ def test_align_in_json_and_with_chosen_heads(
     assert sorted(path.name for path in Path().iterdir()) == ["chord.wav"]
 
 
+@pytest.mark.parametrize(("lyrics", "warned"), [("la la\nlo lo", True), ("la la", False)])
+def test_times_that_say_nothing_are_pointed_out(
+    lyrics: str, warned: bool, song_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Untrained heads attend nowhere in particular, so the last token gets the whole song."""
+    assert main([*ALIGN, "--lyrics", lyrics]) == 0
+    assert ("no clear times" in capsys.readouterr().err) == warned
+
+
 def test_quiet_says_nothing_of_what_went_well(
     song_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
