@@ -36,12 +36,11 @@ MISSING = frozenset(
         "tinycudann",
         "nvdiffrast",
         "spconv",
-        "cutlass",
-        "nvmath",
-        "nvshmem",
-        "cuda",
     }
 )
+#: Languages in which kernels are written: a file that imports one is CUDA code through and
+#: through, and what matters is who imports that file.
+KERNELS = frozenset({"cutlass", "cuda", "nvmath", "nvshmem", "tilelang"})
 #: Packages that import everywhere and then have little to do without CUDA.
 POORER = frozenset({"bitsandbytes", "xformers", "pynvml"})
 
@@ -57,4 +56,4 @@ def imported_packages(node: ast.Import | ast.ImportFrom) -> list[str]:
 
 def needed_package(node: ast.Import | ast.ImportFrom) -> str | None:
     """The package that a statement imports and that cannot be had without CUDA, if any."""
-    return next((name for name in imported_packages(node) if name in MISSING), None)
+    return next((name for name in imported_packages(node) if name in MISSING | KERNELS), None)

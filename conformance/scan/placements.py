@@ -133,6 +133,8 @@ class Placements:
         function = node.func
         dotted = context.dotted(function) or ""
         name = getattr(function, "attr", getattr(function, "id", "")) or dotted
+        if name == "partial" and node.args:
+            name = getattr(node.args[0], "attr", getattr(node.args[0], "id", name))
         describes = name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING)
         if dotted in CLAIMED or describes:
             for argument in [*node.args, *(k.value for k in node.keywords)]:

@@ -127,8 +127,14 @@ def _function(context: Context, node: FunctionNode) -> None:
     ]
     for argument, default in pairs:
         engine = _engine(context, default)
-        if engine is not None and default is not None:
+        if engine is not None and default is not None and not _is_only_choice(argument):
             _report(context, default, engine, f"the default of `{argument.arg}`")
+
+
+def _is_only_choice(argument: ast.arg) -> bool:
+    """Whether the annotation allows this one value: ``backend: Literal["NCCL"] = "NCCL"``."""
+    note = argument.annotation
+    return isinstance(note, ast.Subscript) and isinstance(note.slice, ast.Constant)
 
 
 def _assign(context: Context, node: ast.Assign | ast.AnnAssign) -> None:

@@ -7,7 +7,7 @@ import ast
 from conformance.scan.context import Context
 from conformance.scan.facts import ANY
 from conformance.scan.findings import Severity
-from conformance.scan.packages import MISSING, POORER, imported_packages
+from conformance.scan.packages import KERNELS, MISSING, POORER, imported_packages
 from conformance.scan.rule import Bad, Rule
 
 
@@ -15,7 +15,7 @@ def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
     if context.scope.kind == "function" or _optional(context):
         return
     for package in imported_packages(node):
-        if package in MISSING or package in POORER:
+        if package in MISSING | POORER | KERNELS:
             context.report(
                 RULE,
                 node,
