@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ HeadOverride = Mapping[Any, Sequence[int]]
 
 # The alignment needs lyrics and audio; the caption only fills its place in the prompt.
 ANY_SONG = "a song with vocals"
+
+# A song that exists says nothing of steps; these are those of the turbo checkpoints, whose
+# heads are known.
+_STEPS = 8
 
 _SCORES = ("dit_score", "lm_score", "coverage", "monotonicity", "confidence", "lyrics_score")
 
@@ -57,8 +62,12 @@ class SongInputs:
     custom_layers_config: HeadOverride | None = None
     encoder_attention_mask: torch.Tensor | None = None
 
-    def checked(self, lyric_stop: int) -> SongInputs:
-        """These inputs, known to be of one song whose lyrics end at a token.
+    def checked(self, lyric_stop: int, config: Any) -> SongInputs:
+        """These inputs, known to be of one song, and to fit the transformer.
+
+        Args:
+            lyric_stop: the token at which the lyrics end.
+            config: of the transformer.
 
         Raises:
             RequestError: they are not; the message names the shapes that differ.
@@ -70,6 +79,14 @@ class SongInputs:
                 "alignment takes one song: pred_latent [1, frames, channels], "
                 "encoder_hidden_states [1, tokens, width] and context_latents "
                 f"[1, frames, 2 * channels], got {latent}, {encoded} and {context}"
+            )
+        channels = config.audio_acoustic_hidden_dim
+        width = config.encoder_hidden_size or config.hidden_size
+        expected = [channels, width, config.in_channels - channels]
+        if (found := [latent[2], encoded[2], context[2]]) != expected:
+            raise RequestError(
+                f"pred_latent {latent}, encoder_hidden_states {encoded} and context_latents "
+                f"{context} end in {found}, but this checkpoint takes {expected}"
             )
         if latent[1] != context[1] or latent[1] == 0:
             raise RequestError(
@@ -228,18 +245,19 @@ class LyricAlignmentMixin:
             CheckpointError: the checkpoint has no table of heads, and none was given.
             GenerationError: memory ran out.
         """
-        read = self._read_lyrics(song, last_step=True)
-        seconds = song.total_duration_seconds
-        aligner = MusicStampsAligner(read.tokenizer)
-        info = aligner.stamps_align_info(
-            read.weights, read.ids, read.seconds if seconds is None else seconds, read.heads
-        )
-        found = aligner.get_timestamps_and_lrc(**info)
-        if return_matrices:
-            scorer = MusicLyricScorer(read.tokenizer)
-            seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
-            found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
-        return found
+        with self._memory_in_words():
+            read = self._read_lyrics(song, last_step=True)
+            seconds = song.total_duration_seconds
+            aligner = MusicStampsAligner(read.tokenizer)
+            info = aligner.stamps_align_info(
+                read.weights, read.ids, read.seconds if seconds is None else seconds, read.heads
+            )
+            found = aligner.get_timestamps_and_lrc(**info)
+            if return_matrices:
+                scorer = MusicLyricScorer(read.tokenizer)
+                seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+                found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
+            return found
 
     def score_lyrics(self, song: SongInputs) -> dict[str, float]:
         """What `get_lyric_score` does, for callers that want errors raised.
@@ -253,11 +271,12 @@ class LyricAlignmentMixin:
             RequestError, CheckpointError, GenerationError: as for `align_lyrics`.
         """
         scores = []
-        for last_step in (True, False):
-            read = self._read_lyrics(song, last_step=last_step)
-            scorer = MusicLyricScorer(read.tokenizer)
-            info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
-            scores.append(scorer.calculate_score(**info))
+        with self._memory_in_words():
+            for last_step in (True, False):
+                read = self._read_lyrics(song, last_step=last_step)
+                scorer = MusicLyricScorer(read.tokenizer)
+                info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+                scores.append(scorer.calculate_score(**info))
         sung, asked = scores
         return {**sung, "dit_score": sung["lyrics_score"], "lm_score": asked["lyrics_score"]}
 
@@ -279,7 +298,7 @@ class LyricAlignmentMixin:
             RequestError: no checkpoint is loaded, or the audio or text is not usable.
             GenerationError: memory ran out.
         """
-        with self._lock:
+        with self._lock, self._memory_in_words():
             pipeline, _ = self._loaded()
             seconds = audio.shape[-1] / pipeline.sample_rate
             # One step: all that is wanted of the run is its condition.
@@ -297,8 +316,6 @@ class LyricAlignmentMixin:
                         latents.shape[1],
                         lambda done, steps: None,
                     )
-            except torch.OutOfMemoryError as error:
-                raise GenerationError(out_of_memory(self.policy, error)) from None
             finally:
                 self._tidy(pipeline)
             return {
@@ -307,7 +324,7 @@ class LyricAlignmentMixin:
                 "lyric_token_ids": lyric_tokens(pipeline, request),
                 "duration": latents.shape[1] / float(pipeline.latents_per_second),
                 "seeds": [0],
-                "steps": 8,
+                "steps": _STEPS,
             }
 
     def _read_lyrics(self, song: SongInputs, *, last_step: bool) -> _Reading:
@@ -317,7 +334,7 @@ class LyricAlignmentMixin:
             heads = alignment_heads(checkpoint.name, song.custom_layers_config)
             ids = id_list(song.lyric_token_ids)
             start, stop = lyric_span(pipeline.tokenizer, ids)
-            song.checked(stop)
+            song.checked(stop, pipeline.transformer.config)
             time = 1 / song.inference_steps if last_step else 1.0
             latent = song.pred_latent.float().cpu()
             noise = torch.randn(latent.shape, generator=self.policy.generator(song.seed))
@@ -335,8 +352,6 @@ class LyricAlignmentMixin:
                 weights = capture_cross_attention(
                     pipeline.transformer, placed, heads, slice(start, stop)
                 )
-            except torch.OutOfMemoryError as error:
-                raise GenerationError(out_of_memory(self.policy, error)) from None
             finally:
                 self._tidy(pipeline)
             seconds = latent.shape[1] / float(pipeline.latents_per_second)
@@ -347,6 +362,14 @@ class LyricAlignmentMixin:
         if self.pipeline is None or self.checkpoint is None:
             raise RequestError("no checkpoint is loaded; call initialize_service first")
         return self.pipeline, self.checkpoint
+
+    @contextmanager
+    def _memory_in_words(self) -> Iterator[None]:
+        """Running out of memory becomes an error that says what to do."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise GenerationError(out_of_memory(self.policy, error)) from None
 
     def _tidy(self, pipeline: Pipeline) -> None:
         pipeline.maybe_free_model_hooks()
