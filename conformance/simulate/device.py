@@ -13,6 +13,10 @@ BACKEND = "mps"
 REPORTED_NAME = "mps-sim"
 """The name under which results are reported, so that nobody takes them for a Mac's."""
 
+ABSENT_BACKEND = "cuda"
+ABSENT = "Torch not compiled with CUDA enabled"
+"""What torch says on a Mac to any use of the backend that is absent there."""
+
 DEVICE = torch.device(BACKEND, 0)
 HOST = torch.device("cpu")
 

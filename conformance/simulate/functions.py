@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _device as torch_default
 
 from conformance.simulate import autocast, limits
-from conformance.simulate.device import BACKEND, DEVICE, HOST
+from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
 from conformance.simulate.dispatch import Args, Core, Kwargs
 from conformance.simulate.internals import is_alias
 from conformance.simulate.transfer import move
@@ -33,9 +33,11 @@ def handles(*functions: Any) -> Callable[[Handler], Handler]:
 def placed(device: Any) -> torch.device:
     """The device that an argument names, the simulated one always with its index.
 
-    Raises RuntimeError, in torch's words, for an index no Mac has.
+    Raises, in torch's words, RuntimeError for an index no Mac has and AssertionError for CUDA.
     """
     made = device if isinstance(device, torch.device) else torch.device(device)
+    if made.type == ABSENT_BACKEND:
+        raise AssertionError(ABSENT)
     if made.type != BACKEND:
         return made
     if made.index not in (None, 0):
@@ -142,6 +144,11 @@ def _cpu(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if core.ledger.holds(args[0]):
         return move(core, args[0], HOST, None, kwargs.get("memory_format"))
     return call(core, func, args, kwargs)
+
+
+@handles(_Tensor.cuda)
+def _cuda(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    raise AssertionError(ABSENT)
 
 
 @handles(_Tensor.type)

@@ -62,11 +62,15 @@ def _unary(rng: random.Random, i: int) -> tuple[str, Step]:
     special: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "cumsum0": lambda x: x.cumsum(0),
         "sum0": lambda x: x.sum(0, keepdim=True),
-        "sort": lambda x: x.sort(-1, stable=True).values,
-        "argsort": lambda x: x.argsort(-1, stable=True),
+        "sort": lambda x: torch.sort(x, stable=True).values,
+        "argsort": lambda x: torch.argsort(x, stable=True),
         "flip0": lambda x: x.flip(0),
     }
-    return f"t[{i}].{name}()", lambda t: special.get(name, lambda x: getattr(x, name)())(t[i])
+
+    def step(t: list[torch.Tensor]) -> object:
+        return special[name](t[i]) if name in special else getattr(t[i], name)()
+
+    return f"t[{i}].{name}()", step
 
 
 def _view(rng: random.Random, i: int) -> tuple[str, Step]:
@@ -204,7 +208,7 @@ def _bits(tensor: torch.Tensor) -> bytes:
 def _shared(pool: list[torch.Tensor]) -> list[tuple[int, int]]:
     first: dict[int, int] = {}
     return [
-        (first.setdefault(tensor.untyped_storage().data_ptr(), index), tensor.storage_offset())
+        (first.setdefault(tensor.untyped_storage().data_ptr(), index), int(tensor.storage_offset()))
         for index, tensor in enumerate(pool)
         if tensor.numel()
     ]

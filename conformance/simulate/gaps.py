@@ -63,14 +63,12 @@ COMPLEX_OPERATORS = {
     "aten::_linalg_solve_ex": "linalg.solve_ex",
     "aten::linalg_solve_triangular": "linalg.solve_triangular",
     "aten::triangular_solve": "triangular_solve",
-    "aten::pow": "pow",
     "aten::std": "std",
     "aten::var": "var",
     "aten::std_mean": "std_mean",
     "aten::var_mean": "var_mean",
     "aten::renorm": "renorm",
     "aten::addr": "addr",
-    "aten::replication_pad1d": "nn.functional.padreplicate_negative",
     "aten::silu": "nn.functional.silucomplex",
 }
 """Operators to the names under which PyTorch's list of complex operators would have them."""

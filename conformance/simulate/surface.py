@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from conformance.simulate import limits
-from conformance.simulate.device import BACKEND, DEVICE, REPORTED_NAME
+from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
 from conformance.simulate.dispatch import Core
 from conformance.simulate.functions import from_dlpack, is_backend_name, make_tensor
 from conformance.simulate.internals import storage_device
@@ -30,7 +30,6 @@ _CACHED_MODULES = (
     "diffusers.utils.import_utils",
     "diffusers.utils.torch_utils",
 )
-_CUDA_ABSENT = "Torch not compiled with CUDA enabled"
 
 
 def forget_answers() -> None:
@@ -250,7 +249,7 @@ def _refuse_sharing(patches: Patches, core: Core, name: str) -> None:
 
 def _cuda(patches: Patches) -> None:
     def absent(*_: object, **__: object) -> Any:
-        raise AssertionError(_CUDA_ABSENT)
+        raise AssertionError(ABSENT)
 
     patches.set(torch.cuda, "is_available", lambda: False)
     patches.set(torch.cuda, "device_count", lambda: 0)

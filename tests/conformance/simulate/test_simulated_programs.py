@@ -15,7 +15,7 @@ from conformance.simulate.memory import Ledger
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_programs_agree_with_the_cpu(seed: int) -> None:
     program = fuzz.program(seed)
@@ -62,17 +62,17 @@ def test_the_fuzz_reports_that_nothing_differs(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_seeded_part_of_the_operator_database_agrees() -> None:
-    ops = fidelity.operators("", 24, seed=11)
-    found = list(fidelity.outcomes(ops, expectations.Expectations.installed(), 4))
+    ops = fidelity.operators("", 10, seed=11)
+    found = list(fidelity.outcomes(ops, expectations.Expectations.installed(), 2))
     score = fidelity.Score.of(outcome for outcome in found if not outcome.on_host)
-    assert score.total > 100
+    assert score.total > 50
     assert score.agreement >= 0.95, "\n".join(fidelity.disagreements(found))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_operators_that_mps_lacks_are_refused_in_every_type() -> None:
-    ops = fidelity.operators("^(linalg_eigh|mode|nn_functional_pdist|frexp|matrix_exp)$", None, 0)
-    assert len(ops) == 5
+    ops = fidelity.operators("^(linalg_eigh|mode|nn_functional_pdist|frexp)$", None, 0)
+    assert len(ops) == 4
     found = list(fidelity.outcomes(ops, expectations.Expectations.installed(), 2))
     assert {outcome.expected for outcome in found} == {expectations.Expectation.NEVER}
     assert fidelity.Score.of(found).recall == 1
@@ -121,7 +121,7 @@ def test_lists_are_read_from_source() -> None:
     lists = expectations.Expectations.read(source)
     assert lists.unimplemented == {"mode": None, "glu": frozenset({torch.int8})}
     assert lists.complex_operators == {"abs"}
-    with pytest.raises(ValueError, match="no UNIMPLEMENTED_XFAILLIST in this text"):
+    with pytest.raises(ValueError, match="no UNDEFINED_XFAILLIST in this text"):
         expectations.Expectations.read("x = 1")
     assert gaps.complex_from("x = 1") == frozenset()
 

@@ -54,7 +54,7 @@ def test_a_script_runs_and_is_reported(tmp_path: Path) -> None:
 
 def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> None:
     (tmp_path / "worker.py").write_text(SCRIPT)
-    (tmp_path / "sitecustomize.py").write_text("print('custom')")
+    (tmp_path / "sitecustomize.py").write_text("print('custom', flush=True)")
     parent = (
         "import multiprocessing as m, subprocess, sys\n"
         "import worker\n"
@@ -70,7 +70,8 @@ def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> 
         PYTHONPATH=str(tmp_path) + os.pathsep + os.environ.get("PYTHONPATH", ""),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["custom", "0", r"b'custom\n[] 6.0\n'"]
+    # The command's own process reads the environment's sitecustomize too.
+    assert done.stdout.splitlines() == ["custom", "custom", "0", r"b'custom\n[] 6.0\n'"]
     page = target.read_text()
     assert "macOS 14.5" in page
     assert "What would be slow on a real Mac" in page
