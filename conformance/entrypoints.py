@@ -192,5 +192,8 @@ def _written_in(module: ModuleType, value: Any) -> tuple[FunctionType, ...]:
     if isinstance(value, type) or not (callable(value) or isinstance(value, property)):
         if not isinstance(value, staticmethod | classmethod):
             return ()
-    return tuple(f for f in functions_in(value) if f.__module__ == module.__name__
-                 and not f.__code__.co_filename.startswith("<"))
+    return tuple(
+        f
+        for f in functions_in(value)
+        if f.__module__ == module.__name__ and not f.__code__.co_filename.startswith("<")
+    )

@@ -49,16 +49,22 @@ def pytest_load_initial_conftests(
         args[args.index("conformance")] = str(SUITE)
 
 
+def register_markers(config: pytest.Config) -> None:
+    """Tell pytest the markers of the cases."""
+    for line in (
+        "covers(*rows): what a case of the suite covers",
+        "names_cuda(why): the case asks the tree about CUDA, which may then name it",
+    ):
+        config.addinivalue_line("markers", line)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Decide on targets and tree before anything is collected.
 
     Raises:
         pytest.UsageError: an absent device, a path without a tree, an unreadable file.
     """
-    config.addinivalue_line("markers", "covers(*rows): what a case of the suite covers")
-    config.addinivalue_line(
-        "markers", "names_cuda(why): the case asks the tree about CUDA, which may then name it"
-    )
+    register_markers(config)
     if not _asked_for(config):
         return
     try:
@@ -257,4 +263,3 @@ def _asked_for(config: pytest.Config) -> bool:
 def _of_suite(node: Any) -> bool:
     path = getattr(node, "path", None)
     return path is not None and SUITE in Path(path).parents
-

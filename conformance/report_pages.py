@@ -68,9 +68,7 @@ def page(report: Report) -> str:
     head = "".join(f"<th>{esc(h)}</th>" for h in report.headings())
     body = ""
     for row, cells in report.matrix().items():
-        row_cells = "".join(
-            f'<td class="{_CLASSES.get(c, "none")}">{esc(c)}</td>' for c in cells
-        )
+        row_cells = "".join(f'<td class="{_CLASSES.get(c, "none")}">{esc(c)}</td>' for c in cells)
         body += f"<tr><th scope=row>{esc(row_title(row))}</th>{row_cells}</tr>\n"
     parts = [f"<ul>{''.join(f'<li>{esc(line[2:])}</li>' for line in _bullets(report))}</ul>"]
     parts += [f"<table><thead><tr><th></th>{head}</tr></thead><tbody>\n{body}</tbody></table>"]
@@ -80,8 +78,12 @@ def page(report: Report) -> str:
         touched = esc("\n".join(case.touches))
         parts.append(f"<h3>{esc(case_title(case))}</h3><p>{esc(_where(case))}</p>")
         parts += [f"<pre>{touched}</pre>"] if touched else []
-    parts.append("<h2>Slowest cases</h2>" + _table(
-        ("case", "seconds"), [(case_title(c), f"{c.seconds:.2f}") for c in slowest(report)]))
+    parts.append(
+        "<h2>Slowest cases</h2>"
+        + _table(
+            ("case", "seconds"), [(case_title(c), f"{c.seconds:.2f}") for c in slowest(report)]
+        )
+    )
     touches = [(place, str(count)) for place, count in report.library_touches().items()]
     if touches:
         parts.append("<h2>Touches of CUDA by libraries</h2>" + _table(("where", "times"), touches))

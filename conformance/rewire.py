@@ -78,7 +78,6 @@ def functions_in(value: Any) -> Iterator[FunctionType]:
 class ModuleWatch:
     """One module whose attribute reads are reported while it is on."""
 
-
     def __init__(self, module: ModuleType, read: Callable[[ModuleType, str], None]) -> None:
         self.module = module
         self.plain = type(module)

@@ -43,9 +43,7 @@ class _Running:
 class Session:
     """The state that the plugin's hooks share."""
 
-    def __init__(
-        self, tree: Tree, targets: list[Target], expectations: list[Expectation]
-    ) -> None:
+    def __init__(self, tree: Tree, targets: list[Target], expectations: list[Expectation]) -> None:
         self.tree, self.targets, self.expectations = tree, targets, expectations
         self._active: Target | None = None
         self._presence = ExitStack()

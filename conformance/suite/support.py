@@ -37,7 +37,6 @@ class Api:
         module, _, dotted = row.partition(":")
         return attribute(load(self.tree, module, optional=optional), dotted)
 
-
     def decided_at(self, call: Callable[[], Any]) -> str:
         """Where the tree decided what a call returns: its returns, from the innermost out.
 
@@ -67,15 +66,15 @@ class Api:
     def literal(self, values: set[str]) -> str:
         """Where the tree writes exactly these texts as a tuple, list or set."""
         return self._find(
-            lambda node: isinstance(node, ast.Tuple | ast.List | ast.Set)
-            and {getattr(part, "value", None) for part in node.elts} == values
+            lambda node: (
+                isinstance(node, ast.Tuple | ast.List | ast.Set)
+                and {getattr(part, "value", None) for part in node.elts} == values
+            )
         )
 
     def option(self, name: str) -> str:
         """Where the tree declares an option of its command line."""
-        return self._find(
-            lambda node: isinstance(node, ast.Constant) and node.value == name
-        )
+        return self._find(lambda node: isinstance(node, ast.Constant) and node.value == name)
 
     def _find(self, wanted: Callable[[Any], bool]) -> str:
         places = []

@@ -104,9 +104,7 @@ def test_backend_default(api: Api, target: Target, monkeypatch: pytest.MonkeyPat
     assert backend in right, f"the default is {backend} on {target.device}; {why}"
 
 
-@covers(
-    "S5", "A1", "acestep_v15_pipeline:build_parser", "acestep_v15_pipeline:resolve_options"
-)
+@covers("S5", "A1", "acestep_v15_pipeline:build_parser", "acestep_v15_pipeline:resolve_options")
 def test_backend_the_device_cannot_run(api: Api, target: Target) -> None:
     resolve_options = api.get("acestep_v15_pipeline:resolve_options")
     parser = api.get("acestep_v15_pipeline:build_parser")()
@@ -146,9 +144,7 @@ def test_absent_device(
 
 
 @covers("cli.devices:*", "acestep_v15_pipeline:main", "cli.console:result")
-def test_devices_command(
-    api: Api, target: Target, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_devices_command(api: Api, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     api.get("cli.devices:run")
     assert run_main(api, "devices") == 0
     assert "mps" in capsys.readouterr().out

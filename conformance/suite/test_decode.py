@@ -27,9 +27,7 @@ class Convolutions(TorchDispatchMode):
         super().__init__()
         self.longest = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         whole = func is torch.ops.aten.convolution.default and not args[6]
         if whole or func is torch.ops.aten.conv1d.default:
@@ -37,9 +35,7 @@ class Convolutions(TorchDispatchMode):
         return out
 
 
-@covers(
-    "A1", "decode:decode", "decode:decoder_halo", "decode:split_convolutions", "device:resolve"
-)
+@covers("A1", "decode:decode", "decode:decoder_halo", "decode:split_convolutions", "device:resolve")
 @torch.inference_mode()
 def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any) -> None:
     vae = handler.pipeline.vae

@@ -86,9 +86,7 @@ def test_any_spelling_of_a_device(
 
 @covers("handler:AceStepHandler._is_on_target_device")
 @given(text=st.text(max_size=12).filter(lambda text: not text.strip().lower().startswith(DEVICES)))
-def test_what_is_no_device_is_refused(
-    api: Api, target: Target, canonical: Any, text: str
-) -> None:
+def test_what_is_no_device_is_refused(api: Api, target: Target, canonical: Any, text: str) -> None:
     made = api.get("handler:AceStepHandler")()
     try:
         torch.device(text.strip().lower())
@@ -158,9 +156,7 @@ def test_auto_picks_this_device(api: Api, target: Target) -> None:
 @pytest.mark.names_cuda("the case itself asks for a device that is absent")
 def test_an_absent_device_is_refused(api: Api, target: Target) -> None:
     made, absent = new_handler(api), absent_device(target)
-    message, ok = made.initialize_service(
-        project_root=None, config_path="demo", device=absent
-    )
+    message, ok = made.initialize_service(project_root=None, config_path="demo", device=absent)
     assert not ok, f"asked for {absent}, which is absent, and got {made.device}"
     assert absent in message
     assert len(message.splitlines()) == 1

@@ -72,9 +72,7 @@ def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     "decode:encode",
 )
 @pytest.mark.parametrize("task", ["cover", "repaint"])
-def test_tasks_on_audio(
-    api: Api, target: Target, handler: Any, task: str, tmp_path: Path
-) -> None:
+def test_tasks_on_audio(api: Api, target: Target, handler: Any, task: str, tmp_path: Path) -> None:
     """What every checkpoint can do with audio, saved as a file."""
     made = api.get("inference:GenerationParams")(**on_audio(task))
     config = api.get("inference:GenerationConfig")(batch_size=1, audio_format="wav")
@@ -166,9 +164,7 @@ def test_memory_does_not_grow(api: Api, target: Target, handler: Any) -> None:
 
 
 @covers("A1", "handler:AceStepHandler.cancel", "generation:Report")
-def test_a_cancelled_song_leaves_the_handler_usable(
-    api: Api, target: Target, handler: Any
-) -> None:
+def test_a_cancelled_song_leaves_the_handler_usable(api: Api, target: Target, handler: Any) -> None:
     def stop(fraction: float, desc: str = "") -> None:
         handler.cancel()
 

@@ -37,9 +37,7 @@ def test_tiers(api: Api, target: Target, row: tuple[float, str, int, int, int, i
 
 
 @covers("S6", "gpu_config:get_gpu_memory_gb", "gpu_config:get_gpu_config")
-def test_memory_of_this_device(
-    api: Api, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_of_this_device(api: Api, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """An accelerator counts with its memory; only a machine without one has none."""
     for variable in ("MAX_CUDA_VRAM", "ACESTEP_DEVICE_MEMORY_GB"):
         monkeypatch.delenv(variable, raising=False)

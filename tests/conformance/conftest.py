@@ -76,7 +76,15 @@ def run_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSuite]:
     def run(*cases: str, tree: Path | None = None, device: str = "cpu", **options: Any) -> SuiteRun:
         report.unlink(missing_ok=True)
         arguments = [str(SUITE / case) for case in cases] + [f"--device={device}", "-q"]
-        arguments += ["--assert=plain", "-p", "no:cacheprovider", "-p", "conformance.plugin", "-p", "no:xdist"]
+        arguments += [
+            "--assert=plain",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "conformance.plugin",
+            "-p",
+            "no:xdist",
+        ]
         arguments += [f"--rootdir={folder}", f"--conformance-report={report}", "-W", "error"]
         arguments += [f"--tree={tree}"] if tree is not None else []
         arguments += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]

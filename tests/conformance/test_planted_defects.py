@@ -100,7 +100,7 @@ DEFECTS = (
     Defect(
         "S6: only CUDA's memory is probed",
         "gpu_config.py",
-        "    policy = policy or resolve(\"auto\")\n",
+        '    policy = policy or resolve("auto")\n',
         "    import torch; return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0.0\n",
         f"{MEMORY}::test_memory_of_this_device",
         ("S6",),
@@ -158,7 +158,7 @@ DEFECTS = (
         "a silent fall-back from an absent device",
         "device.py",
         "    if not available:\n        raise DeviceError(\n            f\"device '{requested}' is not available here: {detail}",
-        "    if not available: return torch.device(\"cpu\")\n    if not available:\n        raise DeviceError(\n            f\"device '{requested}' is not available here: {detail}",
+        '    if not available: return torch.device("cpu")\n    if not available:\n        raise DeviceError(\n            f"device \'{requested}\' is not available here: {detail}',
         f"{DEVICE}::test_nothing_is_silently_replaced",
         ("A2",),
     ),
@@ -239,8 +239,8 @@ DEFECTS = (
     Defect(
         "float16 by default",
         "device.py",
-        "        torch.bfloat16,\n        \"native",
-        "        torch.float16,\n        \"native",
+        '        torch.bfloat16,\n        "native',
+        '        torch.float16,\n        "native',
         f"{DEVICE}::test_policy_of_this_device",
         device="mps-sim",
         named=False,

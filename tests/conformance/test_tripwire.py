@@ -59,7 +59,10 @@ TOUCHES = {
         "torch.cuda.OutOfMemoryError",
     ),
     "tensor made": ('torch.zeros(2, device="cuda")', "torch.zeros(device='cuda')"),
-    "tensor made with an index": ('torch.randn(2, device="cuda:1")', "torch.randn(device='cuda:1')"),
+    "tensor made with an index": (
+        'torch.randn(2, device="cuda:1")',
+        "torch.randn(device='cuda:1')",
+    ),
     "tensor made by a held device": ("torch.ones(2, device=DEFAULT)", "torch.ones(device='cuda')"),
     "tensor moved": ('torch.ones(2).to("cuda")', "Tensor.to('cuda')"),
     "tensor.cuda": ("torch.ones(2).cuda()", "Tensor.cuda"),
@@ -126,8 +129,10 @@ def snippets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, M
     package.mkdir()
     site.mkdir()
     (site / "helper_library.py").write_text(LIBRARY)
-    lines = [TREE_HEAD, 'def quiet():\n    try: torch.zeros(1, device="cuda")\n'
-             "    except Exception: return None"]
+    lines = [
+        TREE_HEAD,
+        'def quiet():\n    try: torch.zeros(1, device="cuda")\n    except Exception: return None',
+    ]
     for number, (code, _) in enumerate([*TOUCHES.values(), *HARMLESS.values()]):
         body = code.replace("\n", "\n    ")
         lines.append(f"def snippet_{number}():\n    {body}")

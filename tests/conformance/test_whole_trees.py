@@ -28,7 +28,6 @@ SITE_CASES = (
 SITES = tuple(f"S{number}" for number in range(1, 8))
 
 SCORER = """
-import numpy as np
 import torch
 
 class MusicLyricScorer:
@@ -38,7 +37,7 @@ class MusicLyricScorer:
     def calculate_score(self, energy_matrix, type_mask, path_coords, time_weight=0.01,
                         overlap_frames=9.0, instrumental_weight=1.0):
         energy = {placed}
-        path = torch.as_tensor(np.asarray(path_coords)).long().cpu()
+        path = torch.as_tensor(path_coords).long().cpu()
         coverage = float((energy.amax(dim=1) > 0.1).float().mean())
         confidence = float(energy[path[:, 0], path[:, 1]].mean())
         score = round(coverage**2 * confidence, 4)
@@ -155,9 +154,7 @@ REPAIRED = {
         test="return tensor is not None and (tensor.device.type, tensor.device.index or 0) == "
         "(target.type, target.index or 0)"
     ),
-    "acestep_v15_pipeline.py": CLI.format(
-        devices=["auto", "cuda", "mps", "cpu"], backend='"pt"'
-    ),
+    "acestep_v15_pipeline.py": CLI.format(devices=["auto", "cuda", "mps", "cpu"], backend='"pt"'),
     "llm_inference.py": LLM.format(
         choice="here = torch.accelerator.current_accelerator(check_available=True)\n"
         '        best = here.type if here is not None else "cpu"\n'
@@ -211,7 +208,9 @@ def test_each_site_alone(run_suite: Any, tmp_path: Path, site: int) -> None:
     if site == 2:
         broken = broken.replace('default="vllm"', 'default="pt"')
     if site == 4:
-        broken = broken.replace('"cuda", "cpu"]', '"cuda", "mps", "cpu"]').replace("'cuda', 'cpu'", "'cuda', 'mps', 'cpu'")
+        broken = broken.replace('"cuda", "cpu"]', '"cuda", "mps", "cpu"]').replace(
+            "'cuda', 'cpu'", "'cuda', 'mps', 'cpu'"
+        )
     found = run_suite(*SITE_CASES, tree=written(tmp_path, REPAIRED | {name: broken}))
     failing = [s for s in SITES if found.cell(s) == "fail"]
     assert failing == [SITES[site]], found.log
