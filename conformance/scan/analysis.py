@@ -111,7 +111,7 @@ def _analyse_source(
     for _ in range(_ROUNDS):
         hot = HotLines(_lines(data, marks))
         scopes = Scopes(tree)
-        scopes.collect(tree, hot)
+        scopes.collect(tree, hot, names)
         new = (scopes.spread | scopes.local) - names
         if not new:
             break
@@ -124,7 +124,7 @@ def _analyse_source(
     else:
         hot = HotLines(_lines(data, marks))
         scopes = Scopes(tree)
-        scopes.collect(tree, hot)
+        scopes.collect(tree, hot, names)
     resolver = Resolver(scopes)
     context = Context(source, resolver)
     hooks = [rule.hooks["placement"] for rule in rules if "placement" in rule.hooks]

@@ -51,6 +51,8 @@ _BOUNDED = frozenset({b"mps", b"apex"})
 #: Names of double precision: they matter only where something is placed, cast or named.
 _PRECISION = frozenset({b"float64", b"complex128", b"torch.double"})
 _NEAR = 240
+#: Bytes below which a definition is sooner parsed than blanked.
+_WORTH = 60
 _NUMPY = (b"np.", b"numpy.")
 _DEFINITION = rb"(?:@|(?:async[ \t]+)?def[ \t]|class[ \t])"
 # Both begin with a literal, which `re` finds much faster than a line's start.
@@ -170,14 +172,14 @@ def thin(data: bytes, offsets: list[int]) -> bytes:
     tops = [0, *_segments(data, _TOP, 0, len(data)), len(data)]
     for start, end in pairwise(tops):
         if not _holds(offsets, start, end):
-            if end - start > 120 and _blankable(data, start, end):
+            if end - start > _WORTH and _blankable(data, start, end):
                 parts += [data[done:start], _blank(data, start, end)]
                 done = end
         elif _IS_CLASS.match(data, start) or _IS_DECORATOR.match(data, start):
             inner = [*_segments(data, _METHOD, start, end), end]
             for low, high in pairwise(inner):
                 if (
-                    high - low > 120
+                    high - low > _WORTH
                     and not _holds(offsets, low, high)
                     and _blankable(data, low, high)
                 ):

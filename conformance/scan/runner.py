@@ -53,9 +53,13 @@ def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) 
 
 def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[list[Finding]]:
     """Work of one process; syntax trees hold no cycles, so collecting them is only a cost."""
-    gc.set_threshold(200_000, 50, 100)
     rules = [BY_CODE[code] for code in codes]
-    return [_scan_one(target, rules) for target in targets]
+    threshold = gc.get_threshold()
+    gc.set_threshold(200_000, 50, 100)
+    try:
+        return [_scan_one(target, rules) for target in targets]
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:
@@ -65,7 +69,7 @@ def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:
     if jobs > 1 and not _worth_it(targets):
         jobs = 1
     if jobs <= 1:
-        return [_scan_one(target, rules) for target in targets]
+        return _scan_chunk(targets, tuple(rule.code for rule in rules))
     # Imported here: a run on few files starts sooner without them.
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context

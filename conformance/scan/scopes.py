@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from conformance.scan.vocabulary import NAMESPACES
+
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 #: A variable: the identity of its scope's node and its name (``self.x`` belongs to the class).
 Key = tuple[int, str]
@@ -69,12 +71,14 @@ class Scopes:
         self.module = Scope(tree, "module", None)
         self.of: dict[int, Scope] = {id(tree): self.module}
 
-    def collect(self, tree: ast.Module, is_hot: HotLines) -> None:
-        """Bind names from hot statements.
+    def collect(self, tree: ast.Module, is_hot: HotLines, held: set[str]) -> None:
+        """Bind names from hot statements; ``held`` are those known to stand for a device.
 
-        Afterwards ``spread`` holds the names that stand for a device or a test and can be read
-        anywhere in the file, ``local`` those that only their own function can read.
+        Afterwards ``spread`` holds the names that stand for a device and can be read anywhere
+        in the file, ``local`` those that only their own function can read and those of tests,
+        which matter only beside something else of interest.
         """
+        self._held = held
         self.spread: set[str] = set()
         self.local: set[str] = set()
         self._hot = is_hot
@@ -128,7 +132,7 @@ class Scopes:
             any(word in name for word in ("cuda", "gpu", "accelerator", "mps", "available"))
             or self._is_test(node)
         ):
-            self.spread.add(node.name)
+            self.local.add(node.name)
 
     def _is_test(self, node: FunctionNode) -> bool:
         """Whether a short function answers a question about the device."""
@@ -189,8 +193,11 @@ class Scopes:
             if owner is not None:
                 name, attribute = target.attr, True
                 owner.bind("self." + name, Bound("value", value=value, node=target))
-        if name and value is not None and _stands_for_device(value):
+        kind = _stands_for_device(value, self._held) if name and value is not None else 0
+        if kind == 2:
             self._note(name, scope, attribute=attribute)
+        elif kind:
+            self.local.add(name)
 
 
 def matters(dotted: str) -> bool:
@@ -203,22 +210,47 @@ def matters(dotted: str) -> bool:
     )
 
 
-def _stands_for_device(value: ast.expr) -> bool:
-    """Whether a value could be a device, a list of devices, a backend's module or a test."""
+def _stands_for_device(value: ast.expr, held: set[str]) -> int:
+    """2 for what could be a device, a list of devices or a backend's module, 1 for a test.
+
+    ``held`` are the names that stand for a device already.
+    """
     match value:
         case ast.Constant():
-            return isinstance(value.value, str)
+            return 2 if isinstance(value.value, str) and len(value.value) < 24 else 0
+        case ast.Name():
+            return 2 if value.id in held else 0
+        case ast.Attribute():
+            return 2 if value.attr in NAMESPACES or value.attr in held or _in_backend(value) else 1
         case ast.Call():
             tail = value.func
             name = tail.attr if isinstance(tail, ast.Attribute) else getattr(tail, "id", "")
             low = name.lower()
-            return low in ("str", "format", "get", "getenv", "pop", "bool", "import_module") or any(
-                word in low for word in ("device", "cuda", "available", "gpu", "mps", "xpu")
+            if low in _TEXT_CALLS or "device" in low:
+                return 2
+            return int(low == "bool" or any(w in low for w in ("cuda", "available", "gpu", "mps")))
+        case ast.IfExp():
+            return max(
+                1, _stands_for_device(value.body, held), _stands_for_device(value.orelse, held)
             )
+        case ast.BoolOp():
+            return max(1, *(_stands_for_device(part, held) for part in value.values))
+        case ast.Tuple() | ast.List() | ast.Set() | ast.Subscript() | ast.JoinedStr() | ast.BinOp():
+            return 2
         case ast.Dict() | ast.ListComp() | ast.GeneratorExp() | ast.Lambda():
-            return False
+            return 0
         case _:
-            return True
+            return 1
+
+
+_TEXT_CALLS = frozenset(
+    {"str", "format", "get", "getenv", "getattr", "pop", "import_module", "set", "frozenset"}
+)
+
+
+def _in_backend(node: ast.Attribute) -> bool:
+    """Whether an attribute is one of a backend's namespace (``torch.cuda.synchronize``)."""
+    return isinstance(node.value, ast.Attribute) and node.value.attr in NAMESPACES
 
 
 def blocks_of(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
