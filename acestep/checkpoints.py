@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
             if checkpoint := identify(root / source.folder):
                 return checkpoint
         if not source.original and (path := _hub_cached(source.repository)):
-            return _identified(path, model)
+            return _identified(path, model, source.folder)
         raise CheckpointError(
             f"checkpoint '{model}' is not on this machine; fetch it with: acestep download {model}"
         )
@@ -124,7 +124,7 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
             return _identified(candidate, model)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
         if path := _hub_cached(model):
-            return _identified(path, model)
+            return _identified(path, model, model.rpartition("/")[2])
         raise CheckpointError(
             f"no folder '{model}' here, and no such Hub repository on this machine; "
             f"fetch it with: acestep download {model}"
@@ -244,9 +244,10 @@ def _demo() -> Checkpoint:
     return Checkpoint("demo", demo.path(cache_dir()), "diffusers", builtin=True)
 
 
-def _identified(folder: Path, model: str) -> Checkpoint:
+def _identified(folder: Path, model: str, name: str | None = None) -> Checkpoint:
+    """The checkpoint in a folder; the Hub's cache names folders by commit, so `name` helps."""
     if checkpoint := identify(folder):
-        return checkpoint
+        return replace(checkpoint, name=name) if name else checkpoint
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file; give the folder of a checkpoint")
     raise CheckpointError(

@@ -209,6 +209,7 @@ def test_hub_cache_is_found(tmp_path: Path) -> None:
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(commit)
     try:
-        assert find("someone/song").path == snapshot
+        found = find("someone/song")
+        assert (found.path, found.name) == (snapshot, "song")
     finally:
         shutil.rmtree(folder)
