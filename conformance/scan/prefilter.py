@@ -13,41 +13,32 @@ WORDS = (
     b"xpu",
     b".npu",
     b'"npu',
-    b"'npu",
     b".hpu",
-    b'"hpu',
-    b"'hpu",
     b".mlu",
-    b'"mlu',
-    b"'mlu",
-    b"musa",
+    b".musa",
     b"float64",
     b"complex128",
     b"double(",
     b"torch.double",
     b"torch.load",
+    b"torch.autocast",
     b"GradScaler",
     b"pin_memory",
     b"non_blocking",
     b"vllm",
     b"flash_att",
-    b"flashinfer",
-    b"bitsandbytes",
     b"nccl",
-    b"apex",
-    b"xformers",
-    b"tensorrt",
     b"FLASH_ATTENTION",
-    b"import triton",
-    b"from triton",
-    b"pynvml",
-    b"transformer_engine",
-    b"deep_gemm",
-    b"import cu",
-    b"from cu",
 )
+# One search for each keyword: its literal start makes `re` as quick as a substring search.
+_PACKAGES = (
+    rb"(?:triton|cu\w*|pynvml|transformer_engine|deep_gemm|deep_ep|bitsandbytes|xformers|apex"
+    rb"|tensorrt\w*|flashinfer|vllm|nvmath|pycuda|mamba_ssm|causal_conv1d|sageattention|rmm"
+    rb"|torch_tensorrt|spconv|nvdiffrast|tinycudann|nvidia_dali|tilelang|exllama_kernels)\b"
+)
+_IMPORTS = (re.compile(rb"import " + _PACKAGES), re.compile(rb"from " + _PACKAGES))
 #: Words that count only at the start of a word (``stamps`` is no MPS).
-_BOUNDED = frozenset({b"mps", b"apex"})
+_BOUNDED = frozenset({b"mps"})
 #: Names of double precision: they matter only where something is placed, cast or named.
 _PRECISION = frozenset({b"float64", b"complex128", b"torch.double"})
 _NEAR = 240
@@ -66,6 +57,8 @@ _IS_CLASS = re.compile(rb"[ \t]*class[ \t]")
 def hot_words(data: bytes) -> list[bytes]:
     """The words in a file that a rule could fire on; none means that it need not be parsed."""
     words = [word for word in WORDS if word in data]
+    for pattern in _IMPORTS:
+        words += {match[0] for match in pattern.finditer(data)}
     # `torch.load` under another name: the word alone would match every loader there is.
     if b"load(" in data and (b"import torch as " in data or b"from torch import" in data):
         words.append(b"load(")

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from conformance.scan.vocabulary import NAMESPACES
+from conformance.scan.vocabulary import NAMESPACES, is_device_name
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 #: A variable: the identity of its scope's node and its name (``self.x`` belongs to the class).
@@ -148,7 +148,7 @@ class Scopes:
             for alias in statement.names:
                 if alias.asname is not None:
                     scope.bind(alias.asname, Bound("import", dotted=alias.name, node=statement))
-                    if alias.name.startswith("torch."):
+                    if alias.name.startswith("torch.") and matters(alias.name):
                         self._note(alias.asname, scope)
                 else:
                     top = alias.name.partition(".")[0]
@@ -194,7 +194,8 @@ class Scopes:
                 name, attribute = target.attr, True
                 owner.bind("self." + name, Bound("value", value=value, node=target))
         kind = _stands_for_device(value, self._held) if name and value is not None else 0
-        if kind == 2:
+        if kind == 2 and not is_device_name(name):
+            # A name that says it holds a device is judged wherever it is used, or not at all.
             self._note(name, scope, attribute=attribute)
         elif kind:
             self.local.add(name)
