@@ -25,7 +25,7 @@ from acestep.errors import AceStepError, CancelledError, RequestError
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
 
-COMMANDS = ("generate", "align", "devices", "download")
+COMMANDS = ("generate", "inspire", "understand", "align", "devices", "download")
 UI_LANGUAGES = ("en", "zh", "ja")
 
 

@@ -39,6 +39,9 @@ MPS_MAX_CONV_OUTPUT = 65536
 # only once this much is held but unused.
 MPS_CACHE_SLACK = GIB
 
+# Libraries pick their kernels and workspaces in the first runs, which a graph must not record.
+_WARM_UP_STEPS = 3
+
 
 @dataclass(frozen=True)
 class DtypeChoice:
@@ -99,6 +102,34 @@ class DevicePolicy:
     def has_flash_attention(self) -> bool:
         """Whether the flash-attn package has kernels for this device."""
         return self.device.type == "cuda"
+
+    @property
+    def prefers_vllm(self) -> bool:
+        """Whether vLLM is the language model's usual engine here, installed or not."""
+        return self.device.type == "cuda"
+
+    def captured(self, step: Callable[[], None]) -> Callable[[], None]:
+        """A step in the form that costs the host least: on CUDA a graph to replay.
+
+        Args:
+            step: works in place on tensors that stay where they are, and never waits for
+                the device. On CUDA it is run a few times here, before it is recorded.
+        """
+        if self.device.type != "cuda":
+            return step
+        module = _module(self.device)
+        with module.device(self.device):
+            stream = module.Stream()
+            stream.wait_stream(module.current_stream())
+            with module.stream(stream):
+                for _ in range(_WARM_UP_STEPS):
+                    step()
+            module.current_stream().wait_stream(stream)
+            graph = module.CUDAGraph()
+            with module.graph(graph):
+                step()
+        replay: Callable[[], None] = graph.replay
+        return replay
 
     def dtype_of(self, component: str) -> torch.dtype:
         """The dtype of one of `COMPONENTS`."""

@@ -178,7 +178,7 @@ def pipeline_arguments(pipeline: Pipeline, request: Request) -> dict[str, Any]:
         "complete_track_classes": list(request.track_classes) or None,
         "src_audio": request.src_audio,
         "reference_audio": request.reference_audio,
-        "audio_codes": request.audio_codes or None,
+        "audio_codes": list(request.song_codes) or request.audio_codes or None,
         "repainting_start": start,
         "repainting_end": end,
         "audio_cover_strength": request.cover_strength,

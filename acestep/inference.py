@@ -8,23 +8,29 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep import audio_files
+from acestep import audio_files, planning
 from acestep.errors import AceStepError
 from acestep.params import GenerationConfig, GenerationParams, make_request
+from acestep.planning import SampleResult, create_sample, format_sample, understand_music
 
 if TYPE_CHECKING:
     from acestep.generation import Generation, Progress
     from acestep.handler import AceStepHandler
+    from acestep.llm_inference import LLMHandler
 
 __all__ = [
     "GenerationConfig",
     "GenerationParams",
     "GenerationResult",
+    "SampleResult",
+    "create_sample",
     "describe",
+    "format_sample",
     "generate_music",
     "make_request",
     "run",
     "save_song",
+    "understand_music",
 ]
 
 
@@ -50,7 +56,7 @@ class GenerationResult:
 
 def generate_music(
     dit_handler: AceStepHandler,
-    llm_handler: Any | None,
+    llm_handler: LLMHandler | None,
     params: GenerationParams,
     config: GenerationConfig,
     save_dir: str | Path | None = None,
@@ -60,7 +66,8 @@ def generate_music(
 
     Args:
         dit_handler: a handler with a checkpoint loaded.
-        llm_handler: a loaded language model handler, or None to do without.
+        llm_handler: plans text2music songs when it is loaded and `params.thinking` is on;
+            None does without.
         params: what to generate.
         config: how many, from which seeds, in which format.
         save_dir: where to write `song-1.flac`, `song-1.json`, …; None writes nothing.
@@ -72,7 +79,7 @@ def generate_music(
     try:
         if save_dir is not None:
             audio_files.file_format(f"song.{config.audio_format}")
-        made = run(dit_handler, params, config, progress)
+        made = run(dit_handler, params, config, progress, llm_handler)
         audios: list[dict[str, Any]] = [
             {"key": number, "tensor": song.audio, "sample_rate": song.sample_rate,
              "seed": song.seed, "path": None, "params": describe(dit_handler, made, number)}
@@ -88,7 +95,11 @@ def generate_music(
     from acestep.generation import extra_outputs
 
     status = "; ".join(made.warnings) or f"made {len(audios)} on {dit_handler.device}"
-    return GenerationResult(audios, status, extra_outputs(made))
+    outputs = extra_outputs(made)
+    if made.request.song_codes:
+        outputs["lm_metadata"] = planning.metadata_of(made.request)
+        outputs["audio_codes"] = list(made.request.song_codes[: len(audios)])
+    return GenerationResult(audios, status, outputs)
 
 
 def run(
@@ -96,15 +107,25 @@ def run(
     params: GenerationParams,
     config: GenerationConfig,
     progress: Progress | None = None,
+    llm_handler: LLMHandler | None = None,
 ) -> Generation:
     """What `generate_music` does before saving, for callers that want errors raised.
 
     Raises:
         RequestError: bad parameters or unreadable files.
-        GenerationError: the model's output cannot be used.
+        GenerationError: a model's output cannot be used.
         CancelledError: the handler was told to stop.
     """
-    return dit_handler.generate(make_request(params, config), progress)
+    request = make_request(params, config)
+    if llm_handler is not None:
+        dit_handler.lm_initialized = llm_handler.llm_initialized
+    if llm_handler is None or not planning.plans(llm_handler, params):
+        return dit_handler.generate(request, progress)
+    request = request.validated(dit_handler.tasks)
+    request, warnings = request.limited(dit_handler.gpu_config, True)
+    request = planning.plan(llm_handler, request, params, config, progress)
+    made = dit_handler.generate(request, progress)
+    return replace(made, warnings=[*warnings, *made.warnings])
 
 
 def describe(handler: AceStepHandler, made: Generation, number: int) -> dict[str, Any]:
@@ -113,6 +134,9 @@ def describe(handler: AceStepHandler, made: Generation, number: int) -> dict[str
     record = {k: v for k, v in asdict(request).items() if v not in (None, "", ())}
     for name in ("src_audio", "reference_audio"):
         record.pop(name, None)
+    if codes := record.pop("song_codes", ()):
+        record["audio_codes"] = codes[number]
+        record["planned"] = planning.metadata_of(request)
     song = made.songs[number]
     return {
         **record,

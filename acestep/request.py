@@ -54,6 +54,7 @@ class Request:
         src_audio: `[2, samples]` at 48 kHz, for the tasks in `SOURCE_TASKS`.
         reference_audio: `[2, samples]` at 48 kHz, whose timbre to follow.
         audio_codes: semantic codes as text, `<|audio_code_N|>`, five a second.
+        song_codes: the same for each song of the batch, in place of `audio_codes`.
         repaint: (start, end) in seconds of the part to renew; an end of None is the end.
         timesteps: an explicit descending schedule in (0, 1], in place of steps and shift.
     """
@@ -73,6 +74,7 @@ class Request:
     src_audio: torch.Tensor | None = field(default=None, repr=False)
     reference_audio: torch.Tensor | None = field(default=None, repr=False)
     audio_codes: str = ""
+    song_codes: tuple[str, ...] = field(default=(), repr=False)
     repaint: tuple[float, float | None] = (0.0, None)
     steps: int = 8
     guidance_scale: float = 7.0

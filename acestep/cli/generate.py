@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from acestep import checkpoints
 from acestep.cli import lyrics as lyric_output
 from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries, say
+from acestep.cli.planner import add_planner_options
 from acestep.cli.console import result as print_result
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
@@ -21,8 +22,10 @@ from acestep.gpu_config import MAX_DURATION, MIN_DURATION
 from acestep.request import check_range
 
 if TYPE_CHECKING:
+    from acestep.device import DevicePolicy
     from acestep.generation import Generation
     from acestep.handler import AceStepHandler
+    from acestep.llm_inference import LLMHandler
 
 OFFLOAD_CHOICES = ("none", "dit", "all")
 DEMO_NOTICE = (
@@ -72,8 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = inference.GenerationConfig(
         batch_size=arguments.batch, use_random_seed=False, audio_format=arguments.output.suffix[1:]
     )
-    request = inference.make_request(params, config)
-    request = request.validated(checkpoints.ALL_TASKS)
+    inference.make_request(params, config).validated(checkpoints.ALL_TASKS)
     handler = AceStepHandler()
     started = time.perf_counter()
     with progress_bar(not quiet) as progress:
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             offload=arguments.offload,
             progress=progress,
         )
-        made = handler.generate(request, progress)
+        made = inference.run(handler, params, config, progress, _planner(arguments, policy))
     for warning in made.warnings:
         say(f"acestep: warning: {warning}")
     records = _save(handler, made, paths, params)
@@ -94,6 +96,18 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     _print(records, made, seconds, handler.device, arguments)
     return EXIT_OK
+
+
+def _planner(arguments: argparse.Namespace, policy: DevicePolicy) -> LLMHandler | None:
+    """The language model, loaded, if it is asked for."""
+    if not arguments.think:
+        return None
+    from acestep.llm_inference import LLMHandler
+
+    planner = LLMHandler()
+    offload = arguments.offload != "none"
+    planner.load(arguments.lm_model, policy, backend=arguments.backend, offload=offload)
+    return planner
 
 
 def output_paths(output: Path, batch: int) -> list[Path]:
@@ -313,6 +327,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--compile", action="store_true", help="compile the DiT on first use")
     model.add_argument("--flash-attention", action="store_true", help="use flash-attn (CUDA)")
+    add_planner_options(model)
+    model.add_argument("--think", action="store_true", help="plan with the language model first")
     model.add_argument("--steps", type=int, default=8, help="diffusion steps (default: 8)")
     model.add_argument("--guidance-scale", type=float, default=7.0, help="for base and SFT models")
     model.add_argument("--shift", type=float, default=1.0, help="of the timestep schedule")

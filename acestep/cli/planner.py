@@ -1,0 +1,77 @@
+"""What the commands that use the language model share: options, loading, printing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from acestep.cli.console import add_device_option, result, say
+from acestep.device import BACKEND_CHOICES, DTYPE_CHOICES
+from acestep.errors import GenerationError
+
+if TYPE_CHECKING:
+    from acestep.device import DevicePolicy
+    from acestep.inference import SampleResult
+    from acestep.llm_inference import LLMHandler
+
+DEMO_NOTICE = (
+    "no real language model here: using the built-in demo, whose weights are untrained; for "
+    "sense: hf download ACE-Step/acestep-5Hz-lm-0.6B --local-dir checkpoints/acestep-5Hz-lm-0.6B"
+)
+
+
+def add_planner_options(parser: Any) -> None:
+    """Declare `--lm-model` and `--backend`."""
+    parser.add_argument(
+        "--lm-model", help="5 Hz language model: demo, a name or a folder (default: the largest)"
+    )
+    parser.add_argument(
+        "--backend", choices=BACKEND_CHOICES, help="its engine (default: what the device runs best)"
+    )
+
+
+def add_sample_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what `inspire` and `understand` have in common."""
+    add_planner_options(parser)
+    # The bare command has --device too; without SUPPRESS its value would be overwritten.
+    add_device_option(parser, default=argparse.SUPPRESS)
+    parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help="precision")
+    parser.add_argument("--temperature", type=float, default=0.85, help="0 takes no chances")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of YAML")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but the result")
+
+
+def load(arguments: argparse.Namespace, policy: DevicePolicy) -> LLMHandler:
+    """The language model that the options ask for.
+
+    Raises:
+        RequestError: see `LLMHandler.load`.
+    """
+    from acestep.llm_inference import LLMHandler
+
+    planner = LLMHandler()
+    planner.load(arguments.lm_model, policy, backend=arguments.backend)
+    is_demo = (planner.model_name or "").startswith("demo")
+    if is_demo and not arguments.lm_model and not (arguments.quiet or arguments.json):
+        say(DEMO_NOTICE)
+    return planner
+
+
+def print_sample(sample: SampleResult, as_json: bool) -> None:
+    """Print a description.
+
+    Raises:
+        GenerationError: there is none.
+    """
+    if not sample.success:
+        raise GenerationError(sample.error or "the language model gave nothing")
+    names = ("caption", "bpm", "duration", "keyscale", "timesignature", "language")
+    values = {name: getattr(sample, name) for name in (*names, "instrumental", "lyrics")}
+    if as_json:
+        result(json.dumps(values, ensure_ascii=False, indent=2))
+    else:
+        result(yaml.safe_dump(values, allow_unicode=True, sort_keys=False).rstrip("\n"))

@@ -1,0 +1,472 @@
+"""`LLMHandler`: the 5 Hz language model, from a caption to metadata and audio codes."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acestep.device import DevicePolicy, resolve
+from acestep.errors import AceStepError, CancelledError, GenerationError, RequestError
+from acestep.gpu_config import GPUConfig, get_gpu_config
+from acestep.lm import backend as backends
+from acestep.lm import cot, grammar, models
+from acestep.lm.backend import Backend, CodeJob, OnToken, TextJob
+from acestep.lm.prompts import NO_NEGATIVE_PROMPT, Prompt, Prompts
+from acestep.lm.sampling import Sampling
+from acestep.request import DEFAULT_DURATION
+
+CODES_PER_SECOND = 5
+INFER_TYPES = ("dit", "llm_dit")
+_FREE_TEXT_LIMIT = 1024
+
+
+class LLMHandler:
+    """Loads a 5 Hz language model onto one device and plans music with it.
+
+    Safe to share between threads: one generation runs at a time, others wait.
+
+    Attributes:
+        device: name of the device in use, `cpu` until a model is loaded.
+        dtype: dtype of the model.
+        llm_backend: the engine in use, or None.
+        caption_lines, line_length, lyric_lines: most free text that a grammar lets through.
+    """
+
+    def __init__(self) -> None:
+        self.policy: DevicePolicy = resolve("cpu")
+        self.backend: Backend | None = None
+        self.model_name: str | None = None
+        self.caption_lines, self.line_length, self.lyric_lines = 12, 120, 120
+        self._checkpoint_dir: str | None = None
+        self._tokens: models.AudioTokens | None = None
+        self._lock = threading.RLock()
+        self._cancel = threading.Event()
+
+    @property
+    def device(self) -> str:
+        """The device in use, for example `mps` or `cuda:0`."""
+        return self.policy.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model."""
+        return self.policy.dtype_of("lm")
+
+    @property
+    def llm_backend(self) -> str | None:
+        """The engine in use."""
+        return self.backend.name if self.backend else None
+
+    @property
+    def llm_initialized(self) -> bool:
+        """Whether a model is loaded."""
+        return self.backend is not None
+
+    @property
+    def gpu_config(self) -> GPUConfig:
+        """The limits of this device's memory tier."""
+        return get_gpu_config(policy=self.policy)
+
+    def initialize(
+        self,
+        checkpoint_dir: str | Path | None = None,
+        lm_model_path: str | None = None,
+        backend: str | None = None,
+        device: str = "auto",
+        offload_to_cpu: bool = False,
+        dtype: str | torch.dtype | None = None,
+        *,
+        compile_model: bool = False,
+    ) -> tuple[str, bool]:
+        """Load a model; on failure the handler stays as it was.
+
+        Args:
+            checkpoint_dir: folder that holds the models, searched first.
+            lm_model_path: which model, see `lm.models.find`.
+            backend: `pt` or `vllm`; None or `auto` lets the device decide.
+            device: see `device.resolve`; used or refused, never replaced.
+            offload_to_cpu: keep the model on the host between generations.
+            dtype: overrides the policy's precision.
+            compile_model: compile the decoding step on first use.
+
+        Returns:
+            (message, ok); on failure the message says what to do.
+        """
+        name = None if dtype is None else str(dtype).removeprefix("torch.")
+        try:
+            return self.load(
+                lm_model_path,
+                resolve(device, dtype=name),
+                checkpoint_dir=checkpoint_dir,
+                backend=backend,
+                offload=offload_to_cpu,
+                compile_model=compile_model,
+            ), True
+        except AceStepError as error:
+            return str(error), False
+        except torch.OutOfMemoryError:
+            self.policy.flush()
+            return "the language model does not fit into memory; use a smaller one", False
+
+    def load(
+        self,
+        model: str | None,
+        policy: DevicePolicy,
+        *,
+        checkpoint_dir: str | Path | None = None,
+        backend: str | None = None,
+        offload: bool = False,
+        compile_model: bool = False,
+    ) -> str:
+        """What `initialize` does, for callers that want the error raised.
+
+        Returns:
+            One line: what is loaded where.
+
+        Raises:
+            RequestError: the device or installation lacks what is asked for.
+            CheckpointError: see `lm.models.find`.
+        """
+        if offload and policy.unified_memory:
+            raise RequestError(
+                f"offloading is pointless on {policy.name}: the host and the device share their "
+                "memory; leave it out"
+            )
+        name, note = backends.choose(backend, policy)
+        folder = models.find(model, checkpoint_dir, get_gpu_config(policy=policy))
+        with self._lock:
+            loaded = backends.load(
+                name, folder, policy, offload=offload, compile_model=compile_model
+            )
+            tokens = models.audio_tokens(loaded.tokenizer, folder)
+            self.unload()
+            self.backend, self.policy, self._tokens = loaded, policy, tokens
+            self.model_name = folder.name
+            self._checkpoint_dir = str(checkpoint_dir) if checkpoint_dir else None
+        dtype_name = policy.dtypes["lm"].name
+        status = f"{folder.name} on {policy.name} ({dtype_name}), backend {name}"
+        return f"{status}; {note}" if note else status
+
+    def unload(self) -> None:
+        """Drop the loaded model and give its memory back."""
+        with self._lock:
+            if self.backend is not None:
+                self.backend.close()
+                self.backend = self.model_name = None
+                gc.collect()
+                self.policy.flush()
+
+    def get_available_5hz_lm_models(self) -> list[str]:
+        """Names of the 5 Hz language models on this machine, the built-in `demo` last."""
+        return models.available(self._checkpoint_dir)
+
+    def cancel(self) -> None:
+        """Stop the generation that is running, after its current token."""
+        self._cancel.set()
+
+    def generate_with_stop_condition(
+        self,
+        caption: str,
+        lyrics: str,
+        infer_type: str = "llm_dit",
+        temperature: float = 0.85,
+        cfg_scale: float = 1.0,
+        negative_prompt: str = NO_NEGATIVE_PROMPT,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        use_constrained_decoding: bool = True,
+        target_duration: float | None = None,
+        user_metadata: Mapping[str, Any] | None = None,
+        use_cot_metas: bool = True,
+        use_cot_caption: bool = True,
+        use_cot_language: bool = True,
+        batch_size: int | None = None,
+        seeds: Sequence[int] | None = None,
+        progress: Any = None,
+    ) -> dict[str, Any]:
+        """Plan music: metadata (phase 1) and, for `llm_dit`, audio codes (phase 2).
+
+        Args:
+            caption, lyrics: what the music is like, and its words.
+            infer_type: `dit` stops after the metadata; `llm_dit` goes on to the codes.
+            temperature: 0 always takes the most probable token.
+            cfg_scale: guidance; above 1 an unconditional prompt runs beside the other.
+            negative_prompt: caption of the unconditional prompt.
+            use_constrained_decoding: hold phase 1 to the grammar. Phase 2 is always held to
+                audio codes.
+            target_duration: seconds; the song gets `round(5 * target_duration)` codes.
+            user_metadata: fields of `lm.cot.FIELDS` that are used as they are.
+            use_cot_metas, use_cot_caption, use_cot_language: which fields the model may add.
+            batch_size: items; None or 1 gives single results, more gives lists.
+            seeds: one an item; missing ones count up from the last, or from 0.
+            progress: called as `progress(fraction, desc=text)`.
+
+        Returns:
+            dict with `metadata` and `audio_codes` (lists for a batch), `success`, `error`
+            and `extra_outputs` (the text of each block, the seeds).
+        """
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, cfg_scale)
+        batch = batch_size or 1
+        known = dict(user_metadata or {})
+        if target_duration is not None and target_duration > 0:
+            known["duration"] = target_duration
+        wanted = {
+            *(cot.METAS if use_cot_metas else ()),
+            *(("caption",) if use_cot_caption else ()),
+            *(("language",) if use_cot_language else ()),
+        }
+        try:
+            with self._lock:
+                report = self._begin(progress)
+                _check_request(infer_type, batch, sampling)
+                numbers = _seeds(seeds, batch)
+                known = cot.known_fields(known, self.gpu_config.max_duration(True))
+                guide = (sampling.guided, negative_prompt)
+                plans, texts = self._plan(
+                    caption, lyrics, known, wanted, sampling, guide, numbers,
+                    use_constrained_decoding, report,
+                )  # fmt: skip
+                codes = [""] * batch
+                if infer_type == "llm_dit":
+                    codes = self._codes(caption, lyrics, plans, sampling, guide, numbers, report)
+        except AceStepError as error:
+            return _answer({}, "", error=str(error))
+        extra = {"cot": texts, "seeds": numbers}
+        if batch == 1:
+            return _answer(plans[0], codes[0], extra)
+        return _answer(plans, codes, extra)
+
+    def understand_audio_from_codes(
+        self,
+        audio_codes: str,
+        temperature: float = 0.3,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        use_constrained_decoding: bool = True,
+        seed: int = 0,
+        progress: Any = None,
+    ) -> tuple[dict[str, Any], str]:
+        """Describe audio codes: (metadata and `lyrics`, message); empty on failure."""
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+
+        def prompt(prompts: Prompts) -> Prompt:
+            codes = cot.parse(audio_codes)[1]
+            if not codes:
+                raise RequestError("there are no audio codes to understand")
+            return prompts.understand(codes)
+
+        return self._describe(prompt, sampling, {}, use_constrained_decoding, seed, progress)
+
+    def create_sample_from_query(
+        self,
+        query: str,
+        instrumental: bool = False,
+        vocal_language: str | None = None,
+        temperature: float = 0.85,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        use_constrained_decoding: bool = True,
+        seed: int = 0,
+        progress: Any = None,
+    ) -> tuple[dict[str, Any], str]:
+        """Make a whole sample of a query: (metadata, `lyrics` and `instrumental`, message)."""
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+        known = {} if vocal_language in (None, "", "unknown") else {"language": vocal_language}
+
+        def prompt(prompts: Prompts) -> Prompt:
+            if not query.strip():
+                raise RequestError("the query is empty; say in a few words what to make")
+            return prompts.inspire(query, instrumental)
+
+        made, message = self._describe(
+            prompt, sampling, known, use_constrained_decoding, seed, progress
+        )
+        if made:
+            made["instrumental"] = instrumental
+            made["lyrics"] = "[Instrumental]" if instrumental else made["lyrics"]
+        return made, message
+
+    def format_sample_from_input(
+        self,
+        caption: str,
+        lyrics: str,
+        user_metadata: Mapping[str, Any] | None = None,
+        temperature: float = 0.85,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        use_constrained_decoding: bool = True,
+        seed: int = 0,
+        progress: Any = None,
+    ) -> tuple[dict[str, Any], str]:
+        """Rewrite caption and lyrics in full: (metadata and `lyrics`, message)."""
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+
+        def prompt(prompts: Prompts) -> Prompt:
+            if not caption.strip() and not lyrics.strip():
+                raise RequestError("caption and lyrics are empty; give at least one")
+            return prompts.format(caption, lyrics)
+
+        known = user_metadata or {}
+        return self._describe(prompt, sampling, known, use_constrained_decoding, seed, progress)
+
+    def parse_lm_output(self, output_text: str) -> tuple[dict[str, Any], str]:
+        """Metadata and audio codes in any text, see `lm.cot.parse`."""
+        return cot.parse(output_text)
+
+    def _begin(self, progress: Any) -> OnToken:
+        if self.backend is None:
+            raise RequestError("no language model is loaded; call initialize first")
+        self._cancel.clear()
+
+        def report(done: int, most: int) -> None:
+            if self._cancel.is_set():
+                raise CancelledError("cancelled")
+            if progress is not None:
+                progress(done / most, desc=f"planning, token {done}")
+
+        return report
+
+    def _plan(
+        self,
+        caption: str,
+        lyrics: str,
+        known: dict[str, Any],
+        wanted: set[str],
+        sampling: Sampling,
+        guide: tuple[bool, str],
+        seeds: Sequence[int],
+        constrained: bool,
+        report: OnToken,
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Phase 1: the fields of each item, and the text they were read from."""
+        fields = [name for name in cot.FIELDS if name in wanted or name in known]
+        if all(name in known for name in fields):
+            return [dict(known) for _ in seeds], [cot.block(known) for _ in seeds]
+        prompt = self._prompts.plan(caption, lyrics, guided=guide[0], negative_prompt=guide[1])
+        shape = self._shape(fields, known)
+        texts = self._write(prompt, seeds, sampling, shape if constrained else None, report)
+        return [{**cot.parse(text)[0], **known} for text in texts], texts
+
+    def _codes(
+        self,
+        caption: str,
+        lyrics: str,
+        plans: list[dict[str, Any]],
+        sampling: Sampling,
+        guide: tuple[bool, str],
+        seeds: Sequence[int],
+        report: OnToken,
+    ) -> list[str]:
+        """Phase 2: the audio codes of each item, as text."""
+        counts = []
+        for plan in plans:
+            plan.setdefault("duration", int(DEFAULT_DURATION))
+            counts.append(max(1, round(plan["duration"] * CODES_PER_SECOND)))
+        prompts = [
+            self._prompts.codes(caption, lyrics, plan, guided=guide[0], negative_prompt=guide[1])
+            for plan in plans
+        ]
+        made = self._engine.codes(CodeJob(prompts, seeds, sampling, counts), report)
+        return ["".join(f"<|audio_code_{code}|>" for code in row) for row in made]
+
+    def _describe(
+        self,
+        make_prompt: Any,
+        sampling: Sampling,
+        known: Mapping[str, Any],
+        constrained: bool,
+        seed: int,
+        progress: Any,
+    ) -> tuple[dict[str, Any], str]:
+        """A whole block and lyrics after it."""
+        try:
+            with self._lock:
+                report = self._begin(progress)
+                sampling.checked()
+                fields = cot.known_fields(known, self.gpu_config.max_duration(True))
+                shape = self._shape(cot.FIELDS, fields, self.lyric_lines) if constrained else None
+                prompt = make_prompt(self._prompts)
+                (text,) = self._write(prompt, [seed], sampling, shape, report, lyrics=True)
+        except AceStepError as error:
+            return {}, str(error)
+        return {**cot.parse(text)[0], **fields, "lyrics": cot.parse_lyrics(text)}, "done"
+
+    def _write(
+        self,
+        prompt: Prompt,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        shape: grammar.Shape | None,
+        report: OnToken,
+        lyrics: bool = False,
+    ) -> list[str]:
+        tokens = self._tokens
+        if tokens is None:
+            raise GenerationError("the language model was unloaded")
+        end = tokens.end if lyrics else tokens.think_close
+        rules, limit = None, _FREE_TEXT_LIMIT
+        if shape is not None:
+            rules = grammar.lark(shape, tokens.think_open, tokens.think_close, tokens.end)
+            limit = grammar.most_tokens(shape)
+        job = TextJob([prompt] * len(seeds), seeds, sampling, rules, end, limit)
+        made = self._engine.text(job, report)
+        decode = self._engine.tokenizer.decode
+        return [decode(ids, skip_special_tokens=False) for ids in made]
+
+    def _shape(
+        self, fields: Sequence[str], known: Mapping[str, Any], lyric_lines: int | None = None
+    ) -> grammar.Shape:
+        return grammar.Shape(
+            fields=fields,
+            known=known,
+            max_duration=int(self.gpu_config.max_duration(True)),
+            caption_lines=self.caption_lines,
+            line_length=self.line_length,
+            lyric_lines=lyric_lines,
+        )
+
+    @property
+    def _engine(self) -> Backend:
+        if self.backend is None:
+            raise GenerationError("the language model was unloaded")
+        return self.backend
+
+    @property
+    def _prompts(self) -> Prompts:
+        return Prompts(self._engine.tokenizer)
+
+
+def _answer(
+    metadata: Any, codes: Any, extra: dict[str, Any] | None = None, error: str | None = None
+) -> dict[str, Any]:
+    return {
+        "metadata": metadata,
+        "audio_codes": codes,
+        "success": error is None,
+        "error": error,
+        "extra_outputs": extra or {},
+    }
+
+
+def _check_request(infer_type: str, batch: int, sampling: Sampling) -> None:
+    if infer_type not in INFER_TYPES:
+        raise RequestError(
+            f"unknown infer_type '{infer_type}'; choose from {', '.join(INFER_TYPES)}"
+        )
+    if batch < 1:
+        raise RequestError(f"batch size {batch} is out of range; expected at least 1")
+    sampling.checked()
+
+
+def _seeds(seeds: Sequence[int] | None, batch: int) -> list[int]:
+    given = list(seeds or (0,))[:batch]
+    return given + [given[-1] + n for n in range(1, batch - len(given) + 1)]

@@ -1,0 +1,175 @@
+"""The engine `pt`: transformers' model, decoded without a wait between the tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acestep.device import DevicePolicy
+from acestep.errors import CheckpointError, GenerationError, first_line
+from acestep.lm import models
+from acestep.lm.backend import CodeJob, OnToken, TextJob
+from acestep.lm.decoding import Decoding, Plan
+from acestep.lm.grammar import Constraint, FreeText, Grammar, Vocabulary
+
+# How often the host waits for the device while codes are made: often enough for progress
+# and cancellation, seldom enough to cost nothing.
+_WAIT_EVERY = 25
+_MOST_KEPT = 2
+
+
+class PtBackend:
+    """A Qwen3 model of transformers on one device.
+
+    Args:
+        folder: the model's folder.
+        policy: the device; the model has its dtype for `lm`.
+        offload: keep the model on the host between generations.
+        compile_model: compile the decoding step on first use (about a minute), for
+            processes that generate often.
+
+    Raises:
+        CheckpointError: the folder does not hold a 5 Hz language model.
+        RequestError: the model does not fit into the device's memory.
+    """
+
+    name = "pt"
+
+    def __init__(
+        self,
+        folder: Path,
+        policy: DevicePolicy,
+        *,
+        offload: bool = False,
+        compile_model: bool = False,
+    ) -> None:
+        models.check_memory(folder, policy)
+        self.tokenizer = models.load_tokenizer(folder)
+        self.tokens = models.audio_tokens(self.tokenizer, folder)
+        self._policy, self._offload, self._compile = policy, offload, compile_model
+        self.model = _load_model(folder, policy, "cpu" if offload else policy.device)
+        rows = self.model.get_output_embeddings().weight.shape[0]
+        if rows <= max(self.tokens.codes):
+            raise CheckpointError(
+                f"{folder}: its weights have {rows} tokens, its tokenizer has more; fetch it again"
+            )
+        self._vocabulary = Vocabulary(self.tokenizer, self.tokens.text or rows)
+        self._kept: dict[Plan, Decoding] = {}
+
+    def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
+        """See `Backend`."""
+        constraint = self._constraint(job)
+        plan = Plan.of(job.prompts, job.sampling, job.limit, masked=True)
+        texts: list[list[int]] = [[] for _ in job.prompts]
+        with self._running(), torch.inference_mode():
+            decoding = self._decoding(plan)
+            decoding.start(job.prompts, job.seeds)
+            for step in range(job.limit):
+                # The host works on the mask while the device works on the logits.
+                decoding.choose(constraint.masks())
+                chosen = decoding.chosen.tolist()
+                decoding.advance()
+                for text, token in zip(texts, chosen, strict=True):
+                    text.append(token)
+                constraint.consume(chosen)
+                on_token(step + 1, job.limit)
+                if constraint.finished:
+                    return [_until(text, job.end_id) for text in texts]
+        if job.grammar is not None:
+            raise GenerationError(
+                f"the language model did not end its text within {job.limit} tokens; try again"
+            )
+        return [_until(text, job.end_id) for text in texts]
+
+    def codes(self, job: CodeJob, on_token: OnToken) -> list[list[int]]:
+        """See `Backend`."""
+        most = max(job.counts)
+        plan = Plan.of(job.prompts, job.sampling, most, masked=False)
+        with self._running(), torch.inference_mode():
+            decoding = self._decoding(plan)
+            decoding.start(job.prompts, job.seeds)
+            for step in range(most):
+                decoding.choose_and_advance()
+                if (step + 1) % _WAIT_EVERY == 0 or step + 1 == most:
+                    self._policy.synchronize()
+                    on_token(step + 1, most)
+            made = decoding.made[:, :most].tolist()
+        return [row[:count] for row, count in zip(made, job.counts, strict=True)]
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._kept.clear()
+        del self.model
+        self._policy.flush()
+
+    def _constraint(self, job: TextJob) -> Constraint:
+        batch = len(job.prompts)
+        if job.grammar is None:
+            return FreeText(self._vocabulary, self.tokens.codes, [job.end_id], batch)
+        return Grammar(self._vocabulary, job.grammar, batch)
+
+    def _decoding(self, plan: Plan) -> Decoding:
+        """The buffers (and on CUDA the graphs) for a plan, kept for the next one like it."""
+        if plan not in self._kept:
+            while len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[plan] = Decoding(self.model, self.tokens, plan, self._policy, self._compile)
+        return self._kept[plan]
+
+    def _running(self) -> _Running:
+        return _Running(self)
+
+
+class _Running:
+    """While it lasts the model is on its device; running out of memory is one line."""
+
+    def __init__(self, backend: PtBackend) -> None:
+        self._backend = backend
+
+    def __enter__(self) -> None:
+        if self._backend._offload:
+            self._backend.model.to(self._backend._policy.device)
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        backend = self._backend
+        if error is not None or backend._offload:
+            backend._kept.clear()
+        if backend._offload:
+            backend.model.to("cpu")
+            backend._policy.flush()
+        if isinstance(error, torch.OutOfMemoryError):
+            raise GenerationError(
+                f"{backend._policy.name} ran out of memory in the language model "
+                f"({first_line(error)}); plan a shorter song or a smaller batch"
+            ) from None
+
+
+def _load_model(folder: Path, policy: DevicePolicy, place: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=policy.dtype_of("lm"),
+            device_map={"": place},
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # noqa: BLE001
+        # Damaged files make the libraries raise their own kinds, down to plain Exception.
+        raise CheckpointError(
+            f"{folder}: the language model cannot be loaded ({first_line(error)})"
+        ) from None
+    for kind in ("missing_keys", "mismatched_keys"):
+        if names := sorted(str(name) for name in info.get(kind, ())):
+            raise CheckpointError(
+                f"{folder}: the weights do not fit the config "
+                f"({kind.replace('_', ' ')}: {', '.join(names[:3])})"
+            )
+    return model.eval().requires_grad_(False)
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
