@@ -189,9 +189,9 @@ def _public_methods(cls: type, row: str) -> dict[str, tuple[FunctionType, ...]]:
 
 
 def _written_in(module: ModuleType, value: Any) -> tuple[FunctionType, ...]:
-    if isinstance(value, type) or not (callable(value) or isinstance(value, property)):
-        if not isinstance(value, staticmethod | classmethod):
-            return ()
+    kinds = (property, staticmethod, classmethod)
+    if isinstance(value, type) or not (callable(value) or isinstance(value, kinds)):
+        return ()
     return tuple(
         f
         for f in functions_in(value)

@@ -93,8 +93,10 @@ class ModuleWatch:
 
     @classmethod
     def _class_for(cls, plain: type, read: Callable[[ModuleType, str], None]) -> Any:
+        getter: Any = plain.__getattribute__
+
         def get(module: ModuleType, name: str) -> Any:
-            value = plain.__getattribute__(module, name)
+            value = getter(module, name)
             if not name.startswith("__"):
                 read(module, name)
             return value

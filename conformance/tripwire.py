@@ -15,12 +15,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial, wraps
 from pathlib import Path
-from types import FunctionType, ModuleType, TracebackType
+from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 
 from conformance.blame import LIBRARY, TREE, Blame, Place, Touch
 from conformance.rewire import FunctionWatch, ModuleWatch, functions_in, shadow
@@ -31,7 +32,7 @@ _local = threading.local()
 
 
 class Tripwire(AbstractContextManager["Tripwire"]):
-    """Records touches inside a `with` block, on this thread and on threads started in it."""
+    """Records touches inside a `with` block, on every thread."""
 
     def __init__(self, package: Path, *, may_name_cuda: bool = False) -> None:
         """Set up without arming.
@@ -98,7 +99,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
             outer.initialises = outer.initialises or initialises
             return
         frame = sys._getframe(depth - 1)
-        key = (call, frame.f_code, frame.f_lineno)
+        key: tuple[Any, ...] = (call, frame.f_code, frame.f_lineno)
         known = self._touches.get(key)
         if known is None:
             found = self.blame.find(depth)
@@ -121,9 +122,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
         self._shadow("device")
         self._shadow("Generator")
         self._follow_threads()
-        mode = _TensorMode()
-        mode.__enter__()
-        self._undo.append(lambda: mode.__exit__(None, None, None))
+        _on_tensors(self._undo)
 
     def _disarm(self) -> None:
         while self._undo:
@@ -150,11 +149,11 @@ class Tripwire(AbstractContextManager["Tripwire"]):
         for module in (torch, *self._modules_holding(plain)):
             for key in [k for k, value in vars(module).items() if value is plain]:
                 setattr(module, key, stand)
-                self._undo.append(lambda m=module, k=key: setattr(m, k, plain))
+                self._undo.append(partial(setattr, module, key, plain))
         if name == "device":
             # Pickling an instance looks its type up by name, and finds the stand-in there.
             copyreg.pickle(plain, lambda made_: (stand, _device_arguments(made_)))
-            self._undo.append(lambda: copyreg.dispatch_table.pop(plain, None))
+            self._undo.append(partial(copyreg.dispatch_table.__delitem__, plain))
 
     def _modules_holding(self, plain: type) -> Iterator[ModuleType]:
         root = f"{self._package}/"
@@ -163,7 +162,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
                 yield module
 
     def _follow_threads(self) -> None:
-        """Modes belong to a thread; a thread started here gets one, and knows its starter."""
+        """A thread started here knows its starter, on whom its first frames are blamed."""
         wire, plain = self, threading.Thread.start
 
         def start(thread: threading.Thread) -> None:
@@ -172,8 +171,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
             def run_watched() -> None:
                 wire.blame.remember_starter(starter)
                 try:
-                    with _TensorMode():
-                        run()
+                    run()
                 finally:
                     wire.blame.forget_starter()
 
@@ -181,29 +179,8 @@ class Tripwire(AbstractContextManager["Tripwire"]):
                 thread.run = run_watched  # type: ignore[method-assign]
             plain(thread)
 
-        threading.Thread.start = start  # type: ignore[method-assign]
-        self._undo.append(lambda: setattr(threading.Thread, "start", plain))
-
-
-class _TensorMode(TorchFunctionMode):
-    """Sees tensors made on CUDA, moved there, or asked whether they are there."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if _armed:
-            if kwargs:
-                device = kwargs.get("device")
-                if device is not None and is_cuda(device):
-                    _note(f"{_name(func)}(device={str(device)!r})", initialises=True, depth=4)
-            special = _SPECIAL.get(func)
-            if special is not None:
-                special(args)
-        return func(*args, **(kwargs or {}))
+        setattr(threading.Thread, "start", start)  # noqa: B010 (typed as what it replaces)
+        self._undo.append(partial(setattr, threading.Thread, "start", plain))
 
 
 def is_cuda(device: Any) -> bool:
@@ -224,23 +201,53 @@ def _note(call: str, *, initialises: bool = False, depth: int = 3) -> None:
         _armed[-1].note(call, initialises=initialises, depth=depth)
 
 
-def _moved(args: tuple[Any, ...]) -> None:
-    for value in args[1:]:
-        if is_cuda(value):
-            _note(f"Tensor.to({str(value)!r})", initialises=True, depth=5)
+def _on_tensors(undo: list[Callable[[], None]]) -> None:
+    """Watch what makes, moves and asks tensors, for every thread at once.
+
+    A `TorchFunctionMode` would see these too, at the price of a Python call for every operator
+    and on one thread only.
+    """
+    own = vars(torch.Tensor)
+    members = {
+        "to": _made("Tensor.to", torch.Tensor.to),
+        "new_tensor": _made("Tensor.new_tensor", torch.Tensor.new_tensor),
+        "cuda": _always("Tensor.cuda", torch.Tensor.cuda),
+        "is_cuda": property(_always("Tensor.is_cuda", torch.Tensor.is_cuda.__get__, starts=False)),  # type: ignore[attr-defined]
+    }
+    for name, member in members.items():
+        if name in own:
+            undo.append(partial(setattr, torch.Tensor, name, own[name]))
+        else:
+            undo.append(partial(delattr, torch.Tensor, name))
+        setattr(torch.Tensor, name, member)
+    # The call also fills the cache behind `with torch.device(...)`, with the real functions.
+    constructors = _device_constructors()
+    for name, value in list(vars(torch).items()):
+        if isinstance(value, BuiltinFunctionType) and value in constructors:
+            setattr(torch, name, _made(f"torch.{name}", value))
+            undo.append(partial(setattr, torch, name, value))
 
 
-_SPECIAL: dict[Any, Callable[[tuple[Any, ...]], None]] = {
-    torch.Tensor.to: _moved,
-    torch.Tensor.cuda: lambda args: _note("Tensor.cuda", initialises=True, depth=5),
-    torch.Tensor.is_cuda.__get__: lambda args: _note(  # type: ignore[attr-defined]
-        "Tensor.is_cuda", depth=5
-    ),
-}
+def _made(call: str, plain: Any) -> Any:
+    @wraps(plain)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is None and call == "Tensor.to":
+            device = args[1] if len(args) > 1 else None
+        if device is not None and is_cuda(device):
+            named = "device=" if "device" in kwargs else ""
+            _note(f"{call}({named}{str(device)!r})", initialises=True)
+        return plain(*args, **kwargs)
+
+    return watched
 
 
-def _name(func: Any) -> str:
-    return f"torch.{getattr(func, '__name__', func)}"
+def _always(call: str, plain: Any, starts: bool = True) -> Any:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        _note(call, initialises=starts)
+        return plain(*args, **kwargs)
+
+    return watched
 
 
 def _device_arguments(device: Any) -> tuple[Any, ...]:

@@ -57,7 +57,7 @@ class Api:
         sys.settrace(follow)
         try:
             call()
-        except Exception as error:  # the trace is wanted, whatever the tree does
+        except Exception as error:  # noqa: BLE001 (the trace is wanted, whatever the tree does)
             places.append(f"raised {type(error).__name__}")
         finally:
             sys.settrace(before)
@@ -79,9 +79,9 @@ class Api:
     def _find(self, wanted: Callable[[Any], bool]) -> str:
         places = []
         for file in sorted(self.tree.package.rglob("*.py")):
-            for node in ast.walk(ast.parse(file.read_bytes())):
-                if wanted(node):
-                    places.append(f"{file.relative_to(self.tree.root)}:{node.lineno}")
+            nodes = [node for node in ast.walk(ast.parse(file.read_bytes())) if wanted(node)]
+            shown = file.relative_to(self.tree.root)
+            places += [f"{shown}:{getattr(node, 'lineno', 0)}" for node in nodes]
         return f"see {', '.join(places)}" if places else "not found in the sources"
 
 

@@ -81,9 +81,9 @@ def test_score_of_a_diagonal(api: Api, target: Target, kind: str) -> None:
     """The score alone: energy, mask and path wherever they lie, and nothing moved to CUDA."""
     tokens = 7
     energy = as_kind(np.eye(tokens, dtype=np.float32), kind, target)
-    mask, path = np.ones(tokens, np.int64), np.repeat(np.arange(tokens)[:, None], 2, axis=1)
-    if kind != "numpy":
-        mask, path = (torch.from_numpy(part).to(target.device) for part in (mask, path))
+    counted = "numpy" if kind == "numpy" else "int64"
+    mask = as_kind(np.ones(tokens, np.int64), counted, target)
+    path = as_kind(np.repeat(np.arange(tokens)[:, None], 2, axis=1), counted, target)
     found = scorer(api).calculate_score(energy, mask, path)
     assert found["lyrics_score"] == pytest.approx(1.0, abs=TOLERANCE)
 

@@ -223,8 +223,10 @@ def test_in_a_process_of_its_own(tree: Tree, api: Api, target: Target, tmp_path:
         tree,
         target,
         MODULE,
-        ["generate", "piano", "--model", "demo", "--duration", "0.5", "--steps", "2"]
-        + ["--device", target.device, "-o", "song.flac", "--json"],
+        (
+            f"generate piano --model demo --duration 0.5 --steps 2 --device {target.device} "
+            "-o song.flac --json"
+        ).split(),
         folder=tmp_path,
     )
     assert made.status == 0, made.errors

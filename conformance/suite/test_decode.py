@@ -20,11 +20,11 @@ FRAMES = 36
 """More latent frames than one whole decode may have there: 36 * 1920 > 65536."""
 
 
-class Convolutions(TorchDispatchMode):
+class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the longest output dimension of every convolution that is not transposed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.longest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -34,7 +34,8 @@ class Velocity(torch.nn.Module):
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
         """A velocity of the shape of the state `[batch, frames, 8]`."""
         self.cast = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda", "mps")}
-        return self.layer(hidden_states)
+        velocity: torch.Tensor = self.layer(hidden_states)
+        return velocity
 
 
 @covers("S7")

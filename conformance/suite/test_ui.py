@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from conformance.entrypoints import covers
@@ -29,7 +30,7 @@ def section(api: Api) -> dict[str, Any]:
     create = api.get(SECTION, optional="gradio")
     handler = api.get("handler:AceStepHandler")()
     llm = api.get("llm_inference:LLMHandler")()
-    import gradio
+    gradio: Any = importlib.import_module("gradio")
 
     with gradio.Blocks():
         parts: dict[str, Any] = create(handler, llm, init_params=None, language="en")

@@ -135,9 +135,9 @@ def test_what_is_forgotten_fails_the_suite(tmp_path: Path) -> None:
         '@covers("S6", "gpu_config:get_gpu_memory_gb", "gpu_config:check_duration_limit")\n',
     )
     cases = ["test_entrypoints.py", "test_memory.py::test_a_simulated_size"]
+    options = ["--device=cpu", "-q", "-p", "no:cacheprovider", "-n", "0"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *(str(suite / case) for case in cases), "--device=cpu"]
-        + ["-q", "-p", "no:cacheprovider", "-n", "0"],
+        [sys.executable, "-m", "pytest", *(str(suite / case) for case in cases), *options],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
