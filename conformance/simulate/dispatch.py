@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ class Core:
         self.ledger = Ledger(machine)
         self.random = RandomState()
         self.thread = Thread()
+        self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def wanted(self) -> torch.device:
         """Where a tensor made by the call under way belongs: its stated device or its operands'."""
@@ -306,6 +308,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         thread = self.core.thread
         key = operator.reenter
+        if operator.python is not None:
+            return self._python(operator, args, kwargs)
         if key is not None:
             signature = tuple([(t.dtype, t.dim()) for t in tensors_in(args, kwargs)])
         if key is None or signature in operator.seen:
@@ -329,6 +333,18 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not proven:
                 operator.seen.discard(signature)
         return out
+
+    def _python(self, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
+        """Runs an operator that a library wrote in Python as the user's own code, modes on."""
+        core, thread = self.core, self.core.thread
+        core.recorder.operators[operator.name] += 1
+        before = thread.target, thread.call
+        thread.target = thread.call = None
+        try:
+            with torch._C._EnableTorchFunction(), self, core.function_mode():
+                return operator.python(*args, **kwargs)
+        finally:
+            thread.target, thread.call = before
 
     def _transfer(self, direction: str, operator: str, nbytes: int, why: str = "copy") -> None:
         """Records a transfer, unless the operator it is a part of was recorded."""

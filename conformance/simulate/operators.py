@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._library import custom_ops
 
 ALWAYS_ON_HOST = frozenset({"embedding_renorm_", "_linalg_svd", "col2im", "upsample_nearest3d"})
 """Registered to fall back even without PYTORCH_ENABLE_MPS_FALLBACK.
@@ -60,6 +61,7 @@ class Operator:
     written: frozenset[int]
     base: str
     reenter: Any = None
+    python: Any = None
     seen: set[object] = field(default_factory=set)
 
     def on(self, layout: torch.layout, caller: str) -> Support:
@@ -156,6 +158,12 @@ def _reentry(func: Any, name: str) -> Any:
     return next((key for key in _COMPOSITE_KEYS if has(bare, key.name)), None)
 
 
+def _written_in_python(name: str) -> Any:
+    """The function behind an operator made by torch.library.custom_op; None for all others."""
+    definition = custom_ops.OPDEFS.get(name)
+    return None if definition is None else definition._init_fn
+
+
 @functools.cache
 def describe(func: Any) -> Operator:
     """What is known about `func`, an OpOverload."""
@@ -178,5 +186,6 @@ def describe(func: Any) -> Operator:
             for index, argument in enumerate(arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
         ),
+        python=_written_in_python(schema.name),
         reenter=_reentry(func, name) if support is not Support.MISSING else None,
     )

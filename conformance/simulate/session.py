@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -28,6 +29,7 @@ class Simulation(AbstractContextManager["Simulation"]):
         self.machine = machine
         self.recorder = Recorder()
         self.core = Core(machine, self.recorder)
+        self.core.function_mode = functools.partial(FunctionMode, self.core)
         self._patches = Patches()
         self._modes = ExitStack()
         self._stance: Any = None

@@ -18,7 +18,9 @@ LATENT = 8
 @pytest.fixture(scope="module")
 def pipeline() -> Any:
     """A narrow pipeline with ACE-Step's structure and the real VAE's ratios."""
-    made = recipe.make_pipeline(recipe.DemoShape(latent=LATENT, layers=2, hidden=64, text_hidden=64))
+    made = recipe.make_pipeline(
+        recipe.DemoShape(latent=LATENT, layers=2, hidden=64, text_hidden=64)
+    )
     made.set_progress_bar_config(disable=True)
     return made
 

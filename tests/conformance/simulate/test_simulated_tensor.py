@@ -238,6 +238,34 @@ def test_compiled_functions_run_eagerly_and_say_so() -> None:
     assert compiled(torch.ones(1, device=DEVICE)).tolist() == [2]
 
 
+def test_operators_written_in_python_run_as_user_code() -> None:
+    @torch.library.custom_op("conformance_tests::padded", mutates_args=())
+    def padded(x: torch.Tensor) -> torch.Tensor:
+        room = torch.empty(1, device=x.device).fill_(1)
+        return torch.cat([x.to(room.device), room, torch.tensor([2.0], device=x.device)])
+
+    try:
+        for _ in range(2):
+            y = padded(torch.zeros(1, device=DEVICE))
+            assert y.is_mps
+            assert y.tolist() == [0, 1, 2]
+        assert padded(torch.zeros(1)).is_cpu
+    finally:
+        padded._lib._destroy()
+
+
+def test_operators_registered_for_the_cpu_alone_are_missing() -> None:
+    library = torch.library.Library("conformance_tests", "FRAGMENT")
+    library.define("only_here(Tensor x) -> Tensor")
+    library.impl("only_here", lambda x: x.clone(), "CPU")
+    try:
+        assert torch.ops.conformance_tests.only_here(torch.ones(1)).item() == 1
+        with pytest.raises(NotImplementedError, match="conformance_tests::only_here"):
+            torch.ops.conformance_tests.only_here(torch.ones(1, device=DEVICE))
+    finally:
+        library._destroy()
+
+
 def test_sparse_and_complex_tensors() -> None:
     dense = torch.eye(3).to(DEVICE)
     sparse = dense.to_sparse()
