@@ -56,12 +56,13 @@ def survey(tree: Tree) -> Surface:
 
     Public is a function, or a method of a class, whose name and whose module's name do not
     begin with an underscore, and whose body stands in the tree: what `dataclass` writes, what
-    is inherited from a library and what a protocol only describes is not.
+    is inherited from a library and what a protocol only describes is not, nor are scripts that
+    measure, in modules whose names end in `benchmark`.
     """
     surface = Surface({}, {})
     for name in tree.module_names():
         below = name.removeprefix(PACKAGE).removeprefix(".")
-        if not below:
+        if not below or below.endswith("benchmark"):
             continue
         try:
             module = load(tree, below)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
 from conformance.entrypoints import covers
-from conformance.suite.support import Api, absent_device, generate, song
+from conformance.suite.support import SAMPLE_RATE, Api, absent_device, generate, song, tone
 from conformance.targets import Target, find
 from conformance.tree import Absent
 
@@ -63,9 +65,78 @@ def test_backend_by_device(api: Api, target: Target, tmp_path: Path) -> None:
         assert "vllm" in message.lower()
 
 
-@covers("A1", "A3", INITIALIZE, "llm_inference:LLMHandler.generate_with_stop_condition")
+@covers(
+    "A1",
+    "A3",
+    "llm_inference:LLMHandler*",
+    "lm.backend:*",
+    "lm.decoding:*",
+    "lm.grammar:*",
+    "lm.models:*",
+    "lm.prompts:*",
+    "lm.pt:*",
+    "lm.sampling:*",
+    "lm.cot:*",
+    "planning:understand_music",
+    "planning:create_sample",
+    "planning:format_sample",
+    "planning:audio_to_codes",
+)
+def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:
+    """Plan, understand, invent and rewrite, held to the grammar and free, on this device."""
+    understand = api.get("planning:understand_music")
+    made, message, ok = started(api, tmp_path, device=target.device)
+    assert ok, message
+    assert made.llm_initialized
+    assert torch.device(made.device).type == target.device
+    assert made.llm_backend in (("pt", "vllm") if target.device == "cuda" else ("pt",))
+    assert made.dtype.is_floating_point
+    assert made.gpu_config.tier
+    assert "demo" in made.get_available_5hz_lm_models()
+    for held in (True, False):
+        planned = made.generate_with_stop_condition(
+            "warm piano",
+            "la la",
+            "llm_dit",
+            cfg_scale=2.0,
+            user_metadata={"duration": 10, "bpm": 90},
+            use_constrained_decoding=held,
+            seeds=[1],
+        )
+        assert planned["success"], planned["error"]
+    assert planned["audio_codes"]
+    assert made.parse_lm_output("<think>\nbpm: 90\n</think>")[0]["bpm"] == 90
+    for answer in (
+        understand(made, audio=tone(1.0), dit_handler=handler),
+        api.get("planning:create_sample")(made, "rain in Lisbon"),
+        api.get("planning:format_sample")(made, "piano", "la la"),
+    ):
+        assert answer.success, answer.error
+    made.cancel()
+    made.unload()
+    assert not made.llm_initialized
+
+
+@covers("A1", "A3", "inference:generate_music", "planning:plan", "planning:plans")
+@covers("planning:metadata_of", "params:make_request")
 def test_a_song_with_a_plan(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:
     """The plan's codes reach the song, with the language model on the same device."""
+    api.get("planning:plan")
     made, message, ok = started(api, tmp_path, backend="pt", device=target.device)
     assert ok, message
-    song(generate(api, handler, made, duration=1.0))
+    song(generate(api, handler, made, duration=10.0, inference_steps=1))
+
+
+@covers("A1", "cli.inspire:*", "cli.understand:*", "cli.planner:*")
+def test_planner_commands(
+    api: Api, target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.get("cli.inspire:run")
+    main = api.get("acestep_v15_pipeline:main")
+    common = ["--lm-model", "demo", "--device", target.device, "--json", "--quiet"]
+    assert main(["inspire", "a rainy night", *common]) == 0
+    assert json.loads(capsys.readouterr().out)["caption"]
+    source = tmp_path / "song.wav"
+    soundfile.write(source, tone(1.0).T.numpy(), SAMPLE_RATE)
+    assert main(["understand", str(source), "--model", "demo", *common]) == 0
+    assert json.loads(capsys.readouterr().out)["bpm"]
