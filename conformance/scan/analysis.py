@@ -15,6 +15,7 @@ from conformance.scan.context import Context
 from conformance.scan.facts import NOTHING, Facts, known
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.notebooks import Notebook, NotebookError, read_notebook
+from conformance.scan.packages import PROVIDERS
 from conformance.scan.placements import Placements
 from conformance.scan.resolve import Resolver
 from conformance.scan.rule import Rule
@@ -211,6 +212,9 @@ def _path_backends(path: str) -> list[str]:
     backends: set[str] = set()
     for part in PurePosixPath(path).parts:
         backends.update(declared_backends(part.removesuffix(".py")))
+    for package, backend in PROVIDERS.items():
+        if f"/{package.replace('.', '/')}/" in f"/{path}":
+            backends.add(backend)
     return sorted(backends)
 
 

@@ -53,6 +53,12 @@ class Context:
         """Dotted path that an expression names in the current scope."""
         return self.resolver.dotted(node, self.scope)
 
+    @property
+    def in_tests(self) -> bool:
+        """Whether the file is a test by its name or folder."""
+        parts = self.source.path.split("/")
+        return "tests" in parts or parts[-1].startswith(("test_", "conftest"))
+
     def leaves(self, node: ast.expr) -> list[Leaf]:
         """Values that a device expression can take here."""
         return list(self.resolver.leaves(node, self.scope, self.facts))

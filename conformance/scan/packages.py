@@ -41,6 +41,16 @@ MISSING = frozenset(
 #: Languages in which kernels are written: a file that imports one is CUDA code through and
 #: through, and what matters is who imports that file.
 KERNELS = frozenset({"cutlass", "cuda", "nvmath", "nvshmem", "tilelang"})
+#: Packages that bring a backend along: a file that imports one is written for that backend.
+PROVIDERS = {
+    "torch_npu": "npu",
+    "torch_xla": "xla",
+    "torch_mlu": "mlu",
+    "torch_musa": "musa",
+    "habana_frameworks": "hpu",
+    "intel_extension_for_pytorch": "xpu",
+    "conformance.simulate": "mps",
+}
 #: Packages that import everywhere and then have little to do without CUDA.
 POORER = frozenset({"bitsandbytes", "xformers", "pynvml"})
 
@@ -57,3 +67,16 @@ def imported_packages(node: ast.Import | ast.ImportFrom) -> list[str]:
 def needed_package(node: ast.Import | ast.ImportFrom) -> str | None:
     """The package that a statement imports and that cannot be had without CUDA, if any."""
     return next((name for name in imported_packages(node) if name in MISSING | KERNELS), None)
+
+
+def provided_backend(node: ast.Import | ast.ImportFrom) -> str | None:
+    """The backend that an imported package brings along, if any."""
+    if isinstance(node, ast.ImportFrom):
+        names = [f"{node.module}.{alias.name}" for alias in node.names] if not node.level else []
+    else:
+        names = [alias.name for alias in node.names]
+    for name in names:
+        for package, backend in PROVIDERS.items():
+            if f"{name}.".startswith(f"{package}."):
+                return backend
+    return None

@@ -10,7 +10,9 @@ ACCELERATORS = frozenset(
     {"cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa", "sdaa", "xla", "tpu", "mtia", "hip"}
 )
 #: Every word that a list of devices may hold, with the choosers that people add to it.
-DEVICE_WORDS = ACCELERATORS | {"cpu", "auto", "gpu", "meta", "rocm", "vulkan", "directml", "dml"}
+DEVICE_WORDS = ACCELERATORS.union(
+    ("cpu", "auto"), ("gpu", "meta", "rocm", "vulkan", "directml", "dml")
+)
 #: Namespaces ``torch.<name>`` that belong to one backend.
 NAMESPACES = frozenset({"cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa", "mtia"})
 #: Answers to "is it there?", which every build of PyTorch gives without raising.

@@ -9,7 +9,7 @@ from typing import Any
 from conformance.scan.conditions import UNKNOWN, probed_backend
 from conformance.scan.context import Context
 from conformance.scan.facts import ANY, NOTHING, Facts, known
-from conformance.scan.packages import needed_package
+from conformance.scan.packages import needed_package, provided_backend
 from conformance.scan.resolve import Resolver
 from conformance.scan.rule import Hook, Rule
 from conformance.scan.scopes import HotLines
@@ -89,7 +89,8 @@ class Walker:
         kind = type(node)
         decorators: list[ast.expr] = getattr(node, "decorator_list", [])
         first = decorators[0].lineno if decorators else node.lineno
-        if self.hot.any(first, node.end_lineno or node.lineno):
+        imports = kind in (ast.Import, ast.ImportFrom)
+        if imports or self.hot.any(first, node.end_lineno or node.lineno):
             handler: Callable[[Any, Facts], Facts | None] | None
             handler = getattr(self, "_on_" + kind.__name__, None)
             context = self.context
@@ -136,7 +137,8 @@ class Walker:
         if self.context.scope.kind == "module" and needed_package(node) is not None:
             # What follows cannot be reached without the package: one finding says it all.
             return facts.knowing("name", "cuda", node=node)
-        return facts
+        backend = provided_backend(node)
+        return facts if backend is None else facts.knowing("name", backend, node=node)
 
     _on_ImportFrom = _on_Import  # noqa: N815
 

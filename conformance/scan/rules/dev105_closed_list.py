@@ -59,7 +59,7 @@ def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
     plain = all(isinstance(part, ast.Constant) for part in node.elts)
     loop = isinstance(context.statement, ast.For) and context.statement.iter is node
     test = id(node) in context.positive
-    note = context.decorating or loop or table or entry or test
+    note = context.in_tests or context.decorating or loop or table or entry or test
     shown = ", ".join(word for _, word in listed)
     context.report(
         RULE,

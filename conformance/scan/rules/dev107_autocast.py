@@ -71,7 +71,12 @@ def _new(context: Context, node: ast.Call, dotted: str) -> None:
 
 def _selected(context: Context, argument: ast.expr, name: str) -> None:
     devices = {leaf.device for leaf in context.leaves(argument)}
-    if devices >= {"cuda", "cpu"} and "mps" not in devices and not context.asks_others():
+    if (
+        "cuda" in devices
+        and "cpu" in devices
+        and "mps" not in devices
+        and not context.asks_others()
+    ):
         context.report(RULE, argument, f"{name} knows only cuda and cpu")
 
 

@@ -14,7 +14,7 @@ def _is_true(node: ast.expr | None) -> bool:
 
 
 def _call(context: Context, node: ast.Call) -> None:
-    if context.guarded("cuda"):
+    if context.guarded("cuda", "mps"):
         return
     function = node.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")

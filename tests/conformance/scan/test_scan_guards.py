@@ -215,3 +215,17 @@ def test_rules_see_each_place_once() -> None:
     code = "import torch\ndef f(x):\n    return x.to(torch.device('cuda:0'))"
     (finding,) = scan(code)
     assert (finding.line, finding.column, finding.scope) == (3, 17, "f")
+
+
+def test_a_backends_own_package_declares_it() -> None:
+    code = "import torch\nimport torch_npu\ntorch.npu.synchronize()"
+    assert codes(code) == []
+    assert codes("import torch\nfrom conformance import simulate\ntorch.mps.synchronize()") == []
+    assert codes(code.replace("import torch_npu\n", "")) == ["DEV102"]
+
+
+def test_tests_may_name_rarer_backends_and_engines_but_not_cuda() -> None:
+    for path in ("tests/test_x.py", "pkg/conftest.py", "tests/data.py"):
+        assert codes("def test_a(x):\n    x.to('mps')", path) == []
+        assert codes("def test_a(f):\n    f(backend='vllm')", path) == []
+        assert codes("def test_a(x):\n    x.to('cuda')", path) == ["DEV101"]
