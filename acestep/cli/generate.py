@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from acestep import checkpoints
 from acestep.cli import lyrics as lyric_output
 from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries, say
-from acestep.cli.planner import add_planner_options
 from acestep.cli.console import result as print_result
+from acestep.cli.planner import add_planner_options
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION, MIN_DURATION

@@ -177,7 +177,7 @@ def _read(name: str, lines: list[str]) -> Any:
 def _unquoted(text: str) -> str | None:
     """The value of a quoted YAML scalar, or None when it is not one."""
     try:
-        value = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (BaseLoader makes only text)
+        value = yaml.load(text, yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
         return None
     return value if isinstance(value, str) else None

@@ -90,7 +90,7 @@ class Decoding:
 
     Attributes:
         chosen: int64 `[batch]`, the tokens chosen last (audio codes when not masked).
-        made: int64 `[batch, steps]`, all of them.
+        made: int64 `[batch, steps]`, all audio codes.
     """
 
     def __init__(
@@ -123,8 +123,14 @@ class Decoding:
         body = torch.compile(self._forward, dynamic=False) if compile_model else self._forward
         self._prepare(body, policy)
 
-    def start(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> None:
-        """Read the prompts: afterwards the first tokens can be chosen."""
+    def start(self, prompts: Sequence[Prompt], seeds: Sequence[int], made: int = 0) -> None:
+        """Read the prompts: afterwards the first tokens can be chosen.
+
+        Args:
+            prompts: one for each item of the batch.
+            seeds: likewise.
+            made: tokens of the text that the prompts hold already, when one goes on.
+        """
         rows = [list(prompt.conditional) for prompt in prompts]
         if self.plan.sampling.guided:
             rows += [list(prompt.unconditional or ()) for prompt in prompts]
@@ -135,7 +141,7 @@ class Decoding:
         self._seeds.copy_(torch.tensor(fold(seeds))[:, None])
         self._cache.reset()
         self._column.fill_(longest)
-        self._step.zero_()
+        self._step.fill_(made)
         self._remember(rows[: self.plan.batch], longest)
         device = self._policy.device
         columns = torch.arange(self.plan.length, device=device)
@@ -230,7 +236,8 @@ class Decoding:
             scores = scores + gumbel(self._seeds, self._step, self._width)
         choice = scores.argmax(dim=-1)
         self.chosen.copy_(choice)
-        self.made.index_copy_(1, self._step, choice[:, None])
+        if not self.plan.masked:
+            self.made.index_copy_(1, self._step, choice[:, None])
         self._history.index_copy_(1, self._column, choice[:, None])
         ids = choice if self._ids is None else self._ids[choice]
         self._tokens.copy_(ids.repeat(self._tokens.shape[0] // self.plan.batch)[:, None])

@@ -19,7 +19,7 @@ from llguidance.numpy import fill_next_token_bitmask
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from acestep.errors import GenerationError
-from acestep.lm.cot import CLOSE, FIELDS, KEYS, MIN_PLANNED_DURATION, OPEN, lines_of
+from acestep.lm.cot import FIELDS, KEYS, MIN_PLANNED_DURATION, lines_of
 from acestep.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES
 
 LYRIC_HEADING = "\n\n# Lyric\n"
@@ -32,6 +32,7 @@ _OTHER_BYTES = 256
 # or separate a key from its value. Line separators and the byte order mark are left out too.
 _TEXT = r"[^\x00-\x1f\x7f-\x9f<>:#\u2028\u2029\ufeff\ufffe\uffff]"
 _LYRIC_TEXT = r"[^\x00-\x1f\x7f-\x9f<>\u2028\u2029\ufeff\ufffe\uffff]"
+_CAPTION = r'"caption: " FIRST_LINE ("\n  " MORE_LINE){0,LINES} "\n"'
 # Tokens made of such text alone are allowed or refused together, which is what makes masks
 # of free text cheap.
 _SLICES = [_TEXT + "{1,10}", _TEXT + "{1,30}"]
@@ -81,7 +82,7 @@ def lark(shape: Shape, open_id: int, close_id: int, end_id: int) -> str:
         if name in shape.known:
             parts.append(json.dumps(lines_of(name, shape.known[name]), ensure_ascii=False))
         elif name == "caption":
-            parts.append(r'"caption: " FIRST_LINE ("\n  " MORE_LINE){0,%d} "\n"' % _rest(shape))
+            parts.append(_CAPTION.replace("LINES", str(max(shape.caption_lines - 1, 0))))
             rules.append(rf"FIRST_LINE: /[\p{{L}}\p{{N}}]{_piece(shape.line_length)}/")
             rules.append(rf"MORE_LINE: /[^\x00-\x20\x7f-\xa0<>:#\u2028\u2029\u3000\ufeff"
                          rf"\ufffe\uffff]{_piece(shape.line_length)}/")  # fmt: skip
@@ -247,10 +248,3 @@ def _one_of(values: Sequence[Any] | range) -> str:
 def _piece(length: int) -> str:
     """Up to so many characters; `#` only as a sharp and `:` only before a digit."""
     return rf"(?:{_TEXT}|[A-G]#|:[0-9]){{0,{length}}}"
-
-
-def _rest(shape: Shape) -> int:
-    return max(shape.caption_lines - 1, 0)
-
-
-__all__ = ["CLOSE", "OPEN", "Constraint", "FreeText", "Grammar", "Shape", "Vocabulary", "lark"]

@@ -13,11 +13,14 @@ from acestep.lm import models
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.decoding import Decoding, Plan
 from acestep.lm.grammar import Constraint, FreeText, Grammar, Vocabulary
+from acestep.lm.prompts import Prompt
 
 # How often the host waits for the device while codes are made: often enough for progress
 # and cancellation, seldom enough to cost nothing.
 _WAIT_EVERY = 25
 _MOST_KEPT = 2
+# Tokens of text that fit into the first buffers; each further stage is twice as long.
+_FIRST_ROOM = 256
 
 
 class PtBackend:
@@ -61,27 +64,45 @@ class PtBackend:
     def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
         constraint = self._constraint(job)
-        plan = Plan.of(job.prompts, job.sampling, job.limit, masked=True)
         texts: list[list[int]] = [[] for _ in job.prompts]
+        room = _FIRST_ROOM
         with self._running(), torch.inference_mode():
-            decoding = self._decoding(plan)
-            decoding.start(job.prompts, job.seeds)
-            for step in range(job.limit):
-                # The host works on the mask while the device works on the logits.
-                decoding.choose(constraint.masks())
-                chosen = decoding.chosen.tolist()
-                decoding.advance()
-                for text, token in zip(texts, chosen, strict=True):
-                    text.append(token)
-                constraint.consume(chosen)
-                on_token(step + 1, job.limit)
-                if constraint.finished:
-                    return [_until(text, job.end_id) for text in texts]
-        if job.grammar is not None:
+            while not constraint.finished and len(texts[0]) < job.limit:
+                self._write(job, constraint, texts, min(room, job.limit - len(texts[0])), on_token)
+                room *= 2
+        if job.grammar is not None and not constraint.finished:
             raise GenerationError(
                 f"the language model did not end its text within {job.limit} tokens; try again"
             )
         return [_until(text, job.end_id) for text in texts]
+
+    def _write(
+        self,
+        job: TextJob,
+        constraint: Constraint,
+        texts: list[list[int]],
+        room: int,
+        on_token: OnToken,
+    ) -> None:
+        """Go on with the texts, in place, for so many tokens at most.
+
+        Buffers for the longest text that a grammar allows would be read in full at every
+        token; few texts come near it, so that room is made in stages.
+        """
+        prompts = [_extended(p, text) for p, text in zip(job.prompts, texts, strict=True)]
+        decoding = self._decoding(Plan.of(prompts, job.sampling, room, masked=True))
+        decoding.start(prompts, job.seeds, made=len(texts[0]))
+        for _ in range(room):
+            # The host works on the mask while the device works on the logits.
+            decoding.choose(constraint.masks())
+            chosen = decoding.chosen.tolist()
+            decoding.advance()
+            for text, token in zip(texts, chosen, strict=True):
+                text.append(token)
+            constraint.consume(chosen)
+            on_token(len(texts[0]), job.limit)
+            if constraint.finished:
+                return
 
     def codes(self, job: CodeJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -173,3 +194,8 @@ def _load_model(folder: Path, policy: DevicePolicy, place: Any) -> Any:
 
 def _until(tokens: list[int], end: int) -> list[int]:
     return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+def _extended(prompt: Prompt, text: list[int]) -> Prompt:
+    other = prompt.unconditional
+    return Prompt([*prompt.conditional, *text], None if other is None else [*other, *text])
