@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from conformance.scan import benchmark
 from conformance.scan.rules import BY_CODE
 
 STUDY: dict[str, Any] = json.loads(
@@ -35,3 +36,25 @@ def test_precision(severity: str, goal: float) -> None:
 def test_recall() -> None:
     rows = STUDY["unreported"]["judged"]
     assert sum(row["verdict"] == "missed" for row in rows) / len(rows) <= 0.05
+
+
+def test_the_benchmark_prints_ratios_from_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.py").write_text("import torch\ntorch.cuda.synchronize()\n")
+    other = tmp_path / "other"
+    other.write_text("#!/bin/sh\nexit 0\n")
+    other.chmod(0o755)
+    monkeypatch.chdir(Path(__file__).parents[3])
+    tool = str(other)
+    assert benchmark.main([str(tmp_path), "--ruff", tool, "--torchfix", tool, "--repeat", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        "ruff F, no cache",
+        "scan, cold",
+        "scan, warm",
+        "torchfix",
+    ]
+    other.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(RuntimeError, match="torchfix failed|ruff F, no cache failed"):
+        benchmark.main([str(tmp_path), "--ruff", tool, "--repeat", "1"])
