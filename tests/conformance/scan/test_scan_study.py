@@ -56,5 +56,5 @@ def test_the_benchmark_prints_ratios_from_one_run(
         "torchfix",
     ]
     other.write_text("#!/bin/sh\nexit 3\n")
-    with pytest.raises(RuntimeError, match="torchfix failed|ruff F, no cache failed"):
+    with pytest.raises(RuntimeError, match="no cache failed"):
         benchmark.main([str(tmp_path), "--ruff", tool, "--repeat", "1"])
