@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial, wraps
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any
 
 import torch
@@ -209,9 +209,9 @@ def _on_tensors(undo: list[Callable[[], None]]) -> None:
     """
     own = vars(torch.Tensor)
     members = {
-        "to": _made("Tensor.to", torch.Tensor.to),
-        "new_tensor": _made("Tensor.new_tensor", torch.Tensor.new_tensor),
-        "cuda": _always("Tensor.cuda", torch.Tensor.cuda),
+        "to": _Watched("Tensor.to", torch.Tensor.to, place=1),
+        "new_tensor": _Watched("Tensor.new_tensor", torch.Tensor.new_tensor),
+        "cuda": _Watched("Tensor.cuda", torch.Tensor.cuda, starts=True),
         "is_cuda": property(_always("Tensor.is_cuda", torch.Tensor.is_cuda.__get__, starts=False)),  # type: ignore[attr-defined]
     }
     for name, member in members.items():
@@ -224,19 +224,55 @@ def _on_tensors(undo: list[Callable[[], None]]) -> None:
     constructors = _device_constructors()
     for name, value in list(vars(torch).items()):
         if isinstance(value, BuiltinFunctionType) and value in constructors:
-            setattr(torch, name, _made(f"torch.{name}", value))
+            setattr(torch, name, _factory(f"torch.{name}", value))
             undo.append(partial(setattr, torch, name, value))
 
 
-def _made(call: str, plain: Any) -> Any:
+class _Watched:
+    """A function of torch that says when it is asked to use CUDA.
+
+    It equals and hashes as the function it stands for, because modes are told of a call by
+    the object found under the name, and look it up in tables.
+    """
+
+    def __init__(
+        self, call: str, plain: Any, place: int | None = None, *, starts: bool = False
+    ) -> None:
+        self._call, self._plain, self._place, self._starts = call, plain, place, starts
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._starts:
+            _note(self._call, initialises=True)
+            return self._plain(*args, **kwargs)
+        device = kwargs.get("device")
+        if device is None and self._place is not None and len(args) > self._place:
+            device = args[self._place]
+        if device is not None and is_cuda(device):
+            named = "device=" if "device" in kwargs else ""
+            _note(f"{self._call}({named}{str(device)!r})", initialises=True)
+        return self._plain(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other == self._plain
+
+    def __hash__(self) -> int:
+        return hash(self._plain)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+
+def _factory(call: str, plain: Any) -> Any:
+    """A function proper: factories are also kept as attributes of classes, unbound."""
+
     @wraps(plain)
     def watched(*args: Any, **kwargs: Any) -> Any:
         device = kwargs.get("device")
-        if device is None and call == "Tensor.to":
-            device = args[1] if len(args) > 1 else None
         if device is not None and is_cuda(device):
-            named = "device=" if "device" in kwargs else ""
-            _note(f"{call}({named}{str(device)!r})", initialises=True)
+            _note(f"{call}(device={str(device)!r})", initialises=True)
         return plain(*args, **kwargs)
 
     return watched

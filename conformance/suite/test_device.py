@@ -34,7 +34,15 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert policy.dtype == policy.dtype_of("dit")
     assert policy.has_flash_attention is (target.device == "cuda")
     assert 0 <= policy.free_memory <= policy.total_memory * 1.01
+    counter = torch.zeros(1, device=policy.device)
+
+    def step() -> None:
+        counter.add_(1)
+
+    policy.captured(step)()
     policy.synchronize()
+    assert counter.item() >= 1
+    assert policy.prefers_vllm is (target.device == "cuda")
     policy.flush()
     policy.between_steps()
     policy.reset_peak_memory()

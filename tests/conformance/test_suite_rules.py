@@ -146,7 +146,9 @@ def test_what_is_forgotten_fails_the_suite(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     told = "no case covers, and no reason excuses: "
-    line = next(line for line in done.stdout.splitlines() if told in line)
+    line = next(
+        text for text in done.stdout.splitlines() if text.startswith("E  ") and told in text
+    )
     forgotten = line.partition(told)[2].split(", ")
     assert {"decode:encoder_halo", "gpu_config:new_and_forgotten"} <= set(forgotten)
     assert "declares gpu_config:check_duration_limit and did not call it" in done.stdout
