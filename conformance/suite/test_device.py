@@ -58,7 +58,7 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert why
 
 
-@covers("S7", "device:DevicePolicy.autocast")
+@covers("device:DevicePolicy.autocast")
 def test_autocast_is_of_the_device(api: Api, target: Target) -> None:
     policy = api.get("device:resolve")(target.device)
     kinds = ("cpu", "cuda", "mps")

@@ -133,12 +133,11 @@ DEFECTS = (
         device="mps-sim",
     ),
     Defect(
-        "S7: a hard-coded autocast",
+        "a hard-coded autocast, as in S7",
         "device.py",
         "        return torch.autocast(device_type=self.device.type, dtype=dtype)",
         '        return torch.autocast(device_type="cuda", dtype=dtype)',
         f"{DEVICE}::test_autocast_is_of_the_device",
-        ("S7",),
     ),
     Defect(
         "an unguarded MPS call",
