@@ -31,8 +31,7 @@ SHAPES = {
 """Widths and vocabulary; the larger two are those of the published models."""
 
 _PROMPT_TOKENS = 200
-_MASK_STEPS = 150
-_BYTES = 2**30
+_MASK_STEPS = 60
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,7 +206,7 @@ def _mask_row(
                 decoding.chosen.tolist()
                 decoding.advance()
 
-        step = _seconds(text, policy, 2) / _MASK_STEPS
+        step = _seconds(text, policy, 1) / _MASK_STEPS
     mean, median = statistics.fmean(times), statistics.median(times)
     share = f"mean {100 * mean / step:.1f} %, median {100 * median / step:.1f} % of a step"
     return (
