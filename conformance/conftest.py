@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["conformance.plugin"]
+import sys
+
+# Where the plugin is loaded already, pytest may meet this file too late to load plugins from it.
+if "conformance.plugin" not in sys.modules:
+    pytest_plugins = ["conformance.plugin"]
