@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for batch in arguments.batch:
         prompts = _prompts(batch, tokens)
         plain = _seconds(
-            lambda p=prompts: plain_generate(model, tokens, p, sampling, arguments.codes),
+            partial(plain_generate, model, tokens, prompts, sampling, arguments.codes),
             policy,
             arguments.repeats,
         )
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with torch.inference_mode():
                 decoding = Decoding(model, tokens, plan, policy, compiled)
                 ours = _seconds(
-                    lambda d=decoding, p=prompts: _decode(d, p, arguments.codes),
+                    partial(_decode, decoding, prompts, arguments.codes),
                     policy,
                     arguments.repeats,
                 )
@@ -127,14 +128,15 @@ def weight_bytes(model: Any, tokens: AudioTokens) -> int:
     body = model.get_decoder()
     layers = sum(p.numel() * p.element_size() for p in body.layers.parameters())
     head = model.get_output_embeddings().weight
-    return layers + len(tokens.codes) * head.shape[1] * head.element_size()
+    return int(layers + len(tokens.codes) * head.shape[1] * head.element_size())
 
 
 def mask_seconds(vocabulary: Vocabulary, tokens: AudioTokens, batch: int) -> list[float]:
     """Time to compute the masks of a batch, for each token of a random text."""
     generator = torch.Generator().manual_seed(0)
     rules = lark(Shape(FIELDS), tokens.think_open, tokens.think_close, tokens.end)
-    grammar, times = Grammar(vocabulary, rules, batch), []
+    grammar = Grammar(vocabulary, rules, batch)
+    times: list[float] = []
     while len(times) < _MASK_STEPS:
         started = time.perf_counter()
         masks = grammar.masks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,14 @@ from acestep.request import LANGUAGES, TIME_SIGNATURES
 from conformance import simulate
 
 MAX_DURATION = 180
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_tokenizer() -> Iterator[None]:
+    """Read the tokenizer once: its 64 thousand added tokens take seconds each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_tokenizer", functools.cache(models.load_tokenizer))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +141,9 @@ given_fields = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(scripts, scripts, scripts, given_fields, st.integers(0, 2**63 - 1))
 def test_given_fields_and_any_script(
     planner: LLMHandler,
