@@ -217,9 +217,7 @@ def run_cli(arguments: list[str], **options: object) -> subprocess.CompletedProc
     )
 
 
-def test_a_disk_that_fills_while_saving_leaves_nothing(
-    tmp_path: Path, demo_folder: Path
-) -> None:
+def test_a_disk_that_fills_while_saving_leaves_nothing(tmp_path: Path, demo_folder: Path) -> None:
     """The system itself refuses to let any file grow past 64 KiB."""
 
     def limit() -> None:
