@@ -130,8 +130,11 @@ def _analyse_source(
     context = Context(source, resolver)
     hooks = [rule.hooks["placement"] for rule in rules if "placement" in rule.hooks]
     context.placements = Placements(context, hooks)
-    Walker(context, rules, hot).run(tree, _path_facts(source.path))
-    context.placements.finish()
+    try:
+        Walker(context, rules, hot).run(tree, _path_facts(source.path))
+        context.placements.finish()
+    finally:
+        context.close()
     return _with_lines(source, context.findings)
 
 

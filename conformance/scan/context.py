@@ -49,6 +49,10 @@ class Context:
         self._reported: set[tuple[str, int, int]] = set()
         self._asks: dict[int, bool] = {}
 
+    def close(self) -> None:
+        """Part with what points back here: the file's tree is then freed without a collector."""
+        del self.placements, self.resolver.conditions
+
     def dotted(self, node: ast.expr | None) -> str | None:
         """Dotted path that an expression names in the current scope."""
         return self.resolver.dotted(node, self.scope)

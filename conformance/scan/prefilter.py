@@ -39,6 +39,12 @@ _PACKAGES = (
 _IMPORTS = (re.compile(rb"import " + _PACKAGES), re.compile(rb"from " + _PACKAGES))
 #: Words that count only at the start of a word (``stamps`` is no MPS).
 _BOUNDED = frozenset({b"mps"})
+#: Words that fire no rule in these places, and matter only beside others: the test for MPS, and
+#: flash attention inside a longer name (the engine stands in quotes, the package alone).
+_EXPLAINING = {
+    b"mps": re.compile(rb"(?<=\bbackends\.)mps"),
+    b"flash_att": re.compile(rb"(?<=[A-Za-z0-9_])flash_att"),
+}
 #: Names of double precision: they matter only where something is placed, cast or named.
 _PRECISION = frozenset({b"float64", b"complex128", b"torch.double"})
 _NEAR = 240
@@ -76,9 +82,11 @@ def find_all(data: bytes, word: bytes) -> list[int]:
 
 
 def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:
-    """Byte offsets of those words, sorted, without the look-alikes."""
+    """Byte offsets of those words, sorted, without the look-alikes; none if no rule can fire."""
     found: list[int] = []
+    fires = False
     for word in words:
+        explaining = _EXPLAINING.get(word)
         bounded = word in _BOUNDED
         precision = word in _PRECISION
         for at in find_all(data, word):
@@ -90,8 +98,9 @@ def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:
             # A comment, or an example in a docstring, is not code.
             if not data[start : start + 200].lstrip().startswith((b"#", b">>>")):
                 found.append(at)
+                fires = fires or explaining is None or not explaining.match(data, at)
     found.sort()
-    return found
+    return found if fires else []
 
 
 def binding_offsets(data: bytes) -> list[int]:

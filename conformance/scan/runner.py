@@ -52,14 +52,15 @@ def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) 
 
 
 def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[list[Finding]]:
-    """Work of one process; syntax trees hold no cycles, so collecting them is only a cost."""
+    """Work of one process; what a file leaves behind holds no cycles, so none are looked for."""
     rules = [BY_CODE[code] for code in codes]
-    threshold = gc.get_threshold()
-    gc.set_threshold(200_000, 50, 100)
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         return [_scan_one(target, rules) for target in targets]
     finally:
-        gc.set_threshold(*threshold)
+        if collecting:
+            gc.enable()
 
 
 def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:

@@ -7,6 +7,7 @@ import codecs
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
@@ -22,7 +23,7 @@ class SourceError(Exception):
 
 def split_lines(text: str) -> list[str]:
     """Lines without their ends, split where Python splits them and nowhere else."""
-    return _NEWLINE.split(text)
+    return _NEWLINE.split(text) if "\r" in text else text.split("\n")
 
 
 def encoding_of(data: bytes) -> str:
@@ -81,7 +82,9 @@ class Source:
     @cached_property
     def starts(self) -> list[int]:
         """Character offset at which each line starts."""
-        return [0, *(match.end() for match in _NEWLINE.finditer(self.text))]
+        if "\r" in self.text:
+            return [0, *(match.end() for match in _NEWLINE.finditer(self.text))]
+        return list(accumulate((len(line) + 1 for line in self.lines[:-1]), initial=0))
 
     def column(self, line: int, byte_column: int) -> int:
         """Character column (from 0) of a UTF-8 byte column, as `ast` counts them."""
