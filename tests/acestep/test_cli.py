@@ -200,7 +200,7 @@ def test_force_overwrites() -> None:
 def test_a_full_disk_is_seen_before_the_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 10, 0))
     assert main(QUICK) == 2
     assert "is full: 0.0 MiB free" in capsys.readouterr().err
