@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "command",
         nargs=argparse.REMAINDER,
-        help="after --: python script.py args, python -m module args, or any command that runs "
-        "Python",
+        help="after --: [python] script.py args, [python] -m module args, or any command that runs "
+        "Python, such as a console script",
     )
 
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder:
         try:
-            status = _child(command, args, Path(folder))
+            status = _child(_located(command), args, Path(folder))
         except OSError as error:
             print(f"conformance simulate: cannot run {command[0]}: {error}", file=sys.stderr)  # noqa: T201
             return 2
@@ -79,9 +80,22 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
+def _located(command: list[str]) -> list[str]:
+    """The command as it is started: this Python for `-m`, `-c` and scripts, as coverage run does.
+
+    A console script on no PATH is looked for beside this Python, where its environment has it.
+    """
+    first, *rest = command
+    if first in _INTERPRETERS:
+        return [sys.executable, *rest]
+    if first in ("-m", "-c") or (first.endswith(".py") and Path(first).is_file()):
+        return [sys.executable, *command]
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(first) or shutil.which(first, path=beside)
+    return command if found is None else [found, *rest]
+
+
 def _child(command: list[str], args: argparse.Namespace, folder: Path) -> int:
-    if command[0] in _INTERPRETERS:
-        command[0] = sys.executable
     options: dict[str, Any] = {
         "macos": args.macos,
         "memory_gb": args.memory_gb,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import random
 import re
 import sys
@@ -22,7 +23,13 @@ from typing import Any
 import torch
 
 from conformance.simulate.device import BACKEND
-from conformance.simulate.expectations import WIDE, Expectation, Expectations, tested_dtypes
+from conformance.simulate.expectations import (
+    VALUES,
+    WIDE,
+    Expectation,
+    Expectations,
+    tested_dtypes,
+)
 from conformance.simulate.session import mps
 
 
@@ -114,18 +121,17 @@ def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
     """Runs an operator's samples on CPU and on the simulated device.
 
     Returns the first error as `Type: message`, empty where all `limit` samples ran, and whether
-    it was the CPU's. Samples that ask for a 64-bit floating type are left out: no MPS tensor can
-    have one.
+    it was the CPU's. Samples that ask for a 64-bit floating type are left out, for no MPS tensor
+    can have one, except where an operator has no others.
     """
     torch.manual_seed(0)
     random.seed(0)
-    samples = []
     on_host = True
     try:
-        for sample, _ in zip(op.sample_inputs("cpu", dtype), range(limit), strict=False):
-            if dtype in WIDE or not _wide(sample):
-                samples.append(sample)
-                op(sample.input, *sample.args, **sample.kwargs)
+        every = list(itertools.islice(op.sample_inputs("cpu", dtype), limit))
+        samples = [sample for sample in every if not _wide(sample)] or every
+        for sample in samples:
+            op(sample.input, *sample.args, **sample.kwargs)
         on_host = False
         with mps():
             for sample in samples:
@@ -198,12 +204,16 @@ def main(arguments: list[str] | None = None) -> int:
     answered = [o for o in found if not o.on_host]
     own = [o for o in answered if not expectations.settled_by_lists(o.name, o.dtype)]
     never = [o for o in found if o.expected is Expectation.NEVER]
+    refusals = [o for o in never if o.name not in VALUES]
     lines = [
         f"torch {torch.__version__}; lists: torch/testing/_internal/common_mps.py",
         f"all: {Score.of(found)}",
         f"where the CPU has a kernel: {Score.of(answered)}",
         f"without the element types the simulation takes from the same lists: {Score.of(own)}",
         f"operators listed for every element type: {Score.of(never)}",
+        f"of those, without the listed for their values: {Score.of(refusals)}",
+        "listed for their values, though each part has a kernel:",
+        *(f"{name}: {why}" for name, why in VALUES.items()),
         "disagreements:",
         *disagreements(found),
     ]

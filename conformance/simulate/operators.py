@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib.util
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,12 @@ STAND_INS = {
 
 _CHOOSES_A_BACKEND = frozenset({"convolution", "convolution_backward", "_convolution"})
 """Composites whose parts differ by backend: run whole, for MPS has its own parts."""
+
+
+_COMPOSITE_KEYS = (
+    torch._C.DispatchKey.CompositeExplicitAutograd,
+    torch._C.DispatchKey.CompositeExplicitAutogradNonFunctional,
+)
 
 
 class Support(enum.Enum):
@@ -78,30 +86,85 @@ class Operator:
 @functools.cache
 def _tables() -> dict[str, dict[str, bool]]:
     """Operator name (with overload) to the dispatch keys that serve it."""
-    # The parser is slow to import and is needed only once an operator runs on the device.
-    import torchgen
-    from torchgen.gen import parse_native_yaml
-    from torchgen.model import DispatchKey
+    found = importlib.util.find_spec("torchgen")
+    if found is None or found.origin is None:
+        raise RuntimeError(
+            "this torch has no torchgen beside it, whose native_functions.yaml says what MPS "
+            "implements; install torch from its wheel"
+        )
+    path = Path(found.origin).parent / "packaged/ATen/native/native_functions.yaml"
+    return read_tables(path.read_text(encoding="utf-8"))
 
-    folder = Path(torchgen.__file__).parent / "packaged/ATen/native"
-    parsed = parse_native_yaml(str(folder / "native_functions.yaml"), str(folder / "tags.yaml"))
-    dense = parsed.backend_indices[DispatchKey.MPS]
-    coo = parsed.backend_indices[DispatchKey.SparseMPS]
-    csr = parsed.backend_indices[DispatchKey.SparseCsrMPS]
-    by_name = {str(function.func.name): function for function in parsed.native_functions}
+
+@dataclass
+class _Entry:
+    """One function of `native_functions.yaml`, as far as dispatch is concerned."""
+
+    keys: frozenset[str] | None
+    delegate: str | None
+    generated: list[str]
+    core: bool = False
+
+    @property
+    def implicit(self) -> bool:
+        """Whether it is a composite that autograd takes apart."""
+        if self.keys is None:
+            return self.delegate is None
+        return "CompositeImplicitAutograd" in self.keys
+
+    @property
+    def composite(self) -> bool:
+        """Whether any kernel serves every backend."""
+        return self.implicit or any(key.name in (self.keys or ()) for key in _COMPOSITE_KEYS)
+
+
+def read_tables(text: str) -> dict[str, dict[str, bool]]:
+    """The tables in the text of a `native_functions.yaml`.
+
+    torchgen's own parser gives the same and takes three seconds, most of a short program's run.
+    Raises ValueError where no MPS kernel is found, as in a file of another form.
+    """
+    entries = {}
+    for block in re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]:
+        name, _, rest = block.partition("(")
+        entries[name] = _entry(rest.splitlines()[1:])
     tables = {}
-    for name, function in by_name.items():
-        delegate = function.structured_delegate
-        served = by_name[str(delegate)] if delegate is not None else function
+    for name, entry in entries.items():
+        served = entry if entry.delegate is None else entries[entry.delegate]
+        keys = served.keys or frozenset()
         tables[name] = {
-            "dense": dense.has_kernel(served),
-            "coo": coo.has_kernel(served),
-            "csr": csr.has_kernel(served),
-            "composite": function.has_composite_explicit_autograd_kernel
-            or function.has_composite_implicit_autograd_kernel
-            or function.has_composite_explicit_autograd_non_functional_kernel,
+            "dense": "MPS" in keys,
+            "coo": "SparseMPS" in keys,
+            "csr": "SparseCsrMPS" in keys,
+            "composite": entry.composite,
         }
+        for variant in entry.generated if entry.core or not entry.implicit else ():
+            # Variants that torchgen writes are composites over the function they came from.
+            tables[variant] = {"dense": False, "coo": False, "csr": False, "composite": True}
+    if not any(row["dense"] for row in tables.values()):
+        raise ValueError("no MPS kernel in this text; expected torch's native_functions.yaml")
     return tables
+
+
+def _entry(lines: list[str]) -> _Entry:
+    entry = _Entry(None, None, [])
+    in_dispatch = False
+    for line in lines:
+        words = line.split("#")[0].rstrip()
+        key, _, value = words.strip().partition(":")
+        if in_dispatch and words.startswith("    "):
+            entry.keys = (entry.keys or frozenset()) | {name.strip() for name in key.split(",")}
+        elif words:
+            in_dispatch = key == "dispatch"
+            if in_dispatch:
+                entry.keys = frozenset()
+            elif key == "structured_delegate":
+                entry.delegate = value.strip()
+            elif key == "autogen":
+                entry.generated = [name.strip() for name in value.split(",")]
+            elif key == "tags":
+                entry.core = "core" in value
+    return entry
 
 
 def _support(name: str, key: str) -> Support:
@@ -136,12 +199,6 @@ def _live_support(name: str) -> Support:
     if any(has(bare, key) for key in keys):
         return Support.COMPOSITE
     return Support.MISSING
-
-
-_COMPOSITE_KEYS = (
-    torch._C.DispatchKey.CompositeExplicitAutograd,
-    torch._C.DispatchKey.CompositeExplicitAutogradNonFunctional,
-)
 
 
 def _reentry(func: Any, name: str) -> Any:
