@@ -12,7 +12,7 @@ from typing import Any
 
 from acestep.demo.recipe import make_tokenizer, seed_weights
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 SEED = 5
 
 CHAT_TEMPLATE = (
@@ -37,7 +37,7 @@ class LmShape:
     layers: int = 1
     heads: int = 2
     kv_heads: int = 1
-    head_dim: int = 16
+    head_dim: int = 32
     intermediate: int = 64
     text_tokens: int = 1024
     tied: bool = False

@@ -61,8 +61,8 @@ class VllmBackend:
         options: dict[str, Any] = {"max_tokens": job.limit, "stop_token_ids": [job.end_id]}
         if job.grammar is not None:
             options["structured_outputs"] = StructuredOutputsParams(grammar=job.grammar)
-        else:
-            options["logit_bias"] = None
+        elif self.tokens.text is not None:
+            options["allowed_token_ids"] = list(range(self.tokens.text))
         made = self._generate(job.prompts, job.seeds, job.sampling, [options] * len(job.prompts))
         on_token(job.limit, job.limit)
         return made
