@@ -6,24 +6,17 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from conformance.scan.conditions import UNKNOWN, probed_backend
+from conformance.scan.conditions import probed_backend
 from conformance.scan.context import Context
-from conformance.scan.facts import ANY, NOTHING, Facts, known
+from conformance.scan.facts import ANY, Facts, known
+from conformance.scan.markers import declared, decorators_say, exits, module_marker, set_up
 from conformance.scan.packages import needed_package, provided_backend
 from conformance.scan.resolve import Resolver
 from conformance.scan.rule import Hook, Rule
 from conformance.scan.scopes import HotLines
-from conformance.scan.vocabulary import (
-    declared_backends,
-    device_type,
-    is_negated,
-    named_backends,
-)
+from conformance.scan.vocabulary import device_type
 
 _LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
-_LEAVING_CALLS = frozenset(
-    {"sys.exit", "exit", "quit", "os._exit", "pytest.skip", "pytest.fail", "pytest.exit"}
-)
 _EXPECTED = frozenset(
     {
         "BaseException",
@@ -37,7 +30,6 @@ _EXPECTED = frozenset(
         "OSError",
     }
 )
-_SKIPS = {"skipif": True, "skipIf": True, "skipUnless": False, "run_if": False, "xfail": True}
 
 
 class Walker:
@@ -54,20 +46,8 @@ class Walker:
 
     def run(self, tree: ast.Module, facts: Facts) -> None:
         """Walk a module under the facts that its path teaches."""
-        self.block(tree.body, facts.both(self._module_marker(tree)))
+        self.block(tree.body, facts.both(module_marker(self.context, tree)))
         self._show("finish", tree)
-
-    def _module_marker(self, tree: ast.Module) -> Facts:
-        """``pytestmark = pytest.mark.skipif(...)`` guards the whole module."""
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign) and any(
-                isinstance(target, ast.Name) and target.id == "pytestmark"
-                for target in statement.targets
-            ):
-                value = statement.value
-                marks = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
-                return self._decorators(marks)
-        return NOTHING
 
     def _show(self, kind: str, node: ast.AST) -> None:
         for hook in self.hooks.get(kind, ()):
@@ -106,18 +86,9 @@ class Walker:
             facts = after
         if kind in (ast.Return, ast.Raise, ast.Continue, ast.Break):
             return None
-        if kind is ast.Expr and self._leaves(node.value):  # type: ignore[attr-defined]
+        if kind is ast.Expr and exits(self.context, node.value):  # type: ignore[attr-defined]
             return None
         return facts
-
-    def _leaves(self, value: ast.expr) -> bool:
-        if not isinstance(value, ast.Call):
-            return False
-        if isinstance(value.func, ast.Attribute) and value.func.attr == "skipTest":
-            return True
-        return isinstance(value.func, ast.Attribute | ast.Name) and (
-            self.context.dotted(value.func) in _LEAVING_CALLS
-        )
 
     def _plain(self, node: ast.stmt, facts: Facts) -> Facts | None:
         for child in ast.iter_child_nodes(node):
@@ -291,7 +262,7 @@ class Walker:
         outer = context.scope, context.branches
         context.scope = self.resolver.scopes.of.get(id(node), context.scope)
         context.branches = []
-        inner = facts.both(self._decorators(node.decorator_list)).both(_declared(node.name))
+        inner = facts.both(decorators_say(context, node.decorator_list)).both(declared(node.name))
         self.block(node.body, inner)
         context.scope, context.branches = outer
         return facts
@@ -306,30 +277,12 @@ class Walker:
             self.expression(keyword.value, facts)
         outer = context.scope
         context.scope = self.resolver.scopes.of.get(id(node), outer)
-        inner = facts.both(self._decorators(node.decorator_list)).both(_declared(node.name))
+        inner = facts.both(decorators_say(context, node.decorator_list)).both(declared(node.name))
         for base in node.bases:
-            inner = inner.both(_declared((context.dotted(base) or "").rpartition(".")[2]))
-        self.block(node.body, inner.both(self._set_up(node)))
+            inner = inner.both(declared((context.dotted(base) or "").rpartition(".")[2]))
+        self.block(node.body, inner.both(set_up(context, node)))
         context.scope = outer
         return facts
-
-    def _set_up(self, node: ast.ClassDef) -> Facts:
-        """Facts that a test class establishes in ``setUp`` by skipping the rest."""
-        for method in node.body:
-            if isinstance(method, ast.FunctionDef) and method.name in (
-                "setUp",
-                "setUpClass",
-                "setup_method",
-                "setup_class",
-            ):
-                for statement in method.body:
-                    if isinstance(statement, ast.If) and any(
-                        isinstance(last, ast.Raise)
-                        or (isinstance(last, ast.Expr) and self._leaves(last.value))
-                        for last in statement.body[-1:]
-                    ):
-                        return self.resolver.conditions.of(statement.test, self.context.scope)[1]
-        return NOTHING
 
     def _decorator_expressions(self, decorators: list[ast.expr], facts: Facts) -> None:
         outer = self.context.decorating
@@ -337,43 +290,6 @@ class Walker:
         for decorator in decorators:
             self.expression(decorator, facts)
         self.context.decorating = outer
-
-    def _decorators(self, decorators: Iterable[ast.expr]) -> Facts:
-        """What decorators and skip markers say about where their function runs."""
-        facts = NOTHING
-        for decorator in decorators:
-            facts = facts.both(self._decorator(decorator))
-        return facts
-
-    def _decorator(self, decorator: ast.expr) -> Facts:
-        conditions = self.resolver.conditions
-        if isinstance(decorator, ast.Name | ast.Attribute):
-            held = self.resolver.only_value(decorator, self.context.scope)
-            if held is not None and isinstance(held[0], ast.Call):
-                inner = self._decorator(held[0])
-                if inner is not NOTHING:
-                    return inner
-        if isinstance(decorator, ast.Call):
-            name = (self.context.dotted(decorator.func) or "").rpartition(".")[2]
-            if name in _SKIPS and decorator.args:
-                pair = conditions.of(decorator.args[0], self.context.scope)
-                if pair is not UNKNOWN:
-                    skipped = _SKIPS[name]
-                    true, false = pair
-                    guards = (false if skipped else true).known
-                    return known("name", *guards) if guards else (false if skipped else true)
-        words: set[str] = set()
-        for node in ast.walk(decorator):
-            word = ""
-            if isinstance(node, ast.Name):
-                word = node.id
-            elif isinstance(node, ast.Attribute):
-                word = node.attr
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                word = node.value if len(node.value) < 24 else ""
-            if word and _runs_with(word):
-                words.update(named_backends(word))
-        return known("name", *words, node=decorator) if words else NOTHING
 
     # Expressions
 
@@ -480,18 +396,6 @@ class Walker:
 def _refuses(body: list[ast.stmt]) -> bool:
     """Whether a block ends by raising, not by returning something else."""
     return bool(body) and isinstance(body[-1], ast.Raise)
-
-
-def _declared(name: str) -> Facts:
-    """What a name declares its code to be for (``_sync_cuda``, ``class MPSBackend``)."""
-    backends = () if is_negated(name) else declared_backends(name)
-    return known("name", *backends) if backends else NOTHING
-
-
-def _runs_with(word: str) -> bool:
-    """Whether a decorator's word says "only with" (``require_cuda``, ``skip_if_no_gpu``)."""
-    low = word.lower()
-    return ("skip" not in low or "_lt_" in low) != is_negated(low.replace("skip", "", 1))
 
 
 def _pattern_devices(pattern: ast.pattern) -> tuple[str, ...]:
