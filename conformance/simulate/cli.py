@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder:
         try:
-            status = _child(_located(command), args, Path(folder))
+            status = _child(located(command), args, Path(folder))
         except OSError as error:
             print(f"conformance simulate: cannot run {command[0]}: {error}", file=sys.stderr)  # noqa: T201
             return 2
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _located(command: list[str]) -> list[str]:
+def located(command: list[str]) -> list[str]:
     """The command as it is started: this Python for `-m`, `-c` and scripts, as coverage run does.
 
     A console script on no PATH is looked for beside this Python, where its environment has it.

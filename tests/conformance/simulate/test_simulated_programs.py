@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance import simulate
-from conformance.simulate import expectations, fidelity, fuzz, gaps
+from conformance.simulate import expectations, fidelity, fuzz, gaps, operators
 from conformance.simulate.memory import Ledger
 
 
@@ -62,7 +63,7 @@ def test_the_fuzz_reports_that_nothing_differs(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_seeded_part_of_the_operator_database_agrees() -> None:
-    ops = fidelity.operators("", 10, seed=11)
+    ops = fidelity.operators("", 6, seed=11)
     found = list(fidelity.outcomes(ops, expectations.Expectations.installed(), 2))
     score = fidelity.Score.of(outcome for outcome in found if not outcome.on_host)
     assert score.total > 50
@@ -131,6 +132,39 @@ def test_installed_lists_name_known_operators() -> None:
     assert torch.bool in listed["aten::relu"]
     for name in listed:
         assert hasattr(torch.ops.aten, name.removeprefix("aten::"))
+
+
+def test_the_dispatch_tables_are_those_of_torchgen() -> None:
+    from torchgen.gen import parse_native_yaml
+    from torchgen.model import DispatchKey
+
+    folder = Path(torch.__file__).parents[1] / "torchgen/packaged/ATen/native"
+    parsed = parse_native_yaml(str(folder / "native_functions.yaml"), str(folder / "tags.yaml"))
+    by_name = {str(function.func.name): function for function in parsed.native_functions}
+    keys = {"dense": DispatchKey.MPS, "coo": DispatchKey.SparseMPS, "csr": DispatchKey.SparseCsrMPS}
+    expected = {}
+    for name, function in by_name.items():
+        delegate = function.structured_delegate
+        served = by_name[str(delegate)] if delegate is not None else function
+        expected[name] = {
+            kind: parsed.backend_indices[key].has_kernel(served) for kind, key in keys.items()
+        } | {
+            "composite": function.has_composite_explicit_autograd_kernel
+            or function.has_composite_implicit_autograd_kernel
+            or function.has_composite_explicit_autograd_non_functional_kernel
+        }
+    text = (folder / "native_functions.yaml").read_text(encoding="utf-8")
+    assert operators.read_tables(text) == expected
+    with pytest.raises(ValueError, match="no MPS kernel in this text"):
+        operators.read_tables(text.replace("MPS", "Metal"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_operator_with_float64_samples_only_is_judged_by_them() -> None:
+    (op,) = fidelity.operators("^to$", None, 0)
+    found = list(fidelity.outcomes([op], expectations.Expectations.installed(), 2))
+    assert fidelity.Score.of(found).recall == 1
+    assert all("Cannot convert a MPS Tensor to float64" in o.error for o in found if not o.on_host)
 
 
 def test_a_ledger_that_forgets_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> 
     target = tmp_path / "out.html"
     done = run(
         "mps", "--macos", "14.5", "--report", str(target), "--", "python", "-m", "parent",
-        PYTHONPATH=str(tmp_path) + os.pathsep + os.environ.get("PYTHONPATH", ""),
+        PYTHONPATH=_and(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     # The command's own process reads the environment's sitecustomize too.
@@ -77,6 +77,35 @@ def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> 
     assert "What would be slow on a real Mac" in page
     assert "aten::mul.Tensor" in page
     assert "<td>2</td><td>aten::mul.Tensor</td>" in page
+
+
+def test_modules_scripts_and_console_scripts_run_without_the_word_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "some_script.py"
+    script.write_text(SCRIPT)
+    done = run("mps", "--", "-m", "some_script", "--device", "mps", PYTHONPATH=_and(tmp_path))
+    assert done.stdout.strip() == "['--device', 'mps'] 6.0", done.stderr
+    assert cli.located([str(script), "x"]) == [sys.executable, str(script), "x"]
+    assert cli.located(["-c", "pass"]) == [sys.executable, "-c", "pass"]
+    assert cli.located(["python3", "-m", "x"]) == [sys.executable, "-m", "x"]
+    # A console script of an environment that is not activated, so on no PATH.
+    beside = tmp_path / "bin"
+    beside.mkdir()
+    tool = beside / "some-tool"
+    tool.write_text(f"#!{sys.executable}\n{SCRIPT}")
+    tool.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(beside / "python"))
+    assert cli.located(["some-tool", "generate"]) == [str(tool), "generate"]
+    assert cli.located(["no-such-tool"]) == ["no-such-tool"]
+    monkeypatch.undo()
+    done = run("mps", "--", "some-tool", PATH=str(beside) + os.pathsep + os.environ["PATH"])
+    assert done.stdout.strip() == "[] 6.0", done.stderr
+
+
+def _and(folder: Path) -> str:
+    """A PYTHONPATH with `folder` before what it is."""
+    return str(folder) + os.pathsep + os.environ.get("PYTHONPATH", "")
 
 
 def test_the_exit_status_is_the_programs_own(tmp_path: Path) -> None:
