@@ -53,6 +53,9 @@ PROVIDERS = {
 }
 #: Packages that import everywhere and then have little to do without CUDA.
 POORER = frozenset({"bitsandbytes", "xformers", "pynvml"})
+#: Without these, nothing that follows the import can be reached.
+_NEEDED = MISSING | KERNELS
+_PROVIDING = frozenset(package.partition(".")[0] for package in PROVIDERS)
 
 
 def imported_packages(node: ast.Import | ast.ImportFrom) -> list[str]:
@@ -66,11 +69,13 @@ def imported_packages(node: ast.Import | ast.ImportFrom) -> list[str]:
 
 def needed_package(node: ast.Import | ast.ImportFrom) -> str | None:
     """The package that a statement imports and that cannot be had without CUDA, if any."""
-    return next((name for name in imported_packages(node) if name in MISSING | KERNELS), None)
+    return next((name for name in imported_packages(node) if name in _NEEDED), None)
 
 
 def provided_backend(node: ast.Import | ast.ImportFrom) -> str | None:
     """The backend that an imported package brings along, if any."""
+    if _PROVIDING.isdisjoint(imported_packages(node)):
+        return None
     if isinstance(node, ast.ImportFrom):
         names = [f"{node.module}.{alias.name}" for alias in node.names] if not node.level else []
     else:

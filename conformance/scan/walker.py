@@ -71,14 +71,13 @@ class Walker:
         first = decorators[0].lineno if decorators else node.lineno
         imports = kind in (ast.Import, ast.ImportFrom)
         if imports or self.hot.any(first, node.end_lineno or node.lineno):
-            handler: Callable[[Any, Facts], Facts | None] | None
-            handler = getattr(self, "_on_" + kind.__name__, None)
+            handler = _HANDLERS.get(kind)
             context = self.context
             outer = context.statement
             context.statement = node
             context.facts = facts
             try:
-                after = handler(node, facts) if handler is not None else self._plain(node, facts)
+                after = (handler or Walker._plain)(self, node, facts)
             finally:
                 context.statement = outer
             if after is None or kind is not ast.Expr:
@@ -391,6 +390,14 @@ class Walker:
             part = getattr(node, name, None)
             if part is not None:
                 self.expression(part, inner)
+
+
+#: Functions of the class, not of a walker: those would keep it, and its tree, alive.
+_HANDLERS: dict[type[ast.AST], Callable[[Walker, Any, Facts], Facts | None]] = {
+    kind: getattr(Walker, "_on_" + kind.__name__)
+    for kind in ast.stmt.__subclasses__()
+    if hasattr(Walker, "_on_" + kind.__name__)
+}
 
 
 def _refuses(body: list[ast.stmt]) -> bool:

@@ -10,12 +10,14 @@ from conformance.scan.findings import Severity
 from conformance.scan.packages import KERNELS, MISSING, POORER, imported_packages
 from conformance.scan.rule import Bad, Rule
 
+_NAMED = MISSING | POORER | KERNELS
+
 
 def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
     if context.scope.kind == "function" or _optional(context):
         return
     for package in imported_packages(node):
-        if package in MISSING | POORER | KERNELS:
+        if package in _NAMED:
             context.report(
                 RULE,
                 node,

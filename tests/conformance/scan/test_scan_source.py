@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gc
 
 import pytest
 
@@ -144,3 +145,32 @@ def test_words_are_found_and_their_look_alikes_are_not() -> None:
     words = prefilter.hot_words(data)
     assert prefilter.hot_offsets(data, words) == [data.index(b".mps") + 1]
     assert prefilter.hot_words(b"import json\njson.load(f)\n") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"ok = torch.backends.mps.is_available()\n",
+        b"from ...modeling_flash_attention_utils import run\n",
+        b"class Model:\n    _supports_flash_attn = True\n",
+    ],
+)
+def test_words_that_only_explain_count_beside_others(line: bytes) -> None:
+    def count(data: bytes) -> int:
+        return len(prefilter.hot_offsets(data, prefilter.hot_words(data)))
+
+    assert count(line) == 0
+    assert count(line + b"import flash_attn\n") == 2
+    assert count(line + b"x.to('cuda')\n") == 2
+
+
+def test_nothing_of_a_file_waits_for_the_collector() -> None:
+    code = "import torch\nclass C:\n    def f(self):\n        torch.cuda.synchronize()\n"
+    gc.collect()
+    gc.disable()
+    try:
+        assert analyse("a.py", code.encode(), RULES)
+        left = gc.collect()
+    finally:
+        gc.enable()
+    assert left == 0
