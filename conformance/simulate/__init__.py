@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from conformance.simulate.device import REPORTED_NAME, Machine
-from conformance.simulate.limits import LIMITS, Limit
-from conformance.simulate.record import SimulationWarning
-from conformance.simulate.session import Simulation, active, mps
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conformance.simulate.limits import LIMITS, Limit
+    from conformance.simulate.machine import REPORTED_NAME, Machine
+    from conformance.simulate.record import SimulationWarning
+    from conformance.simulate.session import Simulation, active, mps
+
+_HOMES = {
+    "LIMITS": "limits",
+    "REPORTED_NAME": "machine",
+    "Limit": "limits",
+    "Machine": "machine",
+    "Simulation": "session",
+    "SimulationWarning": "record",
+    "active": "session",
+    "mps": "session",
+}
 
 __all__ = [
     "LIMITS",
@@ -17,3 +32,10 @@ __all__ = [
     "active",
     "mps",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Loads what is asked for, so that the command line starts without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

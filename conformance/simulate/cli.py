@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.simulate.device import BACKEND, Machine
 from conformance.simulate.hook import OPTIONS_VARIABLE, REPORTS_VARIABLE
+from conformance.simulate.machine import BACKEND, Machine
 
 _INTERPRETERS = ("python", "python3")
 

@@ -66,7 +66,7 @@ def test_a_seeded_part_of_the_operator_database_agrees() -> None:
     ops = fidelity.operators("", 6, seed=11)
     found = list(fidelity.outcomes(ops, expectations.Expectations.installed(), 2))
     score = fidelity.Score.of(outcome for outcome in found if not outcome.on_host)
-    assert score.total > 50
+    assert score.total > 30
     assert score.agreement >= 0.95, "\n".join(fidelity.disagreements(found))
 
 
