@@ -31,14 +31,14 @@ WIDE = (torch.float64, torch.complex128)
 _NUMERIC = ("UNDEFINED_XFAILLIST", "ON_MPS_XFAILLIST", "SKIPLIST", "EMPTY_OPS_SKIPLIST")
 
 
-VALUES = {
+PARTS_HAVE_KERNELS = {
     "svd_lowrank": "torch.linalg.qr has a kernel, torch.linalg.svd falls back always; it projects "
     "on random numbers, as pca_lowrank does through the same call, of which the lists say that "
     "the signs of singular vectors follow the stream",
     "masked.median": "it is torch.where and torch.nanmedian(dim).values, of which the lists name "
     "only bool as missing; no refusal of it is on record",
 }
-"""Operators listed for every element type that cannot be refused: name to the evidence."""
+"""Operators listed for every element type that have kernels for all their parts: name to what is known."""
 
 _TEST_CLASS = "TestConsistency"
 """The class of PyTorch's test_mps.py that compares operators with the CPU."""
