@@ -23,6 +23,7 @@ from acestep.request import DEFAULT_DURATION
 CODES_PER_SECOND = 5
 INFER_TYPES = ("dit", "llm_dit")
 _FREE_TEXT_LIMIT = 1024
+_DEMO_LINES = 3
 
 
 class LLMHandler:
@@ -147,6 +148,10 @@ class LLMHandler:
             self.unload()
             self.backend, self.policy, self._tokens = loaded, policy, tokens
             self.model_name = folder.name
+            if models.is_demo(folder):
+                # Random weights seldom end a text by themselves.
+                self.caption_lines = min(self.caption_lines, _DEMO_LINES)
+                self.lyric_lines = min(self.lyric_lines, _DEMO_LINES)
             self._checkpoint_dir = str(checkpoint_dir) if checkpoint_dir else None
         dtype_name = policy.dtypes["lm"].name
         status = f"{folder.name} on {policy.name} ({dtype_name}), backend {name}"
