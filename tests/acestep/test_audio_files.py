@@ -85,7 +85,10 @@ def test_unknown_format(song: torch.Tensor, tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "song.txt"
     path.write_text("old")
-    with pytest.raises(RequestError, match=r"cannot write .*song\.txt"), audio_files.replacing(path):
+    with (
+        pytest.raises(RequestError, match=r"cannot write .*song\.txt"),
+        audio_files.replacing(path),
+    ):
         raise OSError(28, "No space left on device")
     with pytest.raises(KeyboardInterrupt), audio_files.replacing(path) as part:
         part.write_text("new")
