@@ -283,7 +283,7 @@ def test_nothing_is_loaded_on_failure(tmp_path: Path) -> None:
         ({"lm_model_path": "nowhere"}, "no language model 'nowhere'"),
         ({"lm_model_path": "acestep-5Hz-lm-4B"}, "hf download ACE-Step/acestep-5Hz-lm-4B"),
         ({"lm_model_path": str(tmp_path)}, "no weights here"),
-        ({"lm_model_path": "demo", "device": "cuda"}, "not available here"),
+        ({"lm_model_path": "demo", "device": "tpu"}, "unknown device 'tpu'"),
         ({"lm_model_path": "demo", "backend": "vllm"}, "vLLM runs on CUDA only"),
         ({"lm_model_path": "demo", "backend": "llama"}, "unknown backend 'llama'"),
         ({"lm_model_path": "demo", "offload_to_cpu": True}, "offloading is pointless"),
