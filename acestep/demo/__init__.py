@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 RECIPE_VERSION = 2
@@ -15,24 +16,33 @@ RECIPE_VERSION = 2
 def path(cache: Path) -> Path:
     """The folder of the built-in checkpoint in diffusers layout, made on first use.
 
-    It is built in a temporary folder and renamed into place, so that several processes
-    may ask at once and an interrupted build leaves nothing that looks finished.
-
     Args:
         cache: the folder that holds (or will hold) the checkpoint.
     """
     target = cache / f"demo-{RECIPE_VERSION}"
-    if target.is_dir():
-        return target
-    from acestep.demo.recipe import build
+    if not target.is_dir():
+        from acestep.demo.recipe import build
 
-    cache.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".demo-", dir=cache))
+        make_folder(target, build)
+    return target
+
+
+def make_folder(target: Path, build: Callable[[Path], None]) -> None:
+    """Build a folder beside its place and rename it there.
+
+    Several processes may do so at once, and an interrupted build leaves nothing that looks
+    finished.
+
+    Args:
+        target: the folder to make; its parent is made too.
+        build: writes the folder whose path it is given.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        build(work / "demo")
+        build(work / "made")
         # Another process may have been faster; its result is the same.
         with contextlib.suppress(OSError):
-            os.rename(work / "demo", target)
+            os.rename(work / "made", target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return target

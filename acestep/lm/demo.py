@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acestep.demo import make_folder
 from acestep.demo.recipe import make_tokenizer, seed_weights
 
 RECIPE_VERSION = 3
@@ -69,17 +66,8 @@ def path(cache: Path) -> Path:
         cache: the folder that holds (or will hold) it.
     """
     target = cache / f"demo-lm-{RECIPE_VERSION}"
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".demo-lm-", dir=cache))
-    try:
-        build(work / "lm")
-        # Another process may have been faster; its result is the same.
-        with contextlib.suppress(OSError):
-            os.rename(work / "lm", target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    if not target.is_dir():
+        make_folder(target, build)
     return target
 
 

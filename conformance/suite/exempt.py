@@ -37,6 +37,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "demo.recipe:make_tokenizer",
         "demo.recipe:old_weight_norm",
         "demo.recipe:seed_weights",
+        "demo:make_folder",
         "demo:path",
         "lm.demo:LmShape.config",
         "lm.demo:build",
