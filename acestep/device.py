@@ -182,6 +182,24 @@ class DevicePolicy:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             yield
 
+    def for_training(self, dtype: str | None = None) -> DevicePolicy:
+        """This policy for training: float32 on MPS unless a dtype is asked for.
+
+        Args:
+            dtype: one of `DTYPE_CHOICES`; None leaves the choice to the device.
+
+        Raises:
+            RequestError: the device lacks the dtype, or it is float16, whose gradients
+                underflow without the loss scaling that only float32 weights allow.
+        """
+        if dtype == "float16":
+            raise RequestError(
+                "float16 overflows in this model, the more so in training; use bfloat16 or float32"
+            )
+        if dtype is None and self.device.type == "mps":
+            dtype = "float32"
+        return self if dtype is None else self.with_dtype(dtype)
+
     def generator(self, seed: int) -> torch.Generator:
         """A generator on the host: its stream is the same whatever the device."""
         import torch
@@ -291,9 +309,11 @@ def canonical(device: str | torch.device) -> tuple[str, int]:
     if index is not None:
         return device.type, index
     accelerator = torch.accelerator.current_accelerator() if device.type == "cuda" else None
-    if accelerator is not None and accelerator.type == device.type and _probe(device.type)[0]:
-        return device.type, torch.accelerator.current_device_index()
-    return device.type, 0
+    if accelerator is None or accelerator.type != device.type:
+        return device.type, 0
+    # Asking for the current device would start a device that nobody uses yet.
+    started = _module(device).is_initialized()
+    return device.type, torch.accelerator.current_device_index() if started else 0
 
 
 def supports_float64(device: str | torch.device) -> bool:

@@ -54,6 +54,7 @@ def register_markers(config: pytest.Config) -> None:
     for line in (
         "covers(*rows): what a case of the suite covers",
         "names_cuda(why): the case asks the tree about CUDA, which may then name it",
+        "lists_devices(why): the case asks for all devices; CUDA may be asked where there is one",
     ):
         config.addinivalue_line("markers", line)
 

@@ -27,6 +27,10 @@ from conformance.blame import LIBRARY, TREE, Blame, Place, Touch
 from conformance.rewire import FunctionWatch, ModuleWatch, functions_in, shadow
 
 _INITIALISERS = frozenset({"torch.cuda._lazy_init", "torch.cuda.init"})
+# What a tree may read to answer a question about CUDA; none of them starts it.
+_QUERIES = frozenset(
+    {"torch.cuda.is_available", "torch.cuda.is_initialized", "torch.cuda.device_count"}
+)
 _armed: list[Tripwire] = []
 _local = threading.local()
 
@@ -39,8 +43,9 @@ class Tripwire(AbstractContextManager["Tripwire"]):
 
         Args:
             package: the folder of the package under test; code below it is the tree.
-            may_name_cuda: `torch.device` may be made for CUDA, because the caller asks the
-                tree about CUDA; using such a device is noticed all the same.
+            may_name_cuda: `torch.device` may be made for CUDA, and whether it is there be
+                asked, because the caller asks the tree about CUDA; using such a device is
+                noticed all the same.
         """
         self.blame = Blame(package)
         self.may_name_cuda = may_name_cuda
@@ -57,7 +62,10 @@ class Tripwire(AbstractContextManager["Tripwire"]):
     def failures(self) -> list[Touch]:
         """What proves that the tree is bound to CUDA: its own touches, and a library's that
         would start CUDA. Of several on one line the one that says most is kept."""
-        found = [t for t in self.touches if t.origin == TREE or t.initialises]
+        allowed = _QUERIES if self.may_name_cuda else ()
+        found = [
+            t for t in self.touches if t.initialises or (t.origin == TREE and t.call not in allowed)
+        ]
 
         def said_better(touch: Touch) -> bool:
             beside = [t.call for t in found if t.place == touch.place and t is not touch]

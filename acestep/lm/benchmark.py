@@ -33,25 +33,29 @@ SHAPES = {
 
 _PROMPT_TOKENS = 200
 _MASK_STEPS = 60
+_WARM_UP_CODES = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one table; everything in it is measured in this one process."""
+    """Print a row for each measurement, as it is made; all are made in this one process."""
     arguments = _parser().parse_args(argv)
     policy = resolve(arguments.device, dtype=arguments.dtype)
     shape, vocabulary = SHAPES[arguments.shape]
     model, tokens = make_model(shape, vocabulary, policy)
     sampling = Sampling(0.85, None, 0.9, 1.0, 2.0)
-    rows: list[tuple[str, ...]] = []
+    _print(("engine", "batch", "speed", "ratio", "notes"))
     for batch in arguments.batch:
         prompts = _prompts(batch, tokens)
+        # Its first run is as slow as the others, so that a few codes are warming up enough.
+        plain_generate(model, tokens, prompts, sampling, _WARM_UP_CODES)
         plain = _seconds(
             partial(plain_generate, model, tokens, prompts, sampling, arguments.codes),
             policy,
             arguments.repeats,
+            warm_up=0,
         )
         made = batch * arguments.codes
-        rows.append(_row("transformers generate()", batch, made, plain, plain))
+        _print(_row("transformers generate()", batch, made, plain, plain))
         for name, compiled in (("pt", False), ("pt, compiled", True)):
             if compiled and not arguments.compile:
                 continue
@@ -65,12 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     arguments.repeats,
                 )
             first = time.perf_counter() - started
-            rows.append((*_row(name, batch, made, ours, plain), f"prepared in {first:.1f} s"))
+            _print((*_row(name, batch, made, ours, plain), f"first to last {first:.1f} s"))
         if arguments.bandwidth:
             limit = arguments.codes * weight_bytes(model, tokens) / (arguments.bandwidth * 1e12)
-            rows.append(_row(f"limit at {arguments.bandwidth} TB/s", batch, made, limit, plain))
-        rows.append(_mask_row(model, tokens, vocabulary, prompts, sampling, policy, batch))
-    _print(rows)
+            _print(_row(f"limit at {arguments.bandwidth} TB/s", batch, made, limit, plain))
+        _print(_mask_row(model, tokens, vocabulary, prompts, sampling, policy, batch))
     return 0
 
 
@@ -230,32 +233,30 @@ def _prompts(batch: int, tokens: AudioTokens) -> list[Prompt]:
     return [Prompt(pair[0], pair[1]) for pair in ids.tolist()]
 
 
-def _seconds(work: Callable[[], None], policy: DevicePolicy, repeats: int) -> float:
-    """Median time of some runs, after one that does not count."""
+def _seconds(
+    work: Callable[[], None], policy: DevicePolicy, repeats: int, warm_up: int = 1
+) -> float:
+    """Median time of some runs, after those that do not count."""
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats + warm_up):
         policy.synchronize()
         started = time.perf_counter()
         work()
         policy.synchronize()
         times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+    return statistics.median(times[warm_up:])
 
 
 def _row(name: str, batch: int, made: int, seconds: float, plain: float) -> tuple[str, ...]:
     return name, str(batch), f"{made / seconds:.1f} codes/s", f"{plain / seconds:.2f} x"
 
 
-def _print(rows: Sequence[tuple[str, ...]]) -> None:
+def _print(cells: Sequence[str]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("engine", "batch", "speed", "ratio", "notes"):
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
+    widths = (24, 6, 16, 8)
+    line = "".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+    Console(width=120, highlight=False).print(line, *cells[len(widths) :])
 
 
 def _parser() -> argparse.ArgumentParser:

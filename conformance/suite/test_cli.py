@@ -144,6 +144,7 @@ def test_absent_device(
 
 
 @covers("cli.devices:*", "acestep_v15_pipeline:main", "cli.console:result")
+@pytest.mark.lists_devices("the command reports on every device of this machine")
 def test_devices_command(api: Api, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     api.get("cli.devices:run")
     assert run_main(api, "devices") == 0
