@@ -117,6 +117,37 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
     assert not made.llm_initialized
 
 
+@covers("A1", "A3", INITIALIZE, "llm_inference:LLMHandler.generate_with_stop_condition")
+def test_the_text_is_that_of_the_host(api: Api, target: Target, tmp_path: Path) -> None:
+    """In float32 greedy and seeded text are the CPU's, token for token; offloaded ones too."""
+    wishes = [("cpu", False), (target.device, False)]
+    if target.device == "cuda":
+        wishes.append((target.device, True))
+    written = []
+    for device, offload in wishes:
+        made, message, ok = started(
+            api, tmp_path, backend="pt", device=device, dtype="float32", offload_to_cpu=offload
+        )
+        assert ok, message
+        texts = []
+        for temperature in (0.0, 0.85):
+            planned = made.generate_with_stop_condition(
+                "warm piano",
+                "la la",
+                "llm_dit",
+                temperature=temperature,
+                cfg_scale=2.0,
+                target_duration=10,
+                batch_size=2,
+                seeds=[3, 4],
+            )
+            assert planned["success"], planned["error"]
+            texts.append((planned["metadata"], planned["audio_codes"]))
+        written.append(texts)
+        made.unload()
+    assert all(texts == written[0] for texts in written), "other text than on the host"
+
+
 @covers("A1", "A3", "inference:generate_music", "planning:plan", "planning:plans")
 @covers("planning:metadata_of", "params:make_request")
 def test_a_song_with_a_plan(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:

@@ -100,24 +100,29 @@ def test_a_thousand_blocks_from_random_weights(planner: LLMHandler, part: int) -
 
 @pytest.mark.parametrize("part", range(4))
 def test_the_number_of_codes_is_exact(planner: LLMHandler, part: int) -> None:
-    """Lengths in a batch differ; every item gets exactly its own number."""
+    """250 a part, as above; every song gets exactly its own number."""
     tokens = models.audio_tokens(planner.backend.tokenizer, Path())  # type: ignore[union-attr]
     assert len(tokens.codes) == 64000
-    for run in range(4):
+    ran = 0
+    for run in range(70):
+        batch = 1 if run % 7 == 6 else 4
         shuffle_weights(planner, 100 * part + run)
-        seconds = 0.5 + 0.7 * run + 0.1 * part
+        seconds = 0.5 + 0.1 * (run % 8) + 0.1 * part
         made = planner.generate_with_stop_condition(
             "a song", "", cfg_scale=1.0 + run % 2, target_duration=seconds, top_p=0.9,
-            temperature=(0.0, 0.85)[part % 2],
-            batch_size=4, use_cot_metas=False, use_cot_caption=False, use_cot_language=False,
+            temperature=(0.0, 0.3, 0.85, 1.0, 2.0)[run % 5],
+            batch_size=batch, seeds=range(run, run + batch),
+            use_cot_metas=False, use_cot_caption=False, use_cot_language=False,
         )  # fmt: skip
         assert made["success"], made["error"]
-        for codes in made["audio_codes"]:
+        for codes in made["audio_codes"] if batch > 1 else [made["audio_codes"]]:
+            ran += 1
             assert codes.count("<|audio_code_") == max(1, round(seconds * 5))
             numbers = [
                 int(c[len("<|audio_code_") : -2]) for c in codes.split(">")[:-1] for c in [c + ">"]
             ]
             assert all(0 <= number < 64000 for number in numbers)
+    assert ran == 250
 
 
 def test_the_planned_duration_decides_the_codes(planner: LLMHandler) -> None:
