@@ -50,6 +50,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
         self.blame = Blame(package)
         self.may_name_cuda = may_name_cuda
         self._package = package
+        self._started = False
         self._touches: dict[tuple[Any, ...], Touch] = {}
         self._undo: list[Callable[[], None]] = []
 
@@ -63,8 +64,14 @@ class Tripwire(AbstractContextManager["Tripwire"]):
         """What proves that the tree is bound to CUDA: its own touches, and a library's that
         would start CUDA. Of several on one line the one that says most is kept."""
         allowed = _QUERIES if self.may_name_cuda else ()
+        # A library that makes sure of a CUDA that another target of this process has started
+        # starts nothing; only a case that asks about CUDA may come so far.
+        harmless = self.may_name_cuda and self._started
         found = [
-            t for t in self.touches if t.initialises or (t.origin == TREE and t.call not in allowed)
+            t
+            for t in self.touches
+            if (t.initialises and not (harmless and t.call in _INITIALISERS))
+            or (t.origin == TREE and t.call not in allowed)
         ]
 
         def said_better(touch: Touch) -> bool:
@@ -83,6 +90,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
         """Raises RuntimeError where one is armed already."""
         if _armed:
             raise RuntimeError("a tripwire is armed already; leave that block first")
+        self._started = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
         try:
             self._arm()
         except BaseException:

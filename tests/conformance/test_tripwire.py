@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -116,6 +117,9 @@ import torch
 def query():
     return torch.cuda.is_available()
 
+def make_sure():
+    torch.cuda.init()
+
 def move(tensor):
     return tensor.to("cuda")
 """
@@ -133,6 +137,8 @@ def snippets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, M
         TREE_HEAD,
         'def quiet():\n    try: torch.zeros(1, device="cuda")\n    except Exception: return None',
     ]
+    lines.append("def snippet_make_sure():\n    library.make_sure()")
+    lines.append("def snippet_move():\n    library.move(torch.ones(1))")
     for number, (code, _) in enumerate([*TOUCHES.values(), *HARMLESS.values()]):
         body = code.replace("\n", "\n    ")
         lines.append(f"def snippet_{number}():\n    {body}")
@@ -268,6 +274,22 @@ def test_names_may_be_allowed(snippets: Any) -> None:
         assert not wire.failures
         getattr(module, f"snippet_{names.index('call')}")()
     assert [touch.call for touch in wire.failures] == ["torch.cuda.empty_cache"]
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_library_may_make_sure_of_a_cuda_that_runs(
+    snippets: Any, monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """Where another target has started CUDA, what would start it elsewhere starts nothing."""
+    package, module = snippets
+    monkeypatch.setattr(torch.cuda, "_initialized", started)
+    for may_name_cuda in (True, False):
+        with Tripwire(package, may_name_cuda=may_name_cuda) as wire, suppress(Exception):
+            module.snippet_make_sure()
+        assert bool(wire.failures) is not (started and may_name_cuda)
+        with Tripwire(package, may_name_cuda=may_name_cuda) as wire, suppress(Exception):
+            module.snippet_move()
+        assert wire.failures
 
 
 def test_the_suite_itself_is_not_recorded(tmp_path: Path) -> None:
