@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import Conv1d, ConvTranspose1d, Module
-from torch.nn import functional as F
+
+from acestep.convolution import conv1d
+from acestep.wave_decoder import wave_decoder
 
 if TYPE_CHECKING:
     from diffusers.models import AutoencoderOobleck
@@ -59,25 +61,29 @@ def decode(
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = decoder_halo(vae)
     core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, latents.shape[0], policy)
+    run = wave_decoder(vae, policy)
     audio: torch.Tensor | None = None
     for window in _windows(frames, core, halo):
         part = latents[..., window.start : window.stop].to(policy.device, vae.dtype)
-        with split_convolutions(vae.decoder, policy.max_conv_output):
-            wave = vae.decode(part).sample
+        wave = run(part)
         kept = wave[..., (window.first - window.start) * ratio :]
         if window.last != frames:
             kept = kept[..., : (window.last - window.first) * ratio]
         if audio is None:
             # An odd ratio makes the decoder's output a little shorter than frames * ratio.
             length = frames * ratio - ((window.stop - window.start) * ratio - wave.shape[-1])
-            audio = torch.empty(*wave.shape[:-1], length, dtype=torch.float32)
+            audio = policy.host_buffer(*wave.shape[:-1], length)
         start = window.first * ratio
-        audio[..., start : start + kept.shape[-1]] = kept.to("cpu", torch.float32)
+        # Row by row, for only whole stretches of memory travel while the next chunk is computed.
+        rows = kept.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
+        for row, target in zip(rows, audio.flatten(0, 1), strict=True):
+            target[start : start + len(row)].copy_(row, non_blocking=True)
         policy.between_steps()
         if on_chunk is not None:
             on_chunk(window.last / frames)
     if audio is None:
         raise ValueError(f"latents of shape {tuple(latents.shape)} have no frame to decode")
+    policy.synchronize()
     return audio
 
 
@@ -163,40 +169,16 @@ def split_convolutions(module: Module, limit: int | None) -> Iterator[None]:
 
 
 def _split_forward(convolution: Conv1d, limit: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    (kernel,), (stride,), (dilation,) = (
-        convolution.kernel_size,
-        convolution.stride,
-        convolution.dilation,
+    return lambda signal: conv1d(
+        signal,
+        convolution.weight,
+        convolution.bias,
+        stride=convolution.stride[0],
+        padding=_padding(convolution),
+        dilation=convolution.dilation[0],
+        groups=convolution.groups,
+        limit=limit,
     )
-    padding = _padding(convolution)
-    reach = dilation * (kernel - 1) + 1
-
-    def forward(signal: torch.Tensor) -> torch.Tensor:
-        length = signal.shape[-1]
-        out_length = (length + 2 * padding - reach) // stride + 1
-        if out_length <= limit:
-            return Conv1d.forward(convolution, signal)
-        shape = (signal.shape[0], convolution.out_channels, out_length)
-        result = torch.empty(shape, device=signal.device, dtype=signal.dtype)
-        for first in range(0, out_length, limit):
-            last = min(first + limit, out_length)
-            start = first * stride - padding
-            stop = (last - 1) * stride - padding + reach
-            piece = signal[..., max(start, 0) : max(min(stop, length), 0)]
-            left = min(max(-start, 0), stop - start)
-            piece = F.pad(piece, (left, stop - start - left - piece.shape[-1]))
-            result[..., first:last] = F.conv1d(
-                piece,
-                convolution.weight,
-                convolution.bias,
-                convolution.stride,
-                0,
-                convolution.dilation,
-                convolution.groups,
-            )
-        return result
-
-    return forward
 
 
 @dataclass(frozen=True)

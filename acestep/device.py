@@ -108,6 +108,19 @@ class DevicePolicy:
         """Whether vLLM is the language model's usual engine here, installed or not."""
         return self.device.type == "cuda"
 
+    @property
+    def records(self) -> bool:
+        """Whether `captured` makes a recording that outlives its tensors' contents."""
+        return self.device.type == "cuda"
+
+    def has_packed_attention(self, dtype: torch.dtype) -> bool:
+        """Whether PyTorch's flash kernel for packed sequences runs here in this dtype."""
+        import torch
+
+        if self.device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+            return False
+        return bool(_module(self.device).get_device_capability(self.device) >= (8, 0))
+
     def captured(self, step: Callable[[], None]) -> Callable[[], None]:
         """A step in the form that costs the host least: on CUDA a graph to replay.
 
@@ -153,6 +166,18 @@ class DevicePolicy:
             import torch
 
             torch.accelerator.empty_cache()
+
+    def host_buffer(self, *shape: int) -> torch.Tensor:
+        """A float32 tensor on the host that the device can write to while it computes."""
+        import torch
+
+        return torch.empty(shape, dtype=torch.float32, pin_memory=self.device.type == "cuda")
+
+    def after_request(self) -> None:
+        """Give memory back where the allocator would pile it up. CUDA's keeps its blocks in
+        order, and taking them anew would cost the next song more than its launch."""
+        if self.device.type == "mps":
+            self.flush()
 
     def between_steps(self) -> None:
         """Housekeeping after a diffusion step: keep the MPS allocator from ratcheting up."""

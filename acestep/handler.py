@@ -165,7 +165,9 @@ class AceStepHandler(LyricAlignmentMixin):
             if use_flash_attention:
                 pipeline.transformer.set_attention_backend("flash")
             if compile_model:
+                # The marks are read where the layers and the decoder are prepared.
                 pipeline.transformer.compile()
+                pipeline.vae.decoder.compile()
             send_home = _offload(pipeline, policy, offload)
             self.unload()
             self.pipeline, self.policy, self.checkpoint = pipeline, policy, checkpoint
@@ -325,8 +327,7 @@ class AceStepHandler(LyricAlignmentMixin):
             finally:
                 self._send_home()
                 self.pipeline.maybe_free_model_hooks()
-                if self.policy.is_accelerator:
-                    self.policy.flush()
+                self.policy.after_request()
 
     def _generate(
         self, pipeline: Pipeline, request: Request, warnings: list[str], report: Report
@@ -401,12 +402,17 @@ def _offload(pipeline: Pipeline, policy: DevicePolicy, offload: str) -> Callable
     if offload == "all":
         # Each module that is called sends the one before it home.
         pipeline.enable_model_cpu_offload(device=policy.device)
-    elif offload == "dit":
+        return pipeline.forget
+    if offload == "dit":
         from accelerate import cpu_offload_with_hook
 
         _, hook = cpu_offload_with_hook(pipeline.transformer, policy.device)
         hook.offload()
-        send_home: Callable[[], None] = hook.offload
+
+        def send_home() -> None:
+            pipeline.forget()
+            hook.offload()
+
         return send_home
     return lambda: None
 

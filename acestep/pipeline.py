@@ -1,8 +1,9 @@
-"""diffusers' ACE-Step pipeline with seeded, exact conditioning and modules that may be away."""
+"""diffusers' ACE-Step pipeline with seeded, exact conditioning and steps of its own."""
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,17 @@ from typing import Any
 import torch
 from diffusers import AceStepPipeline
 
-from acestep import decode
+from acestep import decode, wave_decoder
 from acestep.device import DevicePolicy
+from acestep.offloading import bring
+from acestep.sampling import Denoiser, Guidance, Schedule
+from acestep.transformer import StepTransformer
 
 REFERENCE_SECONDS = 30
 """The timbre encoder hears 30 s of a reference: 10 s from its start, middle and end."""
+
+MAX_ENCODINGS = 32
+"""Encoded prompts kept for the next request with the same words; about 1 MB each at turbo size."""
 
 StepCallback = Callable[[int, int], None]
 
@@ -34,11 +41,12 @@ class Denoised:
 
 
 class Pipeline(AceStepPipeline):  # type: ignore[misc]
-    """`AceStepPipeline` that encodes source and reference audio exactly and from a seed.
+    """`AceStepPipeline` whose randomness follows from seeds, and whose steps are quick.
 
     diffusers draws the VAE's posterior sample from the global generator and encodes a
     whole song at once; here the sample follows from the request's seed, and the encoder
-    runs within the device's limits. Everything else is diffusers' own.
+    runs within the device's limits. Conditions are encoded once for a batch, which shares
+    its words, and kept for the next request; the steps are those of `sampling`.
     """
 
     def denoise(
@@ -63,68 +71,185 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         self._policy = policy
         # A stream of its own, so that the item's noise does not depend on the source audio.
         self._posterior = policy.generator(seeds[0])
-        self._noise_seeds = list(seeds)
-        condition: dict[str, torch.Tensor] = {}
-
-        def remember(module: Any, positional: Any, keywords: dict[str, Any]) -> None:
-            for name in ("encoder_hidden_states", "context_latents"):
-                condition.setdefault(name, keywords[name][: len(seeds)])
-
-        def step_end(
-            pipeline: Any, step: int, timestep: float, tensors: dict[str, Any]
-        ) -> dict[str, Any]:
-            on_step(step + 1, len(self.scheduler.timesteps))
-            policy.between_steps()
+        encoded, plain, context = self._conditions(arguments, len(seeds), frames)
+        schedule = Schedule.make(
+            arguments["num_inference_steps"], arguments["shift"], arguments["timesteps"]
+        )
+        bring(self.transformer)
+        velocity = self._velocity(arguments, schedule, encoded, plain, context)
+        noise = [policy.generator(seed) for seed in seeds]
+        state = _draw(noise, context.shape[1], context.shape[2] // 2, context.device)
+        for step in range(len(schedule)):
+            now, then = schedule.span(step)
+            change = velocity(state, step)
             if stochastic:
-                self._current = self._renoised(step, tensors["latents"])
-                return {"latents": self._current}
-            return {}
+                # A state is (1 - t) x0 + t noise, and the velocity is noise - x0.
+                clean = torch.add(state, change, alpha=-now)
+                renewed = _draw(noise, state.shape[1], state.shape[2], state.device)
+                state = (1 - then) * clean + then * renewed
+            else:
+                state = torch.add(state, change, alpha=then - now)
+            on_step(step + 1, len(schedule))
+            policy.between_steps()
+        condition = {"encoder_hidden_states": encoded, "context_latents": context}
+        return Denoised(state.to(context.dtype), condition)
 
-        hook = self.transformer.register_forward_pre_hook(remember, with_kwargs=True)
-        try:
-            output = self(
-                **arguments,
-                audio_duration=0.0 if frames is None else frames / self.latents_per_second,
-                output_type="latent",
-                callback_on_step_end=step_end,
-            )
-        finally:
-            hook.remove()
-        return Denoised(output.audios, condition)
+    def forget(self) -> None:
+        """Drop what was prepared from the modules' weights: they are about to move."""
+        self._denoiser: Denoiser | None = None
+        wave_decoder.forget(self.vae)
 
-    def prepare_latents(
+    def _steps(self) -> Denoiser:
+        denoiser: Denoiser | None = getattr(self, "_denoiser", None)
+        if denoiser is None or not denoiser.model.is_current(self.transformer):
+            model = StepTransformer(self.transformer)
+            if self.transformer._compiled_call_impl is not None:
+                model.compile()
+            self._denoiser = denoiser = Denoiser(model, self._policy)
+        return denoiser
+
+    def _velocity(
         self,
-        batch_size: int,
-        audio_duration: float,
-        dtype: torch.dtype,
+        arguments: dict[str, Any],
+        schedule: Schedule,
+        encoded: torch.Tensor,
+        plain: torch.Tensor | None,
+        context: torch.Tensor,
+    ) -> Callable[[torch.Tensor, int], torch.Tensor]:
+        """The velocity of a state at a step, with guidance and blending where asked for."""
+        steps = self._steps()
+        scale = arguments["guidance_scale"]
+        low, high = arguments["cfg_interval_start"], arguments["cfg_interval_end"]
+        guided_steps = [scale > 1 and low <= 1 - time <= high for time in schedule.times]
+        single = both = blended = None
+        if not all(guided_steps):
+            single = steps.velocity(encoded, context, schedule)
+        if any(guided_steps):
+            null = self.condition_encoder.null_condition_emb.to(encoded).expand_as(encoded)
+            both = steps.velocity(
+                torch.cat([encoded, null]), torch.cat([context, context]), schedule
+            )
+        if plain is not None:
+            blended = steps.velocity(plain, context, schedule, place=1)
+        guidance, strength = Guidance(scale), arguments["audio_cover_strength"]
+
+        def velocity(state: torch.Tensor, step: int) -> torch.Tensor:
+            if both is not None and guided_steps[step]:
+                made = guidance(*both(torch.cat([state, state]), step).chunk(2))
+            else:
+                assert single is not None
+                made = single(state, step)
+            if blended is not None:
+                made = strength * made + (1 - strength) * blended(state, step)
+            return made
+
+        return velocity
+
+    def _conditions(
+        self, arguments: dict[str, Any], batch: int, frames: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """What the batch is conditioned on: the words with the timbre, the same for plain
+        text-to-music where a weak cover blends it in, and the context latents."""
+        task, codes = arguments["task_type"], arguments["audio_codes"]
+        source = arguments["src_audio"]
+        if codes is not None and task == "text2music":
+            task = "cover"
+        seconds = frames / self.latents_per_second if frames else 0.0
+        if source is not None:
+            seconds = source.shape[-1] / self.sample_rate
+        instruction = arguments["instruction"] or self._get_task_instruction(
+            task_type=task,
+            track_name=arguments["track_name"],
+            complete_track_classes=arguments["complete_track_classes"],
+        )
+        device, dtype = self._execution_device, self.transformer.dtype
+        # The source draws from the posterior's stream first, then the reference.
+        context = self._context(arguments, task, batch, frames, device, dtype)
+        encoded = self._encoded(arguments, instruction, seconds)
+        plain = None
+        if arguments["audio_cover_strength"] < 1.0 and task == "cover":
+            text_only = self._get_task_instruction(task_type="text2music")
+            plain = self._encoded(arguments, text_only, seconds).expand(batch, -1, -1)
+        return encoded.expand(batch, -1, -1), plain, context
+
+    def _context(
+        self,
+        arguments: dict[str, Any],
+        task: str,
+        batch: int,
+        frames: int | None,
         device: torch.device,
-        generator: Any = None,
-        latents: torch.Tensor | None = None,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        """Noise `[batch, frames, channels]`, each item from its own seed on the host."""
-        frames = math.ceil(audio_duration * self.latents_per_second)
-        channels = self.transformer.config.audio_acoustic_hidden_dim
-        self._noise = [self._policy.generator(seed) for seed in self._noise_seeds]
-        self._current = self._draw((frames, channels), device, dtype)
-        return self._current
+        """Source latents beside the mask of what to generate, `[batch, frames, 2 * channels]`."""
+        source, codes = arguments["src_audio"], arguments["audio_codes"]
+        latents, frames = self.prepare_src_latents(
+            device, dtype, batch, source, codes, frames, task
+        )
+        mask = self._build_chunk_mask(
+            task_type=task,
+            latent_length=frames,
+            batch_size=batch,
+            device=device,
+            dtype=dtype,
+            acoustic_dim=self.transformer.config.audio_acoustic_hidden_dim,
+            repainting_start=arguments["repainting_start"],
+            repainting_end=arguments["repainting_end"],
+            has_src_audio=source is not None,
+        )
+        if task == "repaint" and source is not None:
+            silence, _ = self.prepare_src_latents(device, dtype, batch, latent_length=frames)
+            latents = torch.where(mask > 0.5, silence, latents)
+        return torch.cat([latents, mask], dim=-1)
 
-    def _draw(
-        self, shape: tuple[int, int], device: torch.device, dtype: torch.dtype
-    ) -> torch.Tensor:
-        noise = [torch.randn(shape, generator=generator) for generator in self._noise]
-        return torch.stack(noise).to(device=device, dtype=dtype)
+    def _encoded(self, arguments: dict[str, Any], instruction: str, seconds: float) -> torch.Tensor:
+        """The condition encoder's output for one item, `[1, tokens, width]`.
 
-    def _renoised(self, step: int, after: torch.Tensor) -> torch.Tensor:
-        """The state after a step, with its noise part drawn anew.
-
-        A flow-matching state is `(1 - t) x0 + t noise`; the Euler step just taken gives the
-        velocity and with it the estimate of `x0`.
+        A batch shares caption, lyrics and reference, so that one item is all there is to encode.
         """
-        now, then = (float(sigma) for sigma in self.scheduler.sigmas[step : step + 2])
-        before = self._current.float()
-        clean = before - now * (after.float() - before) / (then - now)
-        noise = self._draw((after.shape[1], after.shape[2]), after.device, torch.float32)
-        return ((1 - then) * clean + then * noise).to(after.dtype)
+        settings = {
+            "vocal_language": arguments["vocal_language"][0],
+            "audio_duration": seconds,
+            "instruction": instruction,
+            **{name: arguments[name] for name in ("bpm", "keyscale", "timesignature")},
+        }
+        prompt, lyrics = arguments["prompt"][0], arguments["lyrics"][0]
+        reference = arguments["reference_audio"]
+        kept: OrderedDict[Any, torch.Tensor] = self.__dict__.setdefault("_kept", OrderedDict())
+        key = (prompt, lyrics, *settings.values())
+        if reference is None and key in kept:
+            kept.move_to_end(key)
+            return kept[key]
+        device = self._execution_device
+        text, _, words, word_mask = self.encode_prompt(prompt, lyrics, device, **settings)
+        bring(self.condition_encoder)
+        encoder = self.condition_encoder
+        sung = encoder.lyric_encoder(inputs_embeds=words, attention_mask=word_mask)
+        encoded = torch.cat(
+            [sung, self._timbre(reference, device), encoder.text_projector(text)], 1
+        )
+        if reference is None:
+            kept[key] = encoded
+            if len(kept) > MAX_ENCODINGS:
+                kept.popitem(last=False)
+        return encoded
+
+    def _timbre(self, reference: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+        """The timbre to follow, `[1, 1, width]`; without a reference that of silence."""
+        encoder, dtype = self.condition_encoder, self.transformer.dtype
+        if reference is not None:
+            latents, order = self.prepare_reference_audio_latents(reference, 1, device, dtype)
+            # Encoding the reference may have sent the condition encoder home.
+            bring(encoder)
+            made: torch.Tensor = encoder.timbre_encoder(latents, order)[0]
+            return made
+        silence: torch.Tensor | None = getattr(self, "_silence", None)
+        if silence is None:
+            heard = math.ceil(REFERENCE_SECONDS * self.latents_per_second)
+            latents = encoder.silence_latent[:, :heard].to(device=device, dtype=dtype)
+            order = torch.zeros(1, dtype=torch.long, device=device)
+            self._silence = silence = encoder.timbre_encoder(latents, order)[0]
+        return silence
 
     def prepare_src_latents(
         self,
@@ -177,8 +302,9 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         return latents.transpose(1, 2).to(dtype)
 
 
-def bring(module: torch.nn.Module) -> None:
-    """Move an offloaded module to its device before a part of it is called directly."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None:
-        hook.pre_forward(module)
+def _draw(
+    generators: Sequence[torch.Generator], frames: int, channels: int, device: torch.device
+) -> torch.Tensor:
+    """Noise `[batch, frames, channels]` in float32, each item from its own seed on the host."""
+    noise = [torch.randn((frames, channels), generator=generator) for generator in generators]
+    return torch.stack(noise).to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from acestep.errors import GenerationError, RequestError
 from acestep.params import SAMPLE_RATE, GenerationConfig, GenerationParams
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from acestep.generation import Progress
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
+    from acestep.lm.options import WritingOptions
 
 UNKNOWN_LANGUAGE = "unknown"
 CODES_PER_SECOND = 5
@@ -160,19 +161,14 @@ def understand_music(
     *,
     audio: str | Path | torch.Tensor | None = None,
     dit_handler: AceStepHandler | None = None,
-    temperature: float = 0.3,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    use_constrained_decoding: bool = True,
-    seed: int = 0,
-    progress: Progress | None = None,
+    **options: Unpack[WritingOptions],
 ) -> SampleResult:
     """Describe a song, given as audio codes or as audio.
 
     Args:
         audio: a file, or `[2, samples]` at 48 kHz, in place of codes.
         dit_handler: a handler with a checkpoint loaded, which turns audio into codes.
+        options: see `WritingOptions`; the temperature is 0.3 unless given.
     """
     try:
         if audio is not None:
@@ -181,12 +177,7 @@ def understand_music(
             audio_codes = audio_to_codes(dit_handler, audio)
     except (RequestError, GenerationError) as error:
         return _sample({}, str(error))
-    return _sample(
-        *llm_handler.understand_audio_from_codes(
-            audio_codes, temperature, top_k, top_p, repetition_penalty,
-            use_constrained_decoding, seed, progress,
-        )
-    )  # fmt: skip
+    return _sample(*llm_handler.understand_audio_from_codes(audio_codes, **options))
 
 
 def create_sample(
@@ -194,21 +185,17 @@ def create_sample(
     query: str,
     instrumental: bool = False,
     vocal_language: str | None = None,
-    temperature: float = 0.85,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    use_constrained_decoding: bool = True,
-    seed: int = 0,
-    progress: Progress | None = None,
+    **options: Unpack[WritingOptions],
 ) -> SampleResult:
-    """Invent a song from a few words: caption, lyrics and metadata."""
+    """Invent a song from a few words: caption, lyrics and metadata.
+
+    Args:
+        vocal_language: of the lyrics; None lets the model choose.
+        options: see `WritingOptions`; the temperature is 0.85 unless given.
+    """
     return _sample(
-        *llm_handler.create_sample_from_query(
-            query, instrumental, vocal_language, temperature, top_k, top_p, repetition_penalty,
-            use_constrained_decoding, seed, progress,
-        )
-    )  # fmt: skip
+        *llm_handler.create_sample_from_query(query, instrumental, vocal_language, **options)
+    )
 
 
 def format_sample(
@@ -216,21 +203,15 @@ def format_sample(
     caption: str,
     lyrics: str,
     user_metadata: Mapping[str, Any] | None = None,
-    temperature: float = 0.85,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    use_constrained_decoding: bool = True,
-    seed: int = 0,
-    progress: Progress | None = None,
+    **options: Unpack[WritingOptions],
 ) -> SampleResult:
-    """Rewrite caption and lyrics in more detail, and add metadata."""
-    return _sample(
-        *llm_handler.format_sample_from_input(
-            caption, lyrics, user_metadata, temperature, top_k, top_p, repetition_penalty,
-            use_constrained_decoding, seed, progress,
-        )
-    )  # fmt: skip
+    """Rewrite caption and lyrics in more detail, and add metadata.
+
+    Args:
+        user_metadata: fields that stay as they are.
+        options: see `WritingOptions`; the temperature is 0.85 unless given.
+    """
+    return _sample(*llm_handler.format_sample_from_input(caption, lyrics, user_metadata, **options))
 
 
 def audio_to_codes(handler: AceStepHandler, audio: str | Path | torch.Tensor) -> str:
@@ -246,7 +227,7 @@ def audio_to_codes(handler: AceStepHandler, audio: str | Path | torch.Tensor) ->
     import torch
 
     from acestep import audio_files, decode
-    from acestep.pipeline import bring
+    from acestep.offloading import bring
 
     pipeline = handler.pipeline
     if pipeline is None:

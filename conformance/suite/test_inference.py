@@ -114,7 +114,7 @@ def on_audio(task: str) -> dict[str, Any]:
     "handler:AceStepHandler.generate_music",
     "pipeline:Pipeline.prepare_reference_audio_latents",
     "pipeline:Pipeline.prepare_src_latents",
-    "pipeline:bring",
+    "offloading:bring",
     "request:count_audio_codes",
 )
 def test_codes_and_a_reference(api: Api, target: Target, handler: Any) -> None:

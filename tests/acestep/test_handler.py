@@ -14,7 +14,7 @@ from acestep import checkpoints, generation
 from acestep.device import resolve
 from acestep.errors import CancelledError, DeviceError, GenerationError, RequestError
 from acestep.handler import AceStepHandler
-from acestep.pipeline import bring
+from acestep.offloading import bring
 from acestep.request import Request
 
 LYRICS = "[verse]\nla la\n[chorus]\nla"

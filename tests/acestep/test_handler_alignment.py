@@ -16,6 +16,7 @@ from acestep.dit_alignment_score import MusicLyricScorer, MusicStampsAligner
 from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 from acestep.handler_alignment import song_inputs
+from acestep.transformer import StepTransformer
 
 NOISE = torch.rand(2, 48000, generator=torch.Generator().manual_seed(3)) - 0.5
 LYRICS = "[verse]\nHello world\nthis is a 夜空 song\n[chorus]\nla la la\n"
@@ -213,6 +214,7 @@ def test_out_of_memory_is_a_line(
 
     with monkeypatch.context() as patch:
         patch.setattr(handler.pipeline.transformer, "forward", fail)
+        patch.setattr(StepTransformer, "__call__", fail)
         failed(handler.get_lyric_score(**inputs), "ran out of memory")
         with pytest.raises(Exception, match="ran out of memory"):
             handler.condition_on_lyrics(NOISE, "la")

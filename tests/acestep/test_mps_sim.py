@@ -81,7 +81,9 @@ def test_a_song_within_the_limits_and_equal_to_the_cpus(
     request = Request("warm piano", (7,), "[verse]\nla", 2.0, steps=2)
     made = ours.generate(request)
     plain = handler.generate(request)
-    assert torch.equal(made.songs[0].audio, plain.songs[0].audio)
+    assert torch.equal(made.tensors["latents"], plain.tensors["latents"])
+    # The host convolves with channels last, the limited device in pieces.
+    torch.testing.assert_close(made.songs[0].audio, plain.songs[0].audio, atol=1e-5, rtol=0)
     assert made.peak_memory > 0
     latents = plain.tensors["latents"].transpose(1, 2).to("mps")
     assert ours.pipeline is not None

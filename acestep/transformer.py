@@ -1,0 +1,280 @@
+"""The diffusion transformer's step, with all that a song's steps share computed once.
+
+diffusers' transformer projects the condition to keys and values, and builds rotary tables
+and masks, again in every layer of every step. Here they are made once a song; what is left
+of a step is written with few, larger operations. The weights are those of diffusers' modules
+and the result is theirs up to rounding; low-rank adapters on them keep working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from acestep.attention import Attention
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and what PyTorch's own allocator on the host aligns to."""
+
+
+@dataclass(frozen=True)
+class SongInputs:
+    """What stays the same through the steps of one batch.
+
+    Attributes:
+        keys: of the cross-attention, a layer each, `[batch, tokens, kv_heads, head_dim]`.
+        values: the same of the values.
+        context: the context latents' share of the patch embedding, `[batch, patches, width]`.
+        rotary: cosines and signed sines, each `[patches, 1, head_dim]`.
+        attention: how attention is computed at this length.
+    """
+
+    keys: Sequence[torch.Tensor]
+    values: Sequence[torch.Tensor]
+    context: torch.Tensor
+    rotary: tuple[torch.Tensor, torch.Tensor]
+    attention: Attention
+
+
+class StepTransformer:
+    """Runs the weights of a `diffusers.AceStepTransformer1DModel` a step at a time.
+
+    Joined weights replace the storage of the modules' own, so nothing is held twice.
+
+    Args:
+        model: on its device, in evaluation mode. It stays usable, and in step with this.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        config = model.config
+        self.patch: int = config.patch_size
+        self.channels: int = config.audio_acoustic_hidden_dim
+        self.head_dim: int = config.head_dim
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.window: int = config.sliding_window
+        with torch.no_grad():
+            _align(model)
+            self.layers = [_Layer(layer) for layer in model.layers]
+            self._tables = torch.cat([layer.scale_shift_table for layer in model.layers])
+            # A convolution whose stride is its kernel is a product over patches.
+            weight = model.proj_in_conv.weight.mT.flatten(1)
+            split = self.patch * (model.config.in_channels - self.channels)
+            by_frame = weight.unflatten(1, (self.patch, -1))
+            width = config.in_channels - self.channels
+            self._context_weight = by_frame[:, :, :width].flatten(1).contiguous()
+            self._latent_weight = by_frame[:, :, width:].flatten(1).contiguous()
+            assert self._context_weight.shape[1] == split
+            self._out_weight = model.proj_out_conv.weight.permute(2, 1, 0).flatten(0, 1)
+            self._out_weight = self._out_weight.contiguous()
+            self._out_bias = model.proj_out_conv.bias.repeat(self.patch)
+        self._signature = _signature(model)
+
+    def is_current(self, model: Any) -> bool:
+        """Whether the model still has the weights, at the places, that were read here."""
+        return model is self.model and _signature(model) == self._signature
+
+    def compile(self) -> None:
+        """Compile the layers' arithmetic on first use; one compilation serves all layers."""
+        for layer in self.layers:
+            layer.compiled = _compiled_layer()
+
+    def patches(self, frames: int) -> int:
+        """Tokens for a number of latent frames."""
+        return -(-frames // self.patch)
+
+    def rotary(self, patches: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and signed sines `[patches, 1, head_dim]`.
+
+        The sign of the half-rotation is in the sines: `x cos + roll(x) sin`.
+        """
+        half = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+        angles = torch.arange(patches, dtype=torch.float32)[:, None] / (self.model.rope_theta**half)
+        cos, sin = angles.cos(), angles.sin()
+        tables = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        cosines, sines = (table[:, None].to(like.device, like.dtype) for table in tables)
+        return cosines, sines
+
+    def condition(self, encoded: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Keys and values of every layer's cross-attention.
+
+        Args:
+            encoded: `[batch, tokens, width]`, as the condition encoder gives it.
+        """
+        embedded = self.model.condition_embedder(encoded)
+        pairs = [layer.condition(embedded) for layer in self.layers]
+        return [key for key, _ in pairs], [value for _, value in pairs]
+
+    def context(self, latents: torch.Tensor) -> torch.Tensor:
+        """The patch embedding's share of the context, `[batch, patches, width]`.
+
+        Args:
+            latents: `[batch, frames, 2 * channels]`.
+        """
+        return F.linear(self._patched(latents), self._context_weight, self.model.proj_in_conv.bias)
+
+    def times(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of all steps' times at once.
+
+        Args:
+            timesteps: `[steps]` in (0, 1], in the model's dtype.
+
+        Returns:
+            `[steps, 1, width]` for the output, `[steps, 6, width]` for the layers.
+        """
+        model = self.model
+        plain, layers = model.time_embed(timesteps)
+        plain_r, layers_r = model.time_embed_r(torch.zeros_like(timesteps[:1]))
+        return (plain + plain_r)[:, None], layers + layers_r
+
+    def __call__(
+        self, latents: torch.Tensor, song: SongInputs, plain: torch.Tensor, layers: torch.Tensor
+    ) -> torch.Tensor:
+        """The velocity at one time.
+
+        Args:
+            latents: `[batch, frames, channels]` in the model's dtype.
+            song: what the steps share.
+            plain: `[1, width]`, a row of `times`.
+            layers: `[6, width]`, a row of `times`.
+
+        Returns:
+            `[batch, frames, channels]`.
+        """
+        frames = latents.shape[1]
+        hidden = F.linear(self._patched(latents), self._latent_weight) + song.context
+        # For all layers at once: shift, scale, gate before attention, the same before the MLP.
+        shifts = self._tables + layers
+        scales = shifts[:, 1::3] + 1
+        for number, layer in enumerate(self.layers):
+            hidden = layer(
+                hidden,
+                shifts[number],
+                scales[number],
+                song.keys[number],
+                song.values[number],
+                song.rotary,
+                song.attention,
+            )
+        shift, scale = (self.model.scale_shift_table[0] + plain).unbind()
+        hidden = torch.addcmul(shift, _normed(hidden, self.model.norm_out), scale + 1)
+        made = F.linear(hidden, self._out_weight, self._out_bias)
+        return made.unflatten(2, (self.patch, -1)).flatten(1, 2)[:, :frames]
+
+    def _patched(self, latents: torch.Tensor) -> torch.Tensor:
+        rest = -latents.shape[1] % self.patch
+        if rest:
+            latents = F.pad(latents, (0, 0, 0, rest))
+        return latents.unflatten(1, (-1, self.patch)).flatten(2)
+
+
+class _Layer:
+    """One block of the transformer: attention, attention to the condition, MLP."""
+
+    def __init__(self, layer: Any) -> None:
+        own, cross = layer.self_attn, layer.cross_attn
+        self.own, self.cross, self.layer = own, cross, layer
+        self.heads, self.kv_heads, self.head_dim = own.heads, own.kv_heads, own.head_dim
+        self.windowed = own.sliding_window is not None
+        self.project = _joined(own.to_q, own.to_k, own.to_v)
+        self.widen = _joined(layer.mlp.gate_proj, layer.mlp.up_proj)
+        weights = [own.norm_q.weight] * own.heads + [own.norm_k.weight] * own.kv_heads
+        self.norm = torch.stack(weights)
+        self.compiled: Any = None
+
+    def condition(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `[batch, tokens, kv_heads, head_dim]` of the condition."""
+        shape = (self.kv_heads, self.head_dim)
+        key = _normed(self.cross.to_k(embedded).unflatten(-1, shape), self.cross.norm_k)
+        return key, self.cross.to_v(embedded).unflatten(-1, shape)
+
+    def __call__(self, *inputs: Any) -> torch.Tensor:
+        made: torch.Tensor = (self.compiled or _run_layer)(self, *inputs)
+        return made
+
+
+def _run_layer(
+    layer: _Layer,
+    hidden: torch.Tensor,
+    shifts: torch.Tensor,
+    scales: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    attention: Attention,
+) -> torch.Tensor:
+    heads, kv_heads = layer.heads, layer.kv_heads
+    block = layer.layer
+    normed = torch.addcmul(shifts[0], _normed(hidden, block.self_attn_norm), scales[0])
+    joined = layer.project(normed).unflatten(-1, (heads + 2 * kv_heads, layer.head_dim))
+    turned = _rotated(joined[:, :, : heads + kv_heads], layer.norm, layer.own.norm_q.eps, rotary)
+    attend = attention.windowed if layer.windowed else attention.full
+    heard = attend(turned[:, :, :heads], turned[:, :, heads:], joined[:, :, heads + kv_heads :])
+    hidden = torch.addcmul(hidden, layer.own.to_out[0](heard), shifts[2])
+
+    query = layer.cross.to_q(_normed(hidden, block.cross_attn_norm))
+    query = _normed(query.unflatten(-1, (heads, layer.head_dim)), layer.cross.norm_q)
+    hidden = hidden + layer.cross.to_out[0](attention.cross(query, key, value))
+
+    normed = torch.addcmul(shifts[3], _normed(hidden, block.mlp_norm), scales[1])
+    gate, up = layer.widen(normed).chunk(2, dim=-1)
+    return torch.addcmul(hidden, block.mlp.down_proj(F.silu(gate) * up), shifts[5])
+
+
+def _rotated(
+    heads: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Queries and keys normalised and turned by their positions, all heads at once."""
+    cos, sin = rotary
+    normed = F.rms_norm(heads, heads.shape[-1:], None, eps) * weight
+    return torch.addcmul(normed * cos, normed.roll(heads.shape[-1] // 2, -1), sin)
+
+
+def _normed(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
+    return F.rms_norm(hidden, hidden.shape[-1:], norm.weight, norm.eps)
+
+
+def _compiled_layer() -> Any:
+    return torch.compile(_run_layer, dynamic=True)
+
+
+def _joined(*linears: Any) -> Any:
+    """One product in place of several over the same input.
+
+    Plain layers share one weight from here on, as views of it; anything else, such as a layer
+    with an adapter, is called on its own.
+    """
+    if any(type(linear) is not nn.Linear or linear.bias is not None for linear in linears):
+        return lambda hidden: torch.cat([linear(hidden) for linear in linears], dim=-1)
+    weight = torch.cat([linear.weight for linear in linears])
+    sizes = [linear.out_features for linear in linears]
+    for linear, rows in zip(linears, weight.split(sizes), strict=True):
+        linear.weight.data = rows
+    return lambda hidden: F.linear(hidden, weight)
+
+
+def _align(model: nn.Module) -> None:
+    """Move weights from odd addresses, where a mapped file may leave them: products over those
+    take longer, and round in another order than the same weights elsewhere."""
+    for parameter in model.parameters():
+        if parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()
+
+
+def _signature(model: Any) -> tuple[Any, ...]:
+    """Changes when a layer is exchanged, wrapped, or its weights move."""
+    return tuple(
+        (id(module), module.weight.data_ptr())
+        for layer in model.layers
+        for module in layer.modules()
+        if isinstance(getattr(module, "weight", None), torch.Tensor)
+    )
