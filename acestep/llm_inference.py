@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -16,6 +16,7 @@ from acestep.gpu_config import GPUConfig, get_gpu_config
 from acestep.lm import backend as backends
 from acestep.lm import cot, grammar, models
 from acestep.lm.backend import Backend, CodeJob, OnToken, TextJob
+from acestep.lm.options import WritingOptions, sampling_of
 from acestep.lm.prompts import NO_NEGATIVE_PROMPT, Prompt, Prompts
 from acestep.lm.sampling import Sampling
 from acestep.request import DEFAULT_DURATION
@@ -24,6 +25,8 @@ CODES_PER_SECOND = 5
 INFER_TYPES = ("dit", "llm_dit")
 _FREE_TEXT_LIMIT = 1024
 _DEMO_LINES = 3
+# Temperatures of a description of what is there, and of one that is made up.
+_FAITHFUL, _INVENTIVE = 0.3, 0.85
 
 
 class LLMHandler:
@@ -250,16 +253,13 @@ class LLMHandler:
     def understand_audio_from_codes(
         self,
         audio_codes: str,
-        temperature: float = 0.3,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        use_constrained_decoding: bool = True,
-        seed: int = 0,
-        progress: Any = None,
+        **options: Unpack[WritingOptions],
     ) -> tuple[dict[str, Any], str]:
-        """Describe audio codes: (metadata and `lyrics`, message); empty on failure."""
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+        """Describe audio codes: (metadata and `lyrics`, message); empty on failure.
+
+        Args:
+            options: see `WritingOptions`; the temperature is 0.3 unless given.
+        """
 
         def prompt(prompts: Prompts) -> Prompt:
             codes = cot.parse(audio_codes)[1]
@@ -267,23 +267,16 @@ class LLMHandler:
                 raise RequestError("there are no audio codes to understand")
             return prompts.understand(codes)
 
-        return self._describe(prompt, sampling, {}, use_constrained_decoding, seed, progress)
+        return self._describe(prompt, {}, options, _FAITHFUL)
 
     def create_sample_from_query(
         self,
         query: str,
         instrumental: bool = False,
         vocal_language: str | None = None,
-        temperature: float = 0.85,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        use_constrained_decoding: bool = True,
-        seed: int = 0,
-        progress: Any = None,
+        **options: Unpack[WritingOptions],
     ) -> tuple[dict[str, Any], str]:
         """Make a whole sample of a query: (metadata, `lyrics` and `instrumental`, message)."""
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
         known = {} if vocal_language in (None, "", "unknown") else {"language": vocal_language}
 
         def prompt(prompts: Prompts) -> Prompt:
@@ -291,9 +284,7 @@ class LLMHandler:
                 raise RequestError("the query is empty; say in a few words what to make")
             return prompts.inspire(query, instrumental)
 
-        made, message = self._describe(
-            prompt, sampling, known, use_constrained_decoding, seed, progress
-        )
+        made, message = self._describe(prompt, known, options, _INVENTIVE)
         if made:
             made["instrumental"] = instrumental
             made["lyrics"] = "[Instrumental]" if instrumental else made["lyrics"]
@@ -304,24 +295,16 @@ class LLMHandler:
         caption: str,
         lyrics: str,
         user_metadata: Mapping[str, Any] | None = None,
-        temperature: float = 0.85,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        use_constrained_decoding: bool = True,
-        seed: int = 0,
-        progress: Any = None,
+        **options: Unpack[WritingOptions],
     ) -> tuple[dict[str, Any], str]:
         """Rewrite caption and lyrics in full: (metadata and `lyrics`, message)."""
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
 
         def prompt(prompts: Prompts) -> Prompt:
             if not caption.strip() and not lyrics.strip():
                 raise RequestError("caption and lyrics are empty; give at least one")
             return prompts.format(caption, lyrics)
 
-        known = user_metadata or {}
-        return self._describe(prompt, sampling, known, use_constrained_decoding, seed, progress)
+        return self._describe(prompt, user_metadata or {}, options, _INVENTIVE)
 
     def parse_lm_output(self, output_text: str) -> tuple[dict[str, Any], str]:
         """Metadata and audio codes in any text, see `lm.cot.parse`."""
@@ -385,17 +368,18 @@ class LLMHandler:
 
     def _describe(
         self,
-        make_prompt: Any,
-        sampling: Sampling,
+        make_prompt: Callable[[Prompts], Prompt],
         known: Mapping[str, Any],
-        constrained: bool,
-        seed: int,
-        progress: Any,
+        options: WritingOptions,
+        temperature: float,
     ) -> tuple[dict[str, Any], str]:
         """A whole block and lyrics after it."""
+        sampling = sampling_of(options, temperature)
+        constrained = options.get("use_constrained_decoding", True)
+        seed = options.get("seed", 0)
         try:
             with self._lock:
-                report = self._begin(progress)
+                report = self._begin(options.get("progress"))
                 sampling.checked()
                 fields = cot.known_fields(known, self.gpu_config.max_duration(True))
                 shape = self._shape(cot.FIELDS, fields, self.lyric_lines) if constrained else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,6 @@ from acestep.errors import CheckpointError, RequestError
 from acestep.gpu_config import get_gpu_config
 from acestep.lm import backend, benchmark, models
 from acestep.lm.pt import PtBackend
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_tokenizer() -> Iterator[None]:
-    """Read the tokenizer once: its 64 thousand added tokens take seconds each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_tokenizer", functools.cache(models.load_tokenizer))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +15,6 @@ from acestep.acestep_v15_pipeline import main
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from acestep.llm_inference import LLMHandler
-from acestep.lm import models
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_tokenizer() -> Iterator[None]:
-    """Read the tokenizer once: its 64 thousand added tokens take seconds each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_tokenizer", functools.cache(models.load_tokenizer))
-        yield
-
-
-@pytest.fixture(scope="module")
-def planner() -> Iterator[LLMHandler]:
-    """The built-in language model, held to short texts."""
-    made = LLMHandler()
-    message, ok = made.initialize(None, "demo", device="cpu")
-    assert ok, message
-    made.caption_lines, made.line_length, made.lyric_lines = 2, 12, 3
-    yield made
-    made.unload()
-
 
 PARAMS = GenerationParams(caption="warm piano", duration=2, seed=4, bpm=90, inference_steps=2)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +23,6 @@ from acestep.request import LANGUAGES, TIME_SIGNATURES
 from conformance import simulate
 
 MAX_DURATION = 180
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_tokenizer() -> Iterator[None]:
-    """Read the tokenizer once: its 64 thousand added tokens take seconds each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_tokenizer", functools.cache(models.load_tokenizer))
-        yield
-
-
-@pytest.fixture(scope="module")
-def planner() -> Iterator[LLMHandler]:
-    """The built-in model, held to short captions and lyrics so that tests are quick."""
-    made = LLMHandler()
-    message, ok = made.initialize(None, "demo", device="cpu")
-    assert ok, message
-    assert message.endswith("on cpu (float32), backend pt")
-    made.caption_lines, made.line_length, made.lyric_lines = 2, 12, 3
-    yield made
-    made.unload()
 
 
 def assert_in_range(fields: dict[str, Any], text: str) -> None:
@@ -404,3 +382,8 @@ def test_memory_comes_back_when_asked() -> None:
     assert not made.llm_initialized
     assert "no language model is loaded" in made.understand_audio_from_codes("x")[1]
     assert resolve("cpu").lm_backend == "pt"
+
+
+def test_an_option_that_there_is_not_is_named(planner: LLMHandler) -> None:
+    with pytest.raises(TypeError, match="unknown option 'temprature'"):
+        planner.create_sample_from_query("rain", temprature=0.5)  # type: ignore[call-arg]
