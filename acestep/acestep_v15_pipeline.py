@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
@@ -14,6 +15,7 @@ from acestep import __version__
 from acestep.cli.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_OK,
     EXIT_USAGE,
     OneLineParser,
     add_device_option,
@@ -97,12 +99,19 @@ def resolve_options(arguments: argparse.Namespace) -> tuple[DevicePolicy, str]:
 
 
 def _open_page(arguments: argparse.Namespace) -> int:
+    if importlib.util.find_spec("gradio") is None:
+        say(
+            "acestep: the web page needs gradio; install it with: pip install 'acestep[ui]', or "
+            'make a song without it: acestep generate "warm lo-fi piano, rain"'
+        )
+        return EXIT_USAGE
+    from acestep.gradio_ui.interfaces.server import serve
+    from acestep.gradio_ui.settings import PageOptions
+
+    options = PageOptions.of(vars(arguments)).checked()
     resolve_options(arguments)
-    say(
-        "acestep: the web page is not part of this version; make a song with: "
-        'acestep generate "warm lo-fi piano, rain"'
-    )
-    return EXIT_USAGE
+    serve(options, say)
+    return EXIT_OK
 
 
 def _explain(error: Exception, debug: bool) -> None:

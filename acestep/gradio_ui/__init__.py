@@ -1,0 +1,1 @@
+"""The web page: a studio for making music, served by gradio."""

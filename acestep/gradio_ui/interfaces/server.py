@@ -1,0 +1,195 @@
+"""Serves the page: one port, gradio inside a guard, and the songs' own addresses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acestep.errors import RequestError
+from acestep.gradio_ui import safety
+from acestep.gradio_ui.engines import Engines
+from acestep.gradio_ui.settings import PageOptions
+from acestep.gradio_ui.studio import Studio, data_folder
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+_NEARBY = 20
+_CLEANING = 600.0
+
+
+def serve(options: PageOptions, say: Callable[[str], None]) -> None:
+    """Serve the page until the process is interrupted.
+
+    Args:
+        options: of the command line.
+        say: tells the person a line.
+
+    Raises:
+        RequestError: the options do not fit, or the port is taken.
+    """
+    options = options.checked()
+    check_port(options.server_name, options.port)
+    folder = data_folder(options)
+    prepare(folder)
+    studio = Studio(options, Engines(project_root=options.checkpoint), folder)
+    stopped = threading.Event()
+    blocks, url, public = launch(studio)
+    say(f"acestep: the page is at {url}")
+    if public:
+        say(f"acestep: and for everybody at {public}")
+    begin(studio)
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    try:
+        while not stopped.wait(_CLEANING):
+            studio.clean()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        studio.close()
+        blocks.close(verbose=False)
+
+
+def prepare(folder: Path) -> None:
+    """Settle where gradio keeps files and that it calls nobody; before gradio is imported."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+def check_port(server_name: str, port: int) -> None:
+    """Make sure that the port can be had.
+
+    Raises:
+        RequestError: it is taken, and the message names the next free one; or the address
+            is not this machine's.
+    """
+    problem = _bind_problem(server_name, port)
+    if problem is None:
+        return
+    free = next(
+        (
+            p
+            for p in range(port + 1, min(port + _NEARBY, 65536))
+            if not _bind_problem(server_name, p)
+        ),
+        None,
+    )
+    if free is None:
+        raise RequestError(f"cannot listen on {server_name} port {port}: {problem}")
+    raise RequestError(f"port {port} is taken ({problem}); use --port {free}, which is free")
+
+
+def launch(studio: Studio) -> tuple[gr.Blocks, str, str | None]:
+    """Open the page without waiting for its end.
+
+    Returns:
+        The page, its address, and with `--share` the public one.
+    """
+    # PyTorch is needed to name the devices, and takes as long to import as gradio does.
+    probe = threading.Thread(target=_probe_devices, daemon=True)
+    probe.start()
+    from starlette.middleware import Middleware
+    from starlette.routing import Route
+
+    from acestep.gradio_ui.interfaces import page
+
+    options = studio.options
+    probe.join()
+    blocks = page.build(studio)
+    blocks.queue(max_size=4 * studio.limits.waiting, default_concurrency_limit=4)
+    credentials = None
+    if options.auth_username and options.auth_password:
+        credentials = safety.Credentials(
+            options.auth_username, options.auth_password, studio.limits
+        )
+    hosts = () if options.share else safety.loopback_names(options.server_name)
+    _, url, public = blocks.launch(
+        server_name=options.server_name,
+        server_port=options.port,
+        share=options.share,
+        auth=credentials,
+        prevent_thread_lock=True,
+        quiet=True,
+        inbrowser=False,
+        max_file_size=studio.limits.upload_bytes,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        app_kwargs={
+            "middleware": [Middleware(safety.Guard, limits=studio.limits, hosts=hosts)],
+            "routes": [Route("/songs/{song}/{name}", _song_route(studio), methods=["GET", "HEAD"])],
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
+        **page.looks(),
+    )
+    return blocks, url, public
+
+
+def begin(studio: Studio) -> None:
+    """Load what the options say at start, before any visitor's job."""
+    options = studio.options
+    if not (options.init_service or options.init_llm):
+        return
+
+    def work(job: Any) -> list[str]:
+        if options.init_service:
+            studio.engines.load(studio.choice, job.report)
+        if options.init_llm:
+            studio.engines.load_planner(studio.choice, job.report)
+        return studio.engines.lines()
+
+    studio.line.submit("0" * 32, "here", "load", studio.choice.model, work)
+
+
+def _probe_devices() -> None:
+    from acestep.device import describe_devices
+
+    describe_devices()
+
+
+def _song_route(studio: Studio) -> Callable[[Request], Response]:
+    """The address of a song's files: only its owner's, only those of a song."""
+    from starlette.responses import FileResponse, PlainTextResponse
+
+    def endpoint(request: Request) -> Response:
+        who = safety.visitor(request.cookies, "")
+        path = studio.store.path(who, request.path_params["song"], request.path_params["name"])
+        if path is None or not _signed_in(request):
+            return PlainTextResponse("there is no such song of yours", 404)
+        return FileResponse(path, headers={"cache-control": "private, max-age=3600"})
+
+    return endpoint
+
+
+def _signed_in(request: Request) -> bool:
+    """Whether gradio knows the one who asks, where it asks for a password at all."""
+    app = request.app
+    if app.auth is None:
+        return True
+    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    return any(app.tokens.get(request.cookies.get(name, "")) for name in names)
+
+
+def _bind_problem(server_name: str, port: int) -> str | None:
+    host = server_name.strip("[]")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as test:
+            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            test.bind(address)
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return None

@@ -1,0 +1,128 @@
+"""The studio without a page: songs are made, kept for their visitor, cancelled, refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from acestep.errors import RequestError
+from acestep.gradio_ui.jobs import CANCELLED, DONE, FAILED, Job
+from acestep.gradio_ui.limits import Limits
+from acestep.gradio_ui.song_request import SongRequest
+from acestep.gradio_ui.studio import Studio, Visitor
+
+ANNA = Visitor("a" * 32, "10.0.0.1")
+BERT = Visitor("b" * 32, "10.0.0.2")
+SHORT = SongRequest(prompt="warm piano", duration=1, steps=2, seed=5)
+
+
+def ended(job: Job) -> Job:
+    assert job.finished.wait(120)
+    return job
+
+
+def test_a_song_with_lyrics_is_made_and_kept(studio: Studio) -> None:
+    lyrics = "[verse]\nhello there\nworld"
+    request = SongRequest.of({**vars(SHORT), "lyrics": lyrics, "batch": 1})
+    job = ended(studio.make(ANNA, request))
+    assert job.state == DONE, job.error
+    (song,) = studio.store.list(ANNA.name)
+    assert job.result == [song.id]
+    path = studio.store.path(ANNA.name, song.id, song.audio)
+    assert path is not None
+    assert soundfile.info(path).duration == pytest.approx(1.0, abs=0.05)
+    assert song.seed == 5
+    assert [text for _, _, text in song.lines] == ["[verse]", "hello there", "world"]
+    assert song.score is not None
+    assert set(song.files) >= {"song.lrc", "song.json", "alignment.png", "spectrogram.png"}
+    parameters = studio.store.path(ANNA.name, song.id, "song.json")
+    assert parameters is not None
+    assert json.loads(parameters.read_bytes())["seed"] == 5
+    assert SongRequest.of(song.asked) == request
+    assert studio.store.list(BERT.name) == []
+
+
+def test_the_same_seed_makes_the_same_song(studio: Studio) -> None:
+    jobs = [ended(studio.make(ANNA, SHORT)) for _ in range(2)]
+    first, second = (
+        soundfile.read(studio.store.path(ANNA.name, job.result[0], "song.flac"))[0] for job in jobs
+    )
+    assert torch.equal(torch.from_numpy(first), torch.from_numpy(second))
+
+
+def test_a_song_can_be_the_source_of_a_repaint(studio: Studio) -> None:
+    first = ended(studio.make(ANNA, SHORT)).result[0]
+    request = SongRequest(
+        prompt="strings", steps=2, seed=1, task="repaint", source_song=first, repaint_end=0.5
+    )
+    job = ended(studio.make(ANNA, request))
+    assert job.state == DONE, job.error
+    with pytest.raises(RequestError, match="not there any more"):
+        studio.make(BERT, request)
+
+
+def test_cancelling_frees_the_device(studio: Studio) -> None:
+    request = SongRequest(prompt="endless", duration=60, steps=100, seed=1)
+    running, waiting = studio.make(ANNA, request), studio.make(ANNA, SHORT)
+    deadline = time.monotonic() + 60
+    while "step" not in running.stage and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert studio.line.place(waiting) == 1
+    assert studio.line.cancel(BERT.name) == []
+    assert studio.line.cancel(ANNA.name, running.id) == [running]
+    assert ended(running).state == CANCELLED
+    assert ended(waiting).state == DONE, waiting.error
+    assert len(studio.store.list(ANNA.name)) == 1
+    assert not list(studio.store.root.glob(".work-*"))
+
+
+def test_a_failure_is_a_sentence_and_the_line_goes_on(studio: Studio) -> None:
+    request = SongRequest(prompt="x", duration=1, steps=2, task="extract", source_song="0" * 16)
+    with pytest.raises(RequestError):
+        studio.make(ANNA, request)
+    first = ended(studio.make(ANNA, SHORT)).result[0]
+    failed = ended(studio.make(ANNA, SongRequest(prompt="x", task="lego", source_song=first)))
+    assert failed.state == FAILED
+    assert failed.error is not None
+    assert "lego" in failed.error
+    assert ended(studio.make(ANNA, SHORT)).state == DONE
+
+
+def test_limits_of_a_visitor_and_an_address(make_studio: Callable[..., Studio]) -> None:
+    studio = make_studio(Limits(waiting=3, waiting_per_visitor=1, waiting_per_address=2))
+    long = SongRequest(prompt="x", duration=60, steps=100)
+    studio.make(ANNA, long)
+    with pytest.raises(RequestError, match="you have 1 requests in the queue"):
+        studio.make(ANNA, long)
+    studio.make(Visitor("c" * 32, ANNA.address), long)
+    with pytest.raises(RequestError, match="from your address"):
+        studio.make(Visitor("d" * 32, ANNA.address), long)
+    studio.make(BERT, long)
+    with pytest.raises(RequestError, match="queue is full"):
+        studio.make(Visitor("e" * 32, "10.0.0.9"), long)
+
+
+def test_a_fixed_service_is_not_changed(make_studio: Callable[..., Studio]) -> None:
+    studio = make_studio(service_mode=True)
+    with pytest.raises(RequestError, match="fixed configuration"):
+        studio.start(ANNA, studio.choice)
+    with pytest.raises(RequestError, match="fixed configuration"):
+        studio.stop(ANNA)
+
+
+def test_uploads_are_taken_from_their_folder_only(studio: Studio, song_file: Path) -> None:
+    request = SongRequest(prompt="x", task="cover", source_file=str(song_file))
+    with pytest.raises(RequestError, match="not uploaded here"):
+        studio.make(ANNA, request)
+    inside = studio.uploads / "chord.wav"
+    inside.write_bytes(song_file.read_bytes())
+    job = ended(
+        studio.make(ANNA, SongRequest(prompt="x", steps=2, task="cover", source_file=str(inside)))
+    )
+    assert job.state == DONE, job.error
