@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 import torch
 
 from conformance.targets import Target, find
@@ -63,6 +64,25 @@ class Api:
             sys.settrace(before)
         return f"decided at {' < '.join(dict.fromkeys(places))}"
 
+    def moved_at(self, call: Callable[[], Any], where: str) -> str:
+        """Where the tree moves modules to a device while a call is made once more."""
+        package, places, plain = f"{self.tree.package}/", list[str](), torch.nn.Module.to
+
+        def to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            named = [str(value).partition(":")[0] for value in (*args, *kwargs.values())]
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None and not frame.f_code.co_filename.startswith(package):
+                frame = frame.f_back
+            if where in named and frame is not None:
+                file = Path(frame.f_code.co_filename).relative_to(self.tree.root)
+                places.append(f"{file}:{frame.f_lineno}")
+            return plain(module, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.Module, "to", to)
+            call()
+        return f"moved there at {', '.join(dict.fromkeys(places)) or 'no line of the tree'}"
+
     def literal(self, values: set[str]) -> str:
         """Where the tree writes exactly these texts as a tuple, list or set."""
         return self._find(
@@ -75,6 +95,14 @@ class Api:
     def option(self, name: str) -> str:
         """Where the tree declares an option of its command line."""
         return self._find(lambda node: isinstance(node, ast.Constant) and node.value == name)
+
+    def keyword(self, name: str) -> str:
+        """Where the tree passes an argument of this name."""
+        return self._find(lambda node: isinstance(node, ast.keyword) and node.arg == name)
+
+    def spelled(self, name: str) -> str:
+        """Where the tree writes an attribute of this name, such as `float16`."""
+        return self._find(lambda node: isinstance(node, ast.Attribute) and node.attr == name)
 
     def _find(self, wanted: Callable[[Any], bool]) -> str:
         places = []

@@ -17,13 +17,13 @@ def test_policy_of_this_device(api: Api, target: Target) -> None:
     assert policy.total_memory > 0
     for choice in policy.dtypes.values():
         # float16 overflows to NaN in this model.
-        assert choice.name in ("float32", "bfloat16")
+        assert choice.name in ("float32", "bfloat16"), api.spelled(choice.name)
         assert choice.reason
     here = {info.name: info.available for info in api.get("device:describe_devices")()}
     assert here[target.device]
     assert here["cpu"]
     limited = target.device == "mps"
-    assert (policy.max_conv_output is not None) is limited
+    assert (policy.max_conv_output is not None) is limited, api.keyword("max_conv_output")
 
 
 @covers("device:DevicePolicy.*", "device:supports_float64", "device:default_lm_backend", "S5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from typing import Any
 
@@ -32,9 +33,13 @@ def section(api: Api) -> dict[str, Any]:
     llm = api.get("llm_inference:LLMHandler")()
     gradio: Any = importlib.import_module("gradio")
 
-    with gradio.Blocks():
-        parts: dict[str, Any] = create(handler, llm, init_params=None, language="en")
-    return parts
+    async def make() -> dict[str, Any]:
+        # Within a loop: without one, gradio makes loops that it never closes.
+        with gradio.Blocks(analytics_enabled=False):
+            parts: dict[str, Any] = create(handler, llm, init_params=None, language="en")
+        return parts
+
+    return asyncio.run(make())
 
 
 @covers("S3", SECTION)

@@ -26,7 +26,6 @@ class Defect:
         cases: which part of the suite to run.
         rows: rows of the report that must fail.
         device: the target to run on.
-        named: whether the failing cases must name the line (else only what is wrong).
     """
 
     name: str
@@ -36,7 +35,6 @@ class Defect:
     cases: str
     rows: tuple[str, ...] = ()
     device: str = "cpu"
-    named: bool = True
 
 
 DEFECTS = (
@@ -97,7 +95,6 @@ DEFECTS = (
         "test_llm.py::test_auto_picks_this_device",
         ("S4",),
         device="mps-sim",
-        named=False,
     ),
     Defect(
         "S5: the backend defaults to vllm everywhere",
@@ -169,7 +166,6 @@ DEFECTS = (
         PLACED,
         ("A1",),
         device="mps-sim",
-        named=False,
     ),
     Defect(
         "a silent fall-back from an absent device",
@@ -251,7 +247,6 @@ DEFECTS = (
         "        max_conv_output=None,\n",
         f"{DEVICE}::test_policy_of_this_device",
         device="mps-sim",
-        named=False,
     ),
     Defect(
         "float16 by default",
@@ -260,7 +255,6 @@ DEFECTS = (
         '        torch.float16,\n        "native',
         f"{DEVICE}::test_policy_of_this_device",
         device="mps-sim",
-        named=False,
     ),
 )
 
@@ -289,8 +283,7 @@ def test_planted_defect_is_caught(run_suite: Any, copy: Path, defect: Defect) ->
     assert found.failed, found.log
     for row in defect.rows:
         assert found.cell(row) == "fail"
-    if defect.named:
-        assert names(found.failed, defect, line), found.log
+    assert names(found.failed, defect, line), found.log
 
 
 def test_without_a_defect_nothing_fails(run_suite: Any, copy: Path) -> None:
