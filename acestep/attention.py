@@ -64,11 +64,14 @@ class SdpaAttention:
         if self._mask is None or not self.banded:
             return self._attend(query, key, value, self._mask)
         rest = self.blocks * BLOCK - self.tokens
-        query = F.pad(query, (0, 0, 0, 0, 0, rest)).unflatten(1, (self.blocks, BLOCK))
+        query = F.pad(query, (0, 0, 0, 0, 0, rest))
         made = self._attend(
-            query.flatten(0, 1), self._windows(key, rest), self._windows(value, rest), self._mask
+            query.view(-1, BLOCK, *query.shape[2:]),
+            self._windows(key, rest),
+            self._windows(value, rest),
+            self._mask,
         )
-        return made.unflatten(0, (-1, self.blocks)).flatten(1, 2)[:, : self.tokens]
+        return made.view(-1, self.blocks * BLOCK, made.shape[-1])[:, : self.tokens]
 
     def _windows(self, rows: torch.Tensor, rest: int) -> torch.Tensor:
         """Each block's keys or values, `[batch * blocks, reach, kv_heads, head_dim]`."""
@@ -84,11 +87,11 @@ class SdpaAttention:
     ) -> torch.Tensor:
         rows = query.shape[1]
         # [batch, tokens, kv_heads, group, dim] -> [batch, kv_heads, group * tokens, dim]
-        grouped = query.unflatten(2, (-1, self.groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        grouped = torch.unflatten(query, 2, (-1, self.groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
         made = F.scaled_dot_product_attention(
             grouped, key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
         )
-        return made.unflatten(2, (self.groups, rows)).permute(0, 3, 1, 2, 4).flatten(2)
+        return torch.unflatten(made, 2, (self.groups, rows)).permute(0, 3, 1, 2, 4).flatten(2)
 
     def _make_mask(self, like: torch.Tensor) -> torch.Tensor:
         """Additive, `[blocks or 1, 1, groups * rows, keys]`: 0 within reach, else the lowest."""

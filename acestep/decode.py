@@ -43,6 +43,7 @@ def decode(
     policy: DevicePolicy,
     *,
     chunk_frames: int | None = None,
+    compiled: bool = False,
     on_chunk: Callable[[float], None] | None = None,
 ) -> torch.Tensor:
     """Turn latents into a waveform, equal to `vae.decode(latents).sample`.
@@ -52,6 +53,7 @@ def decode(
         latents: `[batch, channels, frames]`, 25 frames a second, on any device.
         policy: its limits hold for every convolution; memory is given back in between.
         chunk_frames: core length of a chunk; by default from the VAE's width.
+        compiled: compile the decoder on first use.
         on_chunk: called after each chunk with the share done, 0 to 1.
 
     Returns:
@@ -61,7 +63,7 @@ def decode(
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = decoder_halo(vae)
     core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, latents.shape[0], policy)
-    run = wave_decoder(vae, policy)
+    run = wave_decoder(vae, policy, compiled)
     audio: torch.Tensor | None = None
     for window in _windows(frames, core, halo):
         part = latents[..., window.start : window.stop].to(policy.device, vae.dtype)

@@ -13,12 +13,16 @@ from diffusers import AceStepPipeline
 
 from acestep import decode, wave_decoder
 from acestep.device import DevicePolicy
+from acestep.encoding import PromptEncoder
 from acestep.offloading import bring
 from acestep.sampling import Denoiser, Guidance, Schedule
 from acestep.transformer import StepTransformer
 
 REFERENCE_SECONDS = 30
 """The timbre encoder hears 30 s of a reference: 10 s from its start, middle and end."""
+
+MAX_TOKENS = (256, 2048)
+"""Longest description and lyrics, in tokens; what is beyond is cut (diffusers' own limits)."""
 
 MAX_ENCODINGS = 32
 """Encoded prompts kept for the next request with the same words; about 1 MB each at turbo size."""
@@ -48,6 +52,9 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
     runs within the device's limits. Conditions are encoded once for a batch, which shares
     its words, and kept for the next request; the steps are those of `sampling`.
     """
+
+    compiles = False
+    """Whether the transformer's layers and the VAE's decoder are compiled on first use."""
 
     def denoise(
         self,
@@ -99,11 +106,17 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         self._denoiser: Denoiser | None = None
         wave_decoder.forget(self.vae)
 
+    def _encoder(self) -> PromptEncoder:
+        encoder: PromptEncoder | None = getattr(self, "_prompt_encoder", None)
+        if encoder is None:
+            self._prompt_encoder = encoder = PromptEncoder(self, self._policy)
+        return encoder
+
     def _steps(self) -> Denoiser:
         denoiser: Denoiser | None = getattr(self, "_denoiser", None)
         if denoiser is None or not denoiser.model.is_current(self.transformer):
             model = StepTransformer(self.transformer)
-            if self.transformer._compiled_call_impl is not None:
+            if self.compiles:
                 model.compile()
             self._denoiser = denoiser = Denoiser(model, self._policy)
         return denoiser
@@ -220,14 +233,13 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         if reference is None and key in kept:
             kept.move_to_end(key)
             return kept[key]
-        device = self._execution_device
-        text, _, words, word_mask = self.encode_prompt(prompt, lyrics, device, **settings)
-        bring(self.condition_encoder)
-        encoder = self.condition_encoder
-        sung = encoder.lyric_encoder(inputs_embeds=words, attention_mask=word_mask)
-        encoded = torch.cat(
-            [sung, self._timbre(reference, device), encoder.text_projector(text)], 1
-        )
+        texts = self._format_prompt(prompt=prompt, lyrics=lyrics, **settings)
+        tokens = [
+            self.tokenizer(text, truncation=True, max_length=most, return_tensors="pt").input_ids
+            for text, most in zip(texts, MAX_TOKENS, strict=True)
+        ]
+        sung, read = self._encoder()(*tokens)
+        encoded = torch.cat([sung, self._timbre(reference, sung.device), read], dim=1)
         if reference is None:
             kept[key] = encoded
             if len(kept) > MAX_ENCODINGS:

@@ -65,12 +65,10 @@ class StepTransformer:
             self._tables = torch.cat([layer.scale_shift_table for layer in model.layers])
             # A convolution whose stride is its kernel is a product over patches.
             weight = model.proj_in_conv.weight.mT.flatten(1)
-            split = self.patch * (model.config.in_channels - self.channels)
-            by_frame = weight.unflatten(1, (self.patch, -1))
+            by_frame = torch.unflatten(weight, 1, (self.patch, -1))
             width = config.in_channels - self.channels
             self._context_weight = by_frame[:, :, :width].flatten(1).contiguous()
             self._latent_weight = by_frame[:, :, width:].flatten(1).contiguous()
-            assert self._context_weight.shape[1] == split
             self._out_weight = model.proj_out_conv.weight.permute(2, 1, 0).flatten(0, 1)
             self._out_weight = self._out_weight.contiguous()
             self._out_bias = model.proj_out_conv.bias.repeat(self.patch)
@@ -82,8 +80,9 @@ class StepTransformer:
 
     def compile(self) -> None:
         """Compile the layers' arithmetic on first use; one compilation serves all layers."""
+        run = torch.compile(_run_layer, dynamic=True)
         for layer in self.layers:
-            layer.compiled = _compiled_layer()
+            layer.compiled = run
 
     def patches(self, frames: int) -> int:
         """Tokens for a number of latent frames."""
@@ -92,7 +91,7 @@ class StepTransformer:
     def rotary(self, patches: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines `[patches, 1, head_dim]`.
 
-        The sign of the half-rotation is in the sines: `x cos + roll(x) sin`.
+        The sign of the half-rotation is in the sines: `x cos + swap(x) sin`, halves swapped.
         """
         half = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
         angles = torch.arange(patches, dtype=torch.float32)[:, None] / (self.model.rope_theta**half)
@@ -165,13 +164,13 @@ class StepTransformer:
         shift, scale = (self.model.scale_shift_table[0] + plain).unbind()
         hidden = torch.addcmul(shift, _normed(hidden, self.model.norm_out), scale + 1)
         made = F.linear(hidden, self._out_weight, self._out_bias)
-        return made.unflatten(2, (self.patch, -1)).flatten(1, 2)[:, :frames]
+        return torch.unflatten(made, 2, (self.patch, -1)).flatten(1, 2)[:, :frames]
 
     def _patched(self, latents: torch.Tensor) -> torch.Tensor:
         rest = -latents.shape[1] % self.patch
         if rest:
             latents = F.pad(latents, (0, 0, 0, rest))
-        return latents.unflatten(1, (-1, self.patch)).flatten(2)
+        return torch.unflatten(latents, 1, (-1, self.patch)).flatten(2)
 
 
 class _Layer:
@@ -236,15 +235,12 @@ def _rotated(
     """Queries and keys normalised and turned by their positions, all heads at once."""
     cos, sin = rotary
     normed = F.rms_norm(heads, heads.shape[-1:], None, eps) * weight
-    return torch.addcmul(normed * cos, normed.roll(heads.shape[-1] // 2, -1), sin)
+    swapped = torch.unflatten(normed, -1, (2, -1)).flip(-2).flatten(-2)
+    return torch.addcmul(normed * cos, swapped, sin)
 
 
 def _normed(hidden: torch.Tensor, norm: Any) -> torch.Tensor:
     return F.rms_norm(hidden, hidden.shape[-1:], norm.weight, norm.eps)
-
-
-def _compiled_layer() -> Any:
-    return torch.compile(_run_layer, dynamic=True)
 
 
 def _joined(*linears: Any) -> Any:
@@ -257,7 +253,7 @@ def _joined(*linears: Any) -> Any:
         return lambda hidden: torch.cat([linear(hidden) for linear in linears], dim=-1)
     weight = torch.cat([linear.weight for linear in linears])
     sizes = [linear.out_features for linear in linears]
-    for linear, rows in zip(linears, weight.split(sizes), strict=True):
+    for linear, rows in zip(linears, torch.split(weight, sizes), strict=True):
         linear.weight.data = rows
     return lambda hidden: F.linear(hidden, weight)
 

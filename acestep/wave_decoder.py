@@ -53,7 +53,7 @@ class WaveDecoder:
     def _residual(self, unit: Any) -> Signal:
         first, second = self._snake(unit.snake1), self._snake(unit.snake2)
         wide, narrow = self._convolution(unit.conv1), self._convolution(unit.conv2)
-        return lambda signal: narrow(second(wide(first(signal)))) + signal
+        return lambda signal: signal + narrow(second(wide(first(signal))))
 
     def _snake(self, snake: Any) -> Signal:
         """`x + sin(a x)² / b`; the factor `1 / b` goes in as a root, before the squaring."""
@@ -99,8 +99,8 @@ def folded(convolution: nn.Module) -> torch.Tensor:
     """The weight of a convolution, with its normalisation applied once and for all."""
     direction: torch.Tensor | None = getattr(convolution, "weight_v", None)
     if direction is None:
-        weight: Any = convolution.weight
-        return weight.detach()  # type: ignore[no-any-return]
+        plain: torch.Tensor = convolution.get_parameter("weight").detach()
+        return plain
     gain: Any = convolution.weight_g
     wide = direction.detach().float()
     length = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)
@@ -111,15 +111,17 @@ _Kept = tuple[tuple[Any, ...], Signal]
 _DECODERS: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
-def wave_decoder(vae: Any, policy: DevicePolicy) -> Signal:
+def wave_decoder(vae: Any, policy: DevicePolicy, compiled: bool = False) -> Signal:
     """The quick decoder of a VAE, made on first use and again when its weights move.
 
     Args:
-        vae: a `diffusers` `AutoencoderOobleck`; where it is marked by `compile`, compiled.
+        vae: a `diffusers` `AutoencoderOobleck`.
         policy: its limit holds for every convolution.
+        compiled: let inductor fuse the activations, for any length at once.
     """
     bring(vae)
     signature = (
+        compiled,
         policy.max_conv_output,
         *((p.data_ptr(), p._version) for p in vae.decoder.parameters()),
     )
@@ -127,7 +129,7 @@ def wave_decoder(vae: Any, policy: DevicePolicy) -> Signal:
     if kept is None or kept[0] != signature:
         with torch.no_grad():
             made: Signal = WaveDecoder(vae.decoder, policy.max_conv_output)
-        if vae.decoder._compiled_call_impl is not None:
+        if compiled:
             made = torch.compile(made, dynamic=True)
         _DECODERS[vae] = kept = (signature, made)
     return kept[1]

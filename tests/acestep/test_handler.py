@@ -446,11 +446,27 @@ def test_out_of_memory_is_a_line_with_advice(
     assert result["error"].startswith("cpu ran out of memory (MPS backend out of memory); make")
 
 
-def test_compile_model_compiles_the_transformer_in_place(base_folder: Any) -> None:
+def test_compile_model_compiles_layers_and_decoder_only_when_asked(
+    base_folder: Any, base_handler: AceStepHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled runs here as it is: the compiler itself would take a minute."""
+    compiled: list[str] = []
+
+    def record(function: Any, dynamic: bool) -> Any:
+        assert dynamic
+        compiled.append(getattr(function, "__name__", type(function).__name__))
+        return function
+
+    monkeypatch.setattr(torch, "compile", record)
+    request = Request("harp", (1,), duration=0.6, steps=1)
+    plain = base_handler.generate(request).songs[0].audio
+    assert not compiled
     handler = AceStepHandler()
     handler.load(str(base_folder), resolve("cpu"), compile_model=True)
-    assert handler.pipeline is not None
-    assert handler.pipeline.transformer._compiled_call_impl is not None
+    for _ in range(2):
+        made = handler.generate(request).songs[0].audio
+        torch.testing.assert_close(made, plain, atol=1e-5, rtol=0)
+    assert compiled == ["_run_layer", "WaveDecoder"]
 
 
 def test_bring_without_a_hook_does_nothing() -> None:
