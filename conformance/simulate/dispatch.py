@@ -95,6 +95,16 @@ def tensors_in(args: Sequence[Any], kwargs: Kwargs) -> list[torch.Tensor]:
     return found
 
 
+def _kind(value: Any) -> Any:
+    """What of an argument decides the parts that a composite runs."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.dim(), value.numel() == 0
+    if isinstance(value, (list, tuple)):
+        return tuple([_kind(item) for item in value if isinstance(item, torch.Tensor)])
+    # A flag or a mode chooses another way (`pinv` with `hermitian`), a size does not.
+    return value if value is None or isinstance(value, (bool, str)) else type(value)
+
+
 @functools.cache
 def _plain(func: Any) -> Operator | None:
     """The description of an operator that needs no look at its arguments, else None."""
@@ -311,7 +321,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.python is not None:
             return self._python(operator, args, kwargs)
         if key is not None:
-            signature = tuple([(t.dtype, t.dim()) for t in tensors_in(args, kwargs)])
+            signature = (*map(_kind, args), *((name, _kind(v)) for name, v in kwargs.items()))
         if key is None or signature in operator.seen:
             if not thread.inside:
                 self.core.recorder.operators[operator.name] += 1
