@@ -15,7 +15,9 @@ SPECTROGRAM = (960, 192)
 
 _FFT = 4096
 _LOWEST_HZ = 40.0
-_FLOOR_DB = -80.0
+_FLOOR_DB = -70.0
+# Above 1 it darkens what is merely loud, so that the loudest stands out.
+_GAMMA = 1.8
 # Dark to light with rising lightness, so that it reads in grey too.
 _COLOURS = np.array(
     [[12, 12, 32], [52, 28, 92], [122, 40, 110], [196, 66, 84], [244, 130, 62], [252, 236, 176]]
@@ -59,7 +61,7 @@ def spectrogram(audio: Samples, rate: int) -> Image.Image:
         size = np.abs(np.fft.rfft(frames * window, axis=1))
         power[first : first + 64] = np.maximum.reduceat(size, low, axis=1)
     level = 20 * np.log10(power / max(float(power.max()), 1e-9) + 1e-9)
-    shade = np.clip(1 - level / _FLOOR_DB, 0, 1).T[::-1]
+    shade = np.clip(1 - level / _FLOOR_DB, 0, 1).T[::-1] ** _GAMMA
     return Image.fromarray(_coloured(shade))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -264,3 +265,10 @@ def data_folder(options: PageOptions) -> Path:
     from acestep.checkpoints import cache_dir
 
     return options.data_dir or cache_dir() / "page"
+
+
+def prepare(folder: Path) -> None:
+    """Settle where gradio keeps uploads and that it calls nobody; before it is imported."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

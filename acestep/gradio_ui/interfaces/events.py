@@ -74,7 +74,7 @@ class Events:
         ideas = [*told, *pick(*_WRITTEN)]
         p["inspire"].click(self.inspire, [words, *pick("query", "instrumental")], ideas, **long)
         p["polish"].click(self.polish, [words, *fields], ideas, **long)
-        p["cancel"].click(self.cancel, [words], p["notice"], queue=False, **now)
+        p["cancel"].click(self.cancel, None, None, **long)
         p["device"].change(
             self.device,
             [words, p["device"]],
@@ -187,10 +187,9 @@ class Events:
             p["make_heading"]: results.heading(words),
         }
 
-    def cancel(self, language: str, request: gr.Request) -> str:
-        """Cancel everything that this visitor has in the line."""
+    def cancel(self, request: gr.Request) -> None:
+        """Cancel everything that this visitor has in the line; those who watch it will say so."""
         self.studio.line.cancel(visitor(request).name)
-        return results.notice(texts(language), "")
 
     def device(self, language: str, device: str) -> Update:
         """Another device was chosen: its limits and backend, or why it cannot be."""
@@ -300,7 +299,7 @@ class Events:
         longest, most = form.bounds(device, self.studio.engines.llm_loaded)
         return {
             self.parts["duration"]: gr.update(maximum=longest),
-            self.parts["batch"]: gr.update(maximum=max(most, 2)),
+            self.parts["batch"]: gr.update(maximum=max(most, 2), interactive=most > 1),
         }
 
     def _tasks(self, model: str, task: str | None) -> Update:

@@ -89,7 +89,15 @@ def _numbers(parts: Parts, studio: Studio) -> None:
     longest, most = bounds(studio.choice.device, False)
     with gr.Row():
         parts.add("duration", gr.Slider, minimum=1, maximum=longest, step=1, value=30)
-        parts.add("batch", gr.Slider, minimum=1, maximum=max(most, 2), step=1, value=1)
+        parts.add(
+            "batch",
+            gr.Slider,
+            minimum=1,
+            maximum=max(most, 2),
+            step=1,
+            value=1,
+            interactive=most > 1,
+        )
         parts.add("seed", gr.Number, value=-1, precision=0, min_width=140)
 
 
@@ -106,8 +114,8 @@ def _source(parts: Parts, studio: Studio) -> None:
     with parts.add("source", gr.Accordion, open=False):
         parts.add("task", gr.Radio, choices=able, value="text2music")
         with gr.Row():
-            parts.add("source_file", gr.File, file_types=list(EXTENSIONS), type="filepath", height=120)  # fmt: skip
-            parts.add("reference_file", gr.File, file_types=list(EXTENSIONS), type="filepath", height=120)  # fmt: skip
+            parts.add("source_file", gr.File, file_types=list(EXTENSIONS), type="filepath", height=160)  # fmt: skip
+            parts.add("reference_file", gr.File, file_types=list(EXTENSIONS), type="filepath", height=160)  # fmt: skip
         parts.add("source_song", gr.Textbox, visible="hidden")
         parts.made["source_wave"] = gr.HTML(
             sources.none(parts.words), elem_id="acestep-source-wave", js_on_load=RANGE_JS

@@ -12,7 +12,7 @@ from acestep.gradio_ui.interfaces import form, results, service
 from acestep.gradio_ui.interfaces.events import Events
 from acestep.gradio_ui.interfaces.parts import Parts
 from acestep.gradio_ui.settings import PageOptions
-from acestep.gradio_ui.studio import Studio, data_folder
+from acestep.gradio_ui.studio import Studio, data_folder, prepare
 from acestep.gradio_ui.texts import LANGUAGES, texts
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def create_generation_section(
 
 def _studio(dit: AceStepHandler | None, llm: LLMHandler | None, given: Mapping[str, Any]) -> Studio:
     options = PageOptions.of(given)
-    return Studio(options, Engines(dit, llm, options.checkpoint), data_folder(options))
+    folder = data_folder(options)
+    prepare(folder)
+    return Studio(options, Engines(dit, llm, options.checkpoint), folder)
 
 
 def _header(parts: Parts) -> None:

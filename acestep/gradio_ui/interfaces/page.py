@@ -22,7 +22,7 @@ def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title=words("page.title"), analytics_enabled=False, fill_width=True) as blocks:
         generation.create_generation_section(None, None, {"studio": studio}, words.language)
         if studio.options.enable_api:
-            api.add(studio)
+            api.Api(studio).add()
     return blocks
 
 
@@ -34,6 +34,22 @@ def looks() -> dict[str, Any]:
         font=[gr.themes.Font(name) for name in _FONT],
         font_mono=[gr.themes.Font(name) for name in _MONO],
         radius_size=gr.themes.sizes.radius_md,
+    ).set(
+        # Small print at a contrast of at least 4.5 to 1, in light and in dark.
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_text_color="white",
     )
     script = _asset("page.js")
     return {"theme": theme, "css": _asset("page.css"), "head": f"<script>{script}</script>"}

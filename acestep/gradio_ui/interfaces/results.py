@@ -12,6 +12,7 @@ from typing import Any
 from acestep.gradio_ui.jobs import RUNNING, Job, Line
 from acestep.gradio_ui.store import StoredSong
 from acestep.gradio_ui.texts import Texts
+from acestep.lyric_files import LyricLine
 
 _STAGES = ("loading", "step", "planning")
 _HIDDEN = ("instruction", "audio_codes", "planned")
@@ -108,7 +109,7 @@ def _card(words: Texts, song: StoredSong) -> str:
         f'<div class="wave" role="slider" tabindex="0" aria-valuemin="0" aria-valuenow="0" '
         f'aria-valuemax="{song.seconds:.2f}" data-seconds="{song.seconds:.3f}" '
         f'aria-label="{escape(words("song.wave", title=song.title))}">{wave(song.peaks)}'
-        f'<i class="head"></i></div>'
+        "</div>"
         f'<audio controls preload="metadata" src="{base}/{song.audio}" '
         f'aria-label="{escape(words("song.player", title=song.title))}"></audio>'
         f"{_lyrics(words, song)}"
@@ -123,11 +124,15 @@ def _lyrics(words: Texts, song: StoredSong) -> str:
     if not song.lines:
         return ""
     items = "".join(
-        f'<li data-start="{start:.3f}" data-end="{end:.3f}"><button type="button" '
+        f'<li{_tag(text)} data-start="{start:.3f}" data-end="{end:.3f}"><button type="button" '
         f'data-seek="{start:.3f}">{escape(text)}</button></li>'
         for start, end, text in song.lines
     )
     return f'<ol class="lyrics" aria-label="{escape(words("song.lyrics"))}">{items}</ol>'
+
+
+def _tag(text: str) -> str:
+    return ' class="tag"' if LyricLine(text, 0, 0).is_tag else ""
 
 
 def _score(words: Texts, song: StoredSong, base: str) -> str:

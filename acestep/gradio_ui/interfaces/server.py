@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import signal
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.device import describe_devices
 from acestep.errors import RequestError
 from acestep.gradio_ui import safety
 from acestep.gradio_ui.engines import Engines
 from acestep.gradio_ui.settings import PageOptions
-from acestep.gradio_ui.studio import Studio, data_folder
+from acestep.gradio_ui.studio import Studio, data_folder, prepare
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -56,13 +56,6 @@ def serve(options: PageOptions, say: Callable[[str], None]) -> None:
         blocks.close(verbose=False)
 
 
-def prepare(folder: Path) -> None:
-    """Settle where gradio keeps files and that it calls nobody; before gradio is imported."""
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-
-
 def check_port(server_name: str, port: int) -> None:
     """Make sure that the port can be had.
 
@@ -93,48 +86,57 @@ def launch(studio: Studio) -> tuple[gr.Blocks, str, str | None]:
         The page, its address, and with `--share` the public one.
     """
     # PyTorch is needed to name the devices, and takes as long to import as gradio does.
-    probe = threading.Thread(target=_probe_devices, daemon=True)
+    probe = threading.Thread(target=describe_devices, daemon=True)
     probe.start()
+    from acestep.gradio_ui.interfaces import page
+
+    probe.join()
+    settings = {**_settings(studio), **page.looks()}
+
+    async def opened() -> tuple[gr.Blocks, str, str | None]:
+        # Within a running loop, because gradio makes a loop of its own for each lock that
+        # it creates without one, and never closes it.
+        blocks = page.build(studio)
+        blocks.queue(max_size=4 * studio.limits.waiting, default_concurrency_limit=4)
+        _, url, public = blocks.launch(**settings)
+        return blocks, url, public
+
+    return asyncio.run(opened())
+
+
+def _settings(studio: Studio) -> dict[str, Any]:
+    """How gradio is to serve the page."""
     from starlette.middleware import Middleware
     from starlette.routing import Route
 
-    from acestep.gradio_ui.interfaces import page
-
-    options = studio.options
-    probe.join()
-    blocks = page.build(studio)
-    blocks.queue(max_size=4 * studio.limits.waiting, default_concurrency_limit=4)
+    options, limits = studio.options, studio.limits
     credentials = None
     if options.auth_username and options.auth_password:
-        credentials = safety.Credentials(
-            options.auth_username, options.auth_password, studio.limits
-        )
+        credentials = safety.Credentials(options.auth_username, options.auth_password, limits)
     hosts = () if options.share else safety.loopback_names(options.server_name)
-    _, url, public = blocks.launch(
-        server_name=options.server_name,
-        server_port=options.port,
-        share=options.share,
-        auth=credentials,
-        prevent_thread_lock=True,
-        quiet=True,
-        inbrowser=False,
-        max_file_size=studio.limits.upload_bytes,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        app_kwargs={
-            "middleware": [Middleware(safety.Guard, limits=studio.limits, hosts=hosts)],
-            "routes": [Route("/songs/{song}/{name}", _song_route(studio), methods=["GET", "HEAD"])],
+    songs = Route("/songs/{song}/{name}", _song_route(studio), methods=["GET", "HEAD"])
+    return {
+        "server_name": options.server_name,
+        "server_port": options.port,
+        "share": options.share,
+        "auth": credentials,
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "max_file_size": limits.upload_bytes,
+        "footer_links": [],
+        "run_history": False,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "mcp_server": False,
+        "pwa": False,
+        "app_kwargs": {
+            "middleware": [Middleware(safety.Guard, limits=limits, hosts=hosts)],
+            "routes": [songs],
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
         },
-        **page.looks(),
-    )
-    return blocks, url, public
+    }
 
 
 def begin(studio: Studio) -> None:
@@ -151,12 +153,6 @@ def begin(studio: Studio) -> None:
         return studio.engines.lines()
 
     studio.line.submit("0" * 32, "here", "load", studio.choice.model, work)
-
-
-def _probe_devices() -> None:
-    from acestep.device import describe_devices
-
-    describe_devices()
 
 
 def _song_route(studio: Studio) -> Callable[[Request], Response]:

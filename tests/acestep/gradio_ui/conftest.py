@@ -16,7 +16,7 @@ import pytest
 from acestep.gradio_ui.engines import Engines
 from acestep.gradio_ui.limits import Limits
 from acestep.gradio_ui.settings import PageOptions
-from acestep.gradio_ui.studio import Studio, Visitor
+from acestep.gradio_ui.studio import Studio, Visitor, prepare
 from acestep.handler import AceStepHandler
 
 ANNA = Visitor("a" * 32, "10.0.0.1")
@@ -77,7 +77,7 @@ def serve_page(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Ca
         given = PageOptions.of(
             {"config_path": "demo", "device": "cpu", "port": free_port(), **options}
         )
-        server.prepare(folder)
+        prepare(folder)
         studio = Studio(given.checked(), engines, folder, limits)
         blocks, url, _ = server.launch(studio)
         try:
@@ -97,3 +97,18 @@ def _wait_for_threads() -> None:
         thread.name == "device" for thread in threading.enumerate()
     ):
         time.sleep(0.01)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker of the tests that need a browser."""
+    config.addinivalue_line("markers", "browser: drives Chromium; run with -m browser")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the browser's tests out unless they are asked for by name."""
+    if "browser" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("browser")]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
