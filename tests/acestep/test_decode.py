@@ -234,6 +234,6 @@ def test_memory_grows_by_the_result_alone() -> None:
         peak, result = run.stdout.split()
         return float(peak), float(result)
 
-    short, short_result = measure(30)
-    long, long_result = measure(240)
+    short, short_result = measure(15)
+    long, long_result = measure(90)
     assert long <= 1.15 * (short + long_result - short_result)
