@@ -211,10 +211,14 @@ def run(options: argparse.Namespace) -> int:
     return FOUND if findings else CLEAN
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _summary(findings: list[Finding], outcome: Outcome, mended: int) -> str:
     """One closing line, on standard error, so that reports stay machine-readable."""
     fixable = sum(1 for finding in findings if finding.fix is not None and finding.fix.safe)
-    parts = [f"{len(findings)} finding{'' if len(findings) == 1 else 's'} in {outcome.files} files"]
+    parts = [f"{_counted(len(findings), 'finding')} in {_counted(outcome.files, 'file')}"]
     if mended:
         parts.append(f"{mended} mended")
     if fixable:
