@@ -141,7 +141,7 @@ def test_settings_are_read_and_the_command_line_wins(
     )
     status, lines, err = run(capsys)
     assert (status, codes(lines)) == (1, ["DEV114"])
-    assert "in 1 files" in err
+    assert "in 1 file" in err
     assert codes(run(capsys, "--isolated")[1]) == ["DEV102", "DEV114"]
     assert run(capsys, "--select", "DEV101")[0] == 0
     (project / "pyproject.toml").write_text("tool = 1")
