@@ -73,6 +73,7 @@ def test_backend_by_device(api: Api, target: Target, tmp_path: Path) -> None:
     "lm.decoding:*",
     "lm.grammar:*",
     "lm.models:*",
+    "lm.options:*",
     "lm.prompts:*",
     "lm.pt:*",
     "lm.sampling:*",
