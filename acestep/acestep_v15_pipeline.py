@@ -27,7 +27,7 @@ from acestep.errors import AceStepError, CancelledError, RequestError
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
 
-COMMANDS = ("generate", "inspire", "understand", "align", "devices", "download")
+COMMANDS = ("generate", "inspire", "understand", "align", "devices", "download", "bench", "batch")
 UI_LANGUAGES = ("en", "zh", "ja")
 
 

@@ -317,6 +317,17 @@ def describe_devices() -> list[DeviceInfo]:
     return [DeviceInfo(name, *_probe(name)) for name in DEVICE_CHOICES if name != "auto"]
 
 
+def every_device() -> list[str]:
+    """All devices of the kind that `auto` picks, for one worker on each."""
+    import torch
+
+    policy = resolve("auto")
+    named: int | None = policy.device.index
+    if policy.device.type != "cuda" or named is not None:
+        return [policy.name]
+    return [f"cuda:{index}" for index in range(torch.accelerator.device_count())]
+
+
 def canonical(device: str | torch.device) -> tuple[str, int]:
     """A device as (type, index), with a missing index read as the current or first one.
 

@@ -63,6 +63,9 @@ class StepTransformer:
             _align(model)
             self.layers = [_Layer(layer) for layer in model.layers]
             self._tables = torch.cat([layer.scale_shift_table for layer in model.layers])
+            # Gains of the norms before attention and MLP, to go into the scales that follow them.
+            gains = [(la.self_attn_norm.weight, la.mlp_norm.weight) for la in model.layers]
+            self._gains = torch.stack([torch.stack(pair) for pair in gains])
             # A convolution whose stride is its kernel is a product over patches.
             weight = model.proj_in_conv.weight.mT.flatten(1)
             by_frame = torch.unflatten(weight, 1, (self.patch, -1))
@@ -150,17 +153,10 @@ class StepTransformer:
         hidden = F.linear(self._patched(latents), self._latent_weight) + song.context
         # For all layers at once: shift, scale, gate before attention, the same before the MLP.
         shifts = self._tables + layers
-        scales = shifts[:, 1::3] + 1
-        for number, layer in enumerate(self.layers):
-            hidden = layer(
-                hidden,
-                shifts[number],
-                scales[number],
-                song.keys[number],
-                song.values[number],
-                song.rotary,
-                song.attention,
-            )
+        scales = (shifts[:, 1::3] + 1) * self._gains
+        shared = zip(shifts.unbind(), scales.unbind(), song.keys, song.values, strict=True)
+        for layer, inputs in zip(self.layers, shared, strict=True):
+            hidden = layer(hidden, *inputs, song.rotary, song.attention)
         shift, scale = (self.model.scale_shift_table[0] + plain).unbind()
         hidden = torch.addcmul(shift, _normed(hidden, self.model.norm_out), scale + 1)
         made = F.linear(hidden, self._out_weight, self._out_bias)
@@ -210,20 +206,22 @@ def _run_layer(
 ) -> torch.Tensor:
     heads, kv_heads = layer.heads, layer.kv_heads
     block = layer.layer
-    normed = torch.addcmul(shifts[0], _normed(hidden, block.self_attn_norm), scales[0])
+    shift, _, gate, mlp_shift, _, mlp_gate = shifts.unbind()
+    scale, mlp_scale = scales.unbind()
+    normed = torch.addcmul(shift, _unit(hidden, block.self_attn_norm.eps), scale)
     joined = layer.project(normed).unflatten(-1, (heads + 2 * kv_heads, layer.head_dim))
     turned = _rotated(joined[:, :, : heads + kv_heads], layer.norm, layer.own.norm_q.eps, rotary)
     attend = attention.windowed if layer.windowed else attention.full
     heard = attend(turned[:, :, :heads], turned[:, :, heads:], joined[:, :, heads + kv_heads :])
-    hidden = torch.addcmul(hidden, layer.own.to_out[0](heard), shifts[2])
+    hidden = torch.addcmul(hidden, layer.own.to_out[0](heard), gate)
 
     query = layer.cross.to_q(_normed(hidden, block.cross_attn_norm))
     query = _normed(query.unflatten(-1, (heads, layer.head_dim)), layer.cross.norm_q)
     hidden = hidden + layer.cross.to_out[0](attention.cross(query, key, value))
 
-    normed = torch.addcmul(shifts[3], _normed(hidden, block.mlp_norm), scales[1])
-    gate, up = layer.widen(normed).chunk(2, dim=-1)
-    return torch.addcmul(hidden, block.mlp.down_proj(F.silu(gate) * up), shifts[5])
+    normed = torch.addcmul(mlp_shift, _unit(hidden, block.mlp_norm.eps), mlp_scale)
+    opened, up = layer.widen(normed).chunk(2, dim=-1)
+    return torch.addcmul(hidden, block.mlp.down_proj(F.silu(opened) * up), mlp_gate)
 
 
 def _rotated(
@@ -234,9 +232,13 @@ def _rotated(
 ) -> torch.Tensor:
     """Queries and keys normalised and turned by their positions, all heads at once."""
     cos, sin = rotary
-    normed = F.rms_norm(heads, heads.shape[-1:], None, eps) * weight
+    normed = _unit(heads, eps) * weight
     swapped = torch.unflatten(normed, -1, (2, -1)).flip(-2).flatten(-2)
     return torch.addcmul(normed * cos, swapped, sin)
+
+
+def _unit(hidden: torch.Tensor, eps: float) -> torch.Tensor:
+    return F.rms_norm(hidden, hidden.shape[-1:], None, eps)
 
 
 def _normed(hidden: torch.Tensor, norm: Any) -> torch.Tensor:

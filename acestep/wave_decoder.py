@@ -67,7 +67,8 @@ class WaveDecoder:
             if torch.compiler.is_compiling():
                 return signal + ((signal * alpha).sin() * root).square()
             wave = (signal * alpha).sin_().mul_(root)
-            return torch.addcmul(signal, wave, wave, out=wave)
+            torch.addcmul(signal, wave, wave, out=wave)
+            return wave
 
         return run
 

@@ -132,9 +132,12 @@ def test_one_recording_serves_every_song_that_fits(
     """A shorter song after a longer one hears nothing of it, nor of the room left over."""
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash)
     recorded: list[Any] = []
-    monkeypatch.setattr(
-        DevicePolicy, "captured", lambda self, step: (recorded.append(step), step)[1]
-    )
+
+    def captured(policy: DevicePolicy, step: Any) -> Any:
+        recorded.append(step)
+        return step
+
+    monkeypatch.setattr(DevicePolicy, "captured", captured)
     steps = Denoiser(StepTransformer(model), recording)
     schedule = Schedule.make(2)
     for frames, tokens in ((256, 128), (101, 5), (230, 90)):
@@ -144,10 +147,12 @@ def test_one_recording_serves_every_song_that_fits(
             wanted = expected(model, state, encoded, context, time=schedule.times[step])
             torch.testing.assert_close(made(state, step), wanted, atol=2e-5, rtol=1e-5)
     assert len(recorded) == 1
-    steps.velocity(*inputs(2, 258)[1:], schedule)
+    _, encoded, context = inputs(2, 258)
+    steps.velocity(encoded, context, schedule)
     assert len(recorded) == 2, "a song that does not fit gets a recording of its own"
     for frames in (600, 900, 1200):
-        steps.velocity(*inputs(2, frames)[1:], schedule)
+        _, encoded, context = inputs(2, frames)
+        steps.velocity(encoded, context, schedule)
     assert len(steps._recordings) == sampling.MAX_RECORDINGS
 
 

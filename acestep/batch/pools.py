@@ -1,0 +1,148 @@
+"""Where workers run: in this process, or one a device over Ray."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from acestep.batch.jobs import Job, Made
+from acestep.batch.worker import Setting, Worker
+from acestep.errors import AceStepError, RequestError
+
+Outcome = Made | str | None
+"""A song, why there is none, or None where the worker died at it."""
+
+
+class Pool(Protocol):
+    """Workers that take jobs."""
+
+    room: int
+    """Jobs that may be under way at a time."""
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to a worker that has room."""
+
+    def wait(self) -> tuple[Job, Outcome]:
+        """The next job to come back."""
+
+    def close(self) -> None:
+        """Stop the workers."""
+
+
+class InlinePool:
+    """One worker in this process; needs nothing installed."""
+
+    room = 1
+
+    def __init__(self, device: str, setting: Setting) -> None:
+        self._worker = Worker(device, setting)
+        self._jobs: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Queue the job."""
+        self._jobs.append(job)
+
+    def wait(self) -> tuple[Job, Outcome]:
+        """Do the oldest job."""
+        job = self._jobs.popleft()
+        return job, self._worker.make(job)
+
+    def close(self) -> None:
+        """Forget the worker."""
+        del self._worker
+
+
+class RayPool:
+    """One Ray actor a device, on this machine or on those of a Ray cluster.
+
+    A worker that dies is started again; the jobs it had come back as None.
+
+    Args:
+        devices: one worker each; empty for one on each GPU of the cluster.
+        setting: what each loads.
+        address: of a running cluster, or None to start Ray here.
+
+    Raises:
+        RequestError: Ray is not installed, or has fewer GPUs than devices were named.
+    """
+
+    PER_WORKER = 2
+    """Jobs a worker holds: while one is encoded to a file the next is computed."""
+
+    def __init__(
+        self, devices: Sequence[str], setting: Setting, address: str | None = None
+    ) -> None:
+        try:
+            module = importlib.import_module("ray")
+        except ImportError:
+            raise RequestError(
+                "several devices need Ray; install it with: pip install 'acestep[batch]', or name "
+                "one device"
+            ) from None
+        self._ray: Any = module
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        here = {} if address else {"include_dashboard": False, "num_cpus": max(len(devices), 2)}
+        self._ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
+        gpus = int(self._ray.cluster_resources().get("GPU", 0))
+        devices = list(devices) or ["auto"] * gpus
+        if not devices:
+            raise RequestError("the Ray cluster has no GPU; name devices with --devices")
+        actor = self._ray.remote(max_restarts=-1, max_concurrency=self.PER_WORKER)(Worker)
+        threads = max((os.cpu_count() or 1) // len(devices), 1)
+        self._workers = []
+        for device in devices:
+            own = _has_own_memory(device)
+            if own and gpus < len(devices):
+                raise RequestError(
+                    f"{len(devices)} devices were named, but Ray sees {gpus} GPUs; see: ray status"
+                )
+            # Ray shows each actor the device that it was given, as the first of its kind.
+            kind = device.partition(":")[0]
+            options = {"num_cpus": 1, "num_gpus": 1} if own else {"num_cpus": 1}
+            made = actor.options(**options).remote(kind, setting, None if own else threads)
+            self._workers.append(made)
+        self.room = self.PER_WORKER * len(self._workers)
+        self._under_way: dict[Any, tuple[Job, int]] = {}
+
+    def submit(self, job: Job) -> None:
+        """Hand the job to the worker with the fewest."""
+        load = [0] * len(self._workers)
+        for _, worker in self._under_way.values():
+            load[worker] += 1
+        least = load.index(min(load))
+        self._under_way[self._workers[least].make.remote(job)] = (job, least)
+
+    def wait(self) -> tuple[Job, Outcome]:
+        """The next job to come back, from whichever worker."""
+        (done,), _ = self._ray.wait(list(self._under_way), num_returns=1)
+        job, _ = self._under_way.pop(done)
+        try:
+            return job, self._ray.get(done)
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, AceStepError):
+                raise cause from None
+            return job, f"{type(cause).__name__}: {cause}"
+        except self._ray.exceptions.RayActorError as error:
+            if "AceStepError" in str(error) or "creation task" in str(error):
+                raise RequestError(_last_line(str(error))) from None
+            return job, None
+
+    def close(self) -> None:
+        """Stop the workers, and Ray where it was started here."""
+        self._ray.shutdown()
+
+
+def _has_own_memory(device: str) -> bool:
+    """Whether the device is a card, which Ray hands out; on a cluster `auto` is one."""
+    from acestep.device import resolve
+
+    return device == "auto" or not resolve(device).unified_memory
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "a worker could not start"

@@ -1,0 +1,102 @@
+"""Drives a batch to its end: every job done once, failures tried once more and listed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from acestep.batch.jobs import Job, Journal, Made, remaining
+from acestep.batch.pools import Pool
+
+TRIES = 2
+"""A job that fails is tried once more, after all others."""
+
+DEATHS = 3
+"""A job at which this many workers died is taken to be what kills them."""
+
+
+@dataclass
+class Progress:
+    """How far a batch is.
+
+    Attributes:
+        total: jobs in the file.
+        before: of these, done in an earlier run.
+        done: done in this run.
+        music: seconds of music made in this run.
+        failed: job names and why, of those given up.
+        started: monotonic time of the first job.
+    """
+
+    total: int
+    before: int
+    done: int = 0
+    music: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def line(self) -> str:
+        """One line for a person: counts, rate and the time left."""
+        spent = max(time.monotonic() - self.started, 1e-9)
+        rate = self.done / spent
+        left = self.total - self.before - self.done - len(self.failed)
+        text = f"{self.before + self.done} of {self.total} done"
+        if self.failed:
+            text += f", {len(self.failed)} failed"
+        if self.done:
+            minutes, seconds = divmod(round(left / rate), 60)
+            text += f", {3600 * rate:.0f} songs an hour, {minutes}:{seconds:02d} left"
+        return text
+
+
+def run(
+    jobs: Sequence[Job],
+    journal: Journal,
+    make_pool: Callable[[], Pool],
+    tell: Callable[[Progress], None],
+) -> Progress:
+    """Make every song that is not there yet.
+
+    Args:
+        jobs: all of the file, done or not.
+        journal: of the folder, locked by the caller.
+        make_pool: called only if there is something to do.
+        tell: told the progress after every job.
+    """
+    waiting = deque(remaining(jobs, journal))
+    progress = Progress(len(jobs), len(jobs) - len(waiting))
+    if not waiting:
+        return progress
+    pool = make_pool()
+    progress.started = time.monotonic()
+    tries: Counter[str] = Counter()
+    deaths: Counter[str] = Counter()
+    under_way = 0
+    try:
+        while waiting or under_way:
+            while waiting and under_way < pool.room:
+                pool.submit(waiting.popleft())
+                under_way += 1
+            job, outcome = pool.wait()
+            under_way -= 1
+            if isinstance(outcome, Made):
+                journal.finish(job, outcome)
+                progress.done += 1
+                progress.music += float(outcome.record.get("seconds", 0.0))
+            elif outcome is None and deaths[job.name] + 1 < DEATHS:
+                deaths[job.name] += 1
+                waiting.appendleft(job)
+            else:
+                reason = outcome or f"{DEATHS} workers died at it"
+                journal.fail(job, reason)
+                tries[job.name] += 1
+                if tries[job.name] < TRIES and outcome is not None:
+                    waiting.append(job)
+                else:
+                    progress.failed[job.name] = reason
+            tell(progress)
+    finally:
+        pool.close()
+    return progress

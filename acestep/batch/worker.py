@@ -1,0 +1,83 @@
+"""One device's share of a batch: a loaded handler that turns jobs into songs."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acestep.batch.jobs import Job, Made
+from acestep.errors import AceStepError, first_line
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every worker of a batch loads.
+
+    Attributes:
+        model: as for `checkpoints.find`.
+        checkpoints: a folder whose `checkpoints` is searched first, or None.
+        dtype: one of `device.DTYPE_CHOICES`.
+        compiled: compile on first use.
+        audio_format: extension of the songs.
+    """
+
+    model: str = "auto"
+    checkpoints: str | None = None
+    dtype: str = "auto"
+    compiled: bool = False
+    audio_format: str = "flac"
+
+
+class Worker:
+    """Loads the checkpoint once and makes one song at a time.
+
+    Args:
+        device: as for `device.resolve`.
+        setting: what to load.
+        threads: of the host to compute with, or None for PyTorch's own number.
+    """
+
+    def __init__(self, device: str, setting: Setting, threads: int | None = None) -> None:
+        import torch
+
+        from acestep.cli.console import quiet_libraries
+        from acestep.device import resolve
+        from acestep.handler import AceStepHandler
+
+        if threads:
+            torch.set_num_threads(threads)
+        quiet_libraries()
+        self._setting = setting
+        self._handler = AceStepHandler()
+        policy = resolve(device, dtype=setting.dtype)
+        self._handler.load(
+            setting.model,
+            policy,
+            project_root=setting.checkpoints,
+            compile_model=setting.compiled,
+        )
+
+    def make(self, job: Job) -> Made | str:
+        """The song, or why there is none. Two calls overlap: one encodes while one computes."""
+        from acestep import audio_files
+        from acestep.inference import describe, run
+        from acestep.params import GenerationConfig, GenerationParams
+
+        start = time.perf_counter()
+        try:
+            params = GenerationParams(**job.params)
+            config = GenerationConfig(
+                batch_size=1, seeds=[job.params["seed"]], use_random_seed=False
+            )
+            made = run(self._handler, params, config)
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"song.{self._setting.audio_format}"
+                audio_files.write(path, made.songs[0].audio, made.songs[0].sample_rate)
+                audio = path.read_bytes()
+        except (AceStepError, TypeError, ValueError) as error:
+            return first_line(error)
+        record: dict[str, Any] = describe(self._handler, made, 0)
+        return Made(audio, record, time.perf_counter() - start)

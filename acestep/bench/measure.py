@@ -1,0 +1,263 @@
+"""Times and memory of whole songs, stage by stage, and beside plain diffusers."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from acestep import audio_files
+from acestep.device import GIB, DevicePolicy
+from acestep.handler import AceStepHandler
+from acestep.request import Request
+
+CAPTION = "warm lo-fi piano, rain, take {}"
+LYRICS = "[verse]\nsoft notes in the morning light\n[chorus]\nmusic fills the air tonight"
+STEPS = 8
+STAGES = ("text", "conditioning", "steps", "vae", "other", "saving")
+
+_takes = itertools.count()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Attributes:
+        side: `acestep`, `diffusers` or `diffusers compiled`.
+        seconds: length of a song.
+        batch: songs made together.
+        first: seconds of the first call, which prepares what later ones use.
+        warm: median seconds of later calls.
+        spread: fastest and slowest of them.
+        peak: GiB, with the weights.
+        stages: seconds by stage, from a run that waits for the device after each.
+        each_step: seconds of each step of the diffusion, from the same run.
+    """
+
+    side: str
+    seconds: float
+    batch: int
+    first: float
+    warm: float
+    spread: tuple[float, float]
+    peak: float
+    stages: dict[str, float] = field(default_factory=dict)
+    each_step: list[float] = field(default_factory=list)
+
+    @property
+    def songs_per_hour(self) -> float:
+        """At this length and batch."""
+        return 3600 * self.batch / self.warm
+
+    def record(self) -> dict[str, Any]:
+        """The row as plain data, rounded."""
+        return {**_rounded(asdict(self)), "songs_per_hour": round(self.songs_per_hour, 1)}
+
+
+def compare(
+    handler: AceStepHandler,
+    seconds: float,
+    repeats: int,
+    batch: int = 1,
+    sides: Sequence[str] = ("acestep", "diffusers"),
+) -> list[Row]:
+    """Rows of all sides, whose runs take turns; every run has words of its own.
+
+    The sides share one set of weights, which counts in the peak of each.
+    """
+    runs = {"acestep": lambda: _ours(handler, seconds, batch)}
+    if len(sides) > 1:
+        runs |= _theirs(handler, seconds, batch, sides[1:])
+    policy = handler.policy
+    spent: dict[str, list[float]] = {side: [] for side in sides}
+    peaks: dict[str, float] = {}
+    for _ in range(repeats + 1):
+        for side in sides:
+            policy.flush()
+            with peak_memory(policy) as peak:
+                spent[side].append(_timed(runs[side], policy))
+            peaks[side] = max(peaks.get(side, 0.0), peak())
+    rows = []
+    for side, (first, *warm) in spent.items():
+        stages, steps = _stages(handler, seconds, batch) if side == "acestep" else ({}, [])
+        rows.append(
+            Row(
+                side, seconds, batch, first, statistics.median(warm), (min(warm), max(warm)),
+                peaks[side], stages, steps,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def growth(
+    handler: AceStepHandler,
+    durations: Sequence[float],
+    batches: Sequence[int],
+    at: float,
+    repeats: int = 1,
+) -> list[Row]:
+    """Cost of longer songs one at a time, and of more songs of `at` seconds together."""
+    points = [(seconds, 1) for seconds in durations]
+    points += [(at, batch) for batch in batches if (at, batch) not in points]
+    return [
+        row
+        for seconds, batch in points
+        for row in compare(handler, seconds, repeats, batch, ("acestep",))
+    ]
+
+
+def _ours(handler: AceStepHandler, seconds: float, batch: int) -> Any:
+    seeds = tuple(range(batch))
+    caption = CAPTION.format(next(_takes))
+    return handler.generate(Request(caption, seeds, LYRICS, seconds, language="en", steps=STEPS))
+
+
+def _theirs(
+    handler: AceStepHandler, seconds: float, batch: int, sides: Sequence[str]
+) -> dict[str, Callable[[], Any]]:
+    """diffusers' pipeline as its users have it, and with the compilation its docs advise."""
+    from diffusers import AceStepPipeline
+
+    assert handler.pipeline is not None
+    plain = AceStepPipeline(**handler.pipeline.components)
+    plain.set_progress_bar_config(disable=True)
+
+    def run() -> Any:
+        return plain(
+            prompt=[CAPTION.format(next(_takes))] * batch,
+            lyrics=[LYRICS] * batch,
+            vocal_language=["en"] * batch,
+            audio_duration=seconds,
+            num_inference_steps=STEPS,
+            guidance_scale=1.0,
+            shift=1.0,
+            output_type="np",
+        )
+
+    def compiled() -> Any:
+        # The forward passes of blocks and decoder, which this project's own path never calls.
+        modules = [*plain.transformer.layers, plain.vae.decoder]
+        for module in modules:
+            if id(module) not in kept:
+                module.compile(dynamic=True)
+                kept[id(module)] = module._compiled_call_impl
+            module._compiled_call_impl = kept[id(module)]
+        try:
+            return run()
+        finally:
+            for module in modules:
+                module._compiled_call_impl = None
+
+    kept: dict[int, Any] = {}
+    known = {"diffusers": run, "diffusers compiled": compiled}
+    return {side: known[side] for side in sides}
+
+
+def _timed(run: Callable[[], Any], policy: DevicePolicy) -> float:
+    policy.synchronize()
+    start = time.perf_counter()
+    run()
+    policy.synchronize()
+    return time.perf_counter() - start
+
+
+def _stages(
+    handler: AceStepHandler, seconds: float, batch: int
+) -> tuple[dict[str, float], list[float]]:
+    """Seconds of each of `STAGES`, and of each step, in one run that waits in between."""
+    pipeline, policy = handler.pipeline, handler.policy
+    assert pipeline is not None
+    marks: list[float] = []
+
+    def mark() -> float:
+        policy.synchronize()
+        return time.perf_counter()
+
+    spent = {"text": 0.0, "conditioning": 0.0}
+    encode, conditions = pipeline._encoded, pipeline._conditions
+
+    def timed(function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def run(*inputs: Any) -> Any:
+            start = mark()
+            made = function(*inputs)
+            spent[stage] += mark() - start
+            return made
+
+        return run
+
+    pipeline._encoded = timed(encode, "text")  # type: ignore[method-assign]
+    pipeline._conditions = timed(conditions, "conditioning")  # type: ignore[method-assign]
+    try:
+        start = mark()
+        request = Request(
+            CAPTION.format(next(_takes)), tuple(range(batch)), LYRICS, seconds,
+            language="en", steps=STEPS,
+        )  # fmt: skip
+        made = handler.generate(request, lambda fraction, desc: marks.append(mark()))
+        total = mark() - start
+    finally:
+        del pipeline._encoded, pipeline._conditions
+    with tempfile.TemporaryDirectory() as folder:
+        before = time.perf_counter()
+        for number, song in enumerate(made.songs):
+            audio_files.write(Path(folder) / f"{number}.flac", song.audio, song.sample_rate)
+        saving = time.perf_counter() - before
+    # Marks: the start, each step, decoding. A step's mark is set when it is done.
+    each = [after - before for before, after in itertools.pairwise(marks[1 : STEPS + 1])]
+    conditioning = spent["conditioning"] - spent["text"]
+    begun = marks[0] + spent["conditioning"]
+    stages = {
+        "text": spent["text"],
+        "conditioning": conditioning,
+        "steps": marks[STEPS] - begun,
+        "vae": made.times["decoding"],
+    }
+    stages["other"] = max(total - sum(stages.values()), 0.0)
+    stages["saving"] = saving
+    return stages, [marks[1] - begun, *each]
+
+
+@contextmanager
+def peak_memory(policy: DevicePolicy) -> Iterator[Callable[[], float]]:
+    """Highest memory in GiB while the context lasts, as a function to call after it.
+
+    On the host the process's resident memory is read every few milliseconds.
+    """
+    if policy.is_accelerator:
+        policy.reset_peak_memory()
+        yield policy.peak_memory
+        return
+    import psutil
+
+    process, done = psutil.Process(), threading.Event()
+    highest = [process.memory_info().rss]
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            highest[0] = max(highest[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: highest[0] / GIB
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

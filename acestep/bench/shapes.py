@@ -1,0 +1,107 @@
+"""Checkpoints of named sizes with random weights, so that a benchmark needs no download."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from acestep.checkpoints import Checkpoint, cache_dir
+from acestep.demo.recipe import DemoShape, build, make_tokenizer, old_weight_norm
+from acestep.device import DevicePolicy
+from acestep.handler import AceStepHandler
+from acestep.pipeline import Pipeline
+
+SHAPES = ("demo", "wide", "turbo", "xl")
+"""`demo` is the built-in checkpoint and `wide` one four times its width; `turbo` and `xl` have
+the sizes of ACE-Step 1.5's 2B and 4B models."""
+
+_TURBO = {
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+# XL's width is the one diffusers documents; layers and heads are those that give 4B parameters.
+_XL = _TURBO | {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "encoder_hidden_size": 2048,
+}
+_TEXT = {
+    "vocab_size": 151669,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+def make_handler(shape: str, policy: DevicePolicy, *, compiled: bool = False) -> AceStepHandler:
+    """A handler with random weights of a named size (one of `SHAPES`)."""
+    handler = AceStepHandler()
+    if shape == "demo":
+        handler.load("demo", policy, compile_model=compiled)
+        return handler
+    if shape == "wide":
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "acestep-v15-wide-turbo"
+            build(path, wide_shape())
+            handler.load(str(path), policy, compile_model=compiled)
+        return handler
+    pipeline = large_pipeline(policy, _XL if shape == "xl" else _TURBO)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.compiles = compiled
+    handler.pipeline, handler.policy = pipeline, policy
+    handler.checkpoint = Checkpoint(f"{shape}, random weights", cache_dir(), "diffusers")
+    return handler
+
+
+def wide_shape() -> DemoShape:
+    """The recipe's shape at four times its width."""
+    shape = DemoShape()
+    return dataclasses.replace(
+        shape,
+        latent=2 * shape.latent,
+        hidden=4 * shape.hidden,
+        text_hidden=4 * shape.text_hidden,
+        decoder_channels=4 * shape.decoder_channels,
+    )
+
+
+def large_pipeline(policy: DevicePolicy, width: dict[str, int]) -> Pipeline:
+    """Random weights at a published size, made where they are used."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.models import AceStepTransformer1DModel, AutoencoderOobleck
+    from diffusers.pipelines.ace_step import AceStepConditionEncoder
+    from transformers import Qwen3Config, Qwen3Model
+
+    def made(build_module: Callable[[], torch.nn.Module], component: str) -> torch.nn.Module:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(policy.dtype_of(component))
+        try:
+            with torch.device(policy.device), old_weight_norm():
+                return build_module().eval().requires_grad_(False)
+        finally:
+            torch.set_default_dtype(before)
+
+    torch.manual_seed(0)
+    strides = [2, 4, 4, 6, 10]
+    return Pipeline(
+        vae=made(
+            lambda: AutoencoderOobleck(downsampling_ratios=strides, sampling_rate=48000), "vae"
+        ),
+        text_encoder=made(lambda: Qwen3Model(Qwen3Config(**_TEXT)), "text_encoder"),
+        tokenizer=make_tokenizer(1536),
+        transformer=made(lambda: AceStepTransformer1DModel(**width, is_turbo=True), "dit"),
+        condition_encoder=made(lambda: AceStepConditionEncoder(**_TURBO), "dit"),
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
+    )

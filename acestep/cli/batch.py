@@ -1,0 +1,104 @@
+"""`acestep batch`: many songs from a file of prompts, on every device there is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acestep.cli.console import EXIT_FAILED, EXIT_OK, result, say
+from acestep.device import DTYPE_CHOICES
+from acestep.errors import RequestError
+
+if TYPE_CHECKING:
+    from acestep.batch.run import Progress
+
+_LINE_EVERY = 5.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "batch",
+        help="many songs from a file of prompts, on every device",
+        description="Make a song of every line of a JSONL file: an object with a caption, and any "
+        "other parameters of a song. A run that was stopped or killed continues where it was; "
+        "nothing is made twice.",
+    )
+    parser.add_argument("prompts", type=Path, help="file with a JSON object a line")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the songs")
+    parser.add_argument(
+        "--devices",
+        nargs="+",
+        default=["all"],
+        metavar="DEVICE",
+        help="all (one worker a GPU, else the best device), or names, one worker each: cpu cpu",
+    )
+    parser.add_argument("--address", help="of a Ray cluster; default: this machine alone")
+    parser.add_argument("--config_path", default="auto", help="which checkpoint (default: auto)")
+    parser.add_argument("--checkpoint", help="folder that holds the checkpoints")
+    parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
+    parser.add_argument("--compile", action="store_true", help="compile on first use")
+    parser.add_argument("--format", default="flac", help="flac, wav, mp3 or ogg (default: flac)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make what is missing, and list what failed."""
+    from acestep import audio_files
+    from acestep.batch.jobs import Journal, read_jobs
+    from acestep.batch.pools import InlinePool, Pool, RayPool
+    from acestep.batch.run import run as run_batch
+    from acestep.batch.worker import Setting
+
+    audio_files.file_format(f"song.{arguments.format}")
+    jobs = read_jobs(arguments.prompts)
+    devices = _devices(arguments.devices, arguments.address)
+    setting = Setting(
+        arguments.config_path,
+        arguments.checkpoint,
+        arguments.dtype,
+        arguments.compile,
+        arguments.format,
+    )
+
+    def make_pool() -> Pool:
+        if len(devices) == 1 and arguments.address is None:
+            return InlinePool(devices[0], setting)
+        return RayPool(devices, setting, arguments.address)
+
+    journal = Journal(arguments.out, arguments.format)
+    with journal.locked():
+        progress = run_batch(jobs, journal, make_pool, _Teller())
+    say(f"acestep: {progress.line()}")
+    for name, reason in progress.failed.items():
+        say(f"acestep: failed: {name}: {reason}")
+    result(str(arguments.out))
+    return EXIT_FAILED if progress.failed else EXIT_OK
+
+
+def _devices(names: list[str], address: str | None) -> list[str]:
+    """One name a worker; on a cluster `all` leaves the number to Ray."""
+    from acestep.device import every_device, resolve
+
+    if names == ["all"]:
+        return [] if address else every_device()
+    if "all" in names:
+        raise RequestError("--devices takes all, or names, not both")
+    return [resolve(name).name for name in names]
+
+
+class _Teller:
+    """Prints the progress: always on a terminal, else every few seconds."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if not sys.stderr.isatty() and now - self._last < _LINE_EVERY:
+            return
+        self._last = now
+        say(f"acestep: {progress.line()}")

@@ -1,0 +1,125 @@
+"""`acestep bench`: how long songs take here, stage by stage and beside plain diffusers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acestep.cli.console import EXIT_OK, add_device_option, quiet_libraries, result, say
+from acestep.device import DTYPE_CHOICES
+from acestep.errors import RequestError
+
+if TYPE_CHECKING:
+    from acestep.bench.measure import Row
+
+SHAPES = ("demo", "wide", "turbo", "xl")
+_GROWTH_SECONDS = (10.0, 30.0, 60.0, 120.0, 240.0, 360.0, 480.0, 600.0)
+_GROWTH_BATCHES = (1, 2, 4, 8)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="how long songs take here, stage by stage and beside plain diffusers",
+        description="Time songs of random weights at a named size (nothing is downloaded): every "
+        "stage, the first call and warm ones, peak memory, and plain diffusers in alternating "
+        "runs of the same process.",
+    )
+    add_device_option(parser)
+    parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
+    parser.add_argument(
+        "--shape",
+        choices=SHAPES,
+        default="demo",
+        help="demo: the built-in checkpoint; wide: four times its width; turbo, xl: the 2B and "
+        "4B models' (default: demo)",
+    )
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], metavar="S")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N")
+    parser.add_argument("--repeats", type=int, default=5, help="warm runs of each (default: 5)")
+    parser.add_argument("--compile", action="store_true", help="compile our side on first use")
+    parser.add_argument(
+        "--against",
+        choices=("diffusers", "compiled", "both", "nothing"),
+        default="diffusers",
+        help="what to compare with: diffusers as it is, with compiled blocks and decoder, or both",
+    )
+    parser.add_argument(
+        "--growth", action="store_true", help="also 10 to 600 s, and batches of 1 to 8"
+    )
+    parser.add_argument("--growth-seconds", type=float, nargs="+", default=_GROWTH_SECONDS)
+    parser.add_argument("--growth-batches", type=int, nargs="+", default=_GROWTH_BATCHES)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write a picture of them")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print the table, write what was asked for."""
+    if arguments.repeats < 1 or min(arguments.batch) < 1 or min(arguments.seconds) < 0.5:
+        raise RequestError("give at least 1 repeat, batches of at least 1 and songs of 0.5 s")
+    from acestep.bench.measure import compare, growth
+    from acestep.bench.picture import draw
+    from acestep.bench.shapes import make_handler
+    from acestep.device import resolve
+
+    quiet_libraries()
+    policy = resolve(arguments.device, dtype=arguments.dtype)
+    # The tiers guard small machines against requests too large; here cost is the question.
+    os.environ["ACESTEP_DEVICE_MEMORY_GB"] = "80"
+    handler = make_handler(arguments.shape, policy, compiled=arguments.compile)
+    say(f"acestep: bench of {handler.status()}")
+    sides = {
+        "diffusers": ("acestep", "diffusers"),
+        "compiled": ("acestep", "diffusers compiled"),
+        "both": ("acestep", "diffusers", "diffusers compiled"),
+        "nothing": ("acestep",),
+    }[arguments.against]
+    compared: list[Row] = []
+    for seconds in arguments.seconds:
+        for batch in arguments.batch:
+            rows = compare(handler, seconds, arguments.repeats, batch, sides)
+            _print(rows, heading=not compared)
+            compared += rows
+    grown: list[Row] = []
+    if arguments.growth:
+        shortest = min(arguments.growth_seconds)
+        at = 30.0 if shortest < 30 <= max(arguments.growth_seconds) else shortest
+        grown = growth(handler, arguments.growth_seconds, arguments.growth_batches, at)
+        _print(grown, heading=False)
+    best = max(
+        (row for row in [*compared, *grown] if row.side == "acestep"),
+        key=lambda row: row.songs_per_hour * row.seconds,
+    )
+    result(
+        f"most music: {best.songs_per_hour:.0f} songs of {best.seconds:g} s an hour, "
+        f"{best.batch} at a time"
+    )
+    title = f"{handler.status()}{', compiled' if arguments.compile else ''}"
+    if arguments.json:
+        text = {"what": title, "rows": [row.record() for row in [*compared, *grown]]}
+        arguments.json.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+    if arguments.png:
+        draw(arguments.png, title, compared, grown)
+    return EXIT_OK
+
+
+def _print(rows: list[Row], *, heading: bool) -> None:
+    """A line a row, as it is measured; the ratio is to this project's time."""
+    if heading:
+        result(
+            f"{'side':<19}{'song s':>7}{'batch':>6}{'first s':>9}{'warm s':>9}{'ratio':>7}"
+            f"{'peak GiB':>10}  stages, ms"
+        )
+    ours = rows[0].warm
+    for row in rows:
+        ratio = row.warm / ours if len(rows) > 1 and row.seconds == rows[0].seconds else 1.0
+        stages = " ".join(f"{name} {1e3 * spent:.1f}" for name, spent in row.stages.items())
+        result(
+            f"{row.side:<19}{row.seconds:>7g}{row.batch:>6}{row.first:>9.3f}{row.warm:>9.4f}"
+            f"{ratio:>7.2f}{row.peak:>10.2f}  {stages}"
+        )
