@@ -185,13 +185,13 @@ class Line:
                 job = self._running = self._waiting.popleft()
                 job.state, job.started = RUNNING, time.monotonic()
             try:
-                _serve(job)
+                serve(job)
             finally:
                 with self._changed:
                     self._running = None
 
 
-def _serve(job: Job) -> None:
+def serve(job: Job) -> None:
     """Run one job; whatever happens, it ends, and the line goes on."""
     try:
         job.report(0.0, "starting")

@@ -148,7 +148,7 @@ class Api:
     async def _done(self, submit: Callable[[], Job]) -> Job:
         """The job, once it has ended well; a caller who goes away cancels it."""
         try:
-            job = await asyncio.to_thread(submit)
+            job = submit()
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from None
         try:

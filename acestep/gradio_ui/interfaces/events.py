@@ -15,6 +15,7 @@ from acestep.gradio_ui.interfaces import form, results, service
 from acestep.gradio_ui.interfaces.parts import Parts
 from acestep.gradio_ui.interfaces.sources import SourceEvents
 from acestep.gradio_ui.jobs import CANCELLED, DONE, Job
+from acestep.gradio_ui.settings import Choice
 from acestep.gradio_ui.song_request import SongRequest
 from acestep.gradio_ui.studio import Studio, Visitor
 from acestep.gradio_ui.texts import Texts, texts
@@ -195,7 +196,7 @@ class Events:
         """Another device was chosen: its limits and backend, or why it cannot be."""
         words, p = texts(language), self.parts.made
         try:
-            policy = service.Choice(device=device or "auto").policy()
+            policy = Choice(device=device or "auto").policy()
         except RequestError as error:
             return {p["notice"]: results.notice(words, str(error), error=True)}
         return {
@@ -250,7 +251,7 @@ class Events:
         """Submit a job and show how it goes, to its end."""
         p = self.parts.made
         try:
-            job = await asyncio.to_thread(submit, who)
+            job = submit(who)
         except RequestError as error:
             yield {p["notice"]: results.notice(words, str(error), error=True)}
             return
