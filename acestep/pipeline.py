@@ -13,16 +13,12 @@ from diffusers import AceStepPipeline
 
 from acestep import decode, wave_decoder
 from acestep.device import DevicePolicy
-from acestep.encoding import PromptEncoder
 from acestep.offloading import bring
 from acestep.sampling import Denoiser, Guidance, Schedule
 from acestep.transformer import StepTransformer
 
 REFERENCE_SECONDS = 30
 """The timbre encoder hears 30 s of a reference: 10 s from its start, middle and end."""
-
-MAX_TOKENS = (256, 2048)
-"""Longest description and lyrics, in tokens; what is beyond is cut (diffusers' own limits)."""
 
 MAX_ENCODINGS = 32
 """Encoded prompts kept for the next request with the same words; about 1 MB each at turbo size."""
@@ -105,12 +101,6 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         """Drop what was prepared from the modules' weights: they are about to move."""
         self._denoiser: Denoiser | None = None
         wave_decoder.forget(self.vae)
-
-    def _encoder(self) -> PromptEncoder:
-        encoder: PromptEncoder | None = getattr(self, "_prompt_encoder", None)
-        if encoder is None:
-            self._prompt_encoder = encoder = PromptEncoder(self, self._policy)
-        return encoder
 
     def _steps(self) -> Denoiser:
         denoiser: Denoiser | None = getattr(self, "_denoiser", None)
@@ -233,13 +223,13 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         if reference is None and key in kept:
             kept.move_to_end(key)
             return kept[key]
-        texts = self._format_prompt(prompt=prompt, lyrics=lyrics, **settings)
-        tokens = [
-            self.tokenizer(text, truncation=True, max_length=most, return_tensors="pt").input_ids
-            for text, most in zip(texts, MAX_TOKENS, strict=True)
-        ]
-        sung, read = self._encoder()(*tokens)
-        encoded = torch.cat([sung, self._timbre(reference, sung.device), read], dim=1)
+        device = self._execution_device
+        text, _, words, word_mask = self.encode_prompt(prompt, lyrics, device, **settings)
+        bring(self.condition_encoder)
+        encoder = self.condition_encoder
+        sung = encoder.lyric_encoder(inputs_embeds=words, attention_mask=word_mask)
+        timbre = self._timbre(reference, device)
+        encoded = torch.cat([sung, timbre, encoder.text_projector(text)], dim=1)
         if reference is None:
             kept[key] = encoded
             if len(kept) > MAX_ENCODINGS:

@@ -1,0 +1,100 @@
+"""Tests of what the pipeline keeps between requests, and of what it drops."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from acestep import pipeline, wave_decoder
+from acestep.device import resolve
+from acestep.handler import AceStepHandler
+from acestep.request import Request
+
+REQUEST = Request("a harp nobody heard before", (1,), duration=0.6, steps=1)
+
+
+@pytest.fixture
+def encodings(handler: AceStepHandler, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts that reach the text encoder, as they do."""
+    seen: list[str] = []
+    encode = pipeline.Pipeline.encode_prompt
+
+    def noted(self: Any, prompt: str, *rest: Any, **named: Any) -> Any:
+        seen.append(prompt)
+        return encode(self, prompt, *rest, **named)
+
+    monkeypatch.setattr(pipeline.Pipeline, "encode_prompt", noted)
+    return seen
+
+
+def test_a_prompt_is_encoded_once(
+    handler: AceStepHandler, encodings: list[str], song: torch.Tensor
+) -> None:
+    first = handler.generate(REQUEST).tensors["encoder_hidden_states"]
+    again = handler.generate(dataclasses.replace(REQUEST, seeds=(2,)))
+    assert len(encodings) == 1
+    assert torch.equal(first, again.tensors["encoder_hidden_states"])
+    # Another language, or a timbre to follow, is another condition.
+    handler.generate(dataclasses.replace(REQUEST, language="en"))
+    heard = handler.generate(dataclasses.replace(REQUEST, reference_audio=song))
+    assert len(encodings) == 3
+    assert not torch.equal(heard.tensors["encoder_hidden_states"], first)
+
+
+def test_encodings_kept_are_bounded(
+    handler: AceStepHandler, encodings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MAX_ENCODINGS", 2)
+    loaded = handler.pipeline
+    assert loaded is not None
+    monkeypatch.setitem(loaded.__dict__, "_kept", type(loaded.__dict__["_kept"])())
+    for caption in ("one", "two", "three", "two", "one"):
+        handler.generate(dataclasses.replace(REQUEST, caption=caption))
+    assert encodings == ["one", "two", "three", "one"]
+
+
+def test_forget_frees_what_was_made_of_the_weights(base_folder: Any) -> None:
+    """With offloading the next song must read the weights where they are then."""
+    handler = AceStepHandler()
+    handler.load(str(base_folder), resolve("cpu"))
+    loaded = handler.pipeline
+    assert loaded is not None
+    before = handler.generate(REQUEST).songs[0].audio
+    assert loaded._denoiser is not None
+    assert loaded.vae in wave_decoder._DECODERS
+    loaded.forget()
+    assert loaded._denoiser is None
+    assert loaded.vae not in wave_decoder._DECODERS
+    with torch.no_grad():
+        loaded.transformer.layers[0].mlp.down_proj.weight.mul_(2)
+        loaded.vae.decoder.conv2.weight_g.mul_(0.5)
+    after = handler.generate(REQUEST).songs[0].audio
+    assert not torch.allclose(before, after, atol=1e-4)
+
+
+def test_changed_weights_of_the_vae_are_noticed(base_folder: Any) -> None:
+    handler = AceStepHandler()
+    handler.load(str(base_folder), resolve("cpu"))
+    loaded, latents = handler.pipeline, torch.zeros(1, 4, 6)
+    assert loaded is not None
+    decode = wave_decoder.wave_decoder(loaded.vae, handler.policy)
+    assert wave_decoder.wave_decoder(loaded.vae, handler.policy) is decode
+    with torch.no_grad():
+        loaded.vae.decoder.conv2.weight_g.mul_(2)
+        again = wave_decoder.wave_decoder(loaded.vae, handler.policy)
+        assert again is not decode
+        torch.testing.assert_close(again(latents), loaded.vae.decode(latents).sample)
+
+
+@pytest.mark.parametrize("limit", [None, 5000])
+def test_the_quick_decoder_equals_diffusers(diffusers_pipeline: Any, limit: int | None) -> None:
+    vae = diffusers_pipeline.vae
+    latents = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made = wave_decoder.WaveDecoder(vae.decoder, limit)(latents)
+        torch.testing.assert_close(made, vae.decode(latents).sample, atol=2e-6, rtol=1e-5)
+        plain = torch.nn.Conv1d(3, 4, 5)
+        assert torch.equal(wave_decoder.folded(plain), plain.weight)
