@@ -1,0 +1,235 @@
+"""Tests of batches: what a line may say, what a kill leaves behind, and what is made again."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acestep.acestep_v15_pipeline import main
+from acestep.batch.jobs import JOURNAL, Job, Journal, Made, read_jobs, remaining
+from acestep.batch.pools import InlinePool, Outcome
+from acestep.batch.run import DEATHS, Progress, run
+from acestep.batch.worker import Setting, Worker
+from acestep.errors import RequestError
+
+SHORT = {"duration": 0.5, "inference_steps": 1}
+
+
+def written(path: Path, *lines: Any) -> Path:
+    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines), "utf-8")
+    return path
+
+
+def jobs_of(count: int) -> list[Job]:
+    return [Job(f"{number:03d}", {"caption": "x", "seed": number}) for number in range(count)]
+
+
+def made_of(job: Job) -> Made:
+    return Made(job.name.encode(), {"seconds": 2.0, "seed": job.params["seed"]}, 0.1)
+
+
+class ScriptedPool:
+    """Does jobs out of order and as a script says: a reason, a death, or the end of the run."""
+
+    room = 3
+
+    def __init__(self, script: dict[str, list[Any]], order: int = 0) -> None:
+        self.script, self.order = script, order
+        self.queue: deque[Job] = deque()
+        self.taken: list[str] = []
+        self.closed = False
+
+    def submit(self, job: Job) -> None:
+        assert len(self.queue) < self.room
+        self.queue.append(job)
+        self.taken.append(job.name)
+
+    def wait(self) -> tuple[Job, Outcome]:
+        self.queue.rotate(self.order)
+        job = self.queue.popleft()
+        planned = self.script.get(job.name, [])
+        outcome = planned.pop(0) if planned else made_of(job)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return job, outcome
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def finished(jobs: list[Job], folder: Path, pool: ScriptedPool) -> Progress:
+    journal = Journal(folder, "flac")
+    with journal.locked():
+        return run(jobs, journal, lambda: pool, lambda progress: None)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{", ":2: not JSON"),
+        ("[]", ":2: expected an object with a caption"),
+        ({"caption": " "}, ":2: expected an object with a caption"),
+        ({"caption": "x", "tempo": 3}, ":2: unknown field 'tempo'; known: task_type"),
+        ({"caption": "x", "id": "../up"}, ":2: the id '../up' cannot name a file"),
+        ({"caption": "x", "id": "000001"}, ":2: the id '000001' is taken by another line"),
+        ({"caption": "x", "seed": "1"}, ":2: the seed must be a whole number"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: Any, expected: str) -> None:
+    path = written(tmp_path / "p.jsonl", {"caption": "first"}, line)
+    with pytest.raises(RequestError) as caught:
+        read_jobs(path)
+    assert str(caught.value).startswith(f"{path}{expected}")
+
+
+def test_jobs_have_names_and_seeds_that_stay(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "p.jsonl", {"caption": "a"}, "", {"caption": "b", "id": "b.1", "seed": 5}
+    )
+    first, second = read_jobs(path)
+    assert (first.name, second.name) == ("000001", "b.1")
+    assert read_jobs(path) == [first, second]
+    assert second.params["seed"] == 5
+    assert 0 <= first.params["seed"] < 2**32
+    assert first.fingerprint != Job(first.name, {**first.params, "caption": "c"}).fingerprint
+    for empty in (written(tmp_path / "none.jsonl", ""), tmp_path / "absent.jsonl"):
+        with pytest.raises(RequestError, match=r"holds no prompt|cannot be read"):
+            read_jobs(empty)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kills=st.lists(st.integers(1, 12), max_size=4),
+    deaths=st.lists(st.integers(0, 11), max_size=4, unique=True),
+    order=st.integers(0, 2),
+)
+def test_whatever_is_killed_nothing_is_lost_or_made_twice(
+    tmp_path_factory: pytest.TempPathFactory, kills: list[int], deaths: list[int], order: int
+) -> None:
+    """Runs end at any job, workers die at others; every song that was put away stays as it is."""
+    folder, jobs = tmp_path_factory.mktemp("out"), jobs_of(12)
+    stamps: dict[str, int] = {}
+    for kill in [*kills, None]:
+        todo = remaining(jobs, Journal(folder, "flac"))
+        script: dict[str, list[Any]] = {jobs[number].name: [None] for number in deaths}
+        if kill is not None and kill <= len(todo):
+            script[todo[kill - 1].name] = [KeyboardInterrupt()]
+        pool = ScriptedPool(script, order)
+        try:
+            progress = finished(jobs, folder, pool)
+        except KeyboardInterrupt:
+            assert pool.closed
+        songs = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.flac")}
+        assert stamps.items() <= songs.items(), "a finished song was made again"
+        stamps = songs
+    assert progress.before + progress.done == 12
+    assert sorted(stamps) == [f"{job.name}.flac" for job in jobs]
+    assert all((folder / name).read_bytes() == name[:3].encode() for name in stamps)
+    assert not [
+        path
+        for path in folder.iterdir()
+        if path.suffix not in (".flac", ".json", ".jsonl", ".lock")
+    ]
+    names = [e["id"] for e in Journal(folder, "flac").events() if e["state"] == "done"]
+    assert sorted(names) == [job.name for job in jobs]
+
+
+def test_failures_are_tried_once_more_and_listed(tmp_path: Path) -> None:
+    pool = ScriptedPool(
+        {"000": ["no luck"], "002": ["wrong", "wrong still"], "003": [None] * DEATHS}
+    )
+    progress = finished(jobs_of(6), tmp_path, pool)
+    assert progress.failed == {"002": "wrong still", "003": f"{DEATHS} workers died at it"}
+    assert pool.taken.count("000") == pool.taken.count("002") == 2
+    assert pool.taken.index("005") < [i for i, n in enumerate(pool.taken) if n == "002"][1]
+    assert pool.taken.count("003") == DEATHS
+    assert pool.closed
+    assert progress.line().startswith("4 of 6 done, 2 failed, ")
+    failed = [e["id"] for e in Journal(tmp_path, "flac").events() if e["state"] == "failed"]
+    assert sorted(failed) == ["000", "002", "002", "003"]
+    again = finished(jobs_of(6), tmp_path, ScriptedPool({}))
+    assert (again.before, again.done, again.failed) == (4, 2, {})
+
+
+def test_half_a_song_and_an_edited_line_are_made_again(tmp_path: Path) -> None:
+    jobs = jobs_of(4)
+    finished(jobs, tmp_path, ScriptedPool({}))
+    (tmp_path / "000.json").unlink()  # killed between the two files
+    (tmp_path / "001.json").write_text('{"job": "', encoding="utf-8")
+    (tmp_path / "002.flac").unlink()
+    with (tmp_path / JOURNAL).open("a", encoding="utf-8") as stream:
+        stream.write('\n{"id": "00')
+    edited = [*jobs[:3], Job("003", {"caption": "y", "seed": 3})]
+    journal = Journal(tmp_path, "flac")
+    assert remaining(jobs, journal) == jobs[:3]
+    assert remaining(edited, journal) == edited
+    assert finished(edited, tmp_path, ScriptedPool({})).done == 4
+    assert len(journal.events()) == 8, "the torn line is passed over, those after it are not"
+
+    def unwanted() -> Any:
+        raise AssertionError("there is nothing to do")
+
+    assert run(edited, journal, unwanted, lambda progress: None).before == 4
+
+
+def test_a_folder_is_for_one_run(tmp_path: Path) -> None:
+    with (
+        Journal(tmp_path, "flac").locked(),
+        pytest.raises(RequestError, match="another run is at work there"),
+        Journal(tmp_path, "flac").locked(),
+    ):
+        pytest.fail("two runs at once")
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RequestError, match="cannot be written"),
+        Journal(tmp_path / "file" / "under", "flac").locked(),
+    ):
+        pytest.fail("a file is no folder")
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = written(
+        tmp_path / "p.jsonl",
+        {"caption": "piano", "id": "a", **SHORT},
+        {"caption": "bells", "id": "b", "seed": 4, **SHORT},
+        {"caption": "long", "id": "c", "duration": 9999},
+    )
+    out = tmp_path / "songs"
+    options = ["batch", str(prompts), "-o", str(out), "--devices", "cpu", "--config_path", "demo"]
+    options += ["--format", "wav"]
+    assert main(options) == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}\n"
+    lines = printed.err.splitlines()
+    assert any(line.startswith("acestep: 2 of 3 done, 1 failed, ") for line in lines)
+    assert lines[-1].startswith("acestep: failed: c: duration 9999 is out of range")
+    record = json.loads((out / "b.json").read_text(encoding="utf-8"))
+    assert (record["seed"], record["caption"], record["seconds"]) == (4, "bells", 0.52)
+    before = (out / "a.wav").read_bytes()
+    assert main(options) == 1
+    assert (out / "a.wav").read_bytes() == before
+    assert main([*options[:4], "--devices", "all", "cpu"]) == 2
+    assert "takes all, or names, not both" in capsys.readouterr().err
+
+
+def test_a_worker_says_what_is_wrong_with_a_job() -> None:
+    worker = Worker("cpu", Setting("demo"), threads=1)
+    made = worker.make(Job("a", {"caption": "x", "seed": 1, **SHORT}))
+    assert isinstance(made, Made)
+    assert made.audio[:4] == b"fLaC"
+    assert worker.make(Job("b", {"caption": "x", "seed": 1, "bpm": 1})) == (
+        "bpm 1 is out of range; expected 30 to 300"
+    )
+    pool = InlinePool("cpu", Setting("demo"))
+    pool.submit(Job("c", {"caption": "x", "seed": 1, **SHORT}))
+    job, again = pool.wait()
+    assert job.name == "c"
+    assert isinstance(again, Made)
+    assert again.audio == made.audio, "a job is the same song wherever it is made"
+    pool.close()
