@@ -101,7 +101,7 @@ class SongRequest:
         Raises:
             RequestError: a value is missing or out of range; one sentence.
         """
-        request = replace(self, prompt=_clean(self.prompt), lyrics=_clean(self.lyrics))
+        request = replace(self, prompt=cleaned(self.prompt), lyrics=cleaned(self.lyrics))
         for name, most in (("prompt", limits.prompt_chars), ("lyrics", limits.lyrics_chars)):
             size = len(getattr(request, name))
             if size > most:
@@ -215,7 +215,7 @@ def _of_kind(name: str, kind: str, value: Any) -> Any:
     return value
 
 
-def _clean(text: str) -> str:
+def cleaned(text: str) -> str:
     """Text without control characters, in composed form; line breaks stay."""
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     kept = (

@@ -19,7 +19,7 @@ from acestep.gradio_ui.finishing import finish
 from acestep.gradio_ui.jobs import Job, Line
 from acestep.gradio_ui.limits import Limits
 from acestep.gradio_ui.settings import Choice, PageOptions
-from acestep.gradio_ui.song_request import SongRequest
+from acestep.gradio_ui.song_request import SongRequest, cleaned
 from acestep.gradio_ui.store import Store, StoredSong
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Studio:
         Raises:
             RequestError: there are no words or too many, or the line is full.
         """
-        query = query.strip()
+        query = cleaned(str(query)).strip()
         if not query:
             raise RequestError("say in a few words what the song is about, then press again")
         most = self.limits.prompt_chars
@@ -261,9 +261,11 @@ def _check_success(success: bool, error: str | None, job: Job) -> None:
 
 
 def data_folder(options: PageOptions) -> Path:
-    """Where songs and uploads are kept."""
+    """Where songs and uploads are kept (`ACESTEP_PAGE` moves it)."""
     from acestep.checkpoints import cache_dir
 
+    if text := os.environ.get("ACESTEP_PAGE", "").strip():
+        return Path(text).expanduser()
     return options.data_dir or cache_dir() / "page"
 
 

@@ -8,6 +8,7 @@ one sentence.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import secrets
 import shutil
@@ -38,6 +39,7 @@ class Api:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
+        self._secret = secrets.token_bytes(16)
 
     def add(self) -> None:
         """Declare the endpoints; called inside the page's `gr.Blocks`."""
@@ -127,7 +129,9 @@ class Api:
     def delete(self, request: gr.Request, song: str) -> bool:
         """Delete one of the caller's songs; false if there is none of that id."""
         who = self._caller(request)
-        return self.studio.store.delete(who.name, str(song))
+        deleted = self.studio.store.delete(who.name, str(song))
+        shutil.rmtree(self._lent(who, str(song)), ignore_errors=True)
+        return deleted
 
     def cancel(self, request: gr.Request) -> int:
         """Cancel everything of the caller's that waits or runs; returns how many."""
@@ -161,10 +165,15 @@ class Api:
             raise gr.Error(job.error or "cancelled", print_exception=False)
         return job
 
+    def _lent(self, who: Visitor, song_id: str) -> Path:
+        """Where a song's files are lent; nobody else can guess it."""
+        name = hashlib.sha256(self._secret + f"{who.name} {song_id}".encode()).hexdigest()
+        return self.studio.uploads / f"lent-{name[:32]}"
+
     def _told(self, who: Visitor, song: StoredSong) -> dict[str, Any]:
         """A song as clients get it; its files are lent for as long as uploads last."""
-        lent = self.studio.uploads / f"lent-{secrets.token_hex(16)}"
-        lent.mkdir(mode=0o700)
+        lent = self._lent(who, song.id)
+        lent.mkdir(mode=0o700, exist_ok=True)
         files = {}
         for name in song.files:
             path = self.studio.store.path(who.name, song.id, name)
@@ -215,6 +224,8 @@ def _sample(made: Any) -> dict[str, Any]:
 
 def _link(path: Path, target: Path) -> None:
     """A second name for a file, or a copy where the file system has no such thing."""
+    if target.exists():
+        return
     try:
         os.link(path, target)
     except OSError:

@@ -40,6 +40,8 @@ def serve(options: PageOptions, say: Callable[[str], None]) -> None:
     folder = data_folder(options)
     prepare(folder)
     studio = Studio(options, Engines(project_root=options.checkpoint), folder)
+    # An earlier run may have been killed in the middle of a song.
+    studio.store.clear_work()
     stopped = threading.Event()
     blocks, url, public = launch(studio)
     say(f"acestep: the page is at {url}")
