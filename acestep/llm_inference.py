@@ -11,19 +11,17 @@ from typing import Any, Unpack
 import torch
 
 from acestep.device import DevicePolicy, resolve
-from acestep.errors import AceStepError, CancelledError, GenerationError, RequestError
+from acestep.errors import AceStepError, CancelledError, RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
 from acestep.lm import backend as backends
-from acestep.lm import cot, grammar, models
-from acestep.lm.backend import Backend, CodeJob, OnToken, TextJob
+from acestep.lm import cot, models
+from acestep.lm.backend import Backend
 from acestep.lm.options import WritingOptions, sampling_of
 from acestep.lm.prompts import NO_NEGATIVE_PROMPT, Prompt, Prompts
 from acestep.lm.sampling import Sampling
-from acestep.request import DEFAULT_DURATION
+from acestep.lm.writer import Wish, Writer
 
-CODES_PER_SECOND = 5
 INFER_TYPES = ("dit", "llm_dit")
-_FREE_TEXT_LIMIT = 1024
 _DEMO_LINES = 3
 # Temperatures of a description of what is there, and of one that is made up.
 _FAITHFUL, _INVENTIVE = 0.3, 0.85
@@ -231,18 +229,13 @@ class LLMHandler:
         }
         try:
             with self._lock:
-                report = self._begin(progress)
+                writer = self._writer(progress)
                 _check_request(infer_type, batch, sampling)
                 numbers = _seeds(seeds, batch)
-                known = cot.known_fields(known, self.gpu_config.max_duration(True))
-                guide = (sampling.guided, negative_prompt)
-                plans, texts = self._plan(
-                    caption, lyrics, known, wanted, sampling, guide, numbers,
-                    use_constrained_decoding, report,
-                )  # fmt: skip
-                codes = [""] * batch
-                if infer_type == "llm_dit":
-                    codes = self._codes(caption, lyrics, plans, sampling, guide, numbers, report)
+                known = cot.known_fields(known, writer.max_duration)
+                wish = Wish(caption, lyrics, negative_prompt, sampling, numbers)
+                plans, texts = writer.plan(wish, known, wanted, use_constrained_decoding)
+                codes = writer.codes(wish, plans) if infer_type == "llm_dit" else [""] * batch
         except AceStepError as error:
             return _answer({}, "", error=str(error))
         extra = {"cot": texts, "seeds": numbers}
@@ -310,62 +303,6 @@ class LLMHandler:
         """Metadata and audio codes in any text, see `lm.cot.parse`."""
         return cot.parse(output_text)
 
-    def _begin(self, progress: Any) -> OnToken:
-        if self.backend is None:
-            raise RequestError("no language model is loaded; call initialize first")
-        self._cancel.clear()
-
-        def report(done: int, most: int) -> None:
-            if self._cancel.is_set():
-                raise CancelledError("cancelled")
-            if progress is not None:
-                progress(done / most, desc=f"planning, token {done}")
-
-        return report
-
-    def _plan(
-        self,
-        caption: str,
-        lyrics: str,
-        known: dict[str, Any],
-        wanted: set[str],
-        sampling: Sampling,
-        guide: tuple[bool, str],
-        seeds: Sequence[int],
-        constrained: bool,
-        report: OnToken,
-    ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Phase 1: the fields of each item, and the text they were read from."""
-        fields = [name for name in cot.FIELDS if name in wanted or name in known]
-        if all(name in known for name in fields):
-            return [dict(known) for _ in seeds], [cot.block(known) for _ in seeds]
-        prompt = self._prompts.plan(caption, lyrics, guided=guide[0], negative_prompt=guide[1])
-        shape = self._shape(fields, known)
-        texts = self._write(prompt, seeds, sampling, shape if constrained else None, report)
-        return [{**cot.parse(text)[0], **known} for text in texts], texts
-
-    def _codes(
-        self,
-        caption: str,
-        lyrics: str,
-        plans: list[dict[str, Any]],
-        sampling: Sampling,
-        guide: tuple[bool, str],
-        seeds: Sequence[int],
-        report: OnToken,
-    ) -> list[str]:
-        """Phase 2: the audio codes of each item, as text."""
-        counts = []
-        for plan in plans:
-            plan.setdefault("duration", int(DEFAULT_DURATION))
-            counts.append(max(1, round(plan["duration"] * CODES_PER_SECOND)))
-        prompts = [
-            self._prompts.codes(caption, lyrics, plan, guided=guide[0], negative_prompt=guide[1])
-            for plan in plans
-        ]
-        made = self._engine.codes(CodeJob(prompts, seeds, sampling, counts), report)
-        return ["".join(f"<|audio_code_{code}|>" for code in row) for row in made]
-
     def _describe(
         self,
         make_prompt: Callable[[Prompts], Prompt],
@@ -376,62 +313,42 @@ class LLMHandler:
         """A whole block and lyrics after it."""
         sampling = sampling_of(options, temperature)
         constrained = options.get("use_constrained_decoding", True)
-        seed = options.get("seed", 0)
         try:
             with self._lock:
-                report = self._begin(options.get("progress"))
+                writer = self._writer(options.get("progress"))
                 sampling.checked()
-                fields = cot.known_fields(known, self.gpu_config.max_duration(True))
-                shape = self._shape(cot.FIELDS, fields, self.lyric_lines) if constrained else None
-                prompt = make_prompt(self._prompts)
-                (text,) = self._write(prompt, [seed], sampling, shape, report, lyrics=True)
+                fields = cot.known_fields(known, writer.max_duration)
+                seed = options.get("seed", 0)
+                made = writer.describe(make_prompt, fields, sampling, constrained, seed)
         except AceStepError as error:
             return {}, str(error)
-        return {**cot.parse(text)[0], **fields, "lyrics": cot.parse_lyrics(text)}, "done"
+        return made, "done"
 
-    def _write(
-        self,
-        prompt: Prompt,
-        seeds: Sequence[int],
-        sampling: Sampling,
-        shape: grammar.Shape | None,
-        report: OnToken,
-        lyrics: bool = False,
-    ) -> list[str]:
-        tokens = self._tokens
-        if tokens is None:
-            raise GenerationError("the language model was unloaded")
-        end = tokens.end if lyrics else tokens.think_close
-        rules, limit = None, _FREE_TEXT_LIMIT
-        if shape is not None:
-            rules = grammar.lark(shape, tokens.think_open, tokens.think_close, tokens.end)
-            limit = grammar.most_tokens(shape)
-        job = TextJob([prompt] * len(seeds), seeds, sampling, rules, end, limit)
-        made = self._engine.text(job, report)
-        decode = self._engine.tokenizer.decode
-        return [decode(ids, skip_special_tokens=False) for ids in made]
+    def _writer(self, progress: Any) -> Writer:
+        """The loaded model, ready for one generation.
 
-    def _shape(
-        self, fields: Sequence[str], known: Mapping[str, Any], lyric_lines: int | None = None
-    ) -> grammar.Shape:
-        return grammar.Shape(
-            fields=fields,
-            known=known,
-            max_duration=int(self.gpu_config.max_duration(True)),
-            caption_lines=self.caption_lines,
-            line_length=self.line_length,
-            lyric_lines=lyric_lines,
+        Raises:
+            RequestError: none is loaded.
+        """
+        if self.backend is None or self._tokens is None:
+            raise RequestError("no language model is loaded; call initialize first")
+        self._cancel.clear()
+
+        def report(done: int, most: int) -> None:
+            if self._cancel.is_set():
+                raise CancelledError("cancelled")
+            if progress is not None:
+                progress(done / most, desc=f"planning, token {done}")
+
+        return Writer(
+            self.backend,
+            self._tokens,
+            int(self.gpu_config.max_duration(True)),
+            self.caption_lines,
+            self.line_length,
+            self.lyric_lines,
+            report,
         )
-
-    @property
-    def _engine(self) -> Backend:
-        if self.backend is None:
-            raise GenerationError("the language model was unloaded")
-        return self.backend
-
-    @property
-    def _prompts(self) -> Prompts:
-        return Prompts(self._engine.tokenizer)
 
 
 def _answer(

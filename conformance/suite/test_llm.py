@@ -77,6 +77,7 @@ def test_backend_by_device(api: Api, target: Target, tmp_path: Path) -> None:
     "lm.prompts:*",
     "lm.pt:*",
     "lm.sampling:*",
+    "lm.writer:*",
     "lm.cot:*",
     "planning:understand_music",
     "planning:create_sample",
