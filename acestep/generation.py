@@ -15,12 +15,11 @@ import torch
 from acestep.device import DevicePolicy
 from acestep.errors import CancelledError, GenerationError, first_line
 from acestep.pipeline import Pipeline
-from acestep.request import DEFAULT_DURATION, Request, count_audio_codes
+from acestep.request import CODES_PER_SECOND, DEFAULT_DURATION, Request, count_audio_codes
 
 Progress = Callable[..., Any]
 """Called as `progress(fraction, desc=text)` with 0 <= fraction <= 1."""
 
-CODES_PER_SECOND = 5
 PEAK = 10 ** (-1 / 20)
 """Songs are scaled to a peak of -1 dBFS, as diffusers' pipeline does."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from acestep.errors import GenerationError, RequestError
 from acestep.params import SAMPLE_RATE, GenerationConfig, GenerationParams
-from acestep.request import Request
+from acestep.request import CODES_PER_SECOND, Request
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from acestep.lm.options import WritingOptions
 
 UNKNOWN_LANGUAGE = "unknown"
-CODES_PER_SECOND = 5
 
 
 @dataclass

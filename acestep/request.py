@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 DEFAULT_DURATION = 30.0
 """Seconds of a song when neither the request nor source audio says."""
 
+CODES_PER_SECOND = 5
+"""Audio codes of the language model in a second of music."""
+
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
 

@@ -11,9 +11,8 @@ from acestep.lm.backend import Backend, CodeJob, OnToken, TextJob
 from acestep.lm.models import AudioTokens
 from acestep.lm.prompts import Prompt, Prompts
 from acestep.lm.sampling import Sampling
-from acestep.request import DEFAULT_DURATION
+from acestep.request import CODES_PER_SECOND, DEFAULT_DURATION
 
-CODES_PER_SECOND = 5
 _FREE_TEXT_LIMIT = 1024
 
 

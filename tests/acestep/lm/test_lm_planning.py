@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def test_the_plan_reaches_the_song_and_its_record(
     parse = type(handler.pipeline).prepare_src_latents
 
     def listen(self: Any, *args: Any, **keywords: Any) -> Any:
-        heard.append(keywords["audio_codes"])
+        given = inspect.signature(parse).bind(self, *args, **keywords)
+        heard.append(given.arguments["audio_codes"])
         return parse(self, *args, **keywords)
 
     monkeypatch.setattr(type(handler.pipeline), "prepare_src_latents", listen)
