@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from acestep.gradio_ui.limits import Limits
 
 RECORD = "record.json"
@@ -85,7 +87,7 @@ class Store:
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
         """A folder for files in the making, gone at the end."""
-        folder = Path(tempfile.mkdtemp(prefix=_WORK, dir=self.root))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_WORK}{os.getpid()}-", dir=self.root))
         try:
             yield folder
         finally:
@@ -157,9 +159,11 @@ class Store:
                         home.rmdir()
 
     def clear_work(self) -> None:
-        """Remove files in the making; only while nothing is being made."""
+        """Remove files in the making whose process has ended, as after a crash."""
         for folder in self.root.glob(f"{_WORK}*"):
-            self._remove(folder)
+            maker = folder.name.removeprefix(_WORK).partition("-")[0]
+            if not (maker.isdecimal() and psutil.pid_exists(int(maker))):
+                self._remove(folder)
 
     def usage(self) -> tuple[int, int]:
         """How many songs are kept, and their bytes."""
@@ -178,7 +182,7 @@ class Store:
 
     def _remove(self, folder: Path) -> None:
         # Renamed first, so that nobody sees half of it.
-        gone = self.root / f"{_WORK}{secrets.token_hex(8)}"
+        gone = self.root / f"{_WORK}{os.getpid()}-{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
             os.rename(folder, gone)
         shutil.rmtree(gone, ignore_errors=True)
