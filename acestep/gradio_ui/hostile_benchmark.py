@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _add_paths() -> None:
         "somebody else's song": "/songs/0123456789abcdef/song.flac",
     }
     for name, path in asked.items():
-        CASES[name] = lambda stage, path=path: stage.get(path)  # type: ignore[misc]
+        CASES[name] = partial(_get, path)
 
 
 def _add_sounds() -> None:
@@ -150,9 +151,19 @@ def _add_sounds() -> None:
         "name: control characters": (wav, "a\x07b\x1b[31m.wav"),
     }  # fmt: skip
     for name, (content, called) in sounds.items():
-        CASES[name] = (  # type: ignore[assignment]
-            lambda stage, content=content, called=called: stage.source(content(), called)
-        )
+        CASES[name] = partial(_source, content, called)
+
+
+def _get(path: str, stage: Stage) -> str:
+    return stage.get(path)
+
+
+def _song(fields: dict[str, Any], stage: Stage) -> str:
+    return stage.song(**fields)
+
+
+def _source(content: Callable[[], bytes], called: str, stage: Stage) -> str:
+    return stage.source(content(), called)
 
 
 def _add_values() -> None:
@@ -187,7 +198,7 @@ def _add_values() -> None:
         "format: a path": {"audio_format": "../../x"},
     }  # fmt: skip
     for name, fields in values.items():
-        CASES[name] = lambda stage, fields=fields: stage.song(**fields)  # type: ignore[misc]
+        CASES[name] = partial(_song, fields)
 
 
 _add_paths()

@@ -50,7 +50,9 @@ def section(api: Api) -> dict[str, Any]:
 @covers("S3", SECTION)
 def test_device_dropdown(api: Api, target: Target) -> None:
     part = dropdown(section(api), "cuda")
-    assert set(choices(part)) == {"auto", "cuda", "mps", "cpu"}
+    offered = set(choices(part))
+    told = f"the page offers {sorted(offered)}; {api.literal(offered)}"
+    assert offered == {"auto", "cuda", "mps", "cpu"}, told
     assert part.value == "auto"
 
 
@@ -58,7 +60,16 @@ def test_device_dropdown(api: Api, target: Target) -> None:
 def test_backend_dropdown(api: Api, target: Target) -> None:
     part = dropdown(section(api), "vllm")
     assert {"pt", "vllm"} <= set(choices(part))
-    assert part.value in (("pt", "vllm") if target.device == "cuda" else ("pt",))
+    right = ("pt", "vllm") if target.device == "cuda" else ("pt",)
+    assert part.value in right, f"the page starts with {part.value}; {decision(api)}"
+
+
+def decision(api: Api) -> str:
+    """Where this tree's page decides on the first backend; another tree's is not known."""
+    if not api.tree.has_module("acestep.gradio_ui.settings"):
+        return "see the backend dropdown"
+    first = api.get("gradio_ui.settings:first_backend")
+    return api.decided_at(lambda: first("auto"))
 
 
 class Visit:

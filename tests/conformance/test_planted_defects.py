@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 HANDLER, CLI, DEVICE = "test_handler.py", "test_cli.py", "test_device.py"
-ALIGNMENT, MEMORY = "test_alignment.py", "test_memory.py"
+ALIGNMENT, MEMORY, PAGE = "test_alignment.py", "test_memory.py", "test_ui.py"
 PLACED = f"{HANDLER}::test_everything_is_placed"
 ANSWERS = f"{DEVICE}::test_policy_answers"
 
@@ -110,6 +110,22 @@ DEFECTS = (
         '        "--backend",\n',
         '        "--backend", default="vllm",\n',
         f"{CLI}::test_backend_default",
+        ("S5",),
+    ),
+    Defect(
+        "S3: mps is lost from the page's choices",
+        "gradio_ui/interfaces/service.py",
+        "            for name in DEVICE_CHOICES\n",
+        '            for name in ("auto", "cuda", "cpu")\n',
+        f"{PAGE}::test_device_dropdown",
+        ("S3",),
+    ),
+    Defect(
+        "S5: the page starts with vllm everywhere",
+        "gradio_ui/settings.py",
+        "        return resolve(device).lm_backend\n",
+        '        return "vllm"\n',
+        f"{PAGE}::test_backend_dropdown",
         ("S5",),
     ),
     Defect(

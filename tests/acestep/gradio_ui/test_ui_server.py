@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -186,3 +187,14 @@ def test_options_that_do_not_fit_are_one_line(
     line = capsys.readouterr().err.strip()
     assert words in line
     assert "\n" not in line
+
+
+def test_without_gradio_the_page_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "gradio" else found(name)
+    )
+    assert main([]) == 2
+    assert "pip install 'acestep[ui]'" in capsys.readouterr().err
