@@ -23,10 +23,15 @@
     played.style.width = `${(100 * audio.currentTime) / seconds}%`;
     played.firstChild.style.width = `${wave.clientWidth}px`;
     wave.setAttribute('aria-valuenow', audio.currentTime.toFixed(2));
+    // Lines may overlap; the one that began last is being sung.
+    let sung = null;
     for (const line of song.querySelectorAll('ol.lyrics li')) {
       const start = Number(line.dataset.start);
       const end = Math.max(Number(line.dataset.end), start + 0.05);
-      const now = audio.currentTime >= start && audio.currentTime < end;
+      if (audio.currentTime >= start && audio.currentTime < end) sung = line;
+    }
+    for (const line of song.querySelectorAll('ol.lyrics li')) {
+      const now = line === sung;
       if (now && !line.classList.contains('now')) {
         const list = line.parentElement;
         list.scrollTop = line.offsetTop - list.clientHeight / 2;
