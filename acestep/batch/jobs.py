@@ -177,8 +177,10 @@ class Journal:
 
 
 def remaining(jobs: Sequence[Job], journal: Journal) -> list[Job]:
-    """The jobs whose songs are not there yet."""
-    return [job for job in jobs if not journal.is_done(job)]
+    """The jobs whose songs are not there yet; those that failed before come last."""
+    failed = {event.get("id") for event in journal.events() if event.get("state") == "failed"}
+    missing = [job for job in jobs if not journal.is_done(job)]
+    return sorted(missing, key=lambda job: job.name in failed)
 
 
 def _take(stream: Any) -> None:

@@ -18,6 +18,35 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "cli.download:add_parser",
         "cli.download:run",
     ),
+    "the flash kernel's path, which only a recording on CUDA takes; its parts have unit tests": (
+        "attention:PackedAttention.cross",
+        "attention:PackedAttention.full",
+        "attention:PackedAttention.windowed",
+        "attention:packed_starts",
+        "transformer:StepTransformer.compile",
+        "transformer:StepTransformer.patches",
+    ),
+    "needs the ray package, an extra that no environment of the suite installs": (
+        "batch.pools:RayPool",
+        "batch.pools:RayPool.close",
+        "batch.pools:RayPool.submit",
+        "batch.pools:RayPool.wait",
+    ),
+    "draws a picture of numbers, or names devices": (
+        "bench.picture:draw",
+        "device:every_device",
+    ),
+    "random weights at sizes that no test can hold": (
+        "bench.shapes:large_pipeline",
+        "bench.shapes:wide_shape",
+    ),
+    "called where weights leave the device, which offloading alone does": (
+        "pipeline:Pipeline.forget",
+        "wave_decoder:forget",
+    ),
+    "for undistilled checkpoints, which need no code of their own for a device": (
+        "sampling:Guidance",
+    ),
     "text in, text out": (
         "cli.console:OneLineParser",
         "cross_attention:parse_heads",

@@ -35,7 +35,7 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-@covers("A1", "decode:decode", "decode:decoder_halo", "decode:split_convolutions", "device:resolve")
+@covers("A1", "decode:decode", "decode:decoder_halo", "convolution:conv1d", "device:resolve")
 @torch.inference_mode()
 def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any) -> None:
     vae = handler.pipeline.vae
@@ -55,7 +55,7 @@ def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any
     assert host.max_conv_output is None
 
 
-@covers("A1", "decode:encode", "decode:encoder_halo")
+@covers("A1", "decode:encode", "decode:encoder_halo", "decode:split_convolutions")
 @torch.inference_mode()
 def test_encode_is_exact_in_chunks(api: Api, target: Target, handler: Any) -> None:
     vae, encode = handler.pipeline.vae, api.get("decode:encode")

@@ -45,6 +45,10 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert policy.prefers_vllm is (target.device == "cuda")
     policy.flush()
     policy.between_steps()
+    policy.after_request()
+    assert policy.host_buffer(2, 3).shape == (2, 3)
+    assert policy.records is (target.device == "cuda")
+    assert policy.has_packed_attention(torch.float32) is False
     policy.reset_peak_memory()
     with policy.autocast(), policy.full_precision():
         assert policy.with_dtype("auto") is policy

@@ -41,7 +41,11 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "generation:lyric_tokens",
     "generation:Song.seconds",
     "pipeline:Pipeline.denoise",
-    "pipeline:Pipeline.prepare_latents",
+    "sampling:Denoiser.velocity",
+    "sampling:Schedule.*",
+    "transformer:StepTransformer.condition",
+    "transformer:StepTransformer.context",
+    "transformer:StepTransformer.times",
     "request:Request.*",
     "decode:decode",
 )

@@ -1,0 +1,63 @@
+"""Batches of songs and the benchmark: the real program, on the device under test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from conformance.entrypoints import covers
+from conformance.suite.support import Api
+from conformance.suite.test_cli import run_main
+from conformance.targets import Target
+
+
+@covers(
+    "A1",
+    "A3",
+    "cli.batch:add_parser",
+    "cli.batch:run",
+    "batch.jobs:*",
+    "batch.pools:InlinePool*",
+    "batch.run:*",
+    "batch.worker:Worker*",
+    "attention:SdpaAttention*",
+    "sampling:Denoiser*",
+    "transformer:StepTransformer",
+    "transformer:StepTransformer.rotary",
+    "wave_decoder:WaveDecoder",
+    "wave_decoder:folded",
+    "wave_decoder:wave_decoder",
+)
+def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
+    """A song a line on the device asked for; what failed is listed, what is done stays."""
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "songs"
+    good = {"caption": "piano", "duration": 0.6, "inference_steps": 1}
+    prompts.write_text(f"{json.dumps(good)}\n{json.dumps(good | {'bpm': 1})}\n", "utf-8")
+    options = ["batch", str(prompts), "-o", str(out), "--devices", target.device]
+    options += ["--config_path", "demo", "--format", "wav"]
+    assert run_main(api, *options) == 1, "the second line cannot be made"
+    song = out / "000001.wav"
+    made = song.read_bytes()
+    assert run_main(api, *options) == 1
+    assert song.read_bytes() == made
+
+
+@covers(
+    "A1",
+    "A3",
+    "cli.bench:add_parser",
+    "cli.bench:run",
+    "bench.measure:*",
+    "bench.shapes:make_handler",
+    "transformer:StepTransformer.is_current",
+)
+def test_a_benchmark(api: Api, target: Target, tmp_path: Path) -> None:
+    """Every stage of a song has a time on the device asked for."""
+    table = tmp_path / "table.json"
+    options = ["bench", "--device", target.device, "--seconds", "0.6", "--repeats", "1"]
+    options += ["--against", "nothing", "--json", str(table)]
+    options += ["--growth", "--growth-seconds", "0.6", "--growth-batches", "1"]
+    assert run_main(api, *options) == 0
+    row, _ = json.loads(table.read_text(encoding="utf-8"))["rows"]
+    assert row["warm"] > 0
+    assert row["stages"]["vae"] > 0
