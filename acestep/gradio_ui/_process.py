@@ -65,8 +65,7 @@ class PageProcess:
     def kill(self) -> None:
         """End it without a warning, as a crash would."""
         self.process.kill()
-        self.process.wait()
-        self._listener.join()
+        self._end()
 
     def memory(self) -> float:
         """Its resident memory, MiB."""
@@ -91,7 +90,10 @@ class PageProcess:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+        self._end()
+
+    def _end(self) -> None:
+        self.process.wait()
         self._listener.join()
         if self.process.stderr is not None:
             self.process.stderr.close()

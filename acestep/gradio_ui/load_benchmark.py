@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,16 @@ def check_songs(client: Client) -> None:
     client.record.problems += [f"client {client.number} sees '{title}'" for title in mixed]
 
 
-def measure(folder: Path, clients: int, requests: int) -> Record:
-    """Run the whole, and print the figures."""
+def measure(folder: Path, clients: int, requests: Sequence[int]) -> Record:
+    """Run the whole, and print the figures.
+
+    Args:
+        folder: for the page's songs.
+        clients: how many at once.
+        requests: their numbers; one that ends in 3 is cancelled, in 7 broken.
+    """
     record, pile = Record(), queue.Queue[int]()
-    for number in range(requests):
+    for number in requests:
         pile.put(number)
     options = ("--config_path", "demo", "--enable-api", "--init_service")
     with PageProcess(folder, *options) as page:
@@ -165,7 +172,7 @@ def measure(folder: Path, clients: int, requests: int) -> Record:
         started = time.monotonic()
         for thread in threads:
             thread.start()
-        while record.answered < requests // 2 and any(t.is_alive() for t in threads):
+        while record.answered < len(requests) // 2 and any(t.is_alive() for t in threads):
             time.sleep(0.05)
         peak = page.memory()
         page.kill()
@@ -179,7 +186,7 @@ def measure(folder: Path, clients: int, requests: int) -> Record:
         after = page.memory(), page.files()
         work = len(list((folder / "page" / "songs").glob(".work-*")))
     waits = sorted(record.waits)
-    _say(f"{clients} clients, {requests} requests in {seconds:.0f} s: {dict(record.outcomes)}")
+    _say(f"{clients} clients, {len(requests)} requests in {seconds:.0f} s: {dict(record.outcomes)}")
     _say(f"killed after {killed_at} answers; {record.cut} requests were cut off and asked again")
     _say(f"song: median wait {waits[len(waits) // 2]:.1f} s, longest {waits[-1]:.1f} s")
     _say(f"server memory after one song {before[0]:.0f} MiB, before the kill {peak:.0f} MiB, "
@@ -197,7 +204,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=REQUESTS)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        record = measure(Path(folder), chosen.clients, chosen.requests)
+        record = measure(Path(folder), chosen.clients, range(chosen.requests))
     return 1 if record.problems else 0
 
 
