@@ -27,7 +27,17 @@ from acestep.errors import AceStepError, CancelledError, RequestError
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
 
-COMMANDS = ("generate", "inspire", "understand", "align", "devices", "download", "bench", "batch")
+COMMANDS = (
+    "generate",
+    "inspire",
+    "understand",
+    "align",
+    "devices",
+    "download",
+    "bench",
+    "batch",
+    "train",
+)
 UI_LANGUAGES = ("en", "zh", "ja")
 
 

@@ -23,6 +23,10 @@ class GenerationError(AceStepError):
     """Generation started and failed: the model's output cannot be used."""
 
 
+class TrainingError(AceStepError):
+    """Training cannot go on: the loss is not finite, or memory does not suffice."""
+
+
 class CancelledError(AceStepError):
     """The caller asked for the generation to stop."""
 

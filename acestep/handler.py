@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from acestep import checkpoints, decode, weights
+from acestep.adapters import AdapterMixin
 from acestep.checkpoints import Checkpoint
 from acestep.device import DevicePolicy, canonical, resolve
 from acestep.errors import AceStepError, GenerationError, RequestError
@@ -39,7 +40,7 @@ from acestep.request import Request
 _DIFFUSION = (0.05, 0.8)
 
 
-class AceStepHandler(LyricAlignmentMixin):
+class AceStepHandler(AdapterMixin, LyricAlignmentMixin):
     """Loads a checkpoint onto one device and generates music with it.
 
     Safe to share between threads: one generation runs at a time, others wait.

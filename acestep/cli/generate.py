@@ -87,10 +87,13 @@ def run(arguments: argparse.Namespace) -> int:
             offload=arguments.offload,
             progress=progress,
         )
+        if arguments.lora is not None:
+            handler.load_lora(arguments.lora, arguments.lora_scale)
         made = inference.run(handler, params, config, progress, _planner(arguments, policy))
     for warning in made.warnings:
         say(f"acestep: warning: {warning}")
-    records = _save(handler, made, paths, params)
+    lora = arguments.lora and {"file": str(arguments.lora), "scale": arguments.lora_scale}
+    records = _save(handler, made, paths, params, lora)
     if timed.any:
         _time_lyrics(handler, made, paths, records, timed)
     seconds = time.perf_counter() - started
@@ -214,7 +217,11 @@ def text_or_file(text: str) -> str:
 
 
 def _save(
-    handler: AceStepHandler, made: Generation, paths: list[Path], params: Any
+    handler: AceStepHandler,
+    made: Generation,
+    paths: list[Path],
+    params: Any,
+    lora: dict[str, Any] | None,
 ) -> list[dict[str, Any]]:
     from acestep.inference import describe, save_song
 
@@ -224,6 +231,8 @@ def _save(
         for name in ("src_audio", "reference_audio"):
             if getattr(params, name):
                 record[name] = str(getattr(params, name))
+        if lora is not None:
+            record["lora"] = lora
         save_song(paths[number], made, number, record)
         records.append({"path": str(paths[number]), **record})
     return records
@@ -327,6 +336,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--compile", action="store_true", help="compile the DiT on first use")
     model.add_argument("--flash-attention", action="store_true", help="use flash-attn (CUDA)")
+    model.add_argument("--lora", type=Path, metavar="FILE", help="adapter made by acestep train")
+    model.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")
     add_planner_options(model)
     model.add_argument("--think", action="store_true", help="plan with the language model first")
     model.add_argument("--steps", type=int, default=8, help="diffusion steps (default: 8)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,11 @@ class DemoShape:
         layers: blocks of the diffusion transformer.
         text_hidden: width of the text encoder.
         vocabulary: size of the tokenizer, special tokens included.
+        condition_hidden: width of the condition encoder; None takes the transformer's.
+        token_hidden: width of the audio tokenizer and its inverse; likewise.
+        condition_layers: blocks of the lyric encoder, and of the timbre encoder.
+        decoder_channels: of the VAE's decoder at the full sample rate.
+        multiples: how much wider the VAE is after each of its five strides.
     """
 
     is_turbo: bool = True
@@ -35,17 +40,48 @@ class DemoShape:
     layers: int = 6
     text_hidden: int = 128
     vocabulary: int = 1536
+    condition_hidden: int | None = None
+    token_hidden: int | None = None
+    condition_layers: int = 2
+    decoder_channels: int = 16
+    multiples: tuple[int, ...] = (1, 2, 4, 4, 8)
 
     @property
     def attention(self) -> dict[str, Any]:
-        """Attention settings shared by the transformer and the encoders."""
-        return {
-            "hidden_size": self.hidden,
-            "intermediate_size": self.hidden * 8 // 3,
-            "num_attention_heads": self.hidden // 32,
-            "num_key_value_heads": self.hidden // 64,
-            "head_dim": 32,
-        }
+        """Attention settings of the transformer."""
+        return _attention(self.hidden)
+
+    @property
+    def condition_attention(self) -> dict[str, Any]:
+        """Attention settings of the condition encoder."""
+        return _attention(self.condition_hidden or self.hidden)
+
+    @property
+    def token_attention(self) -> dict[str, Any]:
+        """Attention settings of the audio tokenizer and its inverse."""
+        return _attention(self.token_hidden or self.hidden)
+
+
+BUILTIN = DemoShape(
+    latent=32,
+    vocabulary=1152,
+    condition_hidden=128,
+    token_hidden=64,
+    condition_layers=1,
+    decoder_channels=40,
+    multiples=(1, 1, 2, 2, 4),
+)
+"""The shape of the trained built-in checkpoint: 7.9 million weights."""
+
+
+def _attention(width: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": width * 8 // 3,
+        "num_attention_heads": width // 32,
+        "num_key_value_heads": width // 64,
+        "head_dim": 32,
+    }
 
 
 def build(folder: Path, shape: DemoShape | None = None, seed: int = SEED) -> None:
@@ -60,7 +96,7 @@ def build(folder: Path, shape: DemoShape | None = None, seed: int = SEED) -> Non
     pipeline.save_pretrained(folder)
 
 
-def make_pipeline(shape: DemoShape, seed: int = SEED) -> Any:
+def make_pipeline(shape: DemoShape, seed: int = SEED, tokenizer: Any = None) -> Any:
     """A `diffusers.AceStepPipeline` of the given shape with seeded weights, float32, CPU."""
     from diffusers import AceStepPipeline, FlowMatchEulerDiscreteScheduler
     from diffusers.models import AceStepTransformer1DModel, AutoencoderOobleck
@@ -71,13 +107,13 @@ def make_pipeline(shape: DemoShape, seed: int = SEED) -> Any:
     )
     from transformers import Qwen3Config, Qwen3Model
 
-    tokenizer = make_tokenizer(shape.vocabulary)
+    tokenizer = tokenizer or make_tokenizer(shape.vocabulary)
     with old_weight_norm():
         vae = AutoencoderOobleck(
             encoder_hidden_size=2 * shape.latent,
             downsampling_ratios=[2, 4, 4, 6, 10],
-            channel_multiples=[1, 2, 4, 4, 8],
-            decoder_channels=16,
+            channel_multiples=list(shape.multiples),
+            decoder_channels=shape.decoder_channels,
             decoder_input_channels=shape.latent,
             audio_channels=2,
             sampling_rate=48000,
@@ -104,24 +140,25 @@ def make_pipeline(shape: DemoShape, seed: int = SEED) -> Any:
             num_hidden_layers=shape.layers,
             in_channels=3 * shape.latent,
             audio_acoustic_hidden_dim=shape.latent,
+            encoder_hidden_size=shape.condition_hidden,
             is_turbo=shape.is_turbo,
             model_version="turbo" if shape.is_turbo else "base",
         ),
         "condition_encoder": AceStepConditionEncoder(
-            **shape.attention,
+            **shape.condition_attention,
             text_hidden_dim=shape.text_hidden,
             timbre_hidden_dim=shape.latent,
-            num_lyric_encoder_hidden_layers=2,
-            num_timbre_encoder_hidden_layers=2,
+            num_lyric_encoder_hidden_layers=shape.condition_layers,
+            num_timbre_encoder_hidden_layers=shape.condition_layers,
         ),
         "audio_tokenizer": AceStepAudioTokenizer(
-            **shape.attention,
+            **shape.token_attention,
             audio_acoustic_hidden_dim=shape.latent,
-            fsq_dim=shape.hidden,
+            fsq_dim=shape.token_hidden or shape.hidden,
             num_attention_pooler_hidden_layers=1,
         ),
         "audio_token_detokenizer": AceStepAudioTokenDetokenizer(
-            **shape.attention,
+            **shape.token_attention,
             audio_acoustic_hidden_dim=shape.latent,
             num_attention_pooler_hidden_layers=1,
         ),
@@ -170,8 +207,13 @@ def seed_weights(module: torch.nn.Module, seed: int, scope: str = "") -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
 
 
-def make_tokenizer(vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer whose merges come from the prompt's own words."""
+def make_tokenizer(vocabulary: int, lines: Sequence[str] | None = None) -> Any:
+    """A byte-level BPE tokenizer whose merges come from the prompt's own words.
+
+    Args:
+        vocabulary: its size, or less where the text has too few words.
+        lines: the text; by default sentences over words that captions are made of.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -186,7 +228,7 @@ def make_tokenizer(vocabulary: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(_corpus() if lines is None else lines, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[0]
     )

@@ -1,14 +1,17 @@
-"""Training: one step on the device, in an autocast of that device."""
+"""Training: a step in the device's own autocast, its gradients, and a run from end to end."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from conformance.entrypoints import covers
-from conformance.suite.support import Api
+from conformance.suite.support import SAMPLE_RATE, Api, generate, initialised, song, tone
 from conformance.targets import Target
 from conformance.tree import PACKAGE, Absent, load
 
@@ -38,7 +41,7 @@ class Velocity(torch.nn.Module):
         return velocity
 
 
-@covers("S7")
+@covers("S7", "training.trainer:Trainer", "training.trainer:Trainer.training_step")
 @torch.enable_grad()
 def test_a_step_on_the_device(api: Api, target: Target) -> None:
     model = Velocity()
@@ -51,3 +54,61 @@ def test_a_step_on_the_device(api: Api, target: Target) -> None:
     assert gradient is not None
     assert gradient.device.type == target.device
     assert not [k for k, on in model.cast.items() if on and k != target.device]
+
+
+@covers("S7", "training.configs:TrainingConfig", "training.flow:*")
+@torch.enable_grad()
+def test_gradients_are_those_of_the_host(api: Api, target: Target) -> None:
+    config = api.get("training.configs:TrainingConfig")(dtype="float32", seed=3)
+    batch = {"latents": torch.linspace(-1, 1, 80).reshape(2, 5, 8)}
+    gradients = []
+    here = Velocity()
+    for model, device in ((copy.deepcopy(here), "cpu"), (here, target.device)):
+        trainer = api.get("training.trainer:Trainer")(model, device=device, config=config)
+        trainer.training_step(batch).backward()
+        gradients.append([p.grad.detach().cpu() for p in model.parameters() if p.grad is not None])
+    for host, device_own in zip(*gradients, strict=True):
+        torch.testing.assert_close(device_own, host, rtol=1e-4, atol=1e-4)
+
+
+@covers(
+    "S7",
+    "acestep_v15_pipeline:main",
+    "adapters:*",
+    "cli.train:*",
+    "device:DevicePolicy.for_training",
+    "training.configs:TrainingConfig.*",
+    "training.data:*",
+    "training.finetune:*",
+    "training.log:*",
+    "training.state:*",
+    "training.trainer:Trainer.fit",
+    "training.trainer:Trainer.trained",
+)
+@torch.enable_grad()
+def test_an_adapter_from_songs_to_song(
+    api: Api, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command trains; the handler loads, scales, switches off and unloads the result."""
+    import soundfile
+
+    pytest.importorskip("peft", reason="an extra: acestep[train]")
+    monkeypatch.setattr(api.get("training.finetune:run").__module__ + ".SAMPLE_SECONDS", 0.5)
+    songs, output = tmp_path / "songs", tmp_path / "tone.lora"
+    songs.mkdir()
+    soundfile.write(songs / "tone.wav", tone(1.0).T.numpy(), SAMPLE_RATE)
+    (songs / "tone.txt").write_text("a steady tone", encoding="utf-8")
+    train = ["train", "--data", str(songs), "--model", "demo", "--device", target.device]
+    sizes = ["--lora", "2", "--steps", "2", "--batch", "1", "--sample-every", "2"]
+    assert api.get("acestep_v15_pipeline:main")([*train, *sizes, "-o", str(output)]) == 0
+
+    handler = initialised(api, target.device)
+    before = {k: v.cpu() for k, v in handler.pipeline.transformer.state_dict().items()}
+    handler.load_lora(output, 0.5)
+    handler.set_lora_scale(1.0)
+    song(generate(api, handler))
+    handler.disable_lora()
+    handler.unload_lora()
+    after = handler.pipeline.transformer.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name].cpu()) for name, value in before.items())

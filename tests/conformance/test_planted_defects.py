@@ -153,6 +153,14 @@ DEFECTS = (
         f"{DEVICE}::test_autocast_is_of_the_device",
     ),
     Defect(
+        "S7: training's autocast names CUDA",
+        "training/trainer.py",
+        "        with self.policy.autocast():\n",
+        '        with torch.autocast("cuda", dtype=torch.bfloat16):\n',
+        "test_training.py::test_a_step_on_the_device",
+        ("S7",),
+    ),
+    Defect(
         "an unguarded MPS call",
         "device.py",
         '        """Give memory that the allocator holds but does not use back to the system."""\n',

@@ -1,0 +1,190 @@
+"""Trains the built-in checkpoint's VAE on synthesised sound."""
+
+from __future__ import annotations
+
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from acestep.demo import material
+from acestep.demo.synth import Voices
+from acestep.device import DevicePolicy
+
+FRAMES = 24
+"""Latent frames of a training segment, 0.96 s."""
+
+_WINDOWS = (8192, 4096, 2048, 1024, 512, 256)
+_RATE = 1.5e-3
+# Weight of the term that keeps the posterior from becoming a point, per latent value.
+_VARIANCE = 2e-3
+# Weight of the term that keeps each latent channel at zero mean and unit variance.
+_SCALE = 0.5
+
+Report = Callable[[dict[str, float]], None]
+
+
+def train(
+    vae: Any,
+    policy: DevicePolicy,
+    *,
+    seconds: float,
+    songs: int = 2048,
+    batch: int = 16,
+    seed: int = 1,
+    decoder_only: bool = False,
+    report: Report | None = None,
+    report_every: int = 250,
+) -> Any:
+    """Train for a while; the learning rate falls to zero by its end.
+
+    Args:
+        vae: an `AutoencoderOobleck` in float32 on the policy's device.
+        policy: device and autocast.
+        seconds: wall-clock time.
+        songs: pieces of ten seconds to cut segments from.
+        batch: segments in a step.
+        seed: of pieces, order and noise.
+        decoder_only: leave the encoder, and with it every latent, as it is.
+        report: told losses and speed every `report_every` steps.
+
+    Returns:
+        A state dict with the running average of the weights.
+    """
+    voices = Voices(policy.device)
+    pieces = material.songs(songs, 10.24, seed)
+    audio = torch.cat([part.to(torch.float16) for part in material.sound(pieces, voices)])
+    vae.train().requires_grad_(True)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+    weights = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=_RATE, betas=(0.8, 0.99), weight_decay=1e-3)
+    average = [p.detach().clone() for p in weights]
+    random = torch.Generator(policy.device).manual_seed(seed)
+    started, step, done = time.perf_counter(), 0, 0.0
+    sums: dict[str, Any] = {}
+    while done < 1.0:
+        rate = _RATE * min(1.0, (step + 1) / 100) * max(1.0 - done, 0.0) ** 0.7
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        segment = _segments(audio, batch, random)
+        losses = _losses(vae, segment, policy)
+        total = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        torch.nn.utils.clip_grad_norm_(weights, 5.0)
+        optimizer.step()
+        torch._foreach_lerp_(average, [p.detach() for p in weights], min(0.01, 1 / (step + 1)))
+        step += 1
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.detach()
+        if step % report_every == 0 and report is not None:
+            policy.synchronize()
+            elapsed = time.perf_counter() - started
+            row = {name: float(value) / report_every for name, value in sums.items()}
+            report({"step": step, "elapsed": elapsed, **row})
+            sums = {}
+        if step % 10 == 0:
+            policy.synchronize()
+        done = (time.perf_counter() - started) / seconds
+    for parameter, value in zip(weights, average, strict=True):
+        parameter.data.copy_(value)
+    return vae.state_dict()
+
+
+def _segments(audio: torch.Tensor, batch: int, random: torch.Generator) -> torch.Tensor:
+    """Random stretches `[batch, 2, FRAMES * 1920]`, on the frames' grid, at various loudness,
+    some with their sides exchanged."""
+    device = audio.device
+    length = FRAMES * material.HOP
+    rows = torch.randint(len(audio), (batch, 1, 1), generator=random, device=device)
+    last = (audio.shape[-1] - length) // material.HOP
+    starts = material.HOP * torch.randint(last, (batch, 1, 1), generator=random, device=device)
+    sides = torch.rand(batch, 1, 1, generator=random, device=device) < 0.5
+    channels = torch.arange(2, device=device)[None, :, None] ^ sides
+    index = starts + torch.arange(length, device=device)
+    gain = 0.3 + 0.8 * torch.rand(batch, 1, 1, generator=random, device=device)
+    return audio[rows, channels, index].float() * gain
+
+
+def _losses(vae: Any, audio: torch.Tensor, policy: DevicePolicy) -> dict[str, torch.Tensor]:
+    with policy.autocast("vae"):
+        posterior = vae.encode(audio).latent_dist
+        mean, std = posterior.mean.float(), posterior.std.float()
+        made = vae.decode(mean + std * torch.randn_like(std)).sample.float()
+    # At the ends of a segment the network sees padding that a song does not have.
+    edge = 2 * material.HOP
+    audio, made = audio[..., edge:-edge], made[..., edge:-edge]
+    centred = mean.transpose(0, 1).flatten(1)
+    return {
+        "spectrum": spectral_distance(_middle_side(made), _middle_side(audio)),
+        "wave": _wave_distance(made, audio),
+        "variance": _VARIANCE * (std.square() - 2 * std.log() - 1).mean(),
+        "scale": _SCALE * (centred.mean(1).square().mean() + (centred.std(1) - 1).square().mean()),
+    }
+
+
+def spectral_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Distance of magnitude spectra at six resolutions, for `[..., samples]` at 48 kHz.
+
+    At each: the norm of the difference over the norm of the wanted spectrum, and the mean
+    difference of logarithms (floor -70 dB).
+    """
+    total = made.new_zeros(())
+    for size in _WINDOWS:
+        window = torch.hann_window(size, device=made.device)
+        spectra = [
+            torch.stft(
+                x.reshape(-1, x.shape[-1]), size, size // 4, window=window, return_complex=True
+            ).abs()
+            * (2 / size)
+            for x in (made, wanted)
+        ]
+        difference = (spectra[0] - spectra[1]).flatten(1).norm(dim=1)
+        relative = difference / (spectra[1].flatten(1).norm(dim=1) + 1e-3)
+        floor = 3e-4
+        ratio = (spectra[0] + floor).log() - (spectra[1] + floor).log()
+        total = total + relative.mean() + ratio.abs().mean()
+    return total / len(_WINDOWS)
+
+
+def _wave_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Difference of the waveforms over the wanted one, at the full rate and at lower ones.
+
+    The lower the rate the more the low notes count; they are where pitch is heard in phase.
+    """
+    total = made.new_zeros(())
+    for size in (1, 8, 32):
+        low = [functional.avg_pool1d(x, size) if size > 1 else x for x in (made, wanted)]
+        difference = (low[0] - low[1]).square().flatten(1).mean(1).sqrt()
+        total = total + (difference / (low[1].square().flatten(1).mean(1).sqrt() + 1e-2)).mean()
+    return total / 3
+
+
+def _middle_side(audio: torch.Tensor) -> torch.Tensor:
+    left, right = audio.unbind(1)
+    return torch.stack([0.5 * (left + right), 0.5 * (left - right)], 1)
+
+
+def fuse_activations(vae: Any) -> None:
+    """Compile the VAE's periodic activation: eight passes over memory become one."""
+    from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
+
+    fused = torch.compile(_snake, dynamic=True)
+
+    def forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = fused(hidden_states, self.alpha, self.beta)
+        return answer
+
+    for module in vae.modules():
+        if isinstance(module, Snake1d):
+            module.forward = types.MethodType(forward, module)
+
+
+def _snake(x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+    wide = x.float()
+    wave = torch.sin(alpha.exp() * wide).square()
+    return (wide + (beta.exp() + 1e-9).reciprocal() * wave).to(x.dtype)

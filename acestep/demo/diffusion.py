@@ -1,0 +1,344 @@
+"""Trains the built-in checkpoint's transformer, its condition and its audio codes."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from acestep.demo.material import Drawn, Material
+from acestep.demo.music import FRAME_RATE
+from acestep.device import DevicePolicy
+
+STEPS = 8
+"""Steps of the sampler that the checkpoint is distilled for, at shift 1."""
+GUIDANCE = 2.5
+"""Classifier-free guidance that is distilled into the weights."""
+SUBSTEPS = 3
+"""Steps that the teacher takes for one of the student's."""
+
+_TASKS = ("text2music", "repaint", "cover")
+_TASK_SHARES = (0.88, 0.06, 0.06)
+_DROPPED = 0.1
+_LYRICS = (
+    "# Languages\nunknown\n\n# Lyric\n<|endoftext|>",
+    "# Languages\nunknown\n\n# Lyric\n[Instrumental]<|endoftext|>",
+    "# Languages\nen\n\n# Lyric\n<|endoftext|>",
+)
+_LYRIC_SHARES = (0.9, 0.06, 0.04)
+
+Report = Callable[[dict[str, float]], None]
+
+
+class Network(nn.Module):
+    """All that is trained beside the VAE, with the condition put together without padding.
+
+    Args:
+        pipeline: a `diffusers.AceStepPipeline`; its modules are used, not copied.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__()
+        self.transformer = pipeline.transformer
+        self.condition = pipeline.condition_encoder
+        self.text = pipeline.text_encoder
+        self.codes = pipeline.audio_tokenizer
+        self.uncode = pipeline.audio_token_detokenizer
+        lyrics = [pipeline.tokenizer(text)["input_ids"] for text in _LYRICS]
+        self._lyrics = [torch.tensor([ids]) for ids in lyrics]
+
+    def conditions(self, tokens: torch.Tensor, lyric: int = 0) -> torch.Tensor:
+        """`encoder_hidden_states` `[batch, tokens, width]`: lyrics, timbre, then the prompt.
+
+        The same as the condition encoder's own output when no token is padding; lyrics and
+        timbre, equal for the whole batch, are computed once.
+
+        Args:
+            tokens: prompts of one length, `[batch, tokens]`.
+            lyric: which of the standing lyrics.
+        """
+        batch = len(tokens)
+        text = self.condition.text_projector(
+            self.text(input_ids=tokens, use_cache=False).last_hidden_state
+        )
+        ids = self._lyrics[lyric].to(tokens.device)
+        words = self.condition.lyric_encoder(
+            inputs_embeds=self.text.get_input_embeddings()(ids),
+            attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        )
+        silence = self.condition.silence_latent[:, : 30 * FRAME_RATE]
+        timbre, _ = self.condition.timbre_encoder(
+            silence, torch.zeros(1, dtype=torch.long, device=tokens.device)
+        )
+        parts = [words.expand(batch, -1, -1), timbre.expand(batch, -1, -1), text]
+        return torch.cat([part.to(text.dtype) for part in parts], dim=1)
+
+    def context(self, drawn: Drawn, random: np.random.Generator) -> torch.Tensor:
+        """`context_latents` `[batch, frames, 2 * channels]` of a batch's task."""
+        latents = drawn.latents
+        frames = latents.shape[1]
+        silence = self.condition.silence_latent[:, :frames].expand_as(latents)
+        mask = torch.ones_like(latents)
+        if drawn.task == "repaint":
+            first = int(random.integers(0, frames * 3 // 4))
+            last = int(random.integers(first + frames // 8, frames + 1))
+            mask = torch.zeros_like(latents)
+            mask[:, first:last] = 1.0
+            silence = torch.where(mask > 0.5, silence, latents)
+        elif drawn.task == "cover":
+            with torch.no_grad():
+                silence = self.recoded(latents)
+        return torch.cat([silence, mask], dim=-1)
+
+    def recoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents through the audio codes and back, `[batch, frames, channels]`."""
+        frames = latents.shape[1]
+        codes, _ = self.codes.tokenize(latents, self.condition.silence_latent)
+        made: torch.Tensor = self.uncode(codes)[:, :frames]
+        return made
+
+    def dropped(self, conditions: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        """Conditions with some items replaced by the learned empty one."""
+        device = conditions.device
+        drop = torch.rand(len(conditions), 1, 1, generator=random, device=device) < _DROPPED
+        return torch.where(drop, self.empty(conditions), conditions)
+
+    def empty(self, conditions: torch.Tensor) -> torch.Tensor:
+        """The learned condition for "nothing said", of the same shape."""
+        null: torch.Tensor = self.condition.null_condition_emb
+        return null.to(conditions.dtype).expand_as(conditions)
+
+    def velocity(
+        self,
+        state: torch.Tensor,
+        times: torch.Tensor,
+        conditions: torch.Tensor,
+        context: torch.Tensor,
+    ) -> torch.Tensor:
+        """The transformer's velocity, float32."""
+        made: torch.Tensor = self.transformer(
+            hidden_states=state,
+            timestep=times,
+            timestep_r=times,
+            encoder_hidden_states=conditions,
+            context_latents=context,
+            return_dict=False,
+        )[0]
+        return made.float()
+
+
+def train(
+    network: Network,
+    short: Material,
+    long: Material,
+    policy: DevicePolicy,
+    *,
+    seconds: float,
+    batch: int = 128,
+    rate: float = 1.5e-3,
+    final: float = 0.05,
+    seed: int = 2,
+    distil: bool = False,
+    report: Report | None = None,
+    report_every: int = 100,
+) -> None:
+    """Train for a while, then put the running average of the weights in place.
+
+    Args:
+        network: what is trained, in float32 on the policy's device.
+        short: material of ten seconds.
+        long: material to be cut to 5, 15, 20 and 30 seconds.
+        policy: device and autocast.
+        seconds: wall-clock time.
+        batch: clips of ten seconds in a step; fewer where they are longer.
+        rate: highest learning rate.
+        final: share of it that is left at the end.
+        seed: of everything random.
+        distil: learn from the weights at the start, with guidance and `SUBSTEPS` times as
+            many steps, what one of `STEPS` steps should do; else plain flow matching.
+        report: told losses every `report_every` steps.
+    """
+    _open_masks(network.transformer)
+    quantizer = network.codes.quantizer
+    network.train().requires_grad_(True)
+    teacher = copy.deepcopy(network).requires_grad_(False).eval() if distil else None
+    if distil:
+        # The codes are done; what the teacher knows of them stays as it is.
+        network.codes.requires_grad_(False)
+        network.uncode.requires_grad_(False)
+    weights = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        weights, lr=rate, betas=(0.9, 0.97), weight_decay=0.01, fused=policy.is_accelerator
+    )
+    average = [p.detach().clone() for p in weights]
+    host = np.random.default_rng(seed)
+    random = torch.Generator(policy.device).manual_seed(seed)
+    quantize = quantizer._quantize
+    quantizer._quantize = lambda x: x + (quantize(x) - x).detach()
+    started, step, done = time.perf_counter(), 0, 0.0
+    sums: dict[str, tuple[Any, int]] = {}
+    while done < 1.0:
+        now = rate * min(1.0, (step + 1) / 200) * (final + (1 - final) * (1 - done))
+        for group in optimizer.param_groups:
+            group["lr"] = now
+        drawn = _draw(short, long, host, batch)
+        lyric = int(host.choice(len(_LYRICS), p=_LYRIC_SHARES))
+        with policy.autocast():
+            if teacher is not None:
+                losses = {"distil": _distilled(network, teacher, drawn, lyric, host, random)}
+            else:
+                losses = {"flow": _flow(network, drawn, lyric, host, random)}
+                if step % 4 == 0:
+                    latents = drawn.latents[:64]
+                    losses["codes"] = functional.mse_loss(network.recoded(latents), latents)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        nn.utils.clip_grad_norm_([p for p in weights if p.grad is not None], 1.0)
+        optimizer.step()
+        # A window that grows with the run, so that its first steps are soon forgotten.
+        share = max(0.002, 10 / (step + 10))
+        torch._foreach_lerp_(average, [p.detach() for p in weights], share)
+        step += 1
+        for name, value in losses.items():
+            total, count = sums.get(name, (0.0, 0))
+            sums[name] = (total + value.detach(), count + 1)
+        if step % 10 == 0:
+            policy.synchronize()
+        if step % report_every == 0 and report is not None:
+            elapsed = time.perf_counter() - started
+            row = {name: float(total) / count for name, (total, count) in sums.items()}
+            report({"step": step, "elapsed": elapsed, **row})
+            sums = {}
+        done = (time.perf_counter() - started) / seconds
+    quantizer._quantize = quantize
+    for parameter, value in zip(weights, average, strict=True):
+        parameter.data.copy_(value)
+    network.eval().requires_grad_(False)
+
+
+def sample(
+    network: Network,
+    tokens: torch.Tensor,
+    context: torch.Tensor,
+    noise: torch.Tensor,
+    policy: DevicePolicy,
+    *,
+    steps: int = STEPS,
+    guidance: float = 1.0,
+) -> torch.Tensor:
+    """Latents by Euler steps from noise `[batch, frames, channels]`, as the pipeline takes them."""
+    with torch.no_grad(), policy.autocast():
+        conditions = network.conditions(tokens)
+        state = noise
+        for step in range(steps):
+            times = torch.full((len(noise),), 1 - step / steps, device=noise.device)
+            state = state - _guided(network, state, times, conditions, context, guidance) / steps
+    return state
+
+
+def _draw(short: Material, long: Material, host: np.random.Generator, batch: int) -> Drawn:
+    task = str(host.choice(_TASKS, p=_TASK_SHARES))
+    if host.random() < 0.7:
+        return short.draw(host, task, 10.0, batch)
+    seconds = float(host.choice((5.0, 15.0, 20.0, 30.0), p=(0.25, 0.15, 0.2, 0.4)))
+    return long.draw(host, task, seconds, max(1, int(batch * 10 / max(seconds, 8))))
+
+
+def _flow(
+    network: Network,
+    drawn: Drawn,
+    lyric: int,
+    host: np.random.Generator,
+    random: torch.Generator,
+) -> torch.Tensor:
+    latents = drawn.latents
+    device = latents.device
+    count = len(latents)
+    normal = torch.randn(count, generator=random, device=device)
+    uniform = torch.rand(count, generator=random, device=device)
+    # Mostly where the velocity is hard to tell, but the whole range, pure noise included.
+    even = torch.arange(count, device=device) % 4 == 0
+    times = torch.where(even, uniform, torch.sigmoid(0.3 + normal))
+    noise = torch.randn(latents.shape, generator=random, device=device)
+    t = times[:, None, None]
+    conditions = network.dropped(network.conditions(drawn.tokens, lyric), random)
+    context = network.context(drawn, host)
+    made = network.velocity((1 - t) * latents + t * noise, times, conditions, context)
+    return functional.mse_loss(made, noise - latents)
+
+
+def _guided(
+    network: Network,
+    state: torch.Tensor,
+    times: torch.Tensor,
+    conditions: torch.Tensor,
+    context: torch.Tensor,
+    guidance: float,
+) -> torch.Tensor:
+    if guidance == 1.0:
+        return network.velocity(state, times, conditions, context)
+    both = torch.cat([conditions, network.empty(conditions)])
+    answer = network.velocity(state.repeat(2, 1, 1), times.repeat(2), both, context.repeat(2, 1, 1))
+    told, untold = answer.chunk(2)
+    return untold + guidance * (told - untold)
+
+
+def _distilled(
+    network: Network,
+    teacher: Network,
+    drawn: Drawn,
+    lyric: int,
+    host: np.random.Generator,
+    random: torch.Generator,
+) -> torch.Tensor:
+    """Distance of the student's velocity from the teacher's mean one over a whole step."""
+    latents = drawn.latents
+    device = latents.device
+    grid = torch.randint(1, STEPS + 1, (len(latents),), generator=random, device=device)
+    times = grid / STEPS
+    noise = torch.randn(latents.shape, generator=random, device=device)
+    t = times[:, None, None]
+    start = (1 - t) * latents + t * noise
+    with torch.no_grad():
+        told = teacher.conditions(drawn.tokens, lyric)
+        context = teacher.context(drawn, host)
+        state = start
+        part = 1 / (STEPS * SUBSTEPS)
+        for number in range(SUBSTEPS):
+            now = times - number * part
+            state = state - part * _guided(teacher, state, now, told, context, GUIDANCE)
+        wanted = (start - state) * STEPS
+    made = network.velocity(start, times, network.conditions(drawn.tokens, lyric), context)
+    return functional.mse_loss(made, wanted)
+
+
+def _open_masks(transformer: Any) -> None:
+    """Leave out a sliding window's mask where the window holds the whole song: it is all zeros."""
+
+    def open_mask(module: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
+        window = module.sliding_window
+        if window is not None and keywords["hidden_states"].shape[1] <= window + 1:
+            keywords["attention_mask"] = None
+        return arguments, keywords
+
+    for layer in transformer.layers:
+        layer.self_attn.register_forward_pre_hook(open_mask, with_kwargs=True)
+
+
+def silence_frame(vae: Any, device: torch.device) -> torch.Tensor:
+    """What the VAE makes of silence, away from the ends: one constant frame `[channels]`."""
+    with torch.no_grad():
+        mean = vae.encode(torch.zeros(1, 2, 96000, device=device)).latent_dist.mean
+    frame: torch.Tensor = mean[0, :, mean.shape[-1] // 2].float()
+    return frame
+
+
+def parameters_of(modules: Iterable[nn.Module]) -> int:
+    """How many weights some modules have."""
+    return sum(p.numel() for module in modules for p in module.parameters())
