@@ -58,7 +58,8 @@ class InlinePool:
 class RayPool:
     """One Ray actor a device, on this machine or on those of a Ray cluster.
 
-    A worker that dies is started again; the jobs it had come back as None.
+    A worker that dies is started again with the jobs it had; those at which the new one dies too
+    come back as None.
 
     Args:
         devices: one worker each; empty for one on each GPU of the cluster.
@@ -90,7 +91,11 @@ class RayPool:
         devices = list(devices) or ["auto"] * gpus
         if not devices:
             raise RequestError("the Ray cluster has no GPU; name devices with --devices")
-        actor = self._ray.remote(max_restarts=-1, max_concurrency=self.PER_WORKER)(Worker)
+        # A job whose worker died waits for the new one; without that it would come back as long
+        # as the checkpoint is being loaded, and be taken for the cause.
+        actor = self._ray.remote(
+            max_restarts=-1, max_task_retries=1, max_concurrency=self.PER_WORKER
+        )(Worker)
         threads = max((os.cpu_count() or 1) // len(devices), 1)
         self._workers = []
         for device in devices:

@@ -13,8 +13,8 @@ from acestep.batch.pools import Pool
 TRIES = 2
 """A job that fails is tried once more, after all others."""
 
-DEATHS = 3
-"""A job at which this many workers died is taken to be what kills them."""
+DEATHS = 2
+"""A job that comes back this often because its workers died is taken to be what kills them."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ def run(
                 deaths[job.name] += 1
                 waiting.appendleft(job)
             else:
-                reason = outcome or f"{DEATHS} workers died at it"
+                reason = outcome or "its workers died, again and again"
                 journal.fail(job, reason)
                 tries[job.name] += 1
                 if tries[job.name] < TRIES and outcome is not None:

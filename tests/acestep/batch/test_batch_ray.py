@@ -48,6 +48,8 @@ def test_workers_and_the_run_may_be_killed(tmp_path: Path) -> None:
     songs = {path.name: path.stat().st_mtime_ns for path in finished(out)}
     assert len(songs) == 12
     assert kept.items() <= songs.items()
+    journal = (out / "journal.jsonl").read_text(encoding="utf-8")
+    assert '"failed"' not in journal, "a killed worker is no fault of its songs"
 
 
 def finished(folder: Path) -> list[Path]:
