@@ -167,6 +167,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "gradio_ui.song_request:SongRequest.params",
         "gradio_ui.song_request:SongRequest.remembered",
         "gradio_ui.song_request:SongRequest.title",
+        "gradio_ui.song_request:cleaned",
         "gradio_ui.store:Store",
         "gradio_ui.store:Store.add",
         "gradio_ui.store:Store.clear_work",
