@@ -298,7 +298,7 @@ def _away(stage: Stage) -> str:
         time.sleep(0.3)
     # Nobody reads the answer any more; the next visitor must not wait for it.
     count = stage.caller.call("v1_cancel")
-    return f"{count} song left in the line, and cancelled by its owner"
+    return f"songs of the client that still wait or run: {count}"
 
 
 @case("host: another name (DNS rebinding)")
