@@ -97,18 +97,3 @@ def _wait_for_threads() -> None:
         thread.name == "device" for thread in threading.enumerate()
     ):
         time.sleep(0.01)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker of the tests that need a browser."""
-    config.addinivalue_line("markers", "browser: drives Chromium; run with -m browser")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the browser's tests out unless they are asked for by name."""
-    if "browser" in config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("browser")]
-    if left_out:
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
