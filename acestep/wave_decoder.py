@@ -58,7 +58,8 @@ class WaveDecoder:
     def _snake(self, snake: Any) -> Signal:
         """`x + sin(a x)² / b`; the factor `1 / b` goes in as a root, before the squaring."""
         shape = (1, -1, 1) if self._flat else (1, -1, 1, 1)
-        alpha, beta = snake.alpha.view(shape), snake.beta.view(shape)
+        alpha: torch.Tensor = snake.alpha.view(shape)
+        beta: torch.Tensor = snake.beta.view(shape)
         if snake.logscale:
             alpha, beta = alpha.exp(), beta.exp()
         root = (beta + 1e-9).rsqrt()
@@ -102,10 +103,11 @@ def folded(convolution: nn.Module) -> torch.Tensor:
     if direction is None:
         plain: torch.Tensor = convolution.get_parameter("weight").detach()
         return plain
-    gain: Any = convolution.weight_g
+    gain: torch.Tensor = convolution.get_parameter("weight_g").detach().float()
     wide = direction.detach().float()
     length = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)
-    return (wide * (gain.detach().float() / length)).to(direction.dtype)
+    weight: torch.Tensor = (wide * (gain / length)).to(direction.dtype)
+    return weight
 
 
 _Kept = tuple[tuple[Any, ...], Signal]
