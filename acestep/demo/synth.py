@@ -86,7 +86,9 @@ class Voices:
         start = column(np.round(rows[:, 3] * SAMPLE_RATE), torch.long)
         base = column((rows[:, 0] * 4 + rows[:, 6]) * samples, torch.long)
         at = start + index
-        waves = waves.masked_fill_(at >= samples, 0.0)
+        # A note ends with its own tail, whatever longer notes share its rectangle.
+        tail = column(np.minimum(rows[:, 4] + 4 * releases, LONGEST) * SAMPLE_RATE)
+        waves = waves.masked_fill_((at >= samples) | (index >= tail), 0.0)
         places.index_add_(0, (base + at.clamp_(max=samples - 1)).flatten(), waves.flatten())
 
     def _prepare(self, rows: np.ndarray) -> np.ndarray:

@@ -50,9 +50,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.train_transformer()
 
 
-def trained_tokenizer() -> Any:
-    """The tokenizer that the checkpoint is trained with."""
-    return make_tokenizer(BUILTIN.vocabulary, corpus())
+def start_pipeline(folder: Path | None = None) -> Any:
+    """An untrained pipeline of the checkpoint's shape, float32 on the host.
+
+    Args:
+        folder: of an earlier call, whose tokenizer is taken; by default a new one is made.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if folder is None:
+        return make_pipeline(BUILTIN, tokenizer=make_tokenizer(BUILTIN.vocabulary, corpus()))
+    end = "<|endoftext|>"
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), eos_token=end, pad_token=end
+    )
+    return make_pipeline(BUILTIN, tokenizer=tokenizer)
 
 
 def load_parts(pipeline: Any, folder: Path) -> None:
@@ -97,7 +109,7 @@ class _Run:
         self.arguments, self.policy = arguments, policy
         self.out: Path = arguments.out
         self.out.mkdir(parents=True, exist_ok=True)
-        self.pipeline = make_pipeline(BUILTIN, tokenizer=trained_tokenizer())
+        self.pipeline = start_pipeline(arguments.start)
         self.pipeline.tokenizer.backend_tokenizer.save(str(self.out / "tokenizer.json"))
         if arguments.start is not None:
             load_parts(self.pipeline, arguments.start)

@@ -1,0 +1,212 @@
+"""Judges weights made by `acestep.demo.train`: `python -m acestep.demo.evaluate FOLDER`.
+
+The judges had no part in training: keys by chroma and tempi by librosa, instruments by a
+classifier fitted to pieces that training never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from acestep.demo.autoencoder import spectral_distance
+from acestep.demo.captions import Prompt, describe
+from acestep.demo.music import INSTRUMENTS, KEY_NAMES, Song, compose
+from acestep.demo.synth import SAMPLE_RATE, Voices
+from acestep.demo.train import load_parts, start_pipeline
+from acestep.device import DevicePolicy, resolve
+
+SECONDS = 10.0
+_RATE = 22050
+# Albrecht and Shanahan's key profiles, Music Perception 31(1), 2013.
+_MAJOR = (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081)
+_MINOR = (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052)
+_SEEDS = {"prompts": 9001, "classifier": 9002}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description="Judge the weights in a folder.")
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--examples", type=int, default=20, help="of each instrument")
+    parser.add_argument("--vae-only", action="store_true")
+    arguments = parser.parse_args(argv)
+    policy = resolve(arguments.device)
+    pipeline = start_pipeline(arguments.weights)
+    load_parts(pipeline, arguments.weights)
+    pipeline.to(policy.device)
+    pipeline.set_progress_bar_config(disable=True)
+    random = np.random.default_rng(_SEEDS["prompts"])
+    songs = [compose(random, SECONDS, unseen=True) for _ in range(arguments.prompts)]
+    prompts = [describe(song, random, complete=True) for song in songs]
+    audio = torch.cat([Voices().render([song]) for song in songs])
+    classifier = fit_classifier(arguments.examples)
+    figures = {"synthesised": judged(songs, audio, classifier)}
+    rebuilt = reconstructed(pipeline, audio, policy)
+    figures["reconstructed"] = judged(songs, rebuilt, classifier) | distances(rebuilt, audio)
+    compressed, bits = mp3(audio)
+    figures["mp3"] = {"kbit_per_second": bits, **distances(compressed, audio)}
+    if not arguments.vae_only:
+        figures["generated"] = judged(songs, generated(pipeline, prompts, policy), classifier)
+    print(json.dumps(figures, indent=2))  # noqa: T201
+
+
+def judged(songs: Sequence[Song], audio: torch.Tensor, classifier: Any) -> dict[str, float]:
+    """Shares of songs whose key, tempo and instrument are those asked for.
+
+    Args:
+        songs: what was asked for.
+        audio: `[songs, 2, samples]` at 48 kHz.
+        classifier: see `fit_classifier`.
+    """
+    mono = [_mono(item) for item in audio]
+    keys = [key_of(item) == (song.key, song.mode) for song, item in zip(songs, mono, strict=True)]
+    tempi = [tempo_fits(item, song.bpm) for song, item in zip(songs, mono, strict=True)]
+    told = classifier.predict(np.stack([timbre(item) for item in mono]))
+    heard = [name == song.instrument for song, name in zip(songs, told, strict=True)]
+    peaks, loudness = audio.abs().amax(dim=(1, 2)), audio.square().mean(dim=(1, 2)).sqrt()
+    return {
+        "key": float(np.mean(keys)),
+        "tempo": float(np.mean(tempi)),
+        "instrument": float(np.mean(heard)),
+        "clipped": float((peaks > 1).float().mean()),
+        "silent": float((loudness < 1e-3).float().mean()),
+    }
+
+
+def key_of(mono: np.ndarray) -> tuple[int, str]:
+    """The key whose profile correlates best with the mean chroma: (0 to 11, mode)."""
+    import librosa
+
+    chroma = librosa.feature.chroma_cqt(y=mono, sr=_RATE, hop_length=1024, tuning=0).mean(axis=1)
+    scores = {
+        (key, mode): float(np.corrcoef(np.roll(profile, key), chroma)[0, 1])
+        for mode, profile in (("major", _MAJOR), ("minor", _MINOR))
+        for key in range(len(KEY_NAMES))
+    }
+    return max(scores, key=lambda pair: scores[pair])
+
+
+def tempo_fits(mono: np.ndarray, bpm: float) -> bool:
+    """Whether librosa's tempo is within 4 % of one, of its double or of its half."""
+    import librosa
+
+    heard = float(librosa.feature.tempo(y=mono, sr=_RATE, hop_length=256)[0])
+    return any(abs(heard / (bpm * factor) - 1) <= 0.04 for factor in (0.5, 1.0, 2.0))
+
+
+def timbre(mono: np.ndarray) -> np.ndarray:
+    """What the classifier sees of a song: means and deviations of MFCCs and their slopes."""
+    import librosa
+
+    mfcc = librosa.feature.mfcc(y=mono, sr=_RATE, n_mfcc=24)
+    slopes = np.diff(mfcc, axis=1)
+    return np.concatenate([mfcc.mean(1), mfcc.std(1), slopes.std(1)])
+
+
+def fit_classifier(examples: int) -> Any:
+    """A logistic regression over `timbre`, fitted to so many new pieces an instrument."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    random, voices = np.random.default_rng(_SEEDS["classifier"]), Voices()
+    names = [name for name in INSTRUMENTS for _ in range(examples)]
+    songs = [compose(random, SECONDS, unseen=True, instrument=name) for name in names]
+    seen = np.stack([timbre(_mono(voices.render([song])[0])) for song in songs])
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(seen, names)
+
+
+def reconstructed(pipeline: Any, audio: torch.Tensor, policy: DevicePolicy) -> torch.Tensor:
+    """The audio through the VAE and back, `[songs, 2, samples]`."""
+    vae, made = pipeline.vae, []
+    with torch.no_grad():
+        for item in audio:
+            latents = vae.encode(item[None].to(policy.device)).latent_dist.mean
+            made.append(vae.decode(latents).sample.cpu())
+    return torch.cat(made)
+
+
+def generated(pipeline: Any, prompts: Sequence[Prompt], policy: DevicePolicy) -> torch.Tensor:
+    """A song for each prompt, its number the seed, `[prompts, 2, samples]`."""
+    songs = []
+    for number, prompt in enumerate(prompts):
+        made = pipeline(
+            prompt=prompt.caption,
+            vocal_language="unknown",
+            audio_duration=SECONDS,
+            num_inference_steps=8,
+            guidance_scale=1.0,
+            shift=1.0,
+            bpm=prompt.bpm,
+            keyscale=prompt.keyscale,
+            timesignature=prompt.timesignature,
+            generator=policy.generator(number),
+            output_type="pt",
+        )
+        songs.append(made.audios.float().cpu())
+    return torch.cat(songs)
+
+
+def distances(made: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
+    """Mean spectral distance and SI-SDR in dB of audio `[songs, 2, samples]`."""
+    length = min(made.shape[-1], wanted.shape[-1])
+    made, wanted = made[..., :length], wanted[..., :length]
+    flat, target = made.flatten(1), wanted.flatten(1)
+    scale = (flat * target).sum(1, keepdim=True) / target.square().sum(1, keepdim=True)
+    error = (flat - scale * target).square().sum(1)
+    ratio = 10 * torch.log10((scale * target).square().sum(1) / error.clamp(min=1e-12))
+    return {"stft": float(spectral_distance(made, wanted)), "si_sdr": float(ratio.mean())}
+
+
+def mp3(audio: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The audio as MP3 near 64 kbit/s and back, and the rate that it came to."""
+    import soundfile
+
+    made, size = [], 0
+    for item in audio:
+        file = io.BytesIO()
+        soundfile.write(
+            file,
+            item.T.numpy(),
+            SAMPLE_RATE,
+            format="MP3",
+            subtype="MPEG_LAYER_III",
+            bitrate_mode="CONSTANT",
+            compression_level=0.9,
+        )
+        size += file.tell()
+        file.seek(0)
+        made.append(torch.from_numpy(soundfile.read(file, dtype="float32")[0].T.copy()))
+    made = [_aligned(item, whole) for item, whole in zip(made, audio, strict=True)]
+    length = min(item.shape[-1] for item in made)
+    seconds = len(audio) * audio.shape[-1] / SAMPLE_RATE
+    return torch.stack([item[:, :length] for item in made]), size * 8 / 1000 / seconds
+
+
+def _aligned(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The decoded file without the samples that the format puts before the sound."""
+    size = 2 * wanted.shape[-1]
+    product = torch.fft.rfft(made.mean(0), size) * torch.fft.rfft(wanted.mean(0), size).conj()
+    delay = int(torch.fft.irfft(product, size)[:4096].argmax())
+    return made[:, delay:]
+
+
+def _mono(audio: torch.Tensor) -> np.ndarray:
+    import soxr
+
+    made: np.ndarray = soxr.resample(audio.mean(0).numpy(), SAMPLE_RATE, _RATE)
+    return made
+
+
+if __name__ == "__main__":
+    main()
