@@ -1,0 +1,200 @@
+"""Tests of the built-in checkpoint's training, in miniature: losses, tasks, weights on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from acestep.demo import autoencoder, diffusion, material, train
+from acestep.demo.captions import Prompt, corpus
+from acestep.demo.material import Drawn, Material
+from acestep.demo.recipe import DemoShape, make_pipeline, make_tokenizer
+from acestep.device import resolve
+
+SHAPE = DemoShape(
+    latent=4,
+    hidden=64,
+    layers=2,
+    text_hidden=64,
+    vocabulary=600,
+    condition_hidden=64,
+    token_hidden=64,
+    condition_layers=1,
+    decoder_channels=4,
+    multiples=(1, 1, 1, 2, 2),
+)
+
+
+class Ticks:
+    """A clock that goes on by one second each time it is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def _ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a phase is so many steps and not so many seconds, whatever the machine."""
+    for module in (autoencoder, diffusion, train):
+        monkeypatch.setattr(module, "time", Ticks())
+
+
+@pytest.fixture
+def pipeline() -> Any:
+    return make_pipeline(SHAPE, tokenizer=make_tokenizer(600, corpus()[:300]))
+
+
+@pytest.fixture
+def made(pipeline: Any) -> Material:
+    pieces = material.songs(6, 10.0, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    latents = 1.0 + 0.2 * torch.randn(6, 750, 4, generator=generator)
+    lengths = (5.0, 10.0, 15.0, 20.0, 30.0)
+    return Material(pieces, latents, pipeline.tokenizer, lengths, prompts=2, seed=3)
+
+
+def test_the_condition_is_the_pipelines_own(pipeline: Any) -> None:
+    network = diffusion.Network(pipeline)
+    prompt = Prompt("calm piano", 100, "C major", "4")
+    text, text_mask, lyrics, lyric_mask = pipeline.encode_prompt(
+        [prompt.caption], [""], torch.device("cpu"), ["unknown"], 10.0, None, 100, "C major", "4"
+    )
+    with torch.no_grad():
+        wanted, _ = pipeline.condition_encoder(
+            text,
+            text_mask,
+            lyrics,
+            lyric_mask,
+            pipeline.condition_encoder.silence_latent[:, :750],
+            torch.arange(1),
+        )
+        tokens = torch.tensor([pipeline.tokenizer(prompt.text(10))["input_ids"]] * 2)
+        told = network.conditions(tokens)
+    assert torch.allclose(told, wanted.expand(2, -1, -1), atol=1e-6)
+
+
+def test_leaving_out_an_open_mask_changes_nothing(pipeline: Any) -> None:
+    network = diffusion.Network(pipeline)
+    inputs = (
+        torch.randn(1, 40, 4),
+        torch.tensor([0.5]),
+        torch.randn(1, 6, 64),
+        torch.randn(1, 40, 8),
+    )
+    with torch.no_grad():
+        before = network.velocity(*inputs)
+        diffusion._open_masks(network.transformer)
+        assert torch.allclose(network.velocity(*inputs), before, atol=1e-6)
+
+
+def test_both_phases_train(pipeline: Any, made: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        diffusion,
+        "_draw",
+        lambda short, long, host, batch: short.draw(host, "text2music", 5.0, batch),
+    )
+    network, policy = diffusion.Network(pipeline), resolve("cpu")
+    rows: list[dict[str, float]] = []
+
+    def run(steps: int, distil: bool) -> None:
+        diffusion.train(
+            network, made, made, policy, seconds=2 * steps, batch=1, rate=3e-2, distil=distil,
+            report=rows.append, report_every=2,
+        )  # fmt: skip
+
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    run(12, distil=False)
+    flow = [row["flow"] for row in rows]
+    assert min(flow[-2:]) < flow[0]
+    assert not any(p.requires_grad for p in network.parameters())
+    moved = [n for n, value in network.state_dict().items() if not torch.equal(value, start[n])]
+    assert {name.split(".")[0] for name in moved} == {
+        "transformer", "condition", "text", "codes", "uncode",
+    }  # fmt: skip
+    rows.clear()
+    run(4, distil=True)
+    assert all(np.isfinite(row["distil"]) for row in rows)
+    drawn = made.draw(np.random.default_rng(0), "text2music", 10.0, 2)
+    context = network.context(drawn, np.random.default_rng(0))
+    song = diffusion.sample(network, drawn.tokens, context, torch.randn(2, 250, 4), policy)
+    assert song.shape == (2, 250, 4)
+    assert torch.isfinite(song).all()
+
+
+def test_contexts_of_the_tasks(pipeline: Any) -> None:
+    network = diffusion.Network(pipeline)
+    latents = torch.randn(2, 40, 4)
+    silence = pipeline.condition_encoder.silence_latent[:, :40].expand_as(latents)
+    random = np.random.default_rng(1)
+    plain = network.context(Drawn(latents, torch.zeros(2, 3), "text2music"), random)
+    assert torch.equal(plain, torch.cat([silence, torch.ones_like(latents)], -1))
+    repaint = network.context(Drawn(latents, torch.zeros(2, 3), "repaint"), random)
+    source, mask = repaint.chunk(2, dim=-1)
+    assert 0 < float(mask.mean()) < 1
+    assert torch.equal(source, torch.where(mask > 0.5, silence, latents))
+    cover = network.context(Drawn(latents, torch.zeros(2, 3), "cover"), random)
+    assert torch.equal(cover[..., :4], network.recoded(latents))
+
+
+def test_the_vae_learns_and_keeps_its_encoder(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = material.songs
+    monkeypatch.setattr(material, "songs", lambda count, seconds, seed: make(count, 1.5, seed))
+    rows: list[dict[str, float]] = []
+    policy = resolve("cpu")
+    autoencoder.train(
+        pipeline.vae, policy, seconds=4, songs=1, batch=1, report=rows.append, report_every=1
+    )
+    assert rows
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    encoder = {k: v.clone() for k, v in pipeline.vae.encoder.state_dict().items()}
+    decoder = {k: v.clone() for k, v in pipeline.vae.decoder.state_dict().items()}
+    autoencoder.train(pipeline.vae, policy, seconds=3, songs=1, batch=1, decoder_only=True)
+    after = pipeline.vae.encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in encoder.items())
+    after = pipeline.vae.decoder.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in decoder.items())
+
+
+def test_the_fused_activation_is_the_same() -> None:
+    from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
+
+    snake = Snake1d(3)
+    snake.alpha.data.normal_()
+    snake.beta.data.normal_()
+    x = torch.randn(2, 3, 9)
+    assert torch.allclose(autoencoder._snake(x, snake.alpha, snake.beta), snake(x), atol=1e-6)
+
+
+def test_the_spectral_distance_orders_sounds() -> None:
+    time = torch.arange(16000) / 48000
+    tone = torch.sin(2 * torch.pi * 440 * time)[None]
+    near, far = torch.sin(2 * torch.pi * 442 * time)[None], torch.randn(1, 16000)
+    assert float(autoencoder.spectral_distance(tone, tone)) == 0
+    distances = [float(autoencoder.spectral_distance(x, tone)) for x in (near, far)]
+    assert distances[0] < distances[1]
+
+
+def test_weights_are_stored_and_read(
+    pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "BUILTIN", SHAPE)
+    pipeline.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    pipeline.condition_encoder.silence_latent.copy_(torch.arange(4.0).expand(1, 15000, 4))
+    train.save_parts(pipeline, tmp_path, list(train.PARTS), torch.float32)
+    other = train.start_pipeline(tmp_path)
+    other.transformer.proj_in_conv.weight.data.zero_()
+    train.load_parts(other, tmp_path)
+    for name in [module for modules in train.PARTS.values() for module in modules]:
+        own = getattr(other, name).state_dict()
+        for key, value in getattr(pipeline, name).state_dict().items():
+            assert torch.equal(value, own[key]), (name, key)
