@@ -122,6 +122,7 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
 @covers("A1", "A3", INITIALIZE, "llm_inference:LLMHandler.generate_with_stop_condition")
 def test_the_text_is_that_of_the_host(api: Api, target: Target, tmp_path: Path) -> None:
     """In float32 greedy and seeded text are the CPU's, token for token; offloaded ones too."""
+    api.get("llm_inference:LLMHandler.generate_with_stop_condition")
     wishes = [("cpu", False), (target.device, False)]
     if target.device == "cuda":
         wishes.append((target.device, True))
