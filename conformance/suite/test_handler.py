@@ -129,9 +129,8 @@ def test_everything_is_placed(api: Api, target: Target) -> None:
     for module_name, module in found.items():
         for name, tensor in placed(module):
             where = tensor.device.type
-            assert where == target.device, (
-                f"{module_name}.{name} is on {where}, "
-                + api.moved_at(lambda: initialised(api, target.device), where)
+            assert where == target.device, f"{module_name}.{name} is on {where}, " + api.moved_at(
+                lambda: initialised(api, target.device), where
             )
     if "transformer" in found:
         assert {p.dtype for p in found["transformer"].parameters()} == {made.dtype}

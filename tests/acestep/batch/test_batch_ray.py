@@ -17,6 +17,7 @@ import pytest
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not HAS_RAY, reason="ray is an extra: pip install 'acestep[batch]'")
 def test_workers_and_the_run_may_be_killed(tmp_path: Path) -> None:
     """A worker is killed, then the whole run; the next one completes what is left."""

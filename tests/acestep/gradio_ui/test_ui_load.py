@@ -9,6 +9,7 @@ import pytest
 from acestep.gradio_ui import load_benchmark
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(280)
 def test_nothing_is_lost_or_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = load_benchmark.measure(tmp_path, clients=2, requests=(0, 3, 7, 1))
