@@ -19,6 +19,7 @@ from acestep.cli.console import (
     EXIT_USAGE,
     OneLineParser,
     add_device_option,
+    insistent_interrupts,
     say,
 )
 from acestep.device import BACKEND_CHOICES
@@ -72,9 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         debug = arguments.debug
         if arguments.command is None:
             return _open_page(arguments)
-        code: int = arguments.run(arguments)
+        with insistent_interrupts():
+            code: int = arguments.run(arguments)
         return code
     except KeyboardInterrupt:
+        # CPython remembers an interrupt that passed through an exec (dataclasses make their
+        # methods so) and would end by the signal whatever code is returned; a new one forgets.
+        exec("")
         say("acestep: interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:

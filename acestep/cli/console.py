@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -14,6 +16,10 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+
+# Longer than any clean-up of ours, so that none is cut short.
+_INSIST_SECONDS = 3.0
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -85,3 +91,34 @@ def progress_bar(enabled: bool) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda fraction, desc="": bar.update(task, completed=fraction, description=desc)
+
+
+@contextmanager
+def insistent_interrupts() -> Iterator[None]:
+    """Within the block Ctrl-C is raised again every few seconds until the block is left.
+
+    One that arrives while libraries import each other, or inside a callback from C, can be
+    swallowed there, and the program would run on as if nothing had been said.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
+
+    def insist(*_: object) -> NoReturn:
+        # The alarm is taken only now: it may be in use by others, such as a test's time limit.
+        before.setdefault(signal.SIGALRM, signal.getsignal(signal.SIGALRM))
+        signal.signal(signal.SIGALRM, insist)
+        signal.setitimer(signal.ITIMER_REAL, _INSIST_SECONDS)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, insist)
+    try:
+        yield
+    finally:
+        if signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

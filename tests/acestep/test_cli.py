@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import soundfile
 
 from acestep import __version__
 from acestep.acestep_v15_pipeline import build_parser, main, resolve_options
+from acestep.cli import console
 from acestep.device import DEVICE_CHOICES
 from acestep.errors import RequestError
 
@@ -248,6 +250,36 @@ def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "acestep: interrupted"
     assert files(tmp_path) == []
+
+
+def test_an_interrupt_that_a_library_swallows_is_raised_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(console, "_INSIST_SECONDS", 0.05)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)]
+    with pytest.raises(KeyboardInterrupt), console.insistent_interrupts():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        time.sleep(5)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)] == before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_an_interrupt_inside_an_exec_still_exits_130() -> None:
+    """CPython would end by the signal itself."""
+    script = (
+        "import sys\n"
+        "from acestep import acestep_v15_pipeline\n"
+        "from acestep.cli import devices\n"
+        "text = 'import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)'\n"
+        "devices.run = lambda _: exec(text)\n"
+        "sys.exit(acestep_v15_pipeline.main(['devices']))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, run.stderr) == (130, "acestep: interrupted\n")
 
 
 def test_a_failure_while_running_exits_1(
