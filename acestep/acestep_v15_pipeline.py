@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         # CPython remembers an interrupt that passed through an exec (dataclasses make their
-        # methods so) and would end by the signal whatever code is returned; a new one forgets.
+        # methods so) and ends `python -m` by the signal whatever code is returned; a new one forgets.
         exec("")
         say("acestep: interrupted")
         return EXIT_INTERRUPTED

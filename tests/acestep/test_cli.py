@@ -266,9 +266,9 @@ def test_an_interrupt_that_a_library_swallows_is_raised_again(
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
-def test_an_interrupt_inside_an_exec_still_exits_130() -> None:
-    """CPython would end by the signal itself."""
-    script = (
+def test_an_interrupt_inside_an_exec_still_exits_130(tmp_path: Path) -> None:
+    """CPython would end a module by the signal itself."""
+    (tmp_path / "program.py").write_text(
         "import sys\n"
         "from acestep import acestep_v15_pipeline\n"
         "from acestep.cli import devices\n"
@@ -277,7 +277,7 @@ def test_an_interrupt_inside_an_exec_still_exits_130() -> None:
         "sys.exit(acestep_v15_pipeline.main(['devices']))\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "program"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (run.returncode, run.stderr) == (130, "acestep: interrupted\n")
 
