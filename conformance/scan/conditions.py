@@ -15,6 +15,7 @@ from conformance.scan.vocabulary import (
     is_cpu_flag,
     is_negated,
     named_backends,
+    torch_is_newer,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Pair = tuple[Facts, Facts]
 UNKNOWN: Pair = (NOTHING, NOTHING)
 _DEPTH = 4
+_ORDERS = (ast.Gt, ast.GtE, ast.Lt, ast.LtE)
 _PLATFORMS = frozenset({"sys.platform", "platform.system"})
 _TYPE_ATTRIBUTES = {"is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu", "is_cpu": "cpu"}
 
@@ -76,6 +78,8 @@ class Conditions:
         if len(test.ops) != 1:
             return UNKNOWN
         left, op, right = test.left, test.ops[0], test.comparators[0]
+        if isinstance(op, _ORDERS) and self._is_version(left, scope):
+            return _version(isinstance(op, ast.Gt | ast.GtE), test)
         if isinstance(right, ast.Constant) and not isinstance(right.value, str):
             return self._against_constant(left, op, right.value, scope, depth)
         negative = isinstance(op, ast.NotEq | ast.NotIn | ast.IsNot)
@@ -83,6 +87,12 @@ class Conditions:
             return UNKNOWN
         pair = self._membership(left, right, isinstance(op, ast.In | ast.NotIn), scope, test)
         return (pair[1], pair[0]) if negative else pair
+
+    def _is_version(self, node: ast.expr, scope: Scope) -> bool:
+        """``torch.__version__``, parsed or not."""
+        if isinstance(node, ast.Call) and len(node.args) == 1:
+            node = node.args[0]
+        return self._resolver.dotted(node, scope) == "torch.__version__"
 
     def _against_constant(
         self, left: ast.expr, op: ast.cmpop, value: object, scope: Scope, depth: int
@@ -168,6 +178,8 @@ class Conditions:
             if pair is not None:
                 return pair
         name = function.attr if isinstance(function, ast.Attribute) else dotted
+        if name.endswith("is_torch_version"):
+            return _version(not _first_text(test).startswith("<"), test)
         pair = _flag(name.rpartition(".")[2], test)
         for keyword in test.keywords:
             # `is_torch_xla_available(check_is_gpu=True)`
@@ -194,6 +206,8 @@ class Conditions:
                 return known("probe", *backends, node=test), excluded(*backends, node=test)
             if backends:
                 return known("name", *backends, node=test), excluded(*backends, node=test)
+            # Anything else that may be missing is missing in an older PyTorch.
+            return _version(True, test) if owner == "torch" else UNKNOWN
         return UNKNOWN
 
     def _helper(self, function: ast.expr, scope: Scope, depth: int) -> Pair | None:
@@ -274,12 +288,19 @@ def _first_text(call: ast.Call) -> str:
     return first.id if isinstance(first, ast.Name) else ""
 
 
+def _version(newer: bool, node: ast.AST) -> Pair:
+    """A test of PyTorch's version: the older branch has nothing but CUDA to work with."""
+    old = known("name", "cuda", node=node)
+    return (NOTHING, old) if newer else (old, NOTHING)
+
+
 def _flag(identifier: str, node: ast.AST) -> Pair:
     """What the name of a flag says about the backend."""
     if is_cpu_flag(identifier):
         return known("name", "cpu", node=node), excluded("cpu", node=node)
     backends = named_backends(identifier)
     if not backends:
-        return UNKNOWN
+        newer = torch_is_newer(identifier)
+        return UNKNOWN if newer is None else _version(newer, node)
     true, false = known("name", *backends, node=node), excluded(*backends, node=node)
     return (false, true) if is_negated(identifier) else (true, false)

@@ -87,6 +87,22 @@ def set_up(context: Context, node: ast.ClassDef) -> Facts:
     return NOTHING
 
 
+def refuses(body: list[ast.stmt]) -> bool:
+    """Whether a block ends by raising, not by returning something else."""
+    return bool(body) and isinstance(body[-1], ast.Raise)
+
+
+def refused(context: Context, body: list[ast.stmt]) -> Facts:
+    """What a function declares by refusing every other device in hand, wherever it does so."""
+    facts = NOTHING
+    for statement in body:
+        if isinstance(statement, ast.If) and not statement.orelse and refuses(statement.body):
+            held = context.resolver.conditions.of(statement.test, context.scope)[1].known
+            backends = [name for name, guard in held.items() if guard.kind == "test"]
+            facts = facts.both(known("name", *backends, node=statement))
+    return facts
+
+
 def exits(context: Context, value: ast.expr) -> bool:
     """Whether a call ends the function or the test (``sys.exit()``, ``self.skipTest()``)."""
     if not isinstance(value, ast.Call):

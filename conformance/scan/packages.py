@@ -53,6 +53,8 @@ PROVIDERS = {
 }
 #: Packages that import everywhere and then have little to do without CUDA.
 POORER = frozenset({"bitsandbytes", "xformers", "pynvml"})
+#: Engines that run on CUDA and on the CPU, and nowhere else: no third choice is left out.
+TWO_DEVICES = frozenset({"ctranslate2", "faster_whisper"})
 #: Without these, nothing that follows the import can be reached.
 _NEEDED = MISSING | KERNELS
 _PROVIDING = frozenset(package.partition(".")[0] for package in PROVIDERS)
@@ -62,6 +64,8 @@ def imported_packages(node: ast.Import | ast.ImportFrom) -> list[str]:
     """Top-level packages that a statement imports; none for a relative import."""
     if isinstance(node, ast.ImportFrom):
         names = [node.module or ""] if not node.level else []
+        if names == ["numba"]:  # its kernels are a part of it
+            names += [alias.name for alias in node.names if alias.name == "cuda"]
     else:
         names = [alias.name for alias in node.names]
     return [name.partition(".")[0] for name in names]

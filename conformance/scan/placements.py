@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from conformance.scan.context import Context
 from conformance.scan.facts import ANY, Facts
 from conformance.scan.findings import Severity
+from conformance.scan.packages import TWO_DEVICES
 from conformance.scan.resolve import Leaf
 from conformance.scan.rule import Hook
 from conformance.scan.scopes import FunctionNode, Key, Scope
@@ -83,6 +84,7 @@ class Placements:
         self.held: dict[Key, list[_Candidate]] = {}
         self.used: dict[Key, str] = {}
         self.compared_keys: set[Key] = set()
+        self.limited: set[Key] = set()
 
     # What the walk shows
 
@@ -107,6 +109,18 @@ class Placements:
         name = _name_of(target)
         if name is not None and is_device_name(name):
             self._place(value, f"`{name}`")
+
+    def parameters(self, arguments: ast.arguments) -> None:
+        """Defaults of parameters that choose a device (a literal one is another rule's)."""
+        context = self.context
+        positional = [*arguments.posonlyargs, *arguments.args]
+        defaults = [*arguments.defaults, *arguments.kw_defaults]
+        names = [*positional[len(positional) - len(arguments.defaults) :], *arguments.kwonlyargs]
+        for argument, default in zip(names, defaults, strict=True):
+            if default is None or not is_device_name(argument.arg):
+                continue
+            if any(leaf.device and leaf.chosen for leaf in context.leaves(default)):
+                self._place(default, f"parameter `{argument.arg}`")
 
     def returned(self, value: ast.expr) -> None:
         """A value returned by a function whose name says that it is a device."""
@@ -135,7 +149,14 @@ class Placements:
         name = getattr(function, "attr", getattr(function, "id", "")) or dotted
         if name == "partial" and node.args:
             name = getattr(node.args[0], "attr", getattr(node.args[0], "id", name))
-        describes = name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING)
+        if name == "fork_rng" and context.asks_others():
+            describes = True  # the state of another accelerator is kept beside it
+        elif dotted.startswith("torch.cuda."):
+            describes = True  # what asks CUDA about its own device chooses none
+        else:
+            describes = name.startswith(_ASKING) or any(
+                word in name.lower() for word in _NOT_PLACING
+            )
         if dotted in CLAIMED or describes:
             for argument in [*node.args, *(k.value for k in node.keywords)]:
                 self._consume(argument, context.leaves(argument))
@@ -150,6 +171,12 @@ class Placements:
         ):
             self._cuda_method(node, function)
             return
+        if dotted.partition(".")[0] in TWO_DEVICES:
+            for argument in [*node.args, *(k.value for k in node.keywords)]:
+                leaves = context.leaves(argument)
+                self.limited.update(leaf.key for leaf in leaves if leaf.key is not None)
+                if any(leaf.chosen for leaf in leaves):
+                    self._consume(argument, leaves)
         how = f"{name}()" if name else "a call"
         if (
             node.args
@@ -250,6 +277,8 @@ class Placements:
             context.consumed.add(id(consume_call))
         for leaf in leaves:
             if leaf.key is not None:
+                if how == "device=" and leaf.key in self.limited:
+                    continue
                 self.used.setdefault(leaf.key, how)
         if any(leaf.device for leaf in leaves):
             self._judge(leaves, how, context.scope, severity=severity)
@@ -257,7 +286,7 @@ class Placements:
     def finish(self) -> None:
         """Judge the variables, now that every use of them has been seen."""
         for key in self.held:
-            if is_device_name(key[1].removeprefix("self.")):
+            if key not in self.limited and is_device_name(key[1].removeprefix("self.")):
                 self.used.setdefault(key, f"`{key[1]}`")
         pending = list(self.used)
         while pending:
@@ -329,6 +358,10 @@ class Placements:
         guard = leaf.facts.guard(device)
         context = self.context
         if guard is None:
+            if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
+                leaf.chosen or _not_cpu(leaf.facts)
+            ):
+                return None  # the choice knows more than one accelerator
             if leaf.fallback or standing_in:
                 return Placement("default", leaf.node, device, how, scope, level)
             if _not_cpu(leaf.facts):

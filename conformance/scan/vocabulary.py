@@ -43,7 +43,7 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "cuda",
         re.compile(
-            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm"
+            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm|transformer_engine"
         ),
     ),
     ("mps", re.compile(r"(?:^|_)mps(?:_|$)|metal|macos|apple|darwin")),
@@ -60,6 +60,8 @@ _OTHER = re.compile(
     r"|accelerator(?!s?_config)|directml|metal|get_device_module|current_platform|device_handle"
 )
 _GPU = re.compile(r"[gG][pP][uU]")
+_NEWER = re.compile(r"(?:^|_)torch(?:_version)?_(?:\w*(?:greater|at_least|gte?_)|v?\d)")
+_OLDER = re.compile(r"(?:^|_)torch(?:_version)?_\w*(?:less|lower|older|before|below|lte?_)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -99,6 +101,17 @@ def is_negated(identifier: str) -> bool:
 def is_cpu_flag(identifier: str) -> bool:
     """Whether a flag asks for the CPU as the device (not ``cpu_offload`` and its like)."""
     return _CPU_FLAG.match(identifier.lower()) is not None
+
+
+@lru_cache(maxsize=8192)
+def torch_is_newer(identifier: str) -> bool | None:
+    """Whether a flag says that PyTorch is a newer (or, False, an older) one; None if neither."""
+    snake = _CAMEL.sub("_", identifier).lower()
+    if "torch" not in snake:
+        return None
+    if _OLDER.search(snake):
+        return False
+    return True if _NEWER.search(snake) else None
 
 
 @lru_cache(maxsize=8192)

@@ -9,7 +9,15 @@ from typing import Any
 from conformance.scan.conditions import probed_backend
 from conformance.scan.context import Context
 from conformance.scan.facts import ANY, Facts, known
-from conformance.scan.markers import declared, decorators_say, exits, module_marker, set_up
+from conformance.scan.markers import (
+    declared,
+    decorators_say,
+    exits,
+    module_marker,
+    refused,
+    refuses,
+    set_up,
+)
 from conformance.scan.packages import needed_package, provided_backend
 from conformance.scan.resolve import Resolver
 from conformance.scan.rule import Hook, Rule
@@ -17,6 +25,8 @@ from conformance.scan.scopes import HotLines
 from conformance.scan.vocabulary import device_type
 
 _LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
+#: What an older PyTorch raises for a function that it lacks; it has nothing but CUDA.
+_OLD = frozenset({"AttributeError", "TypeError"})
 _EXPECTED = frozenset(
     {
         "BaseException",
@@ -104,7 +114,7 @@ class Walker:
 
     def _on_Import(self, node: ast.Import | ast.ImportFrom, facts: Facts) -> Facts:  # noqa: N802
         self._show("import", node)
-        if self.context.scope.kind == "module" and needed_package(node) is not None:
+        if needed_package(node) is not None:
             # What follows cannot be reached without the package: one finding says it all.
             return facts.knowing("name", "cuda", node=node)
         backend = provided_backend(node)
@@ -148,13 +158,15 @@ class Walker:
         context = self.context
         true, false = self.resolver.conditions.of(node.test, context.scope)
         context.branches.append(node.test)
-        if _refuses(node.orelse):
+        if _passes_through(node):
+            context.settled.update(id(part) for part in ast.walk(node.test))
+        if refuses(node.orelse):
             context.refusing.update(id(part) for part in ast.walk(node.test))
         self._test(node.test, facts)
         after_true = self.block(node.body, facts.both(true))
         context.branches.pop()
         context.branches.append(ast.UnaryOp(ast.Not(), node.test))
-        if _refuses(node.body):
+        if refuses(node.body):
             # Code beside a refusal is for that backend on purpose, not by oversight.
             false = false.declared(node)
         after_false = self.block(node.orelse, facts.both(false))
@@ -208,7 +220,8 @@ class Walker:
         after = self.block(node.body, inner)
         self.block(node.orelse, facts)
         for handler in node.handlers:
-            self.block(handler.body, facts)
+            old = self._caught(handler) <= _OLD and handler.type is not None
+            self.block(handler.body, facts.knowing("name", "cuda", node=handler) if old else facts)
         self.block(node.finalbody, facts)
         return facts if after is not None or node.handlers else None
 
@@ -220,9 +233,14 @@ class Walker:
             return False
         if handler.type is None:
             return True
-        types = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-        names = {(self.context.dotted(item) or "").rpartition(".")[2] for item in types}
+        names = self._caught(handler)
         return bool(names & _EXPECTED) or any("cuda" in name.lower() for name in names)
+
+    def _caught(self, handler: ast.ExceptHandler) -> set[str]:
+        """Names of the exceptions that a handler catches."""
+        kind = handler.type
+        types = kind.elts if isinstance(kind, ast.Tuple) else [kind]
+        return {(self.context.dotted(item) or "").rpartition(".")[2] for item in types}
 
     def _on_Match(self, node: ast.Match, facts: Facts) -> Facts | None:  # noqa: N802
         self.expression(node.subject, facts)
@@ -255,6 +273,7 @@ class Walker:
         context = self.context
         self._show("function", node)
         self._decorator_expressions(node.decorator_list, facts)
+        context.placements.parameters(node.args)
         for default in [*node.args.defaults, *node.args.kw_defaults]:
             if default is not None:
                 self.expression(default, facts)
@@ -262,7 +281,7 @@ class Walker:
         context.scope = self.resolver.scopes.of.get(id(node), context.scope)
         context.branches = []
         inner = facts.both(decorators_say(context, node.decorator_list)).both(declared(node.name))
-        self.block(node.body, inner)
+        self.block(node.body, inner.both(refused(context, node.body)))
         context.scope, context.branches = outer
         return facts
 
@@ -368,6 +387,9 @@ class Walker:
     def _bool_op(self, node: ast.BoolOp, facts: Facts) -> None:
         conjunction = isinstance(node.op, ast.And)
         for value in node.values:
+            if conjunction and isinstance(value, ast.Compare | ast.Attribute):
+                # One condition of several opens a fast path; it does not divide the devices.
+                self.context.consumed.add(id(value))
             self.expression(value, facts)
             true, false = self.resolver.conditions.of(value, self.context.scope)
             # After an `or`, that the device is not the CPU is one case of several, no reasoning.
@@ -400,9 +422,15 @@ _HANDLERS: dict[type[ast.AST], Callable[[Walker, Any, Facts], Facts | None]] = {
 }
 
 
-def _refuses(body: list[ast.stmt]) -> bool:
-    """Whether a block ends by raising, not by returning something else."""
-    return bool(body) and isinstance(body[-1], ast.Raise)
+def _passes_through(node: ast.If) -> bool:
+    """``if device not in (...): return device``: what is not named is left as it is."""
+    match node.body:
+        case [ast.Return(value=ast.Name(id=name))]:
+            return any(
+                isinstance(part, ast.Name) and part.id == name for part in ast.walk(node.test)
+            )
+        case _:
+            return False
 
 
 def _pattern_devices(pattern: ast.pattern) -> tuple[str, ...]:

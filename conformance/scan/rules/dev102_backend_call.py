@@ -17,6 +17,7 @@ from conformance.scan.rules.families import (
     is_amp,
     is_probe,
 )
+from conformance.scan.vocabulary import ACCELERATORS
 
 #: Functions of ``torch.cuda`` and what ``torch.accelerator`` calls them.
 _NEUTRAL = {
@@ -43,6 +44,8 @@ def _call(context: Context, node: ast.Call) -> None:
     if name.endswith(("Error", "Exception")) or name in PASSIVE or "jiterator" in dotted:
         return
     harmless = name in HARMLESS.get(backend, ())
+    if harmless and set(context.facts.excluded) & ACCELERATORS - {backend}:
+        return  # the last of a chain that serves the other accelerators
     message = f"{dotted}() is called without knowing that {backend} is in use"
     if "cpu" in context.facts.excluded:
         message = f"{dotted}() is called for anything that is not the CPU"
@@ -133,6 +136,8 @@ RULE = Rule(
         "import torch\nclass A:\n    def __init__(self):\n        self.fast = torch.cuda.is_available()\n"
         "    def f(self):\n        if self.fast:\n            torch.cuda.synchronize()",
         "import torch\ntorch.accelerator.synchronize()",
+        "import torch\nif torch.backends.mps.is_available():\n    torch.mps.empty_cache()\nelse:\n    torch.cuda.empty_cache()",
+        "import torch\ndef f():\n    import flash_attn\n    torch.cuda.synchronize()",
     ),
     hooks={"call": _call},
     fixable=True,

@@ -34,11 +34,18 @@ def _device(context: Context, node: ast.expr | None) -> str | None:
     return None
 
 
-def _report(context: Context, node: ast.expr, device: str, where: str) -> None:
+def _report(
+    context: Context,
+    node: ast.expr,
+    device: str,
+    where: str,
+    severity: Severity | None = None,
+) -> None:
     if context.guarded(device):
         return
     context.consumed.add(id(node))
-    context.report(RULE, node, f"device '{device}' is the default of {where}")
+    message = f"device '{device}' is the default of {where}"
+    context.report(RULE, node, message, severity=severity)
 
 
 def _function(context: Context, node: FunctionNode) -> None:
@@ -58,7 +65,9 @@ def _function(context: Context, node: FunctionNode) -> None:
             continue
         device = _device(context, default)
         if device is not None and default is not None:
-            _report(context, default, device, f"parameter `{argument.arg}`")
+            # Autocast of the wrong device warns and does nothing; it does not fail.
+            milder = Severity.WARNING if "autocast" in node.name.lower() else None
+            _report(context, default, device, f"parameter `{argument.arg}`", milder)
 
 
 def _option(context: Context, node: ast.Call) -> None:
@@ -180,6 +189,8 @@ RULE = Rule(
         "import argparse\np = argparse.ArgumentParser()\np.add_argument('--device', default='auto', help='cuda')",
         "def _load_cuda(path, device='cuda'):\n    return path",
         "def f(config):\n    return config.get('cuda')",
+        "import torch\ndef pack(x, device=None):\n    device = device or torch.device('cuda')\n"
+        "    if device.type != 'cuda':\n        raise ValueError(device)\n    return x.to(device)",
     ),
     hooks={"function": _function, "call": _call, "class": _class, "placement": _placement},
     fixable=True,

@@ -78,6 +78,11 @@ RULE = Rule(
             3,
         ),
         Bad("import torch\ndevice = ('cpu', 'cuda')[torch.cuda.is_available()]", 2),
+        Bad(
+            "import torch\nclass A:\n    def __init__(self, device='cuda' if torch.cuda.is_available() else 'cpu'):\n"
+            "        self.model = torch.ones(1).to(device)",
+            3,
+        ),
         Bad("import torch\ndevice = torch.cuda.is_available() and 'cuda' or 'cpu'", 2),
         Bad(
             "import torch\ndef f(model):\n    if torch.cuda.is_available():\n        model = model.cuda()\n    return model",
@@ -104,7 +109,11 @@ RULE = Rule(
         "import torch\ndevice = torch.accelerator.current_accelerator() or torch.device('cpu')",
         "import torch\ndef f(x):\n    if torch.cuda.is_available():\n        x = x.cuda()\n"
         "    elif torch.backends.mps.is_available():\n        x = x.to('mps')\n    return x",
+        "import torch\nfrom faster_whisper import WhisperModel\ndef load():\n"
+        "    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n    return WhisperModel('x', device=device)",
         "import torch\nprint('cuda' if torch.cuda.is_available() else 'cpu')",
+        "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
+        "    return torch.cuda.get_device_properties(torch.device('cuda')).major",
     ),
     hooks={"placement": _placement},
     fixable=True,

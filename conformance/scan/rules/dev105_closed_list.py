@@ -139,6 +139,7 @@ RULE = Rule(
         "from typing import Literal\nDevice = Literal['cuda', 'mps', 'cpu']",
         "names = ['cuda', 'opencl', 'cpu']",
         "kernels = ['cuda', 'xpu']",
+        "def f(device):\n    if device.type not in {'cpu', 'cuda'}:\n        return device\n    return device.index",
         "import enum\nclass Device(enum.Enum):\n    CUDA = 'cuda'\n    MPS = 'mps'\n    CPU = 'cpu'",
     ),
     hooks={"collection": _collection, "subscript": _subscript, "class": _class},

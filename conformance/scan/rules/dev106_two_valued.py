@@ -14,7 +14,9 @@ from conformance.scan.vocabulary import ACCELERATORS
 
 
 def _not_cpu(facts: Facts) -> bool:
-    return "cpu" in facts.excluded and not set(facts.known) & {*ACCELERATORS, "*"}
+    """Whether the CPU is all that is ruled out, and no accelerator known or ruled out."""
+    named = {*facts.known, *facts.excluded}
+    return "cpu" in facts.excluded and not named & {*ACCELERATORS, "*"}
 
 
 def _placement(context: Context, placement: Placement) -> None:
@@ -100,6 +102,12 @@ RULE = Rule(
         "import torch\ndef same(tensor, target):\n    return tensor.device.type == torch.device(target).type",
         "def f(device):\n    if device == 'cpu':\n        return 1\n    elif device == 'cuda':\n        return 2\n    return 3",
         "def f(x):\n    return x.is_cuda",
+        "def device_for(flag):\n    device = flag if flag in ('cpu', 'mps') else 'cuda'\n    return device",
+        "def fast(x):\n    if x.device.type == 'cpu':\n        return x.numel() < 9\n"
+        "    return x.device.type == 'cuda' and x.is_contiguous()",
+        "import torch\ndef dtype(device):\n    try:\n        return torch.get_autocast_dtype(device)\n"
+        "    except (AttributeError, TypeError):\n        if device == 'cpu':\n            return torch.bfloat16\n"
+        "        assert device == 'cuda'\n        return torch.float16",
         "def f(x, device):\n    if device != 'cpu':\n        x = x.to(device)\n    return x",
     ),
     hooks={"placement": _placement, "compare": _compare, "attribute": _attribute},

@@ -33,7 +33,7 @@ def _device_argument(node: ast.Call) -> ast.expr | None:
 
 def _call(context: Context, node: ast.Call) -> None:
     dotted = context.dotted(node.func)
-    if dotted is None or not dotted.startswith("torch."):
+    if dotted is None or not dotted.startswith("torch.") or _enabled_for_cuda(context, node):
         return
     if dotted in _NEW:
         _new(context, node, dotted)
@@ -45,6 +45,16 @@ def _call(context: Context, node: ast.Call) -> None:
             )
     elif dotted in _GENERIC and not context.guarded("cuda"):
         context.report(RULE, node, f"{dotted}() is CUDA's autocast dtype", severity=Severity.NOTE)
+
+
+def _enabled_for_cuda(context: Context, node: ast.Call) -> bool:
+    """Whether ``enabled=`` itself asks for a CUDA device."""
+    for keyword in node.keywords:
+        if keyword.arg == "enabled" and not isinstance(keyword.value, ast.Constant):
+            true, _ = context.resolver.conditions.of(keyword.value, context.scope)
+            guard = true.guard("cuda")
+            return guard is not None and guard.kind == "test"
+    return False
 
 
 def _new(context: Context, node: ast.Call, dotted: str) -> None:
@@ -147,6 +157,11 @@ RULE = Rule(
         "import torch\ndef f(x):\n    with torch.autocast(x.device.type):\n        return x",
         "import torch\ndef f(x):\n    if x.is_cuda:\n        with torch.autocast('cuda'):\n            return x\n    return x",
         "import torch\nwith torch.autocast('cpu'):\n    pass",
+        "import torch\ndef f(x, amp):\n    with torch.autocast('cuda', enabled=amp and x.is_cuda):\n        return x",
+        "import torch\nTORCH_2_4 = True\ndef f(d):\n"
+        "    return torch.amp.GradScaler(d) if TORCH_2_4 else torch.cuda.amp.GradScaler()",
+        "import torch\ndef f(d):\n    try:\n        return torch.amp.GradScaler(device=d)\n"
+        "    except (AttributeError, TypeError):\n        return torch.cuda.amp.GradScaler()",
     ),
     hooks={"call": _call},
     fixable=True,

@@ -40,6 +40,10 @@ def _on_host(context: Context, node: ast.expr | None) -> bool:
         return True
     if isinstance(node, ast.Attribute) and node.attr == "device":
         return _placed(context, node.value) is False
+    if isinstance(node, ast.Name):
+        value = context.resolver.only_value(node, context.scope)
+        if value is not None:  # `host = torch.device("cpu")`
+            return context.resolver.literal(*value) in ("cpu", "meta")
     leaves = context.leaves(node)
     return all(leaf.device in ("cpu", "meta") for leaf in leaves) and bool(leaves)
 
@@ -198,6 +202,8 @@ RULE = Rule(
     valid=(
         "def f(x):\n    return x.cpu().double()",
         "import torch\nx = torch.zeros(3, dtype=torch.float64)",
+        "import torch\ndef f(x):\n    host = torch.device('cpu')\n    return x.to(host).double()",
+        "import torch\nhost = torch.device('cpu')\nx = torch.zeros(3, dtype=torch.float64, device=host)",
         "import numpy as np\nx = np.zeros(3, dtype=np.float64)",
         "import torch\ndef f(x, device):\n    return x.to('cpu', torch.float64)",
         "import torch\ndef f(x, device):\n    if device.type == 'mps':\n        return x.to(device)\n"

@@ -57,8 +57,12 @@ def _is_setting(name: str | None) -> bool:
     return low in _SETTINGS or low.endswith(("_backend", "_engine", "_attn_implementation"))
 
 
-def _report(context: Context, node: ast.expr, engine: str, where: str) -> None:
-    if not context.guarded("cuda"):
+def _report(
+    context: Context, node: ast.expr, engine: str, where: str, setting: str | None = None
+) -> None:
+    """Report an engine, unless the setting is one of that engine's own (``vllm_model_impl``)."""
+    word = engine.partition(" ")[0].lower()
+    if not context.guarded("cuda") and word not in (setting or "").lower():
         context.report(
             RULE,
             node,
@@ -110,11 +114,15 @@ def _sdpa(context: Context, node: ast.Call) -> None:
 
 
 def _option(context: Context, node: ast.Call) -> None:
+    target = getattr(context.statement, "target", None)
+    setting = target.id if isinstance(target, ast.Name) else None
+    if node.args and setting is None:
+        setting = context.resolver.text(node.args[0], context.scope)
     for keyword in node.keywords:
         if keyword.arg == "default":
             engine = _engine(context, keyword.value)
             if engine is not None:
-                _report(context, keyword.value, engine, "the default")
+                _report(context, keyword.value, engine, "the default", setting)
     function = node.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     if node.args and name in ("Option", "Field"):
@@ -134,7 +142,8 @@ def _function(context: Context, node: FunctionNode) -> None:
     for argument, default in pairs:
         engine = _engine(context, default)
         if engine is not None and default is not None and not _is_only_choice(argument):
-            _report(context, default, engine, f"the default of `{argument.arg}`")
+            where = f"the default of `{argument.arg}`"
+            _report(context, default, engine, where, argument.arg)
 
 
 def _is_only_choice(argument: ast.arg) -> bool:
@@ -150,8 +159,10 @@ def _assign(context: Context, node: ast.Assign | ast.AnnAssign) -> None:
         return
     for target in targets:
         name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
-        if _is_setting(name):
-            _report(context, node.value, engine, f"set as `{name}`")
+        # A name that is bound again holds one choice of several.
+        again = isinstance(target, ast.Name) and len(context.scope.names.get(name, ())) > 1
+        if _is_setting(name) and not again:
+            _report(context, node.value, engine, f"set as `{name}`", name)
 
 
 RULE = Rule(
@@ -192,6 +203,8 @@ RULE = Rule(
         "import torch\ndef f(device):\n    torch.distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')",
         "import torch\ndef f():\n    if torch.cuda.is_available():\n        torch.distributed.init_process_group('nccl')",
         "names = ['vllm', 'pt']",
+        "from dataclasses import dataclass, field\n@dataclass\nclass C:\n    vllm_model_impl: str = field(default='vllm')",
+        "def pick(kind, table):\n    backend = 'nccl'\n    if kind in table:\n        backend = table[kind]\n    return backend",
         "def f(backend):\n    if backend == 'vllm':\n        return 1",
         "from torch.nn.attention import SDPBackend, sdpa_kernel\nwith sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):\n    pass",
     ),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from conformance.scan.context import Context
+from conformance.scan.facts import ANY
 from conformance.scan.findings import Edit, Fix, Severity
 from conformance.scan.rule import Bad, Rule
 
 _LOADS = frozenset({"torch.load", "torch.serialization.load"})
+_SAVED = re.compile(r"torch\.save\(\s*(\w+|\{)")
+_TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
+_TENSORS = re.compile(r"\btorch\.(?!save\b|load\b)|[Tt]ensor|\bnn\.|\.(?:to|cpu|cuda|detach)\(")
+_NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
 
 
 def _call(context: Context, node: ast.Call) -> None:
@@ -16,7 +22,9 @@ def _call(context: Context, node: ast.Call) -> None:
         return
     if any(keyword.arg in (None, "map_location") for keyword in node.keywords):
         return
-    if isinstance(node.args[0], ast.Starred):
+    if isinstance(node.args[0], ast.Starred) or _is_placed(context, node.args[0]):
+        return
+    if context.scope.enclosing("class") is not None and _holds_numbers(context):
         return
     end = context.span(node.args[0])[1]
     context.report(
@@ -25,6 +33,50 @@ def _call(context: Context, node: ast.Call) -> None:
         "torch.load without map_location restores tensors to the device they were saved from",
         fix=Fix((Edit(end, end, ', map_location="cpu"'),)),
     )
+
+
+def _is_placed(context: Context, file: ast.expr) -> bool:
+    """Whether the code knows where the tensors are: it runs with one backend, or they are bytes
+    of tensors that were copied to the host."""
+    if any(name != ANY for name in context.facts.known):
+        return True
+    value = context.resolver.only_value(file, context.scope)
+    return any(
+        isinstance(part, ast.Attribute) and part.attr == "cpu"
+        for part in ast.walk(value[0] if value is not None else file)
+    )
+
+
+def _holds_numbers(context: Context) -> bool:
+    """Whether the class writes such files itself, and tables of plain numbers only.
+
+    Read off the text: a method that only saves was not parsed.
+    """
+    owner = context.scope.enclosing("class")
+    if owner is None or not isinstance(owner.node, ast.ClassDef):
+        return False
+    lines = context.source.lines[owner.node.lineno :]
+    indent = owner.node.col_offset
+    end = next(
+        (n for n, line in enumerate(lines) if line.strip() and not line[: indent + 1].isspace()),
+        len(lines),
+    )
+    header = context.source.lines[owner.node.lineno - 1]
+    text = _TEXTS.sub("", "\n".join([header, *lines[:end]]))
+    saved = _SAVED.findall(text)
+    tables = [
+        re.search(rf"\b{name}\s*=\s*\{{(.*?)\}}", text, re.DOTALL) for name in saved if name != "{"
+    ]
+    if not saved or not all(tables):
+        return False
+    numbers = all(
+        _NUMBERS.fullmatch(entry)
+        for table in tables
+        if table is not None
+        for entry in table[1].split(",")
+        if entry.strip()
+    )
+    return (numbers and "{" not in saved) or not _TENSORS.search(text)
 
 
 RULE = Rule(
@@ -50,11 +102,23 @@ RULE = Rule(
         ),
         Bad("from torch import load\nstate = load('x.pt')", 2),
         Bad("import torch as t\nstate = t.load('x.pt')", 2),
+        Bad(
+            "import torch\nclass Cache:\n    def save(self, value, path):\n        torch.save(value, path)\n"
+            "    def load(self, path):\n        return torch.load(path)",
+            6,
+        ),
     ),
     valid=(
         "import torch\nstate = torch.load('x.pt', map_location='cpu')",
         "import torch\nstate = torch.load('x.pt', 'cpu')",
         "import torch\ndef f(path, **options):\n    return torch.load(path, **options)",
+        "import torch\ndef f(x, path):\n    if x.is_cuda:\n        return torch.load(path)",
+        "import io, torch\ndef f(x):\n    buffer = io.BytesIO(x.cpu().numpy())\n    return torch.load(buffer)",
+        "import torch\nclass Schedule:\n    def save(self, path):\n        data = {'steps': self.steps}\n"
+        "        torch.save(data, path)\n    def load(self, path):\n        data = torch.load(path)\n"
+        "        self.steps = data['steps']",
+        "import torch\nclass Model(torch.nn.Module):\n    def keep(self, mean, path):\n        data = {'mean': mean.item()}\n"
+        "        torch.save(data, path)\n    def load(self, path):\n        return torch.load(path)['mean']",
         "import json\nstate = json.load(open('x.json'))",
     ),
     hooks={"call": _call},
