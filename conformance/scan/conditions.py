@@ -249,7 +249,26 @@ class Conditions:
                 pair = self._value(value[0], value[1], depth)
                 if pair[0] is not NOTHING or pair[1] is not NOTHING:
                     return pair[0].seen_at(test), pair[1].seen_at(test)
+            elif isinstance(test, ast.Name):
+                true = self._sometimes(test, scope, depth)
+                if true.known:
+                    return true.seen_at(test), NOTHING
         return _flag(word, test)
+
+    def _sometimes(self, test: ast.Name, scope: Scope, depth: int) -> Facts:
+        """What a variable teaches when true that is bound to a probe here and to False there."""
+        bounds, owner = self._resolver.bounds(test, scope)
+        result: Facts | None = None
+        for bound in bounds:
+            if bound.kind != "value" or bound.value is None:
+                return NOTHING
+            if isinstance(bound.value, ast.Constant) and not bound.value.value:
+                continue
+            if id(bound.value) in self._active:
+                return NOTHING
+            facts = self._value(bound.value, owner, depth)[0]
+            result = facts if result is None else result.either(facts)
+        return result or NOTHING
 
     def _value(self, value: ast.expr, scope: Scope, depth: int) -> Pair:
         """What the expression behind a variable says; worked out once."""

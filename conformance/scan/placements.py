@@ -13,7 +13,7 @@ from conformance.scan.packages import TWO_DEVICES
 from conformance.scan.resolve import Leaf
 from conformance.scan.rule import Hook
 from conformance.scan.scopes import FunctionNode, Key, Scope
-from conformance.scan.vocabulary import ACCELERATORS, is_device_name
+from conformance.scan.vocabulary import ACCELERATORS, DEVICE_WORDS, is_device_name
 
 #: Calls whose device argument another rule looks at.
 CLAIMED = frozenset(
@@ -329,6 +329,8 @@ class Placements:
         severity: Severity | None = None,
     ) -> None:
         every = others or leaves
+        if any(_names_no_device(leaf) for leaf in every):
+            return  # the choice is between words of another kind
         devices = {leaf.device for leaf in every if leaf.device is not None}
         accelerators = devices & ACCELERATORS
         for leaf in leaves:
@@ -379,6 +381,19 @@ class Placements:
                 "selection", leaf.node, device, how, scope, Severity.WARNING, guard.node
             )
         return None
+
+
+def _names_no_device(leaf: Leaf) -> bool:
+    """``"device" if newer else "cuda"``: a part of a name, chosen beside one that is no device."""
+    node = leaf.node
+    return (
+        leaf.chosen
+        and isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.isalpha()
+        and node.value not in DEVICE_WORDS
+        and not node.value.startswith(("balanced", "sequential"))
+    )
 
 
 def _not_cpu(facts: Facts) -> bool:

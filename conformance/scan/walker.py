@@ -188,6 +188,9 @@ class Walker:
         inner = facts
         for part in ast.walk(node.iter):
             # `for i in range(torch.cuda.device_count())` runs only where there is a device.
+            if isinstance(part, ast.Name):
+                held = self.resolver.only_value(part, self.context.scope)
+                part = held[0] if held is not None else part
             if isinstance(part, ast.Call):
                 backend = probed_backend(self.context.dotted(part.func) or "")
                 if backend is not None:

@@ -136,6 +136,9 @@ RULE = Rule(
         "import torch\nclass A:\n    def __init__(self):\n        self.fast = torch.cuda.is_available()\n"
         "    def f(self):\n        if self.fast:\n            torch.cuda.synchronize()",
         "import torch\ntorch.accelerator.synchronize()",
+        "import torch\ncount = torch.cuda.device_count()\nfor i in range(count):\n    torch.cuda.synchronize(i)",
+        "import torch\ndef f(wait):\n    fast = False\n    if wait:\n        fast = torch.cuda.is_available()\n"
+        "    if fast:\n        torch.cuda.synchronize()",
         "import torch\nif torch.backends.mps.is_available():\n    torch.mps.empty_cache()\nelse:\n    torch.cuda.empty_cache()",
         "import torch\ndef f():\n    import flash_attn\n    torch.cuda.synchronize()",
     ),

@@ -6,6 +6,7 @@ import ast
 
 from conformance.scan.context import Context
 from conformance.scan.findings import Severity
+from conformance.scan.markers import refuses
 from conformance.scan.mending import replace_device
 from conformance.scan.placements import Placement
 from conformance.scan.rule import Bad, Rule
@@ -50,7 +51,7 @@ def _report(
 
 def _function(context: Context, node: FunctionNode) -> None:
     asking = node.name.startswith(("is_", "has_", "check_", "supports_", "_is_", "_check_"))
-    if asking or declared_backends(node.name):
+    if asking or declared_backends(node.name) or _refuses_others(context, node):
         return
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]
@@ -68,6 +69,20 @@ def _function(context: Context, node: FunctionNode) -> None:
             # Autocast of the wrong device warns and does nothing; it does not fail.
             milder = Severity.WARNING if "autocast" in node.name.lower() else None
             _report(context, default, device, f"parameter `{argument.arg}`", milder)
+
+
+def _refuses_others(context: Context, node: FunctionNode) -> bool:
+    """Whether the function begins by refusing machines without CUDA: then its default fits."""
+    scope = context.resolver.scopes.of.get(id(node), context.scope)
+    for statement in node.body:
+        side = 0 if isinstance(statement, ast.Assert) else 1
+        if isinstance(statement, ast.Assert) or (
+            isinstance(statement, ast.If) and refuses(statement.body)
+        ):
+            facts = context.resolver.conditions.of(statement.test, scope)[side]
+            if facts.guard("cuda") is not None:
+                return True
+    return False
 
 
 def _option(context: Context, node: ast.Call) -> None:
@@ -189,6 +204,8 @@ RULE = Rule(
         "import argparse\np = argparse.ArgumentParser()\np.add_argument('--device', default='auto', help='cuda')",
         "def _load_cuda(path, device='cuda'):\n    return path",
         "def f(config):\n    return config.get('cuda')",
+        "import torch\ndef measure(model, device='cuda'):\n    assert torch.cuda.is_available(), 'only on CUDA'\n"
+        "    return model.to(device)",
         "import torch\ndef pack(x, device=None):\n    device = device or torch.device('cuda')\n"
         "    if device.type != 'cuda':\n        raise ValueError(device)\n    return x.to(device)",
     ),

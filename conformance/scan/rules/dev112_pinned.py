@@ -31,7 +31,8 @@ def _call(context: Context, node: ast.Call) -> None:
             RULE,
             pinned,
             "pin_memory=True presumes CUDA",
-            severity=Severity.WARNING if name != "DataLoader" else Severity.NOTE,
+            # A loader warns and goes on without.
+            severity=Severity.NOTE if name.endswith(("Loader", "Sampler")) else Severity.WARNING,
             fix=_pin_fix(context, pinned),
         )
     device = keywords.get("device") or (node.args[0] if node.args else None)

@@ -24,6 +24,8 @@ def _call(context: Context, node: ast.Call) -> None:
         return
     if isinstance(node.args[0], ast.Starred) or _is_placed(context, node.args[0]):
         return
+    if _is_compared(context, node):
+        return
     if context.scope.enclosing("class") is not None and _holds_numbers(context):
         return
     end = context.span(node.args[0])[1]
@@ -44,6 +46,15 @@ def _is_placed(context: Context, file: ast.expr) -> bool:
     return any(
         isinstance(part, ast.Attribute) and part.attr == "cpu"
         for part in ast.walk(value[0] if value is not None else file)
+    )
+
+
+def _is_compared(context: Context, node: ast.Call) -> bool:
+    """Whether the whole file is compared with something: tensors are not."""
+    test = getattr(context.statement, "test", context.statement)
+    return any(
+        isinstance(part, ast.Compare) and node in (part.left, *part.comparators)
+        for part in ast.walk(test)
     )
 
 
@@ -119,6 +130,7 @@ RULE = Rule(
         "        self.steps = data['steps']",
         "import torch\nclass Model(torch.nn.Module):\n    def keep(self, mean, path):\n        data = {'mean': mean.item()}\n"
         "        torch.save(data, path)\n    def load(self, path):\n        return torch.load(path)['mean']",
+        "import torch\ndef same(path, shown):\n    if torch.load(path) != shown:\n        print('changed')",
         "import json\nstate = json.load(open('x.json'))",
     ),
     hooks={"call": _call},
