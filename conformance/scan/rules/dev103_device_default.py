@@ -51,9 +51,11 @@ def _report(
 
 def _function(context: Context, node: FunctionNode) -> None:
     asking = node.name.startswith(("is_", "has_", "check_", "supports_", "_is_", "_check_"))
-    if asking or declared_backends(node.name) or _refuses_others(context, node):
-        return
     arguments = node.args
+    if asking or declared_backends(node.name) or _refuses_others(context, node):
+        context.consumed.update(id(default) for default in arguments.defaults)
+        context.consumed.update(id(default) for default in arguments.kw_defaults)
+        return
     positional = [*arguments.posonlyargs, *arguments.args]
     offset = len(positional) - len(arguments.defaults)
     pairs: list[tuple[ast.arg, ast.expr | None]] = [

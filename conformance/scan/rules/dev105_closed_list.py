@@ -45,11 +45,23 @@ def _fix(context: Context, listed: _Listed) -> Fix | None:
     return None
 
 
+def _profiles(context: Context) -> bool:
+    """Whether the list is of what the profiler knows: it has no activity for MPS."""
+    for target in getattr(
+        context.statement, "targets", [getattr(context.statement, "target", None)]
+    ):
+        if "profil" in getattr(target, "id", getattr(target, "attr", "")).lower():
+            return True
+    return False
+
+
 def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
     if id(node) in context.settled:
         return
     listed = _words(node.elts)
     if listed is None or not _lacks_mps(listed) or context.guarded("cuda"):
+        return
+    if _profiles(context):
         return
     value = getattr(context.statement, "value", None)
     table = isinstance(value, ast.Dict) and node in value.values
@@ -85,7 +97,7 @@ def _subscript(context: Context, node: ast.Subscript) -> None:
         return  # `Literal[...] | str` closes nothing
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     listed = _words(parts)
-    if listed is not None and _lacks_mps(listed):
+    if listed is not None and _lacks_mps(listed) and not _profiles(context):
         context.report(RULE, node, "a Literal of devices leaves out mps", fix=_fix(context, listed))
 
 
@@ -139,6 +151,8 @@ RULE = Rule(
         "from typing import Literal\nDevice = Literal['cuda', 'mps', 'cpu']",
         "names = ['cuda', 'opencl', 'cpu']",
         "kernels = ['cuda', 'xpu']",
+        "from typing import Literal\nProfilerActivity = Literal['cpu', 'xpu', 'cuda']",
+        "PROFILED_DEVICES = ('cpu', 'cuda')",
         "def f(device):\n    if device.type not in {'cpu', 'cuda'}:\n        return device\n    return device.index",
         "import enum\nclass Device(enum.Enum):\n    CUDA = 'cuda'\n    MPS = 'mps'\n    CPU = 'cpu'",
     ),

@@ -41,6 +41,8 @@ def _compare(context: Context, node: ast.Compare) -> None:
         return
     if id(node) in context.consumed or not _not_cpu(context.facts):
         return
+    if isinstance(context.statement, ast.Assert):
+        return  # a refusal, not a reasoning
     devices = [
         context.resolver.literal(part, context.scope) for part in [node.left, *node.comparators]
     ]
@@ -102,6 +104,7 @@ RULE = Rule(
         "import torch\ndef same(tensor, target):\n    return tensor.device.type == torch.device(target).type",
         "def f(device):\n    if device == 'cpu':\n        return 1\n    elif device == 'cuda':\n        return 2\n    return 3",
         "def f(x):\n    return x.is_cuda",
+        "def f(device):\n    if device == 'cpu':\n        return 1\n    assert device == 'cuda', 'only these two'\n    return 2",
         "def device_for(flag):\n    device = flag if flag in ('cpu', 'mps') else 'cuda'\n    return device",
         "def fast(x):\n    if x.device.type == 'cpu':\n        return x.numel() < 9\n"
         "    return x.device.type == 'cuda' and x.is_contiguous()",

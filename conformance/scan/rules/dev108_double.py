@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from conformance.scan.context import Context
 from conformance.scan.findings import Fix, Severity
@@ -14,6 +15,7 @@ _DOUBLE = {
     "torch.complex128": "complex64",
     "torch.cdouble": "complex64",
 }
+_META = re.compile(r"(?:^|_)(?:meta|fake)(?:_|$)")
 _METHODS = {"double": "float", "cdouble": "cfloat"}
 
 
@@ -51,6 +53,9 @@ def _on_host(context: Context, node: ast.expr | None) -> bool:
 def _call(context: Context, node: ast.Call) -> None:
     if context.facts.excluded.get("mps") or context.guarded("cuda", "cpu"):
         return
+    owner = context.scope.enclosing("function")
+    if owner is not None and _META.search(owner.name):
+        return  # it describes the result, on the meta device
     function = node.func
     if isinstance(function, ast.Attribute) and function.attr in _METHODS and not node.args:
         _method(context, node, function)
@@ -202,6 +207,7 @@ RULE = Rule(
     valid=(
         "def f(x):\n    return x.cpu().double()",
         "import torch\nx = torch.zeros(3, dtype=torch.float64)",
+        "import torch\ndef scale_meta(x):\n    return torch.empty(1, dtype=torch.double, device=x.device)",
         "import torch\ndef f(x):\n    host = torch.device('cpu')\n    return x.to(host).double()",
         "import torch\nhost = torch.device('cpu')\nx = torch.zeros(3, dtype=torch.float64, device=host)",
         "import numpy as np\nx = np.zeros(3, dtype=np.float64)",

@@ -26,7 +26,13 @@ def _call(context: Context, node: ast.Call) -> None:
             context.report(RULE, node, "pin_memory() raises or pins nothing where there is no CUDA")
         return
     pinned = keywords.get("pin_memory")
-    if pinned is not None and _is_true(pinned) and not _is_asked_for(context):
+    # `save_on_cpu` asks for the accelerator itself before it pins.
+    if (
+        pinned is not None
+        and _is_true(pinned)
+        and name != "save_on_cpu"
+        and not _is_asked_for(context)
+    ):
         context.report(
             RULE,
             pinned,
@@ -111,6 +117,7 @@ RULE = Rule(
         "import torch\ndef f(x):\n    return x.pin_memory() if torch.cuda.is_available() else x",
         "from torch.utils.data import DataLoader\nimport torch\nd = DataLoader([], pin_memory=torch.cuda.is_available())",
         "def f(x, device):\n    return x.to(device, non_blocking=True)",
+        "from torch.autograd.graph import save_on_cpu\nwith save_on_cpu(pin_memory=True):\n    pass",
         "def f(x, stream):\n    y = x.to('cpu', non_blocking=True)\n    stream.synchronize()\n    return y",
     ),
     hooks={"call": _call},

@@ -14,6 +14,7 @@ _LOADS = frozenset({"torch.load", "torch.serialization.load"})
 _SAVED = re.compile(r"torch\.save\(\s*(\w+|\{)")
 _TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
 _TENSORS = re.compile(r"\btorch\.(?!save\b|load\b)|[Tt]ensor|\bnn\.|\.(?:to|cpu|cuda|detach)\(")
+_HOST_STATE = re.compile(r"(?:^|[^a-z])rng|scheduler|scaler\.load_state_dict|scaler_state")
 _NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
 
 
@@ -24,7 +25,9 @@ def _call(context: Context, node: ast.Call) -> None:
         return
     if isinstance(node.args[0], ast.Starred) or _is_placed(context, node.args[0]):
         return
-    if _is_compared(context, node):
+    if _is_compared(context, node) or _is_round_trip(context, node.args[0]):
+        return
+    if _holds_host_state(context):
         return
     if context.scope.enclosing("class") is not None and _holds_numbers(context):
         return
@@ -56,6 +59,28 @@ def _is_compared(context: Context, node: ast.Call) -> bool:
         isinstance(part, ast.Compare) and node in (part.left, *part.comparators)
         for part in ast.walk(test)
     )
+
+
+def _is_round_trip(context: Context, file: ast.expr) -> bool:
+    """Whether the same function saved the file: the device is still there."""
+    owner = context.scope.enclosing("function")
+    wanted = ast.dump(file)
+    return owner is not None and any(
+        isinstance(part, ast.Call)
+        and len(part.args) > 1
+        and context.dotted(part.func) == "torch.save"
+        and ast.dump(part.args[1]) == wanted
+        for part in ast.walk(owner.node)
+    )
+
+
+def _holds_host_state(context: Context) -> bool:
+    """Whether the state of a schedule, a scaler or a random generator is loaded: numbers and host
+    tensors."""
+    statement = context.statement
+    if not isinstance(statement, ast.Expr | ast.Assign):
+        return False
+    return _HOST_STATE.search(context.segment(statement).lower()) is not None
 
 
 def _holds_numbers(context: Context) -> bool:
@@ -131,6 +156,9 @@ RULE = Rule(
         "import torch\nclass Model(torch.nn.Module):\n    def keep(self, mean, path):\n        data = {'mean': mean.item()}\n"
         "        torch.save(data, path)\n    def load(self, path):\n        return torch.load(path)['mean']",
         "import torch\ndef same(path, shown):\n    if torch.load(path) != shown:\n        print('changed')",
+        "import torch\ndef copy(x, path):\n    torch.save(x, path)\n    return torch.load(path)",
+        "import torch\ndef resume(scheduler, path):\n    scheduler.load_state_dict(torch.load(path))",
+        "import torch\ndef resume(path):\n    rng_state = torch.load(path)\n    return rng_state",
         "import json\nstate = json.load(open('x.json'))",
     ),
     hooks={"call": _call},
