@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from conformance.scan.facts import NOTHING, Facts, excluded, known
+from conformance.scan.facts import ANY, NOTHING, Facts, excluded, known
 from conformance.scan.scopes import FunctionNode, Scope
 from conformance.scan.vocabulary import (
     ACCELERATORS,
@@ -47,6 +47,9 @@ class Conditions:
                 return self._boolean(test, scope, depth)
             case ast.NamedExpr():
                 return self.of(test.value, scope, depth)
+            case ast.Constant(value=False | 0):
+                # What stands under `if False:` never runs.
+                return known("try", ANY, node=test), NOTHING
             case ast.Compare():
                 return self._compare(test, scope, depth)
             case ast.Call():

@@ -106,6 +106,7 @@ RULE = Rule(
         "def test_a():\n    torch.ones(2, device='cuda')",
         "import torch\ndef f(x):\n    if not x.is_cuda:\n        return x\n    return x.to('cuda:1')",
         "def _to_cuda(x):\n    return x.cuda()",
+        "def f(x):\n    if False:\n        x = x.to('cuda')\n    return x",
         "import torch\ndef measure(x, device=torch.device('cuda')):\n    assert torch.cuda.is_available()",
         "def f(event, newer):\n    device_str = 'device' if newer else 'cuda'\n    return getattr(event, device_str + '_time')",
         "import torch\nkind = torch.accelerator.current_accelerator().type if hasattr(torch, 'accelerator') else 'cuda'\n"

@@ -55,13 +55,24 @@ def _profiles(context: Context) -> bool:
     return False
 
 
+def _is_continued(context: Context, node: ast.expr) -> bool:
+    """``["cuda", "cpu"] + [...] + ["mps"]``: what is missing is added in the same expression."""
+    sums = [part for part in ast.walk(context.statement) if isinstance(part, ast.BinOp)]
+    return any(
+        isinstance(part, ast.Constant) and str(part.value).startswith("mps")
+        for total in sums
+        if any(part is node for part in ast.walk(total))
+        for part in ast.walk(total)
+    )
+
+
 def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
     if id(node) in context.settled:
         return
     listed = _words(node.elts)
     if listed is None or not _lacks_mps(listed) or context.guarded("cuda"):
         return
-    if _profiles(context):
+    if _profiles(context) or _is_continued(context, node):
         return
     value = getattr(context.statement, "value", None)
     table = isinstance(value, ast.Dict) and node in value.values
@@ -151,6 +162,7 @@ RULE = Rule(
         "from typing import Literal\nDevice = Literal['cuda', 'mps', 'cpu']",
         "names = ['cuda', 'opencl', 'cpu']",
         "kernels = ['cuda', 'xpu']",
+        "count = 2\nnames = ['cuda', 'cpu'] + [f'cuda:{i}' for i in range(count)] + ['mps']",
         "from typing import Literal\nProfilerActivity = Literal['cpu', 'xpu', 'cuda']",
         "PROFILED_DEVICES = ('cpu', 'cuda')",
         "def f(device):\n    if device.type not in {'cpu', 'cuda'}:\n        return device\n    return device.index",
