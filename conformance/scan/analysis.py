@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from conformance.scan import prefilter
+from conformance.scan import prefilter, reach
 from conformance.scan.context import Context
 from conformance.scan.facts import NOTHING, Facts, known
 from conformance.scan.findings import Finding, Severity
@@ -18,7 +18,7 @@ from conformance.scan.notebooks import Notebook, NotebookError, read_notebook
 from conformance.scan.packages import PROVIDERS
 from conformance.scan.placements import Placements
 from conformance.scan.resolve import Resolver
-from conformance.scan.rule import Rule
+from conformance.scan.rule import Hook, Rule
 from conformance.scan.scopes import HotLines, Scopes
 from conformance.scan.source import Source, SourceError, decode
 from conformance.scan.suppress import apply_ignores
@@ -126,16 +126,38 @@ def _analyse_source(
         hot = HotLines(_lines(data, marks))
         scopes = Scopes(tree)
         scopes.collect(tree, hot, names)
-    resolver = Resolver(scopes)
-    context = Context(source, resolver)
-    hooks = [rule.hooks["placement"] for rule in rules if "placement" in rule.hooks]
-    context.placements = Placements(context, hooks)
+    findings = _walk(source, tree, scopes, hot, [rule.hooks for rule in rules])
+    helpers = reach.private_helpers(findings)
+    if helpers:
+        called = _occurrences(data, helpers)
+        calls: dict[str, list[reach.Call]] = {}
+        tree = parser.parse(sorted({*offsets, *called}))
+        hot = HotLines(_lines(data, sorted({*marks, *called})))
+        scopes = Scopes(tree)
+        scopes.collect(tree, hot, names)
+        _walk(source, tree, scopes, hot, [{"call": reach.recorder(helpers, calls)}])
+        findings = reach.milder(findings, source.text, calls)
+    return _with_lines(source, findings)
+
+
+def _walk(
+    source: Source,
+    tree: ast.Module,
+    scopes: Scopes,
+    hot: HotLines,
+    hooks: list[dict[str, Hook]],
+) -> list[Finding]:
+    """One walk over a tree, with the hooks of some rules."""
+    context = Context(source, Resolver(scopes))
+    context.placements = Placements(
+        context, [kind["placement"] for kind in hooks if "placement" in kind]
+    )
     try:
-        Walker(context, rules, hot).run(tree, _path_facts(source.path))
+        Walker(context, hooks, hot).run(tree, _path_facts(source.path))
         context.placements.finish()
     finally:
         context.close()
-    return _with_lines(source, context.findings)
+    return context.findings
 
 
 def _with_lines(source: Source, findings: list[Finding]) -> list[Finding]:

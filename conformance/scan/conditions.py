@@ -181,6 +181,7 @@ class Conditions:
             if pair is not None:
                 return pair
         name = function.attr if isinstance(function, ast.Attribute) else dotted
+        name = name or getattr(function, "id", "")  # a function of this file
         if name.endswith("is_torch_version"):
             return _version(not _first_text(test).startswith("<"), test)
         pair = _flag(name.rpartition(".")[2], test)
@@ -233,7 +234,8 @@ class Conditions:
             pair = self.of(returns[0], inner, depth + 1)
         finally:
             self._active.discard(id(node))
-        return None if pair is UNKNOWN else (pair[0].seen_at(function), pair[1].seen_at(function))
+        silent = not any(side.known or side.excluded for side in pair)
+        return None if silent else (pair[0].seen_at(function), pair[1].seen_at(function))
 
     def _named(self, test: ast.Name | ast.Attribute, scope: Scope, depth: int) -> Pair:
         resolver = self._resolver

@@ -336,6 +336,8 @@ class Placements:
         for leaf in leaves:
             if leaf.device not in ACCELERATORS or leaf.device is None:
                 continue
+            if id(leaf.node) in self.context.settled:
+                continue  # said already, or of no consequence
             if len(accelerators) > 1 and (leaf.chosen or len(leaves) < len(every)):
                 continue  # the choice knows more than one accelerator
             has_cpu = "cpu" in devices
@@ -375,7 +377,11 @@ class Placements:
             if context.asks_others(scope):
                 return None
             return Placement("two-valued", leaf.node, device, how, scope, Severity.WARNING)
-        selecting = guard.kind == "probe" or (guard.kind == "name" and has_cpu and leaf.chosen)
+        # `"cuda" if backend == "nccl" else "cpu"`: the engine decides, and rightly.
+        engine = isinstance(guard.node, ast.Compare)
+        selecting = guard.kind == "probe" or (
+            guard.kind == "name" and has_cpu and leaf.chosen and not engine
+        )
         if selecting and device == "cuda" and not context.asks_others(scope):
             return Placement(
                 "selection", leaf.node, device, how, scope, Severity.WARNING, guard.node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from conformance.scan.conditions import probed_backend
@@ -20,7 +20,7 @@ from conformance.scan.markers import (
 )
 from conformance.scan.packages import needed_package, provided_backend
 from conformance.scan.resolve import Resolver
-from conformance.scan.rule import Hook, Rule
+from conformance.scan.rule import Hook
 from conformance.scan.scopes import HotLines
 from conformance.scan.vocabulary import device_type
 
@@ -45,13 +45,15 @@ _EXPECTED = frozenset(
 class Walker:
     """Walks one module once; every rule sees every hot node with what is known there."""
 
-    def __init__(self, context: Context, rules: Iterable[Rule], hot: HotLines) -> None:
+    def __init__(
+        self, context: Context, hooks: Iterable[Mapping[str, Hook]], hot: HotLines
+    ) -> None:
         self.context = context
         self.resolver: Resolver = context.resolver
         self.hot = hot
         self.hooks: dict[str, list[Hook]] = {}
-        for rule in rules:
-            for kind, hook in rule.hooks.items():
+        for group in hooks:
+            for kind, hook in group.items():
                 self.hooks.setdefault(kind, []).append(hook)
 
     def run(self, tree: ast.Module, facts: Facts) -> None:

@@ -58,6 +58,18 @@ def _call(context: Context, node: ast.Call) -> None:
     )
 
 
+def _assign(context: Context, node: ast.Assign | ast.AnnAssign) -> None:
+    """A function of CUDA's kept for later, in the very branch of another accelerator."""
+    if not isinstance(node.value, ast.Attribute):
+        return
+    dotted = context.dotted(node.value) or ""
+    others = set(context.facts.known) & ACCELERATORS - {"cuda"}
+    if not others or backend_of(dotted) != "cuda" or context.guarded("cuda"):
+        return
+    if dotted.rpartition(".")[2] in _NEUTRAL:
+        context.report(RULE, node.value, f"{dotted} is kept where {min(others)} is in use")
+
+
 def _fix(context: Context, node: ast.Call, name: str, backend: str) -> Fix | None:
     if backend not in ("cuda", "mps", "xpu"):
         return None
@@ -114,6 +126,11 @@ RULE = Rule(
         ),
         Bad("import torch\ns = torch.cuda.Stream()", 2, "import torch\ns = torch.Stream()"),
         Bad("import torch\ntorch.cuda.nvtx.range_push('step')", 2),
+        Bad(
+            "import torch\nclass A:\n    def __init__(self):\n        if torch.backends.mps.is_available():\n"
+            "            self.wait = torch.cuda.synchronize",
+            5,
+        ),
         Bad("import torch\nsync = torch.cuda.synchronize\nsync()", 3),
         Bad("import torch\ngetattr(torch, 'cuda').synchronize()", 2),
     ),
@@ -142,6 +159,6 @@ RULE = Rule(
         "import torch\nif torch.backends.mps.is_available():\n    torch.mps.empty_cache()\nelse:\n    torch.cuda.empty_cache()",
         "import torch\ndef f():\n    import flash_attn\n    torch.cuda.synchronize()",
     ),
-    hooks={"call": _call},
+    hooks={"call": _call, "assign": _assign},
     fixable=True,
 )

@@ -45,6 +45,7 @@ def _report(
     if context.guarded(device):
         return
     context.consumed.add(id(node))
+    context.settled.add(id(node))
     message = f"device '{device}' is the default of {where}"
     context.report(RULE, node, message, severity=severity)
 

@@ -111,6 +111,10 @@ RULE = Rule(
         "    elif torch.backends.mps.is_available():\n        x = x.to('mps')\n    return x",
         "import torch\nfrom faster_whisper import WhisperModel\ndef load():\n"
         "    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n    return WhisperModel('x', device=device)",
+        "def f(backend, x):\n    device = 'cuda' if backend == 'nccl' else 'cpu'\n    return x.to(device)",
+        "import torch\ndef _has_mps():\n    return look_up('mps')()\ndef pick_device():\n"
+        "    if torch.cuda.is_available():\n        return torch.device('cuda')\n    if _has_mps():\n"
+        "        return torch.device('mps')\n    return torch.device('cpu')",
         "import torch\nprint('cuda' if torch.cuda.is_available() else 'cpu')",
         "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
         "    return torch.cuda.get_device_properties(torch.device('cuda')).major",

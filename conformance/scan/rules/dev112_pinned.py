@@ -38,7 +38,9 @@ def _call(context: Context, node: ast.Call) -> None:
             pinned,
             "pin_memory=True presumes CUDA",
             # A loader warns and goes on without.
-            severity=Severity.NOTE if name.endswith(("Loader", "Sampler")) else Severity.WARNING,
+            severity=Severity.NOTE
+            if name.endswith(("Loader", "Sampler")) or name == "dict"
+            else Severity.WARNING,
             fix=_pin_fix(context, pinned),
         )
     device = keywords.get("device") or (node.args[0] if node.args else None)

@@ -64,6 +64,8 @@ def _is_compared(context: Context, node: ast.Call) -> bool:
 def _is_round_trip(context: Context, file: ast.expr) -> bool:
     """Whether the same function saved the file: the device is still there."""
     owner = context.scope.enclosing("function")
+    if isinstance(file, ast.Name) and len(context.resolver.bounds(file, context.scope)[0]) > 1:
+        return False  # another file by then
     wanted = ast.dump(file)
     return owner is not None and any(
         isinstance(part, ast.Call)

@@ -1,0 +1,54 @@
+"""Private helpers count as guarded where every call of them is."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.scan.analysis import analyse
+from conformance.scan.findings import Severity
+from conformance.scan.rules import RULES
+
+_HELPER = "import torch\ndef _wait():\n    torch.cuda.synchronize()\n"
+_GUARDED = "def run(flag):\n    if torch.cuda.is_available():\n        _wait()\n"
+
+
+def _severities(code: str) -> list[Severity]:
+    return [finding.severity for finding in analyse("module.py", code.encode(), RULES)]
+
+
+def test_a_helper_called_only_under_a_guard_is_a_note() -> None:
+    assert _severities(_HELPER + _GUARDED) == [Severity.NOTE]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "def other():\n    _wait()\n",
+        "hooks = [_wait]\n",
+        "def other(run):\n    return run(_wait)\n",
+        "run_later('_wait')\n",
+    ],
+)
+def test_a_helper_that_may_be_reached_otherwise_is_reported(more: str) -> None:
+    assert Severity.ERROR in _severities(_HELPER + _GUARDED + more)
+
+
+def test_a_helper_nobody_calls_or_a_public_function_is_reported() -> None:
+    assert _severities(_HELPER) == [Severity.ERROR]
+    public = (_HELPER + _GUARDED).replace("_wait", "wait")
+    assert _severities(public) == [Severity.ERROR]
+
+
+def test_helpers_of_helpers_and_methods_count_as_well() -> None:
+    code = (
+        "import torch\nclass A:\n    def _inner(self):\n        torch.cuda.synchronize()\n"
+        "    def _outer(self):\n        self._inner()\n        torch.cuda.set_device(0)\n"
+        "    def run(self, x):\n        if x.is_cuda:\n            self._outer()\n"
+    )
+    assert _severities(code) == [Severity.NOTE, Severity.NOTE]
+
+
+def test_a_call_in_code_that_says_nothing_of_devices_is_found() -> None:
+    plain = "def other(data):\n    total = 0\n    for item in data:\n        total += item\n"
+    plain += "    print('a line that keeps this definition worth thinning out', total)\n"
+    assert _severities(_HELPER + _GUARDED + plain + "    _wait()\n") == [Severity.ERROR]
