@@ -22,23 +22,39 @@ def conv1d(
     Longer outputs are computed piece by piece, each from exactly the input it needs.
 
     Args:
-        signal: `[batch, channels, time]`.
-        weight: `[out_channels, channels / groups, kernel]`.
+        signal: `[batch, channels, time]`, or `[batch, channels, 1, time]` as an image of one row.
+        weight: `[out_channels, channels / groups, kernel]`, or with the row's dimension likewise.
         limit: longest output of one call, or None for no limit.
     """
+
+    def whole(part: torch.Tensor, pad: int) -> torch.Tensor:
+        if part.ndim == 3:
+            return F.conv1d(part, weight, bias, stride, pad, dilation, groups)
+        return F.conv2d(part, weight, bias, (1, stride), (0, pad), (1, dilation), groups)
+
     length = signal.shape[-1]
     reach = dilation * (weight.shape[-1] - 1) + 1
     out_length = (length + 2 * padding - reach) // stride + 1
     if limit is None or out_length <= limit:
-        return F.conv1d(signal, weight, bias, stride, padding, dilation, groups)
-    shape = (signal.shape[0], weight.shape[0], out_length)
-    result = torch.empty(shape, device=signal.device, dtype=signal.dtype)
-    for first in range(0, out_length, limit):
-        last = min(first + limit, out_length)
+        return whole(signal, padding)
+    # Of equal length: on the host a short rest would run on another kernel, and round otherwise.
+    core = -(-out_length // -(-out_length // limit))
+    result: torch.Tensor | None = None
+    for first in range(0, out_length, core):
+        last = min(first + core, out_length)
         start = first * stride - padding
         stop = (last - 1) * stride - padding + reach
         piece = signal[..., max(start, 0) : max(min(stop, length), 0)]
         left = min(max(-start, 0), stop - start)
-        piece = F.pad(piece, (left, stop - start - left - piece.shape[-1]))
-        result[..., first:last] = F.conv1d(piece, weight, bias, stride, 0, dilation, groups)
+        piece = whole(F.pad(piece, (left, stop - start - left - piece.shape[-1])), 0)
+        if result is None:
+            layout = torch.contiguous_format
+            if piece.ndim == 4 and piece.is_contiguous(memory_format=torch.channels_last):
+                layout = torch.channels_last
+            shape = (*piece.shape[:-1], out_length)
+            result = torch.empty(
+                shape, dtype=piece.dtype, device=piece.device, memory_format=layout
+            )
+        result[..., first:last] = piece
+    assert result is not None
     return result

@@ -16,10 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from acestep.addresses import align
 from acestep.attention import Attention
-
-ALIGNMENT = 64
-"""Bytes: a cache line, and what PyTorch's own allocator on the host aligns to."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class StepTransformer:
         self.kv_heads: int = config.num_key_value_heads
         self.window: int = config.sliding_window
         with torch.no_grad():
-            _align(model)
+            align(model)
             self.layers = [_Layer(layer) for layer in model.layers]
             self._tables = torch.cat([layer.scale_shift_table for layer in model.layers])
             # Gains of the norms before attention and MLP, to go into the scales that follow them.
@@ -258,14 +256,6 @@ def _joined(*linears: Any) -> Any:
     for linear, rows in zip(linears, torch.split(weight, sizes), strict=True):
         linear.weight.data = rows
     return lambda hidden: F.linear(hidden, weight)
-
-
-def _align(model: nn.Module) -> None:
-    """Move weights from odd addresses, where a mapped file may leave them: products over those
-    take longer, and round in another order than the same weights elsewhere."""
-    for parameter in model.parameters():
-        if parameter.data_ptr() % ALIGNMENT:
-            parameter.data = parameter.data.clone()
 
 
 def _signature(model: Any) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from acestep.addresses import align
 from acestep.checkpoints import TEXT_ENCODER, VAE, Checkpoint, read_json, weight_files
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
@@ -204,7 +205,7 @@ def _finish(module: nn.Module, policy: DevicePolicy, component: str) -> nn.Modul
         owner, _, leaf = name.rpartition(".")
         value = buffer.to(policy.device, dtype if buffer.is_floating_point() else None)
         module.get_submodule(owner)._buffers[leaf] = value
-    return module.eval().requires_grad_(False)
+    return align(module.eval().requires_grad_(False))
 
 
 def _fill(
@@ -328,7 +329,7 @@ def _load_text_encoder(folder: Path, policy: DevicePolicy) -> nn.Module:
                 f"{folder}: the text encoder's weights do not fit its config "
                 f"({kind.replace('_', ' ')}: {', '.join(names[:3])})"
             )
-    text_encoder: nn.Module = module.eval().requires_grad_(False)
+    text_encoder: nn.Module = align(module.eval().requires_grad_(False))
     return text_encoder
 
 

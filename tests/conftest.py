@@ -11,7 +11,13 @@ import pytest
 # Before any test module imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-for _name in ("ACESTEP_DEVICE", "ACESTEP_DEVICE_MEMORY_GB", "MAX_CUDA_VRAM", "ACESTEP_CHECKPOINTS"):
+for _name in (
+    "ACESTEP_CHANNELS_LAST",
+    "ACESTEP_CHECKPOINTS",
+    "ACESTEP_DEVICE",
+    "ACESTEP_DEVICE_MEMORY_GB",
+    "MAX_CUDA_VRAM",
+):
     os.environ.pop(_name, None)
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers are the parallelism; threads of several workers would fight for the cores.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from acestep.addresses import align
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, GenerationError, first_line
 from acestep.lm import models
@@ -189,7 +190,7 @@ def _load_model(folder: Path, policy: DevicePolicy, place: Any) -> Any:
                 f"{folder}: the weights do not fit the config "
                 f"({kind.replace('_', ' ')}: {', '.join(names[:3])})"
             )
-    return model.eval().requires_grad_(False)
+    return align(model.eval().requires_grad_(False))
 
 
 def _until(tokens: list[int], end: int) -> list[int]:

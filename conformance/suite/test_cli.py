@@ -163,6 +163,7 @@ def test_devices_command(api: Api, target: Target, capsys: pytest.CaptureFixture
     "cli.console:progress_bar",
     "cli.console:quiet_libraries",
     "cli.console:say",
+    "cli.console:insistent_interrupts",
     "cli.console:add_device_option",
     "alignment_plot:*",
     "lyric_files:*",

@@ -30,7 +30,7 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         whole = func is torch.ops.aten.convolution.default and not args[6]
-        if whole or func is torch.ops.aten.conv1d.default:
+        if whole or func in (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default):
             self.longest = max(self.longest, *out.shape)
         return out
 

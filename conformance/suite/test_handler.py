@@ -119,6 +119,7 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "handler:AceStepHandler.get_available_*",
     "handler:AceStepHandler.is_flash_attention_available",
     "weights:load",
+    "addresses:align",
     "checkpoints:find",
 )
 def test_everything_is_placed(api: Api, target: Target) -> None:

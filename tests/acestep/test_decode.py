@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from acestep import decode
+from acestep.convolution import conv1d
 from acestep.demo.recipe import old_weight_norm, seed_weights
 from acestep.device import MPS_MAX_CONV_OUTPUT, DevicePolicy
 
@@ -96,13 +97,31 @@ def test_no_convolution_passes_the_limit(vae: Any, policy: DevicePolicy) -> None
     whole = vae.decode(latents).sample
     with ConvolutionLengths() as seen:
         audio = decode.decode(vae, latents, limited, chunk_frames=125)
-    assert max(seen.plain) == MPS_MAX_CONV_OUTPUT, "the limit is used to the full"
+    # As few pieces as the limit allows, all of one length.
+    pieces = -(-125 * RATIO // MPS_MAX_CONV_OUTPUT)
+    assert max(seen.plain) == 125 * RATIO // pieces <= MPS_MAX_CONV_OUTPUT
     assert max(seen.transposed) == 125 * RATIO, "transposed convolutions are exempt"
     torch.testing.assert_close(audio, whole, atol=1e-5, rtol=0)
     with ConvolutionLengths() as seen:
         latents_again = decode.encode(vae, whole, limited, chunk_frames=125)
-    assert max(seen.plain) == MPS_MAX_CONV_OUTPUT
+    assert max(seen.plain) == 125 * RATIO // pieces
     torch.testing.assert_close(latents_again, vae.encode(whole).latent_dist.mean, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pieces_keep_the_layout(channels_last: bool) -> None:
+    """`[batch, channels, time]`, and images of one row with channels last."""
+    generator = torch.Generator().manual_seed(0)
+    signal, weight = (torch.randn(*shape, generator=generator) for shape in ((2, 4, 99), (3, 4, 5)))
+    expected = torch.nn.functional.conv1d(signal, weight, stride=2, padding=6, dilation=3)
+    if channels_last:
+        signal, weight, expected = (
+            x[:, :, None].contiguous(memory_format=torch.channels_last)
+            for x in (signal, weight, expected)
+        )
+    made = conv1d(signal, weight, None, stride=2, padding=6, dilation=3, limit=20)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+    assert made.stride() == expected.stride()
 
 
 def test_without_the_limit_the_same_decode_passes_it(vae: Any, policy: DevicePolicy) -> None:

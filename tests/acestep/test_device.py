@@ -149,3 +149,17 @@ def test_float64_is_missing_only_on_mps() -> None:
 def test_default_backend_is_pt_off_cuda() -> None:
     for name in ("cpu", "mps"):
         assert device.default_lm_backend(name) == ("pt", "vLLM runs on CUDA only")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", True), ("0", False), (" 1 ", True)])
+def test_the_layout_of_convolutions_can_be_chosen(
+    monkeypatch: pytest.MonkeyPatch, text: str, expected: bool
+) -> None:
+    monkeypatch.setenv("ACESTEP_CHANNELS_LAST", text)
+    assert resolve("cpu").channels_last is expected
+
+
+def test_an_unknown_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_CHANNELS_LAST", "yes")
+    with pytest.raises(RequestError, match="ACESTEP_CHANNELS_LAST is 'yes'; expected 0 or 1"):
+        resolve("cpu")

@@ -90,11 +90,15 @@ def test_changed_weights_of_the_vae_are_noticed(base_folder: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 5000])
-def test_the_quick_decoder_equals_diffusers(diffusers_pipeline: Any, limit: int | None) -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_quick_decoder_equals_diffusers(
+    diffusers_pipeline: Any, limit: int | None, channels_last: bool
+) -> None:
     vae = diffusers_pipeline.vae
     latents = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        made = wave_decoder.WaveDecoder(vae.decoder, limit)(latents)
+        quick = wave_decoder.WaveDecoder(vae.decoder, limit, channels_last=channels_last)
+        made = quick(latents)
         torch.testing.assert_close(made, vae.decode(latents).sample, atol=2e-6, rtol=1e-5)
         plain = torch.nn.Conv1d(3, 4, 5)
         assert torch.equal(wave_decoder.folded(plain), plain.weight)
