@@ -127,7 +127,7 @@ def _analyse_source(
         scopes = Scopes(tree)
         scopes.collect(tree, hot, names)
     findings = _walk(source, tree, scopes, hot, [rule.hooks for rule in rules])
-    helpers = reach.private_helpers(findings)
+    helpers = reach.private_helpers(findings, source.text)
     if helpers:
         called = _occurrences(data, helpers)
         calls: dict[str, list[reach.Call]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING
 
 from conformance.scan.facts import ANY, NOTHING, Facts, excluded, known
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Pair = tuple[Facts, Facts]
 UNKNOWN: Pair = (NOTHING, NOTHING)
 _DEPTH = 4
+_OFF = re.compile(r"(?i)(?:none|off|never|disabled?|no_graphs?)\Z")
 _ORDERS = (ast.Gt, ast.GtE, ast.Lt, ast.LtE)
 _PLATFORMS = frozenset({"sys.platform", "platform.system"})
 _TYPE_ATTRIBUTES = {"is_cuda": "cuda", "is_mps": "mps", "is_xpu": "xpu", "is_cpu": "cpu"}
@@ -81,8 +83,12 @@ class Conditions:
         if len(test.ops) != 1:
             return UNKNOWN
         left, op, right = test.left, test.ops[0], test.comparators[0]
-        if isinstance(op, _ORDERS) and self._is_version(left, scope):
-            return _version(isinstance(op, ast.Gt | ast.GtE), test)
+        if isinstance(op, _ORDERS):
+            if self._is_version(left, scope):
+                return _version(isinstance(op, ast.Gt | ast.GtE), test)
+            if isinstance(op, ast.Gt) and isinstance(left, ast.Call):
+                # `torch.cuda.device_count() > rank`
+                return self.of(left, scope, depth)[0], NOTHING
         if isinstance(right, ast.Constant) and not isinstance(right.value, str):
             return self._against_constant(left, op, right.value, scope, depth)
         negative = isinstance(op, ast.NotEq | ast.NotIn | ast.IsNot)
@@ -133,9 +139,14 @@ class Conditions:
                     return _flag(text, test)
                 members = side.elts if isinstance(side, ast.Tuple | ast.List) else [side]
                 for member in members:
-                    # A member of an enumeration: `RNGType.CUDA`, `DLDeviceType.kDLCUDA`.
+                    # A member of an enumeration: `RNGType.CUDA`, `DLDeviceType.kDLCUDA`, or one
+                    # of a mode that CUDA alone has: `self.cuda_graphs_mode is Mode.FULL`.
                     if isinstance(member, ast.Attribute) and member.attr != member.attr.lower():
-                        return _flag(member.attr, test)
+                        pair = _flag(member.attr, test)
+                        if pair is UNKNOWN and not _OFF.match(member.attr):
+                            word = getattr(left, "attr", getattr(left, "id", ""))
+                            return _flag(word, test)[0], NOTHING
+                        return pair
             return UNKNOWN
         named = [device for device in devices if device in ACCELERATORS]
         if "cpu" in devices and named:

@@ -12,17 +12,18 @@ from conformance.scan.findings import Finding, Severity
 
 #: A call: whether CUDA is known there, and the functions and classes that it stands in.
 Call = tuple[bool, tuple[str, ...]]
+_PRIVATE = re.compile(r"\bdef (_[^\W_]\w*)")
 
 
-def private_helpers(findings: Iterable[Finding]) -> set[str]:
-    """Names of the private functions that findings lie in."""
-    return {
-        part
+def private_helpers(findings: Iterable[Finding], text: str) -> set[str]:
+    """Names of a file's private functions, if a finding lies in one of them."""
+    inside = any(
+        part.startswith("_") and not part.startswith("__")
         for finding in findings
         if finding.severity > Severity.NOTE
         for part in finding.scope.split(".")
-        if part.startswith("_") and not part.startswith("__")
-    }
+    )
+    return set(_PRIVATE.findall(text)) if inside else set()
 
 
 def recorder(names: set[str], calls: dict[str, list[Call]]) -> Callable[[Context, ast.Call], None]:
