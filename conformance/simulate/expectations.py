@@ -32,13 +32,13 @@ _NUMERIC = ("UNDEFINED_XFAILLIST", "ON_MPS_XFAILLIST", "SKIPLIST", "EMPTY_OPS_SK
 
 
 PARTS_HAVE_KERNELS = {
-    "svd_lowrank": "torch.linalg.qr has a kernel, torch.linalg.svd falls back always; it projects "
-    "on random numbers, as pca_lowrank does through the same call, of which the lists say that "
-    "the signs of singular vectors follow the stream",
+    "svd_lowrank": "seen to run: pytorch/pytorch issue 187567 uses it on 2.13 and 2.14, where it "
+    "fails only on tall matrices; it projects on random numbers as pca_lowrank does, of which the "
+    "lists say that signs follow the stream, so that its values differ from the CPU's",
     "masked.median": "it is torch.where and torch.nanmedian(dim).values, of which the lists name "
     "only bool as missing; no refusal of it is on record",
 }
-"""Operators listed for every element type that have kernels for all their parts: name to what is known."""
+"""Operators listed for every element type that run all the same: name to what is known."""
 
 _TEST_CLASS = "TestConsistency"
 """The class of PyTorch's test_mps.py that compares operators with the CPU."""

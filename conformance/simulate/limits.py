@@ -243,6 +243,19 @@ MEMORY = _limit(
     "cause system failure).",
     _SOURCES + "mps/MPSAllocator.mm; allowed is 1.7 times the recommended working set",
 )
+BUFFER = _limit(
+    "buffer-size",
+    RuntimeError,
+    "Invalid buffer size: {size}",
+    "https://github.com/huggingface/diffusers/issues/5894; the longest buffer is half the memory",
+)
+QR_WORKSPACE = _limit(
+    "qr-workspace",
+    RuntimeError,
+    "Invalid buffer size: {size}",
+    "https://github.com/pytorch/pytorch/issues/187567: the kernel holds rows times rows numbers",
+    torch_versions="2.13 and newer, as reported up to 2.15; before, there was no kernel",
+)
 
 _FLOAT8 = {
     getattr(torch, name): cxx
@@ -290,6 +303,12 @@ def check_sizes(operator: str, tensors: list[torch.Tensor]) -> None:
             raise DIMENSION_SIZE.error()
         if elements * tensor.element_size() > NDARRAY_BYTES:
             raise NDARRAY_SIZE.error()
+
+
+def check_buffer(nbytes: int, machine: Machine) -> None:
+    """Raises RuntimeError for a buffer as long as Metal makes none."""
+    if nbytes >= machine.buffer_bytes:
+        raise BUFFER.error(size=_size(nbytes))
 
 
 def out_of_memory(allocated: int, driver: int, allowed: int, wanted: int) -> Exception:
@@ -385,8 +404,20 @@ def check_adaptive_pool(arguments: tuple[object, ...], machine: Machine) -> None
         raise ADAPTIVE_POOL.error()
 
 
+def check_qr(arguments: tuple[object, ...], machine: Machine) -> None:
+    """Refuses QR of matrices so tall that the kernel's square workspace is no buffer."""
+    matrix = arguments[0]
+    assert isinstance(matrix, torch.Tensor)
+    if matrix.dim() < 2:
+        return
+    nbytes = matrix[..., 0].numel() * matrix.shape[-2] * matrix.element_size()
+    if nbytes >= machine.buffer_bytes:
+        raise QR_WORKSPACE.error(size=_size(nbytes))
+
+
 CHECKS: dict[str, Callable[[tuple[object, ...], Machine], None]] = {
     "aten::convolution": check_convolution,
     "aten::_adaptive_avg_pool2d": check_adaptive_pool,
+    "aten::linalg_qr": check_qr,
 }
 """Operator (without overload) to the check that its MPS kernel makes on its arguments."""

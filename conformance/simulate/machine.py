@@ -42,6 +42,9 @@ class Machine:
     `recommended_bytes` is Metal's recommended working set, two thirds of small memories and three
     quarters of large ones: inferred from limits users report, 18.13 GB allowed of 16 (10.67 · 1.7)
     and 27.20 of 24. `allowed_bytes` is where the allocator refuses; None with the watermark off.
+    `buffer_bytes` is Metal's longest buffer, half of the memory: 4 GiB of 8 (ggml-org/llama.cpp
+    pull request 1706) and 16 of 32 (abetlen/llama-cpp-python issue 362); one report of a 48 GB
+    machine says about 27.
     """
 
     macos: str = "15.5"
@@ -52,6 +55,7 @@ class Machine:
     falls_back: bool = field(init=False)
     recommended_bytes: int = field(init=False)
     allowed_bytes: int | None = field(init=False)
+    buffer_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", _version(self.macos))
@@ -66,6 +70,7 @@ class Machine:
         ratio = float(os.environ.get(WATERMARK_VARIABLE, DEFAULT_WATERMARK))
         object.__setattr__(self, "recommended_bytes", recommended)
         object.__setattr__(self, "allowed_bytes", int(recommended * ratio) if ratio > 0 else None)
+        object.__setattr__(self, "buffer_bytes", int(self.memory_gb * GIB / 2))
 
     def at_least(self, major: int, minor: int = 0) -> bool:
         """Whether this machine runs macOS `major`.`minor` or newer."""

@@ -83,6 +83,7 @@ class Ledger:
 
     def reserve(self, nbytes: int) -> None:
         """Raises RuntimeError, in the allocator's words, where `nbytes` more would not fit."""
+        limits.check_buffer(nbytes, self.machine)
         allowed = self.machine.allowed_bytes
         if allowed is None:
             return
@@ -99,6 +100,7 @@ class Ledger:
         block = self.blocks[storage._cdata]
         change = storage.nbytes() - block.nbytes
         if change > 0:
+            limits.check_buffer(storage.nbytes(), self.machine)
             self.reserve(change)
         block.nbytes += change
         self._grow(change)

@@ -27,6 +27,19 @@ def detector() -> object:
     return torch.nn.Conv2d(16, 1, 1, bias=False, device=DEVICE)(bins)
 
 
+def tall_matrix() -> object:
+    return torch.linalg.qr(torch.randn(65536, 8, device=DEVICE), mode="reduced")
+
+
+def randomised_svd() -> object:
+    return torch.svd_lowrank(torch.randn(65536, 64, device=DEVICE), q=8)
+
+
+def outer_product() -> object:
+    # Nothing is written to the product, so that the host reserves no memory for it.
+    return torch.empty(1, 72250, 72250, device=DEVICE)
+
+
 def position_grid() -> object:
     return torch.zeros(8, 3, dtype=torch.float64).to(DEVICE)
 
@@ -93,6 +106,24 @@ class Public:
 
 
 REPORTS = [
+    Public(
+        "https://github.com/pytorch/pytorch/issues/187567",
+        tall_matrix,
+        RuntimeError,
+        "Invalid buffer size: 16.00 GiB",
+    ),
+    Public(
+        "https://github.com/pytorch/pytorch/issues/187567#svd_lowrank",
+        randomised_svd,
+        RuntimeError,
+        "Invalid buffer size: 16.00 GiB",
+    ),
+    Public(
+        "https://github.com/pytorch/pytorch/issues/141909",
+        outer_product,
+        RuntimeError,
+        "Invalid buffer size: 19.45 G",
+    ),
     Public(
         "https://github.com/pytorch/pytorch/issues/152278",
         speech_encoder,

@@ -99,7 +99,12 @@ CASES: dict[str, list[Callable[[], object]]] = {
     "generator-permutation": [
         lambda: torch.randperm(3, device=DEVICE, generator=torch.Generator()),
     ],
-    "out-of-memory": [lambda: torch.empty(2**34, device=DEVICE)],
+    "out-of-memory": [lambda: [torch.empty(2**30, device=DEVICE) for _ in range(5)]],
+    "buffer-size": [
+        lambda: torch.empty(2**31, device=DEVICE),
+        lambda: torch.empty(1, device=DEVICE).resize_(2**32),
+    ],
+    "qr-workspace": [lambda: torch.linalg.qr(on(2, 40000, 2))],
 }
 
 
@@ -148,6 +153,8 @@ def test_bfloat16_by_version(macos: str, refused: bool) -> None:
     "allowed",
     [
         lambda: functional.conv1d(on(1, 1, 65536), on(1, 1, 1)),
+        lambda: torch.linalg.qr(on(30000, 2)),
+        lambda: torch.empty(2**31 - 1, device=DEVICE),
         lambda: functional.conv1d(on(1, 1, 65538), on(1, 1, 3)),
         lambda: functional.conv_transpose1d(on(1, 1, 65537), on(1, 1, 2), stride=2),
         lambda: on(2) + torch.tensor(1.0),

@@ -189,11 +189,16 @@ def test_out_of_memory_at_the_watermark(monkeypatch: pytest.MonkeyPatch) -> None
         assert "PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0" in str(caught.value)
         torch.mps.set_per_process_memory_fraction(0.5)
         held.clear()
+        torch.mps.empty_cache()
+        held = [torch.zeros(size, device=DEVICE) for _ in range(2)]
         with pytest.raises(RuntimeError, match="out of memory"):
-            torch.zeros(3 * size, device=DEVICE)
+            torch.zeros(size, device=DEVICE)
     monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "0.0")
-    with simulate.mps(memory_gb=0.001):
-        assert torch.zeros(size, device=DEVICE).is_mps
+    with simulate.mps(memory_gb=0.004):
+        held = [torch.zeros(size, device=DEVICE) for _ in range(6)]
+        assert all(tensor.is_mps for tensor in held)
+        with pytest.raises(RuntimeError, match=r"Invalid buffer size: 2\.00 MiB"):
+            torch.zeros(2 * size + 2**15, device=DEVICE)
 
 
 def test_random_numbers_are_the_devices_own(sim: simulate.Simulation) -> None:
