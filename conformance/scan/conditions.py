@@ -62,6 +62,9 @@ class Conditions:
                 return _flag(text, test)
             case ast.IfExp():
                 first, second = self.of(test.body, scope, depth), self.of(test.orelse, scope, depth)
+                if isinstance(test.orelse, ast.Constant) and not test.orelse.value:
+                    # `stream = torch.cuda.Stream() if use_cuda else None`
+                    return self.of(test.test, scope, depth)[0].both(first[0]), NOTHING
                 return first[0].either(second[0]), first[1].either(second[1])
             case _:
                 return UNKNOWN

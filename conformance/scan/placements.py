@@ -13,7 +13,12 @@ from conformance.scan.packages import TWO_DEVICES
 from conformance.scan.resolve import Leaf
 from conformance.scan.rule import Hook
 from conformance.scan.scopes import FunctionNode, Key, Scope
-from conformance.scan.vocabulary import ACCELERATORS, DEVICE_WORDS, is_device_name
+from conformance.scan.vocabulary import (
+    ACCELERATORS,
+    DEVICE_WORDS,
+    is_device_name,
+    named_backends,
+)
 
 #: Calls whose device argument another rule looks at.
 CLAIMED = frozenset(
@@ -286,7 +291,9 @@ class Placements:
     def finish(self) -> None:
         """Judge the variables, now that every use of them has been seen."""
         for key in self.held:
-            if key not in self.limited and is_device_name(key[1].removeprefix("self.")):
+            name = key[1].removeprefix("self.")
+            # `CUDA_DEVICE` says what it is; what counts is where it is used.
+            if key not in self.limited and is_device_name(name) and not named_backends(name):
                 self.used.setdefault(key, f"`{key[1]}`")
         pending = list(self.used)
         while pending:
@@ -305,7 +312,8 @@ class Placements:
                 choice = key in self.compared_keys and any(
                     leaf.chosen for item in candidates for leaf in item.leaves
                 )
-                if not wrapped and not choice:
+                declared = named_backends(key[1])
+                if declared or (not wrapped and not choice):
                     continue
             if key[1] != "return":
                 how = f"`{key[1]}`" + (f" (used in {how})" if how and how[0] != "`" else "")
@@ -341,7 +349,9 @@ class Placements:
             if len(accelerators) > 1 and (leaf.chosen or len(leaves) < len(every)):
                 continue  # the choice knows more than one accelerator
             has_cpu = "cpu" in devices
-            placement = self._classify(leaf, has_cpu, how, scope, standing_in, severity)
+            # `if use_cuda: device = "cuda"` beside another binding is a choice as well.
+            chosen = leaf.chosen or len(leaves) < len(every)
+            placement = self._classify(leaf, has_cpu, chosen, how, scope, standing_in, severity)
             if placement is not None:
                 for hook in self.hooks:
                     hook(self.context, placement)
@@ -350,6 +360,7 @@ class Placements:
         self,
         leaf: Leaf,
         has_cpu: bool,
+        chosen: bool,
         how: str,
         scope: Scope,
         standing_in: bool,
@@ -378,9 +389,10 @@ class Placements:
                 return None
             return Placement("two-valued", leaf.node, device, how, scope, Severity.WARNING)
         # `"cuda" if backend == "nccl" else "cpu"`: the engine decides, and rightly.
-        engine = isinstance(guard.node, ast.Compare)
+        # And what a function's name declares (no test does) chooses nothing.
+        engine = guard.node is None or isinstance(guard.node, ast.Compare)
         selecting = guard.kind == "probe" or (
-            guard.kind == "name" and has_cpu and leaf.chosen and not engine
+            guard.kind == "name" and has_cpu and chosen and not engine
         )
         if selecting and device == "cuda" and not context.asks_others(scope):
             return Placement(

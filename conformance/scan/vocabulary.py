@@ -53,6 +53,7 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("mlu", re.compile(r"(?:^|_)mlu")),
     ("musa", re.compile(r"musa")),
     ("mtia", re.compile(r"mtia")),
+    ("sdaa", re.compile(r"sdaa")),
     ("xla", re.compile(r"xla|tpu")),
 )
 _OTHER = re.compile(

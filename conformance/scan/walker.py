@@ -428,8 +428,11 @@ _HANDLERS: dict[type[ast.AST], Callable[[Walker, Any, Facts], Facts | None]] = {
 
 
 def _passes_through(node: ast.If) -> bool:
-    """``if device not in (...): return device``: what is not named is left as it is."""
+    """``if device not in (...): return device``: what is not named is left as it is. So it is by
+    ``if small or device not in (...): return False``, which keeps others off a fast path."""
     match node.body:
+        case [ast.Return(value=ast.Constant(value=False))]:
+            return isinstance(node.test, ast.BoolOp)
         case [ast.Return(value=ast.Name(id=name))]:
             return any(
                 isinstance(part, ast.Name) and part.id == name for part in ast.walk(node.test)

@@ -90,6 +90,10 @@ RULE = Rule(
             4,
         ),
         Bad("def f(x):\n    return x.to('mps')", 2),
+        Bad(
+            "import torch\nCUDA_DEVICE = torch.device('cuda')\ndef f(x):\n    return x.to(CUDA_DEVICE)",
+            2,
+        ),
         Bad("device: str = 'cuda'", 1),
         Bad("import torch\ntorch.set_default_tensor_type(torch.cuda.FloatTensor)", 2),
     ),
@@ -106,6 +110,7 @@ RULE = Rule(
         "def test_a():\n    torch.ones(2, device='cuda')",
         "import torch\ndef f(x):\n    if not x.is_cuda:\n        return x\n    return x.to('cuda:1')",
         "def _to_cuda(x):\n    return x.cuda()",
+        "import torch\nMPS_DEVICE = torch.device('mps')\nCPU_DEVICE = torch.device('cpu')",
         "def f(x):\n    if False:\n        x = x.to('cuda')\n    return x",
         "import torch\ndef measure(x, device=torch.device('cuda')):\n    assert torch.cuda.is_available()",
         "def f(event, newer):\n    device_str = 'device' if newer else 'cuda'\n    return getattr(event, device_str + '_time')",

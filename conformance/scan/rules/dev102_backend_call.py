@@ -156,6 +156,8 @@ RULE = Rule(
         "import torch\ncount = torch.cuda.device_count()\nfor i in range(count):\n    torch.cuda.synchronize(i)",
         "import torch\ndef f(rank):\n    assert torch.cuda.device_count() > rank, 'too few devices'\n    torch.cuda.set_device(rank)",
         "import torch\nclass A:\n    def run(self):\n        if self.cuda_graphs_mode is Mode.FULL:\n            torch.cuda.synchronize()",
+        "import torch\ndef f(x):\n    stream = torch.cuda.current_stream() if x.is_cuda else None\n"
+        "    if stream is not None:\n        torch.cuda.synchronize()",
         "import torch\ndef f(wait):\n    fast = False\n    if wait:\n        fast = torch.cuda.is_available()\n"
         "    if fast:\n        torch.cuda.synchronize()",
         "import torch\nif torch.backends.mps.is_available():\n    torch.mps.empty_cache()\nelse:\n    torch.cuda.empty_cache()",

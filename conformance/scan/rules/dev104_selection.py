@@ -79,6 +79,10 @@ RULE = Rule(
         ),
         Bad("import torch\ndevice = ('cpu', 'cuda')[torch.cuda.is_available()]", 2),
         Bad(
+            "def f(x, use_gpu):\n    if use_gpu:\n        device = 'cuda'\n    else:\n        device = 'cpu'\n    return x.to(device)",
+            2,
+        ),
+        Bad(
             "import torch\nclass A:\n    def __init__(self, device='cuda' if torch.cuda.is_available() else 'cpu'):\n"
             "        self.model = torch.ones(1).to(device)",
             3,

@@ -162,6 +162,7 @@ RULE = Rule(
         "from typing import Literal\nDevice = Literal['cuda', 'mps', 'cpu']",
         "names = ['cuda', 'opencl', 'cpu']",
         "kernels = ['cuda', 'xpu']",
+        "def fast(x, small):\n    if small or x.device.type not in ('cpu', 'cuda'):\n        return False\n    return x.ndim == 2",
         "count = 2\nnames = ['cuda', 'cpu'] + [f'cuda:{i}' for i in range(count)] + ['mps']",
         "from typing import Literal\nProfilerActivity = Literal['cpu', 'xpu', 'cuda']",
         "PROFILED_DEVICES = ('cpu', 'cuda')",

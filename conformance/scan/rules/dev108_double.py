@@ -137,7 +137,9 @@ def _placed(context: Context, node: ast.expr, depth: int = 0) -> bool | None:
     """Whether a tensor expression was put on a device: True, False (on the host) or unknown."""
     if isinstance(node, ast.Name) and depth < 4:
         value = context.resolver.only_value(node, context.scope)
-        return _placed(context, value[0], depth + 1) if value is not None else None
+        if value is not None:
+            return _placed(context, value[0], depth + 1)
+        return False if _starts_on_host(context, node, depth) else None
     if isinstance(node, ast.BinOp):
         sides = [_placed(context, side, depth + 1) for side in (node.left, node.right)]
         return False if False in sides else None
@@ -162,6 +164,20 @@ def _placed(context: Context, node: ast.expr, depth: int = 0) -> bool | None:
     if isinstance(function, ast.Attribute) and depth < 6:
         return _placed(context, function.value, depth + 1)
     return None
+
+
+def _starts_on_host(context: Context, node: ast.Name, depth: int) -> bool:
+    """Whether a variable is made on the host, and every later value of it is made from it."""
+    first, *later = [bound.value for bound in context.resolver.bounds(node, context.scope)[0]] or [
+        None
+    ]
+    if first is None or _placed(context, first, depth + 1) is not False:
+        return False
+    return all(
+        value is not None
+        and any(isinstance(part, ast.Name) and part.id == node.id for part in ast.walk(value))
+        for value in later
+    )
 
 
 def _is_dtype(context: Context, node: ast.expr) -> bool:
@@ -207,6 +223,8 @@ RULE = Rule(
     valid=(
         "def f(x):\n    return x.cpu().double()",
         "import torch\nx = torch.zeros(3, dtype=torch.float64)",
+        "import torch\ndef f(n):\n    x = torch.arange(n, device='cpu')\n    x = torch.outer(x, x)\n"
+        "    return torch.ones(n, device=x.device, dtype=torch.float64)",
         "import torch\ndef scale_meta(x):\n    return torch.empty(1, dtype=torch.double, device=x.device)",
         "import torch\ndef f(x):\n    host = torch.device('cpu')\n    return x.to(host).double()",
         "import torch\nhost = torch.device('cpu')\nx = torch.zeros(3, dtype=torch.float64, device=host)",

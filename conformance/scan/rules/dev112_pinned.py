@@ -39,7 +39,7 @@ def _call(context: Context, node: ast.Call) -> None:
             "pin_memory=True presumes CUDA",
             # A loader warns and goes on without.
             severity=Severity.NOTE
-            if name.lower().endswith(("loader", "sampler", "dict"))
+            if name.lower().endswith(("loader", "sampler")) or name in ("dict", "ConfigDict")
             else Severity.WARNING,
             fix=_pin_fix(context, pinned),
         )
