@@ -226,7 +226,8 @@ class Conditions:
                 return known("name", *backends, node=test), excluded(*backends, node=test)
             # Anything else that may be missing is missing in an older PyTorch.
             return _version(True, test) if owner == "torch" else UNKNOWN
-        return UNKNOWN
+        # `torch.cuda.memory_reserved` has older names.
+        return _version(True, test) if owner in ("torch.cuda", "torch.cuda.amp") else UNKNOWN
 
     def _helper(self, function: ast.expr, scope: Scope, depth: int) -> Pair | None:
         """A test moved into a function of the same file."""

@@ -54,10 +54,11 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("musa", re.compile(r"musa")),
     ("mtia", re.compile(r"mtia")),
     ("sdaa", re.compile(r"sdaa")),
-    ("xla", re.compile(r"xla|tpu")),
+    # Not `output`, and not `maxlag`.
+    ("xla", re.compile(r"(?<!ma)xla|(?<!ou)tpu")),
 )
 _OTHER = re.compile(
-    r"(?:^|_|\b)mps(?:_|:|\b)|xpu|npu(?!t)|hpu|(?:^|_)mlu|musa|sdaa|xla|tpu|mtia|vulkan|privateuse"
+    r"(?:^|_|\b)mps(?:_|:|\b)|xpu|npu(?!t)|hpu|(?:^|_)mlu|musa|sdaa|(?<!ma)xla|(?<!ou)tpu|mtia|vulkan|privateuse"
     r"|accelerator(?!s?_config)|directml|metal|get_device_module|current_platform|device_handle"
 )
 _GPU = re.compile(r"[gG][pP][uU]")

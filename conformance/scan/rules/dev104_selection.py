@@ -79,6 +79,10 @@ RULE = Rule(
         ),
         Bad("import torch\ndevice = ('cpu', 'cuda')[torch.cuda.is_available()]", 2),
         Bad(
+            "import torch\ndef run(output_dir):\n    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n    return device",
+            3,
+        ),
+        Bad(
             "def f(x, use_gpu):\n    if use_gpu:\n        device = 'cuda'\n    else:\n        device = 'cpu'\n    return x.to(device)",
             2,
         ),

@@ -139,6 +139,8 @@ def _function(context: Context, node: FunctionNode) -> None:
         *zip(positional[offset:], arguments.defaults, strict=True),
         *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
     ]
+    if node.name.startswith(("is_", "has_", "check_", "supports_", "_is_", "_check_")):
+        return
     for argument, default in pairs:
         engine = _engine(context, default)
         if engine is not None and default is not None and not _is_only_choice(argument):
@@ -203,6 +205,7 @@ RULE = Rule(
         "import torch\ndef f(device):\n    torch.distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')",
         "import torch\ndef f():\n    if torch.cuda.is_available():\n        torch.distributed.init_process_group('nccl')",
         "names = ['vllm', 'pt']",
+        "def check_dependencies(backend='vllm'):\n    return backend",
         "from dataclasses import dataclass, field\n@dataclass\nclass C:\n    vllm_model_impl: str = field(default='vllm')",
         "def pick(kind, table):\n    backend = 'nccl'\n    if kind in table:\n        backend = table[kind]\n    return backend",
         "def f(backend):\n    if backend == 'vllm':\n        return 1",
