@@ -142,6 +142,10 @@ class Conditions:
                     return _flag(text, test)
                 members = side.elts if isinstance(side, ast.Tuple | ast.List) else [side]
                 for member in members:
+                    # `provider in ("CUDAExecutionProvider", ...)`
+                    text = resolver.text(member, scope)
+                    if text is not None and len(text) < 40 and named_backends(text):
+                        return _flag(text, test)
                     # A member of an enumeration: `RNGType.CUDA`, `DLDeviceType.kDLCUDA`, or one
                     # of a mode that CUDA alone has: `self.cuda_graphs_mode is Mode.FULL`.
                     if isinstance(member, ast.Attribute) and member.attr != member.attr.lower():
@@ -269,14 +273,14 @@ class Conditions:
                 pair = self._value(value[0], value[1], depth)
                 if pair[0] is not NOTHING or pair[1] is not NOTHING:
                     return pair[0].seen_at(test), pair[1].seen_at(test)
-            elif isinstance(test, ast.Name):
-                true = self._sometimes(test, scope, depth)
-                if true.known:
-                    return true.seen_at(test), NOTHING
+            true = self._sometimes(test, scope, depth)
+            if true.known:
+                return true.seen_at(test), NOTHING
         return _flag(word, test)
 
-    def _sometimes(self, test: ast.Name, scope: Scope, depth: int) -> Facts:
-        """What a variable teaches when true that is bound to a probe here and to False there."""
+    def _sometimes(self, test: ast.Name | ast.Attribute, scope: Scope, depth: int) -> Facts:
+        """What a variable teaches when true that is bound to a probe here and to False there, or
+        to something of CUDA's and to None."""
         bounds, owner = self._resolver.bounds(test, scope)
         result: Facts | None = None
         for bound in bounds:
@@ -286,6 +290,13 @@ class Conditions:
                 continue
             if id(bound.value) in self._active:
                 return NOTHING
+            made = isinstance(bound.value, ast.Call) and self._resolver.dotted(
+                bound.value.func, owner
+            )
+            if made and made.startswith("torch.cuda."):
+                facts = known("name", "cuda", node=test)
+                result = facts if result is None else result.either(facts)
+                continue
             facts = self._value(bound.value, owner, depth)[0]
             result = facts if result is None else result.either(facts)
         return result or NOTHING

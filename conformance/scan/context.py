@@ -61,7 +61,8 @@ class Context:
     def in_tests(self) -> bool:
         """Whether the file is a test by its name or folder."""
         parts = self.source.path.split("/")
-        return "tests" in parts or parts[-1].startswith(("test_", "conftest"))
+        folders = ("tests", "test", "testing")
+        return not set(folders).isdisjoint(parts) or parts[-1].startswith(("test_", "conftest"))
 
     def leaves(self, node: ast.expr) -> list[Leaf]:
         """Values that a device expression can take here."""

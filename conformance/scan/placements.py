@@ -395,6 +395,11 @@ class Placements:
             guard.kind == "name" and has_cpu and chosen and not engine
         )
         if selecting and device == "cuda" and not context.asks_others(scope):
+            # An argument with nothing else to choose comes on top: one more case, a warm-up. A
+            # test that moves things where CUDA is found runs on the CPU anywhere else.
+            more = not has_cpu and not chosen
+            if more and (context.in_tests or how.endswith("=") or how[0] == '"'):
+                return None
             return Placement(
                 "selection", leaf.node, device, how, scope, Severity.WARNING, guard.node
             )

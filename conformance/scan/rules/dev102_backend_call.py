@@ -158,6 +158,9 @@ RULE = Rule(
         "import torch\nclass A:\n    def run(self):\n        if self.cuda_graphs_mode is Mode.FULL:\n            torch.cuda.synchronize()",
         "import torch\ndef f(x):\n    stream = torch.cuda.current_stream() if x.is_cuda else None\n"
         "    if stream is not None:\n        torch.cuda.synchronize()",
+        "import torch\nclass A:\n    def __init__(self, x):\n        self.stream = None\n        if x.is_cuda:\n"
+        "            self.stream = torch.cuda.Stream()\n    def run(self):\n        if self.stream is not None:\n"
+        "            torch.cuda.synchronize()",
         "import torch\ndef f(wait):\n    fast = False\n    if wait:\n        fast = torch.cuda.is_available()\n"
         "    if fast:\n        torch.cuda.synchronize()",
         "import torch\nif torch.backends.mps.is_available():\n    torch.mps.empty_cache()\nelse:\n    torch.cuda.empty_cache()",

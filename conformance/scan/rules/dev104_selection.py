@@ -123,6 +123,7 @@ RULE = Rule(
         "import torch\ndef _has_mps():\n    return look_up('mps')()\ndef pick_device():\n"
         "    if torch.cuda.is_available():\n        return torch.device('cuda')\n    if _has_mps():\n"
         "        return torch.device('mps')\n    return torch.device('cpu')",
+        "import torch\ndef cases(add):\n    add(device='cpu')\n    if torch.cuda.is_available():\n        add(device='cuda')",
         "import torch\nprint('cuda' if torch.cuda.is_available() else 'cpu')",
         "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
         "    return torch.cuda.get_device_properties(torch.device('cuda')).major",

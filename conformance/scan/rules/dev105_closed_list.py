@@ -8,7 +8,7 @@ from conformance.scan.context import Context
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.mending import insert_after
 from conformance.scan.rule import Bad, Rule
-from conformance.scan.vocabulary import DEVICE_WORDS
+from conformance.scan.vocabulary import ACCELERATORS, DEVICE_WORDS
 
 _Listed = list[tuple[ast.expr, str]]
 
@@ -82,7 +82,9 @@ def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
     plain = all(isinstance(part, ast.Constant) for part in node.elts)
     loop = isinstance(context.statement, ast.For) and context.statement.iter is node
     test = id(node) in context.positive
-    note = context.in_tests or context.decorating or loop or table or entry or test
+    # A list that names a third accelerator leaves mps out knowingly.
+    knows = any(word in ACCELERATORS and word != "cuda" for _, word in listed)
+    note = knows or context.in_tests or context.decorating or loop or table or entry or test
     shown = ", ".join(word for _, word in listed)
     context.report(
         RULE,

@@ -35,6 +35,8 @@ def _call(context: Context, node: ast.Call) -> None:
     dotted = context.dotted(node.func)
     if dotted is None or not dotted.startswith("torch.") or _enabled_for_cuda(context, node):
         return
+    if set(context.facts.excluded) & ACCELERATORS - {"cuda"}:
+        return  # the last of a chain that serves the other accelerators
     if dotted in _NEW:
         _new(context, node, dotted)
     elif dotted.startswith("torch.cuda.amp.") and dotted.rpartition(".")[2] in _OLD:
@@ -157,6 +159,8 @@ RULE = Rule(
         "import torch\ndef f(x):\n    with torch.autocast(x.device.type):\n        return x",
         "import torch\ndef f(x):\n    if x.is_cuda:\n        with torch.autocast('cuda'):\n            return x\n    return x",
         "import torch\nwith torch.autocast('cpu'):\n    pass",
+        "import torch\ndef scaler(device):\n    if device.type == 'mps':\n        return torch.amp.GradScaler('mps')\n"
+        "    return torch.amp.GradScaler('cuda')",
         "import torch\ndef f(x, amp):\n    with torch.autocast('cuda', enabled=amp and x.is_cuda):\n        return x",
         "import torch\nTORCH_2_4 = True\ndef f(d):\n"
         "    return torch.amp.GradScaler(d) if TORCH_2_4 else torch.cuda.amp.GradScaler()",
