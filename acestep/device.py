@@ -124,12 +124,17 @@ class DevicePolicy:
             return False
         return bool(_module(self.device).get_device_capability(self.device) >= (8, 0))
 
-    def captured(self, step: Callable[[], None]) -> Callable[[], None]:
+    def recording_pool(self) -> Any:
+        """Memory for several recordings of which no two run at the same time; see `captured`."""
+        return _module(self.device).graph_pool_handle() if self.records else None
+
+    def captured(self, step: Callable[[], None], pool: Any = None) -> Callable[[], None]:
         """A step in the form that costs the host least: on CUDA a graph to replay.
 
         Args:
             step: works in place on tensors that stay where they are, and never waits for
                 the device. On CUDA it is run a few times here, before it is recorded.
+            pool: what `recording_pool` gave; by default a recording has its own memory.
         """
         if self.device.type != "cuda":
             return step
@@ -142,7 +147,7 @@ class DevicePolicy:
                     step()
             module.current_stream().wait_stream(stream)
             graph = module.CUDAGraph()
-            with module.graph(graph):
+            with module.graph(graph, pool=pool):
                 step()
         replay: Callable[[], None] = graph.replay
         return replay

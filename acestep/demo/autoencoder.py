@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from acestep.demo import material
+from acestep.demo.steps import TrainingStep
 from acestep.demo.synth import Voices
 from acestep.device import DevicePolicy
 
@@ -60,38 +61,30 @@ def train(
     vae.train().requires_grad_(True)
     if decoder_only:
         vae.encoder.requires_grad_(False)
-    weights = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=_RATE, betas=(0.8, 0.99), weight_decay=1e-3)
-    average = [p.detach().clone() for p in weights]
+    step = TrainingStep(
+        lambda segment, noise: _losses(vae, segment, noise, policy),
+        [p for p in vae.parameters() if p.requires_grad],
+        policy,
+        betas=(0.8, 0.99),
+        decay=1e-3,
+        clip=5.0,
+        forget=1e-3,
+        window=10,
+    )
     random = torch.Generator(policy.device).manual_seed(seed)
-    started, step, done = time.perf_counter(), 0, 0.0
-    sums: dict[str, Any] = {}
+    started, done = time.perf_counter(), 0.0
     while done < 1.0:
-        rate = _RATE * min(1.0, (step + 1) / 100) * max(1.0 - done, 0.0) ** 0.7
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = _RATE * min(1.0, (step.number + 1) / 100) * max(1.0 - done, 0.0) ** 0.7
         segment = _segments(audio, batch, random)
-        losses = _losses(vae, segment, policy)
-        total = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
-        torch.nn.utils.clip_grad_norm_(weights, 5.0)
-        optimizer.step()
-        torch._foreach_lerp_(average, [p.detach() for p in weights], min(0.01, 1 / (step + 1)))
-        step += 1
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value.detach()
-        if step % report_every == 0 and report is not None:
-            policy.synchronize()
+        shape = (batch, vae.config.decoder_input_channels, FRAMES)
+        step(rate, segment, torch.randn(shape, generator=random, device=policy.device))
+        if step.number % report_every == 0 and report is not None:
             elapsed = time.perf_counter() - started
-            row = {name: float(value) / report_every for name, value in sums.items()}
-            report({"step": step, "elapsed": elapsed, **row})
-            sums = {}
-        if step % 10 == 0:
+            report({"step": step.number, "elapsed": elapsed, **step.report()})
+        if step.number % 10 == 0:
             policy.synchronize()
         done = (time.perf_counter() - started) / seconds
-    for parameter, value in zip(weights, average, strict=True):
-        parameter.data.copy_(value)
+    step.settle()
     return vae.state_dict()
 
 
@@ -110,11 +103,13 @@ def _segments(audio: torch.Tensor, batch: int, random: torch.Generator) -> torch
     return audio[rows, channels, index].float() * gain
 
 
-def _losses(vae: Any, audio: torch.Tensor, policy: DevicePolicy) -> dict[str, torch.Tensor]:
+def _losses(
+    vae: Any, audio: torch.Tensor, noise: torch.Tensor, policy: DevicePolicy
+) -> dict[str, torch.Tensor]:
     with policy.autocast("vae"):
         posterior = vae.encode(audio).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
-        made = vae.decode(mean + std * torch.randn_like(std)).sample.float()
+        made = vae.decode(mean + std * noise).sample.float()
     # At the ends of a segment the network sees padding that a song does not have.
     edge = 2 * material.HOP
     audio, made = audio[..., edge:-edge], made[..., edge:-edge]
@@ -143,12 +138,16 @@ def spectral_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             * (2 / size)
             for x in (made, wanted)
         ]
-        difference = (spectra[0] - spectra[1]).flatten(1).norm(dim=1)
-        relative = difference / (spectra[1].flatten(1).norm(dim=1) + 1e-3)
+        difference = _norms(spectra[0] - spectra[1])
+        relative = difference / (_norms(spectra[1]) + 1e-3)
         floor = 3e-4
         ratio = (spectra[0] + floor).log() - (spectra[1] + floor).log()
         total = total + relative.mean() + ratio.abs().mean()
     return total / len(_WINDOWS)
+
+
+def _norms(spectra: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(spectra.flatten(1), dim=1)
 
 
 def _wave_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

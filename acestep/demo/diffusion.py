@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.nn import functional
 
 from acestep.demo.material import Drawn, Material
 from acestep.demo.music import FRAME_RATE
+from acestep.demo.steps import TrainingStep
 from acestep.device import DevicePolicy
 
 STEPS = 8
@@ -50,8 +53,9 @@ class Network(nn.Module):
         self.text = pipeline.text_encoder
         self.codes = pipeline.audio_tokenizer
         self.uncode = pipeline.audio_token_detokenizer
+        device = pipeline.transformer.device
         lyrics = [pipeline.tokenizer(text)["input_ids"] for text in _LYRICS]
-        self._lyrics = [torch.tensor([ids]) for ids in lyrics]
+        self._lyrics = [torch.tensor([ids], device=device) for ids in lyrics]
 
     def conditions(self, tokens: torch.Tensor, lyric: int = 0) -> torch.Tensor:
         """`encoder_hidden_states` `[batch, tokens, width]`: lyrics, timbre, then the prompt.
@@ -64,18 +68,19 @@ class Network(nn.Module):
             lyric: which of the standing lyrics.
         """
         batch = len(tokens)
-        text = self.condition.text_projector(
-            self.text(input_ids=tokens, use_cache=False).last_hidden_state
-        )
-        ids = self._lyrics[lyric].to(tokens.device)
+        # Without a mask of its own the model looks for several texts in a row, and waits for
+        # the device to learn that there are none.
+        read = self.text(input_ids=tokens, attention_mask={"full_attention": None}, use_cache=False)
+        text = self.condition.text_projector(read.last_hidden_state)
+        ids = self._lyrics[lyric]
         words = self.condition.lyric_encoder(
             inputs_embeds=self.text.get_input_embeddings()(ids),
             attention_mask=torch.ones_like(ids, dtype=torch.bool),
         )
         silence = self.condition.silence_latent[:, : 30 * FRAME_RATE]
-        timbre, _ = self.condition.timbre_encoder(
-            silence, torch.zeros(1, dtype=torch.long, device=tokens.device)
-        )
+        order = torch.zeros(1, dtype=torch.long, device=tokens.device)
+        with _one_reference(self.condition.timbre_encoder) as encoder:
+            timbre, _ = encoder(silence, order)
         parts = [words.expand(batch, -1, -1), timbre.expand(batch, -1, -1), text]
         return torch.cat([part.to(text.dtype) for part in parts], dim=1)
 
@@ -103,11 +108,14 @@ class Network(nn.Module):
         made: torch.Tensor = self.uncode(codes)[:, :frames]
         return made
 
-    def dropped(self, conditions: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        """Conditions with some items replaced by the learned empty one."""
-        device = conditions.device
-        drop = torch.rand(len(conditions), 1, 1, generator=random, device=device) < _DROPPED
-        return torch.where(drop, self.empty(conditions), conditions)
+    def dropped(self, conditions: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
+        """Conditions with some items replaced by the learned empty one.
+
+        Args:
+            conditions: `[batch, tokens, width]`.
+            chance: `[batch]`, even in 0 to 1.
+        """
+        return torch.where(chance[:, None, None] < _DROPPED, self.empty(conditions), conditions)
 
     def empty(self, conditions: torch.Tensor) -> torch.Tensor:
         """The learned condition for "nothing said", of the same shape."""
@@ -172,54 +180,67 @@ def train(
         # The codes are done; what the teacher knows of them stays as it is.
         network.codes.requires_grad_(False)
         network.uncode.requires_grad_(False)
+    codes = {id(p) for module in (network.codes, network.uncode) for p in module.parameters()}
     weights = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        weights, lr=rate, betas=(0.9, 0.97), weight_decay=0.01, fused=policy.is_accelerator
+    main = _step(
+        lambda *x, lyric: (
+            _distilled(network, teacher, policy, *x, lyric=lyric)
+            if teacher is not None
+            else _flow(network, policy, *x, lyric=lyric)
+        ),
+        [p for p in weights if id(p) not in codes],
+        policy,
     )
-    average = [p.detach().clone() for p in weights]
+    coding = None
+    if teacher is None:
+        coding = _step(
+            lambda latents: _coded(network, policy, latents),
+            [p for p in weights if id(p) in codes],
+            policy,
+        )
     host = np.random.default_rng(seed)
     random = torch.Generator(policy.device).manual_seed(seed)
     quantize = quantizer._quantize
     quantizer._quantize = lambda x: x + (quantize(x) - x).detach()
-    started, step, done = time.perf_counter(), 0, 0.0
-    sums: dict[str, tuple[Any, int]] = {}
+    started, done = time.perf_counter(), 0.0
     while done < 1.0:
-        now = rate * min(1.0, (step + 1) / 200) * (final + (1 - final) * (1 - done))
-        for group in optimizer.param_groups:
-            group["lr"] = now
+        now = rate * min(1.0, (main.number + 1) / 200) * (final + (1 - final) * (1 - done))
         drawn = _draw(short, long, host, batch)
         lyric = int(host.choice(len(_LYRICS), p=_LYRIC_SHARES))
         with policy.autocast():
-            if teacher is not None:
-                losses = {"distil": _distilled(network, teacher, drawn, lyric, host, random)}
-            else:
-                losses = {"flow": _flow(network, drawn, lyric, host, random)}
-                if step % 4 == 0:
-                    latents = drawn.latents[:64]
-                    losses["codes"] = functional.mse_loss(network.recoded(latents), latents)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(list(losses.values())).sum())
-        nn.utils.clip_grad_norm_([p for p in weights if p.grad is not None], 1.0)
-        optimizer.step()
-        # A window that grows with the run, so that its first steps are soon forgotten.
-        share = max(0.002, 10 / (step + 10))
-        torch._foreach_lerp_(average, [p.detach() for p in weights], share)
-        step += 1
-        for name, value in losses.items():
-            total, count = sums.get(name, (0.0, 0))
-            sums[name] = (total + value.detach(), count + 1)
-        if step % 10 == 0:
+            context = network.context(drawn, host)
+        latents = drawn.latents
+        noise = torch.randn(latents.shape, generator=random, device=policy.device)
+        chances = torch.rand(3, len(latents), generator=random, device=policy.device)
+        main(now, latents, drawn.tokens, context, noise, chances, lyric=lyric)
+        if coding is not None and main.number % 4 == 1:
+            coding(now, latents[:64])
+        if main.number % 10 == 0:
             policy.synchronize()
-        if step % report_every == 0 and report is not None:
+        if main.number % report_every == 0 and report is not None:
             elapsed = time.perf_counter() - started
-            row = {name: float(total) / count for name, (total, count) in sums.items()}
-            report({"step": step, "elapsed": elapsed, **row})
-            sums = {}
+            losses = main.report() | (coding.report() if coding is not None else {})
+            report({"step": main.number, "elapsed": elapsed, **losses})
         done = (time.perf_counter() - started) / seconds
     quantizer._quantize = quantize
-    for parameter, value in zip(weights, average, strict=True):
-        parameter.data.copy_(value)
+    main.settle()
+    if coding is not None:
+        coding.settle()
     network.eval().requires_grad_(False)
+
+
+def _step(losses: Any, weights: list[nn.Parameter], policy: DevicePolicy) -> TrainingStep:
+    return TrainingStep(
+        losses,
+        weights,
+        policy,
+        betas=(0.9, 0.97),
+        decay=0.01,
+        clip=1.0,
+        # A window that grows with the run, so that its first steps are soon forgotten.
+        forget=0.002,
+        window=10,
+    )
 
 
 def sample(
@@ -252,25 +273,36 @@ def _draw(short: Material, long: Material, host: np.random.Generator, batch: int
 
 def _flow(
     network: Network,
-    drawn: Drawn,
+    policy: DevicePolicy,
+    latents: torch.Tensor,
+    tokens: torch.Tensor,
+    context: torch.Tensor,
+    noise: torch.Tensor,
+    chances: torch.Tensor,
+    *,
     lyric: int,
-    host: np.random.Generator,
-    random: torch.Generator,
-) -> torch.Tensor:
-    latents = drawn.latents
-    device = latents.device
-    count = len(latents)
-    normal = torch.randn(count, generator=random, device=device)
-    uniform = torch.rand(count, generator=random, device=device)
+) -> dict[str, torch.Tensor]:
+    """Distance of the velocity from that of straight lines; `chances` are `[3, batch]`."""
+    even, bell, dropped = chances
     # Mostly where the velocity is hard to tell, but the whole range, pure noise included.
-    even = torch.arange(count, device=device) % 4 == 0
-    times = torch.where(even, uniform, torch.sigmoid(0.3 + normal))
-    noise = torch.randn(latents.shape, generator=random, device=device)
+    normal = math.sqrt(2) * torch.erfinv((2 * bell - 1).clamp(-0.9999, 0.9999))
+    centred = torch.sigmoid(0.3 + normal)
+    quarter = torch.arange(len(latents), device=latents.device) % 4 == 0
+    times = torch.where(quarter, even, centred)
     t = times[:, None, None]
-    conditions = network.dropped(network.conditions(drawn.tokens, lyric), random)
-    context = network.context(drawn, host)
-    made = network.velocity((1 - t) * latents + t * noise, times, conditions, context)
-    return functional.mse_loss(made, noise - latents)
+    with policy.autocast():
+        conditions = network.dropped(network.conditions(tokens, lyric), dropped)
+        made = network.velocity((1 - t) * latents + t * noise, times, conditions, context)
+    return {"flow": functional.mse_loss(made, noise - latents)}
+
+
+def _coded(
+    network: Network, policy: DevicePolicy, latents: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Distance of latents from themselves through the audio codes and back."""
+    with policy.autocast():
+        made = network.recoded(latents)
+    return {"codes": functional.mse_loss(made.float(), latents)}
 
 
 def _guided(
@@ -292,30 +324,43 @@ def _guided(
 def _distilled(
     network: Network,
     teacher: Network,
-    drawn: Drawn,
+    policy: DevicePolicy,
+    latents: torch.Tensor,
+    tokens: torch.Tensor,
+    context: torch.Tensor,
+    noise: torch.Tensor,
+    chances: torch.Tensor,
+    *,
     lyric: int,
-    host: np.random.Generator,
-    random: torch.Generator,
-) -> torch.Tensor:
+) -> dict[str, torch.Tensor]:
     """Distance of the student's velocity from the teacher's mean one over a whole step."""
-    latents = drawn.latents
-    device = latents.device
-    grid = torch.randint(1, STEPS + 1, (len(latents),), generator=random, device=device)
-    times = grid / STEPS
-    noise = torch.randn(latents.shape, generator=random, device=device)
+    times = (1 + (chances[0] * STEPS).floor().clamp(max=STEPS - 1)) / STEPS
     t = times[:, None, None]
     start = (1 - t) * latents + t * noise
-    with torch.no_grad():
-        told = teacher.conditions(drawn.tokens, lyric)
-        context = teacher.context(drawn, host)
-        state = start
-        part = 1 / (STEPS * SUBSTEPS)
-        for number in range(SUBSTEPS):
-            now = times - number * part
-            state = state - part * _guided(teacher, state, now, told, context, GUIDANCE)
-        wanted = (start - state) * STEPS
-    made = network.velocity(start, times, network.conditions(drawn.tokens, lyric), context)
-    return functional.mse_loss(made, wanted)
+    with policy.autocast():
+        with torch.no_grad():
+            told = teacher.conditions(tokens, lyric)
+            state = start
+            part = 1 / (STEPS * SUBSTEPS)
+            for number in range(SUBSTEPS):
+                now = times - number * part
+                state = state - part * _guided(teacher, state, now, told, context, GUIDANCE)
+            wanted = (start - state) * STEPS
+        made = network.velocity(start, times, network.conditions(tokens, lyric), context)
+    return {"distil": functional.mse_loss(made, wanted)}
+
+
+@contextmanager
+def _one_reference(encoder: Any) -> Iterator[Any]:
+    """Within the block the timbre encoder knows that it hears one piece for each song.
+
+    It counts them otherwise, and waits for the device to learn the number.
+    """
+    encoder.unpack_timbre_embeddings = lambda packed, order: (packed[:, None], order[:, None] == 0)
+    try:
+        yield encoder
+    finally:
+        del encoder.unpack_timbre_embeddings
 
 
 def _open_masks(transformer: Any) -> None:

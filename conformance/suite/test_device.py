@@ -40,6 +40,7 @@ def test_policy_answers(api: Api, target: Target) -> None:
         counter.add_(1)
 
     policy.captured(step)()
+    policy.captured(step, policy.recording_pool())()
     policy.synchronize()
     assert counter.item() >= 1
     assert policy.prefers_vllm is (target.device == "cuda")

@@ -133,7 +133,7 @@ def test_one_recording_serves_every_song_that_fits(
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash)
     recorded: list[Any] = []
 
-    def captured(policy: DevicePolicy, step: Any) -> Any:
+    def captured(policy: DevicePolicy, step: Any, pool: Any = None) -> Any:
         recorded.append(step)
         return step
 

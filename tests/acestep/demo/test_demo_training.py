@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.demo import autoencoder, diffusion, material, train
+from acestep.demo import autoencoder, diffusion, material, steps, train
 from acestep.demo.captions import Prompt, corpus
 from acestep.demo.material import Drawn, Material
 from acestep.demo.recipe import DemoShape, make_pipeline, make_tokenizer
 from acestep.device import resolve
+from conformance import simulate
 
 SHAPE = DemoShape(
     latent=4,
@@ -198,3 +199,70 @@ def test_weights_are_stored_and_read(
         own = getattr(other, name).state_dict()
         for key, value in getattr(pipeline, name).state_dict().items():
             assert torch.equal(value, own[key]), (name, key)
+
+
+def trained() -> tuple[torch.Tensor, dict[str, float], int]:
+    """Weights, mean losses and recordings after twelve steps of a small layer."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 1)
+    step = steps.TrainingStep(
+        lambda x, *, scale: {"loss": (layer(x) * scale - 1).square().mean()},
+        list(layer.parameters()),
+        resolve("cpu"),
+        betas=(0.9, 0.99),
+        decay=0.1,
+        clip=1.0,
+        forget=0.01,
+        window=2,
+    )
+    inputs = torch.Generator().manual_seed(1)
+    for _ in range(12):
+        step(0.1, torch.randn(4, 3, generator=inputs), scale=2.0)
+    row = step.report()
+    last = layer.weight.detach().clone()
+    step.settle()
+    assert not torch.equal(layer.weight, last), "the average is not the last weights"
+    return last, row, len(step._recordings)
+
+
+def test_a_recorded_step_is_the_same_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, losses, recordings = trained()
+    assert recordings == 1, "inputs of one shape came up often"
+    monkeypatch.setattr(steps, "OFTEN", 100)
+    plain, same, recordings = trained()
+    assert recordings == 0
+    assert torch.equal(plain, recorded)
+    assert losses == same
+    assert 0 < losses["loss"] < 5
+
+
+def test_no_step_waits_for_the_device(pipeline: Any, made: Material) -> None:
+    """A recording cannot: whatever the host reads or sends would be that of the first time."""
+    with simulate.mps(fallback=False) as simulation:
+        policy = resolve("mps", dtype="float32")
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module):
+                module.to(policy.device)
+        network = diffusion.Network(pipeline).requires_grad_(True)
+        diffusion._open_masks(network.transformer)
+        drawn = made.draw(np.random.default_rng(0), "text2music", 5.0, 2)
+        latents, tokens = drawn.latents.to(policy.device), drawn.tokens.to(policy.device)
+        context = network.context(
+            Drawn(latents, tokens, drawn.task), np.random.default_rng(0)
+        ).detach()
+        noise = torch.randn_like(latents)
+        chances = torch.rand(3, 2, device=policy.device)
+        segment = torch.randn(1, 2, autoencoder.FRAMES * 1920, device=policy.device)
+        code = torch.randn(1, 4, autoencoder.FRAMES, device=policy.device)
+        inputs = (latents, tokens, context, noise, chances)
+        for losses in (
+            lambda: diffusion._flow(network, policy, *inputs, lyric=1),
+            lambda: diffusion._distilled(network, network, policy, *inputs, lyric=0),
+            lambda: diffusion._coded(network, policy, latents),
+            lambda: autoencoder._losses(pipeline.vae.requires_grad_(True), segment, code, policy),
+        ):
+            simulation.recorder.clear()
+            torch.stack(list(losses().values())).sum().backward()
+            assert not simulation.recorder.transfers
+            assert sum(simulation.recorder.operators.values()) > 100
+        pipeline.to("cpu")
