@@ -147,7 +147,8 @@ def spectral_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def _norms(spectra: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(spectra.flatten(1), dim=1)
+    norms: torch.Tensor = torch.linalg.vector_norm(spectra.flatten(1), dim=1)
+    return norms
 
 
 def _wave_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
