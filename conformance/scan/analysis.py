@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from conformance.scan import prefilter, reach
+from conformance.scan import prefilter
 from conformance.scan.context import Context
 from conformance.scan.facts import NOTHING, Facts, known
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.notebooks import Notebook, NotebookError, read_notebook
 from conformance.scan.packages import PROVIDERS
 from conformance.scan.placements import Placements
+from conformance.scan.reach import Helpers
 from conformance.scan.resolve import Resolver
 from conformance.scan.rule import Hook, Rule
 from conformance.scan.scopes import HotLines, Scopes
@@ -127,16 +128,18 @@ def _analyse_source(
         scopes = Scopes(tree)
         scopes.collect(tree, hot, names)
     findings = _walk(source, tree, scopes, hot, [rule.hooks for rule in rules])
-    helpers = reach.private_helpers(findings, source.text)
-    if helpers:
-        called = _occurrences(data, helpers)
-        calls: dict[str, list[reach.Call]] = {}
+    helpers = Helpers(findings, source.text)
+    more = bool(helpers.names)
+    while more:
+        called = _occurrences(data, helpers.names)
         tree = parser.parse(sorted({*offsets, *called}))
         hot = HotLines(_lines(data, sorted({*marks, *called})))
         scopes = Scopes(tree)
         scopes.collect(tree, hot, names)
-        _walk(source, tree, scopes, hot, [{"call": reach.recorder(helpers, calls)}])
-        findings = reach.milder(findings, source.text, calls)
+        _walk(source, tree, scopes, hot, [{"call": helpers.recorder()}])
+        more = helpers.widen()
+    if helpers.calls:
+        findings = helpers.milder(findings)
     return _with_lines(source, findings)
 
 

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conformance.scan.context import Context
-from conformance.scan.facts import ANY, Facts
 from conformance.scan.findings import Severity
 from conformance.scan.packages import TWO_DEVICES
 from conformance.scan.resolve import Leaf
 from conformance.scan.rule import Hook
 from conformance.scan.scopes import FunctionNode, Key, Scope
+from conformance.scan.shapes import names_no_device, only_not_cpu, stands_in, stored_name
 from conformance.scan.vocabulary import (
     ACCELERATORS,
-    DEVICE_WORDS,
     is_device_name,
     named_backends,
 )
@@ -106,12 +105,12 @@ class Placements:
             leaves = context.leaves(value)
             if any(leaf.device or leaf.key for leaf in leaves):
                 self._consume(value, leaves)
-                standing_in = _stands_in(target, context.branches)
+                standing_in = stands_in(target, context.branches)
                 self.held.setdefault(key, []).append(
                     _Candidate(leaves, context.scope, context.statement, standing_in)
                 )
             return
-        name = _name_of(target)
+        name = stored_name(target)
         if name is not None and is_device_name(name):
             self._place(value, f"`{name}`")
 
@@ -337,7 +336,7 @@ class Placements:
         severity: Severity | None = None,
     ) -> None:
         every = others or leaves
-        if any(_names_no_device(leaf) for leaf in every):
+        if any(names_no_device(leaf) for leaf in every):
             return  # the choice is between words of another kind
         devices = {leaf.device for leaf in every if leaf.device is not None}
         accelerators = devices & ACCELERATORS
@@ -374,12 +373,12 @@ class Placements:
         context = self.context
         if guard is None:
             if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
-                leaf.chosen or _not_cpu(leaf.facts)
+                leaf.chosen or only_not_cpu(leaf.facts)
             ):
                 return None  # the choice knows more than one accelerator
             if leaf.fallback or standing_in:
                 return Placement("default", leaf.node, device, how, scope, level)
-            if _not_cpu(leaf.facts):
+            if only_not_cpu(leaf.facts):
                 return Placement("two-valued", leaf.node, device, how, scope, level)
             if has_cpu:
                 return Placement("selection", leaf.node, device, how, scope, Severity.WARNING)
@@ -404,47 +403,3 @@ class Placements:
                 "selection", leaf.node, device, how, scope, Severity.WARNING, guard.node
             )
         return None
-
-
-def _names_no_device(leaf: Leaf) -> bool:
-    """``"device" if newer else "cuda"``: a part of a name, chosen beside one that is no device."""
-    node = leaf.node
-    return (
-        leaf.chosen
-        and isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and node.value.isalpha()
-        and node.value not in DEVICE_WORDS
-        and not node.value.startswith(("balanced", "sequential"))
-    )
-
-
-def _not_cpu(facts: Facts) -> bool:
-    """Whether all that is known is that the device is not the CPU."""
-    return (
-        "cpu" in facts.excluded and ANY not in facts.known and not (set(facts.known) & ACCELERATORS)
-    )
-
-
-def _name_of(target: ast.expr) -> str | None:
-    match target:
-        case ast.Attribute(attr=name):
-            return name
-        case ast.Subscript(slice=ast.Constant(value=str(name))):
-            return name
-        case _:
-            return None
-
-
-def _stands_in(target: ast.expr, branches: list[ast.expr]) -> bool:
-    """Whether the assignment is the body of ``if target is None`` or ``if not target``."""
-    if not branches:
-        return False
-    wanted = ast.dump(target).replace("Store()", "Load()")
-    match branches[-1]:
-        case ast.Compare(left=left, ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant()]):
-            return ast.dump(left) == wanted
-        case ast.UnaryOp(op=ast.Not(), operand=left):
-            return ast.dump(left) == wanted
-        case _:
-            return False

@@ -22,7 +22,7 @@ from conformance.scan.packages import needed_package, provided_backend
 from conformance.scan.resolve import Resolver
 from conformance.scan.rule import Hook
 from conformance.scan.scopes import HotLines
-from conformance.scan.vocabulary import device_type
+from conformance.scan.shapes import passes_through, pattern_devices, pattern_truth
 
 _LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
 #: What an older PyTorch raises for a function that it lacks; it has nothing but CUDA.
@@ -160,7 +160,7 @@ class Walker:
         context = self.context
         true, false = self.resolver.conditions.of(node.test, context.scope)
         context.branches.append(node.test)
-        if _passes_through(node):
+        if passes_through(node):
             context.settled.update(id(part) for part in ast.walk(node.test))
         if refuses(node.orelse):
             context.refusing.update(id(part) for part in ast.walk(node.test))
@@ -252,15 +252,15 @@ class Walker:
         rest = facts
         afters: list[Facts] = []
         for case in node.cases:
-            devices = _pattern_devices(case.pattern)
+            devices = pattern_devices(case.pattern)
             inner = rest
             if devices:
                 inner = rest.both(known("test", *devices, node=case.pattern))
                 if case.guard is None:
                     rest = rest.without(*devices)
-            elif _is_true(case.pattern) is not None:
+            elif pattern_truth(case.pattern) is not None:
                 true, false = self.resolver.conditions.of(node.subject, self.context.scope)
-                inner = rest.both(true if _is_true(case.pattern) else false)
+                inner = rest.both(true if pattern_truth(case.pattern) else false)
             if case.guard is not None:
                 self._test(case.guard, inner)
                 inner = inner.both(self.resolver.conditions.of(case.guard, self.context.scope)[0])
@@ -425,36 +425,3 @@ _HANDLERS: dict[type[ast.AST], Callable[[Walker, Any, Facts], Facts | None]] = {
     for kind in ast.stmt.__subclasses__()
     if hasattr(Walker, "_on_" + kind.__name__)
 }
-
-
-def _passes_through(node: ast.If) -> bool:
-    """``if device not in (...): return device``: what is not named is left as it is. So it is by
-    ``if small or device not in (...): return False``, which keeps others off a fast path."""
-    match node.body:
-        case [ast.Return(value=ast.Constant(value=False))]:
-            return isinstance(node.test, ast.BoolOp)
-        case [ast.Return(value=ast.Name(id=name))]:
-            return any(
-                isinstance(part, ast.Name) and part.id == name for part in ast.walk(node.test)
-            )
-        case _:
-            return False
-
-
-def _pattern_devices(pattern: ast.pattern) -> tuple[str, ...]:
-    match pattern:
-        case ast.MatchValue(value=ast.Constant(value=str(text))):
-            device = device_type(text)
-            return (device,) if device is not None else ()
-        case ast.MatchOr(patterns=patterns):
-            return tuple(device for part in patterns for device in _pattern_devices(part))
-        case ast.MatchAs(pattern=inner) if inner is not None:
-            return _pattern_devices(inner)
-        case _:
-            return ()
-
-
-def _is_true(pattern: ast.pattern) -> bool | None:
-    if isinstance(pattern, ast.MatchSingleton) and isinstance(pattern.value, bool):
-        return pattern.value
-    return None
