@@ -16,12 +16,16 @@ from typing import Any
 from acestep import audio_files
 from acestep.device import GIB, DevicePolicy
 from acestep.handler import AceStepHandler
+from acestep.llm_inference import LLMHandler
+from acestep.params import GenerationConfig, GenerationParams
+from acestep.planning import plan
 from acestep.request import Request
 
 CAPTION = "warm lo-fi piano, rain, take {}"
 LYRICS = "[verse]\nsoft notes in the morning light\n[chorus]\nmusic fills the air tonight"
 STEPS = 8
-STAGES = ("text", "conditioning", "steps", "vae", "other", "saving")
+STAGES = ("lm", "text", "conditioning", "steps", "vae", "other", "saving")
+"""In the order of a request: planning by the language model comes first, where there is one."""
 
 _takes = itertools.count()
 
@@ -57,9 +61,18 @@ class Row:
         """At this length and batch."""
         return 3600 * self.batch / self.warm
 
+    @property
+    def total(self) -> float:
+        """Seconds of all stages, planning and saving included."""
+        return sum(self.stages.values())
+
     def record(self) -> dict[str, Any]:
         """The row as plain data, rounded."""
-        return {**_rounded(asdict(self)), "songs_per_hour": round(self.songs_per_hour, 1)}
+        return {
+            **_rounded(asdict(self)),
+            "total": round(self.total, 4),
+            "songs_per_hour": round(self.songs_per_hour, 1),
+        }
 
 
 def compare(
@@ -68,10 +81,12 @@ def compare(
     repeats: int,
     batch: int = 1,
     sides: Sequence[str] = ("acestep", "diffusers"),
+    planner: LLMHandler | None = None,
 ) -> list[Row]:
     """Rows of all sides, whose runs take turns; every run has words of its own.
 
-    The sides share one set of weights, which counts in the peak of each.
+    The sides share one set of weights, which counts in the peak of each. With a planner the
+    stages begin with what it takes to plan such songs; the runs that take turns do without.
     """
     runs = {"acestep": lambda: _ours(handler, seconds, batch)}
     if len(sides) > 1:
@@ -87,7 +102,12 @@ def compare(
             peaks[side] = max(peaks.get(side, 0.0), peak())
     rows = []
     for side, (first, *warm) in spent.items():
-        stages, steps = _stages(handler, seconds, batch) if side == "acestep" else ({}, [])
+        stages: dict[str, float] = {}
+        steps: list[float] = []
+        if side == "acestep":
+            planned = {} if planner is None else {"lm": planning(planner, seconds, batch, policy)}
+            stages, steps = _stages(handler, seconds, batch)
+            stages = planned | stages
         rows.append(
             Row(
                 side, seconds, batch, first, statistics.median(warm), (min(warm), max(warm)),
@@ -95,6 +115,21 @@ def compare(
             )
         )  # fmt: skip
     return rows
+
+
+def planning(
+    planner: LLMHandler, seconds: float, batch: int, policy: DevicePolicy, repeats: int = 2
+) -> float:
+    """Seconds that the language model takes for such songs, metadata and audio codes, warm."""
+    params = GenerationParams(caption=CAPTION.format(""), lyrics=LYRICS, duration=seconds)
+    config = GenerationConfig(batch_size=batch)
+
+    def run() -> Any:
+        caption = CAPTION.format(next(_takes))
+        request = Request(caption, tuple(range(batch)), LYRICS, seconds, language="en")
+        return plan(planner, request, params, config)
+
+    return min(_timed(run, policy) for _ in range(repeats))
 
 
 def growth(

@@ -9,7 +9,7 @@ from typing import Any
 from acestep.bench.measure import STAGES, Row
 from acestep.errors import RequestError
 
-_COLOURS = ("#4c72b0", "#55a868", "#c44e52", "#8172b3", "#bbbbbb", "#ccb974")
+_COLOURS = ("#dd8452", "#4c72b0", "#55a868", "#c44e52", "#8172b3", "#bbbbbb", "#ccb974")
 
 
 def draw(path: Path, title: str, compared: Sequence[Row], grown: Sequence[Row]) -> None:

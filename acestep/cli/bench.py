@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.cli.console import EXIT_OK, add_device_option, quiet_libraries, result, say
+from acestep.cli.planner import add_planner_options
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
     from acestep.bench.measure import Row
+    from acestep.device import DevicePolicy
+    from acestep.llm_inference import LLMHandler
 
 SHAPES = ("demo", "wide", "turbo", "xl")
 _GROWTH_SECONDS = (10.0, 30.0, 60.0, 120.0, 240.0, 360.0, 480.0, 600.0)
@@ -42,6 +45,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N")
     parser.add_argument("--repeats", type=int, default=5, help="warm runs of each (default: 5)")
     parser.add_argument("--compile", action="store_true", help="compile our side on first use")
+    parser.add_argument(
+        "--think", action="store_true", help="also time planning by a language model"
+    )
+    add_planner_options(parser)
     parser.add_argument(
         "--against",
         choices=("diffusers", "compiled", "both", "nothing"),
@@ -73,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ["ACESTEP_DEVICE_MEMORY_GB"] = "80"
     handler = make_handler(arguments.shape, policy, compiled=arguments.compile)
     say(f"acestep: bench of {handler.status()}")
+    planner = _planner(arguments, policy) if arguments.think else None
     sides = {
         "diffusers": ("acestep", "diffusers"),
         "compiled": ("acestep", "diffusers compiled"),
@@ -82,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     compared: list[Row] = []
     for seconds in arguments.seconds:
         for batch in arguments.batch:
-            rows = compare(handler, seconds, arguments.repeats, batch, sides)
+            rows = compare(handler, seconds, arguments.repeats, batch, sides, planner)
             _print(rows, heading=not compared)
             compared += rows
     grown: list[Row] = []
@@ -108,6 +116,16 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _planner(arguments: argparse.Namespace, policy: DevicePolicy) -> LLMHandler:
+    """The language model to time: by default the built-in one, whose weights are random too."""
+    from acestep.llm_inference import LLMHandler
+
+    planner = LLMHandler()
+    planner.load(arguments.lm_model or "demo", policy, backend=arguments.backend)
+    say(f"acestep: planning by {planner.model_name} on {policy.name}")
+    return planner
+
+
 def _print(rows: list[Row], *, heading: bool) -> None:
     """A line a row, as it is measured; the ratio is to this project's time."""
     if heading:
@@ -118,7 +136,8 @@ def _print(rows: list[Row], *, heading: bool) -> None:
     ours = rows[0].warm
     for row in rows:
         ratio = row.warm / ours if len(rows) > 1 and row.seconds == rows[0].seconds else 1.0
-        stages = " ".join(f"{name} {1e3 * spent:.1f}" for name, spent in row.stages.items())
+        parts = [*row.stages.items(), ("total", row.total)] if row.stages else []
+        stages = " ".join(f"{name} {1e3 * spent:.1f}" for name, spent in parts)
         result(
             f"{row.side:<19}{row.seconds:>7g}{row.batch:>6}{row.first:>9.3f}{row.warm:>9.4f}"
             f"{ratio:>7.2f}{row.peak:>10.2f}  {stages}"

@@ -54,7 +54,7 @@ def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
 def test_a_benchmark(api: Api, target: Target, tmp_path: Path) -> None:
     """Every stage of a song has a time on the device asked for."""
     table = tmp_path / "table.json"
-    options = ["bench", "--device", target.device, "--seconds", "0.6", "--repeats", "1"]
+    options = ["bench", "--device", target.device, "--seconds", "0.6", "--repeats", "1", "--think"]
     options += ["--against", "nothing", "--json", str(table)]
     options += ["--growth", "--growth-seconds", "0.6", "--growth-batches", "1"]
     assert run_main(api, *options) == 0

@@ -23,7 +23,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_table_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, picture = tmp_path / "b.json", tmp_path / "b.png"
     options = "bench --device cpu --seconds 0.6 --repeats 1 --growth --growth-seconds 0.6 1.2"
-    files = ["--growth-batches", "1", "2", "--json", str(table), "--png", str(picture)]
+    files = ["--think", "--growth-batches", "1", "2", "--json", str(table), "--png", str(picture)]
     assert main([*options.split(), *files]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["side", "song", "s"]
@@ -33,7 +33,10 @@ def test_table_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert report["what"].startswith("demo on cpu")
     ours, theirs, *grown = report["rows"]
     assert (ours["side"], theirs["side"]) == ("acestep", "diffusers")
-    assert set(ours["stages"]) == set(STAGES)
+    assert list(ours["stages"]) == list(STAGES)
+    assert ours["stages"]["lm"] > 0
+    assert ours["total"] == pytest.approx(sum(ours["stages"].values()), abs=1e-3)
+    assert " total " in lines[1]
     assert len(ours["each_step"]) == measure.STEPS
     assert sum(ours["each_step"]) == pytest.approx(ours["stages"]["steps"], rel=0.2, abs=0.02)
     assert ours["spread"][0] <= ours["warm"] <= ours["spread"][1]
