@@ -410,7 +410,7 @@ def check_qr(arguments: tuple[object, ...], machine: Machine) -> None:
     assert isinstance(matrix, torch.Tensor)
     if matrix.dim() < 2:
         return
-    nbytes = matrix[..., 0].numel() * matrix.shape[-2] * matrix.element_size()
+    nbytes = math.prod(matrix.shape[:-1]) * matrix.shape[-2] * matrix.element_size()
     if nbytes >= machine.buffer_bytes:
         raise QR_WORKSPACE.error(size=_size(nbytes))
 

@@ -154,6 +154,7 @@ def test_bfloat16_by_version(macos: str, refused: bool) -> None:
     [
         lambda: functional.conv1d(on(1, 1, 65536), on(1, 1, 1)),
         lambda: torch.linalg.qr(on(30000, 2)),
+        lambda: torch.linalg.qr(on(3, 0)),
         lambda: torch.empty(2**31 - 1, device=DEVICE),
         lambda: functional.conv1d(on(1, 1, 65538), on(1, 1, 3)),
         lambda: functional.conv_transpose1d(on(1, 1, 65537), on(1, 1, 2), stride=2),
