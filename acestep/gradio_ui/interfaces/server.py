@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import signal
 import socket
 import threading
@@ -47,6 +49,11 @@ def serve(options: PageOptions, say: Callable[[str], None]) -> None:
     say(f"acestep: the page is at {url}")
     if public:
         say(f"acestep: and for everybody at {public}")
+    elif options.share:
+        say(
+            "acestep: no public link: gradio's share service could not be reached; check the "
+            "connection, or open the page to your network with --server-name 0.0.0.0"
+        )
     begin(studio)
     before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
@@ -100,7 +107,9 @@ def launch(studio: Studio) -> tuple[gr.Blocks, str, str | None]:
         # it creates without one, and never closes it.
         blocks = page.build(studio)
         blocks.queue(max_size=4 * studio.limits.waiting, default_concurrency_limit=4)
-        _, url, public = blocks.launch(**settings)
+        # Of a link that fails gradio prints a page of advice; `serve` says it in one line.
+        with contextlib.redirect_stdout(io.StringIO()):
+            _, url, public = blocks.launch(**settings)
         return blocks, url, public
 
     return asyncio.run(opened())

@@ -30,6 +30,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture
+def port() -> int:
+    """A port for a server of the test's own."""
+    return free_port()
+
+
 @pytest.fixture(scope="session")
 def engines(handler: AceStepHandler) -> Engines:
     """The built-in checkpoint, loaded once for all tests of a process."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,3 +201,32 @@ def test_without_gradio_the_page_says_how_to_get_it(
     )
     assert main([]) == 2
     assert "pip install 'acestep[ui]'" in capsys.readouterr().err
+
+
+def test_a_link_that_cannot_be_made_is_said_in_one_line(port: int) -> None:
+    """The page is served all the same. No test asks the real service."""
+    script = (
+        "import sys\n"
+        "import gradio.networking\n"
+        "def unreachable(**_):\n"
+        "    raise OSError('no network')\n"
+        "gradio.networking.setup_tunnel = unreachable\n"
+        "from acestep.acestep_v15_pipeline import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-c", script, "--share", "--device", "cpu", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stderr is not None
+    lines = [program.stderr.readline() for _ in range(2)]
+    answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=30)
+    program.send_signal(signal.SIGINT)
+    printed, rest = program.communicate(timeout=60)
+    assert lines[0] == f"acestep: the page is at http://127.0.0.1:{port}/\n"
+    assert lines[1].startswith("acestep: no public link: gradio's share service could not be")
+    assert answer.status_code == 200
+    assert (printed, rest) == ("", "acestep: interrupted\n")
+    assert program.returncode == 130
