@@ -286,7 +286,12 @@ class Conditions:
         for bound in bounds:
             if bound.kind != "value" or bound.value is None:
                 return NOTHING
-            if isinstance(bound.value, ast.Constant) and not bound.value.value:
+            if _is_empty(bound.value):
+                continue
+            if isinstance(bound.value, ast.Constant) and bound.value.value is True:
+                # `for x in inputs: if x.is_cuda: wait = True`
+                facts = self._where_set(bound.node, owner, depth)
+                result = facts if result is None else result.either(facts)
                 continue
             if id(bound.value) in self._active:
                 return NOTHING
@@ -300,6 +305,21 @@ class Conditions:
             facts = self._value(bound.value, owner, depth)[0]
             result = facts if result is None else result.either(facts)
         return result or NOTHING
+
+    def _where_set(self, target: ast.AST | None, owner: Scope, depth: int) -> Facts:
+        """What the conditions say under which a flag is set to True."""
+        line = getattr(target, "lineno", 0)
+        facts = NOTHING
+        for part in ast.walk(owner.node):
+            if isinstance(part, ast.If):
+                last = part.body[-1].end_lineno or 0
+                if part.body[0].lineno <= line <= last:
+                    facts = facts.both(self.of(part.test, owner, depth + 1)[0])
+        return facts
+
+    def filled(self, held: ast.expr, scope: Scope) -> Facts:
+        """What a variable teaches where it is not empty: a loop over it has something to do."""
+        return self._sometimes(held, scope, 0) if isinstance(held, ast.Name) else NOTHING
 
     def _value(self, value: ast.expr, scope: Scope, depth: int) -> Pair:
         """What the expression behind a variable says; worked out once."""
@@ -324,6 +344,13 @@ def probed_backend(dotted: str) -> str | None:
     if parts[1] in NAMESPACES and (parts[-1] in PROBES or "capability" in parts[-1]):
         return parts[1]
     return None
+
+
+def _is_empty(node: ast.expr) -> bool:
+    """Whether a value is false whatever happens: None, False, an empty list."""
+    if isinstance(node, ast.List | ast.Tuple):
+        return not node.elts
+    return isinstance(node, ast.Constant) and not node.value
 
 
 def _callee(node: ast.expr) -> ast.expr:

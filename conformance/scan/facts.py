@@ -23,24 +23,38 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A point in the lattice: backends known to be in use and backends ruled out."""
+    """A point in the lattice: backends known to be in use and backends ruled out.
+
+    Of ``one_of``, what "CUDA or XPU" teaches, one is in use: the last that is not ruled out.
+    """
 
     known: dict[str, Guard]
     excluded: dict[str, Guard]
+    one_of: frozenset[str] = frozenset()
 
     def both(self, other: Facts) -> Facts:
         """Facts when this and the other hold (the stronger guard of a backend wins)."""
-        if not other.known and not other.excluded:
+        if not other.known and not other.excluded and not other.one_of:
             return self
-        if not self.known and not self.excluded:
+        if not self.known and not self.excluded and not self.one_of:
             return other
-        return Facts(_union(self.known, other.known), _union(self.excluded, other.excluded))
+        one_of = other.one_of or self.one_of
+        excluded = _union(self.excluded, other.excluded)
+        known = _union(self.known, other.known)
+        left = one_of.difference(excluded)
+        if len(left) == 1:
+            known.setdefault(min(left), Guard("test"))
+        return Facts(known, excluded, one_of)
 
     def either(self, other: Facts) -> Facts:
         """Facts that hold whichever of the two does."""
         if self is NOTHING or other is NOTHING:
             return NOTHING
-        return Facts(_common(self.known, other.known), _common(self.excluded, other.excluded))
+        known = _common(self.known, other.known)
+        one_of = self.one_of if self.one_of == other.one_of else frozenset()
+        if not known and self.known and other.known:
+            one_of = frozenset(self.known) | frozenset(other.known)
+        return Facts(known, _common(self.excluded, other.excluded), one_of)
 
     def guard(self, backend: str) -> Guard | None:
         """The guard under which a backend may be used here, None when there is none."""
@@ -53,6 +67,7 @@ class Facts:
         return Facts(
             {backend: Guard(guard.kind, node) for backend, guard in self.known.items()},
             {backend: Guard(guard.kind, node) for backend, guard in self.excluded.items()},
+            self.one_of,
         )
 
     def declared(self, node: ast.AST) -> Facts:
@@ -61,7 +76,7 @@ class Facts:
             backend: Guard("name", node) if guard.kind == "probe" else guard
             for backend, guard in self.known.items()
         }
-        return Facts(known, self.excluded)
+        return Facts(known, self.excluded, self.one_of)
 
     def without(self, *backends: str) -> Facts:
         """Facts with these backends ruled out."""

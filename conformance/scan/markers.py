@@ -69,8 +69,13 @@ def _decorator(context: Context, decorator: ast.expr) -> Facts:
 
 
 def set_up(context: Context, node: ast.ClassDef) -> Facts:
-    """Facts that a test class establishes in ``setUp`` by skipping the rest."""
+    """Facts that a class establishes: in ``setUp`` by skipping the rest, in ``__init__`` by
+    refusing to be made."""
     for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+            facts = _refusals(context, method)
+            if facts is not NOTHING:
+                return facts
         if isinstance(method, ast.FunctionDef) and method.name in (
             "setUp",
             "setUpClass",
@@ -85,6 +90,19 @@ def set_up(context: Context, node: ast.ClassDef) -> Facts:
                 ):
                     return context.resolver.conditions.of(statement.test, context.scope)[1]
     return NOTHING
+
+
+def _refusals(context: Context, method: ast.FunctionDef) -> Facts:
+    """What the assertions and refusals say that stand in a method's own block."""
+    scope = context.resolver.scopes.of.get(id(method))
+    facts = NOTHING
+    for statement in method.body if scope is not None else ():
+        assert scope is not None
+        if isinstance(statement, ast.Assert):
+            facts = facts.both(context.resolver.conditions.of(statement.test, scope)[0])
+        elif isinstance(statement, ast.If) and refuses(statement.body):
+            facts = facts.both(context.resolver.conditions.of(statement.test, scope)[1])
+    return known("name", *facts.known, node=method) if facts.known else NOTHING
 
 
 def refuses(body: list[ast.stmt]) -> bool:

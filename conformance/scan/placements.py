@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from conformance.scan.context import Context
 from conformance.scan.findings import Severity
+from conformance.scan.judging import Judge, is_of_another_library
 from conformance.scan.packages import TWO_DEVICES
 from conformance.scan.resolve import Leaf
 from conformance.scan.rule import Hook
 from conformance.scan.scopes import FunctionNode, Key, Scope
-from conformance.scan.shapes import names_no_device, only_not_cpu, stands_in, stored_name
+from conformance.scan.shapes import stands_in, stored_name
 from conformance.scan.vocabulary import (
     ACCELERATORS,
     is_device_name,
@@ -53,24 +54,6 @@ _ASKING = ("is_", "has_", "check_", "supports_", "can_", "_is_", "_has_", "_chec
 _FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """A device literal that decides where something is put.
-
-    ``kind`` says what is wrong with it: ``literal`` (nothing else is possible), ``default`` (it
-    stands in for a missing value), ``selection`` (chosen between CUDA and the CPU only) or
-    ``two-valued`` (taken because it is not the CPU). ``how`` names the place it reaches.
-    """
-
-    kind: str
-    node: ast.expr
-    device: str
-    how: str
-    scope: Scope
-    severity: Severity
-    probe: ast.AST | None = None
-
-
 @dataclass(slots=True)
 class _Candidate:
     leaves: list[Leaf]
@@ -84,7 +67,7 @@ class Placements:
 
     def __init__(self, context: Context, hooks: Iterable[Hook]) -> None:
         self.context = context
-        self.hooks = list(hooks)
+        self.judge = Judge(context, hooks)
         self.held: dict[Key, list[_Candidate]] = {}
         self.used: dict[Key, str] = {}
         self.compared_keys: set[Key] = set()
@@ -209,7 +192,7 @@ class Placements:
             )
             if text is not None and text.startswith("torch.cuda."):
                 leaf = Leaf(node.args[0], "cuda", context.facts)
-                self._judge([leaf], "set_default_tensor_type()", context.scope)
+                self.judge([leaf], "set_default_tensor_type()", context.scope)
 
     def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
         context = self.context
@@ -221,7 +204,9 @@ class Placements:
             inner = context.dotted(function.value.func) or ""
             if inner.startswith("torch.cuda."):
                 return
-        self._judge([Leaf(node, "cuda", context.facts)], ".cuda()", context.scope)
+        if node.args and is_of_another_library(context, function.value):
+            return
+        self.judge([Leaf(node, "cuda", context.facts)], ".cuda()", context.scope)
 
     def compared(self, node: ast.Compare) -> None:
         """``tensor.device.type == wanted``: a choice held in ``wanted`` is one of devices."""
@@ -285,7 +270,7 @@ class Placements:
                     continue
                 self.used.setdefault(leaf.key, how)
         if any(leaf.device for leaf in leaves):
-            self._judge(leaves, how, context.scope, severity=severity)
+            self.judge(leaves, how, context.scope, severity=severity)
 
     def finish(self) -> None:
         """Judge the variables, now that every use of them has been seen."""
@@ -321,85 +306,6 @@ class Placements:
                 continue
             for item in candidates:
                 self.context.statement = item.statement
-                self._judge(
+                self.judge(
                     item.leaves, how or "", item.scope, others=leaves, standing_in=item.standing_in
                 )
-
-    def _judge(
-        self,
-        leaves: list[Leaf],
-        how: str,
-        scope: Scope,
-        *,
-        others: list[Leaf] | None = None,
-        standing_in: bool = False,
-        severity: Severity | None = None,
-    ) -> None:
-        every = others or leaves
-        if any(names_no_device(leaf) for leaf in every):
-            return  # the choice is between words of another kind
-        devices = {leaf.device for leaf in every if leaf.device is not None}
-        accelerators = devices & ACCELERATORS
-        for leaf in leaves:
-            if leaf.device not in ACCELERATORS or leaf.device is None:
-                continue
-            if id(leaf.node) in self.context.settled:
-                continue  # said already, or of no consequence
-            if len(accelerators) > 1 and (leaf.chosen or len(leaves) < len(every)):
-                continue  # the choice knows more than one accelerator
-            has_cpu = "cpu" in devices
-            # `if use_cuda: device = "cuda"` beside another binding is a choice as well.
-            chosen = leaf.chosen or len(leaves) < len(every)
-            placement = self._classify(leaf, has_cpu, chosen, how, scope, standing_in, severity)
-            if placement is not None:
-                for hook in self.hooks:
-                    hook(self.context, placement)
-
-    def _classify(
-        self,
-        leaf: Leaf,
-        has_cpu: bool,
-        chosen: bool,
-        how: str,
-        scope: Scope,
-        standing_in: bool,
-        severity: Severity | None,
-    ) -> Placement | None:
-        device = leaf.device or ""
-        level = severity or Severity.ERROR
-        if self.context.in_tests and device != "cuda":
-            level = Severity.NOTE  # a test that names a rarer backend means that one
-        guard = leaf.facts.guard(device)
-        context = self.context
-        if guard is None:
-            if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
-                leaf.chosen or only_not_cpu(leaf.facts)
-            ):
-                return None  # the choice knows more than one accelerator
-            if leaf.fallback or standing_in:
-                return Placement("default", leaf.node, device, how, scope, level)
-            if only_not_cpu(leaf.facts):
-                return Placement("two-valued", leaf.node, device, how, scope, level)
-            if has_cpu:
-                return Placement("selection", leaf.node, device, how, scope, Severity.WARNING)
-            return Placement("literal", leaf.node, device, how, scope, level)
-        if guard.kind == "test" and has_cpu and leaf.chosen and device == "cuda":
-            if context.asks_others(scope):
-                return None
-            return Placement("two-valued", leaf.node, device, how, scope, Severity.WARNING)
-        # `"cuda" if backend == "nccl" else "cpu"`: the engine decides, and rightly.
-        # And what a function's name declares (no test does) chooses nothing.
-        engine = guard.node is None or isinstance(guard.node, ast.Compare)
-        selecting = guard.kind == "probe" or (
-            guard.kind == "name" and has_cpu and chosen and not engine
-        )
-        if selecting and device == "cuda" and not context.asks_others(scope):
-            # An argument with nothing else to choose comes on top: one more case, a warm-up. A
-            # test that moves things where CUDA is found runs on the CPU anywhere else.
-            more = not has_cpu and not chosen
-            if more and (context.in_tests or how.endswith("=") or how[0] == '"'):
-                return None
-            return Placement(
-                "selection", leaf.node, device, how, scope, Severity.WARNING, guard.node
-            )
-        return None

@@ -104,9 +104,10 @@ def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:
 
 
 def binding_offsets(data: bytes) -> list[int]:
-    """Byte offsets of what decides no finding alone but may explain one: tests for the CPU, and
-    where tensors were put when double precision is about."""
+    """Byte offsets of what decides no finding alone but may explain one: tests for the CPU, the
+    accelerator that was asked for, and where tensors were put when double precision is about."""
     found = find_all(data, b"cpu") + find_all(data, b"version.hip")
+    found += find_all(data, b"current_accelerator")
     if any(word in data for word in (b"double(", *_PRECISION)):
         found += find_all(data, b"device=") + find_all(data, b".to(")
     return found

@@ -1,20 +1,60 @@
-"""Private helpers that are only called where CUDA is known: what they do is guarded there."""
+"""Code that is only reached with CUDA: helpers called where it is known, packages of kernels."""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 from conformance.scan.context import Context
 from conformance.scan.findings import Finding, Severity
+from conformance.scan.packages import KERNELS
 
 #: A call: whether CUDA is known there, and the functions and classes that it stands in.
 Call = tuple[bool, tuple[str, ...]]
 Record = Callable[[Context, ast.Call], None]
 _WORD = re.compile(r"\b(_[^\W_]\w*)(\(?)")
+_KERNELS = re.compile(rf"(?m)^(?:from|import)[ \t]+(?:{'|'.join(sorted(KERNELS))})\b")
+_RELATIVE = re.compile(r"(?m)^from \.(\w*) import (\w+)")
+
+
+def in_kernel_package(path: str) -> bool:
+    """Whether a file cannot be imported before a language of kernels for CUDA was.
+
+    So it is where the ``__init__`` of a package around it imports one, or a module that imports
+    one; those two files themselves are not meant.
+    """
+    folder, name = os.path.split(path)
+    package = _kernel_package(folder)
+    return package is not None and (package[0] != folder or name not in package[1])
+
+
+@lru_cache(maxsize=1024)
+def _kernel_package(folder: str) -> tuple[str, frozenset[str]] | None:
+    """The package that holds a folder and imports such a language, and the files that do it."""
+    text = _text(os.path.join(folder, "__init__.py"))
+    if text is None:
+        return None
+    if _KERNELS.search(text):
+        return folder, frozenset({"__init__.py"})
+    for module, first in _RELATIVE.findall(text):
+        name = f"{module or first}.py"
+        if _KERNELS.search(_text(os.path.join(folder, name)) or ""):
+            return folder, frozenset({"__init__.py", name})
+    parent = os.path.dirname(folder)
+    return _kernel_package(parent) if parent != folder else None
+
+
+def _text(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return None
 
 
 class Helpers:

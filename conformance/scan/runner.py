@@ -7,14 +7,15 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conformance.scan.analysis import analyse, declared_by, failure
 from conformance.scan.cache import Cache, content_key
 from conformance.scan.config import Config
 from conformance.scan.discover import Target
-from conformance.scan.findings import Finding
+from conformance.scan.findings import Finding, Severity
+from conformance.scan.reach import in_kernel_package
 from conformance.scan.rule import Rule
 from conformance.scan.rules import BY_CODE
 
@@ -144,6 +145,9 @@ def _key(target: Target) -> str:
 
 
 def _kept(findings: list[Finding], target: Target, config: Config) -> list[Finding]:
+    if any(f.severity > Severity.NOTE for f in findings) and in_kernel_package(target.path):
+        # Not in the analysis: what is kept in the cache must not depend on other files.
+        findings = [replace(f, severity=Severity.NOTE) for f in findings]
     return [
         finding
         for finding in findings

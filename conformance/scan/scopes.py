@@ -117,8 +117,21 @@ class Scopes:
                 for item in statement.items:
                     if item.optional_vars is not None:
                         self._assign(item.optional_vars, None, scope)
+            elif isinstance(statement, ast.If):
+                self._flags(statement)
             for part in blocks_of(statement):
                 self._block(part, scope)
+
+    def _flags(self, statement: ast.If) -> None:
+        """Flags that are set under a test of interest: ``if x.is_cuda: wait = True``."""
+        for inner in statement.body:
+            if (
+                isinstance(inner, ast.Assign)
+                and isinstance(inner.value, ast.Constant)
+                and inner.value.value is True
+                and self._hot.any(statement.lineno, statement.test.end_lineno or statement.lineno)
+            ):
+                self.local.update(t.id for t in inner.targets if isinstance(t, ast.Name))
 
     def _function(self, node: FunctionNode, scope: Scope) -> None:
         scope.bind(node.name, Bound("def", node=node))

@@ -9,6 +9,7 @@ from typing import Any
 from conformance.scan.conditions import probed_backend
 from conformance.scan.context import Context
 from conformance.scan.facts import ANY, Facts, known
+from conformance.scan.handlers import expects, is_for_older
 from conformance.scan.markers import (
     declared,
     decorators_say,
@@ -25,21 +26,6 @@ from conformance.scan.scopes import HotLines
 from conformance.scan.shapes import passes_through, pattern_devices, pattern_truth
 
 _LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
-#: What an older PyTorch raises for a function that it lacks; it has nothing but CUDA.
-_OLD = frozenset({"AttributeError", "TypeError"})
-_EXPECTED = frozenset(
-    {
-        "BaseException",
-        "Exception",
-        "RuntimeError",
-        "AssertionError",
-        "AttributeError",
-        "NotImplementedError",
-        "ImportError",
-        "ModuleNotFoundError",
-        "OSError",
-    }
-)
 
 
 class Walker:
@@ -187,7 +173,7 @@ class Walker:
     def _on_For(self, node: ast.For | ast.AsyncFor, facts: Facts) -> Facts:  # noqa: N802
         self._show("for", node)
         self.expression(node.iter, facts)
-        inner = facts
+        inner = facts.both(self.resolver.conditions.filled(node.iter, self.context.scope))
         for part in ast.walk(node.iter):
             # `for i in range(torch.cuda.device_count())` runs only where there is a device.
             if isinstance(part, ast.Name):
@@ -220,32 +206,17 @@ class Walker:
     def _on_Try(self, node: ast.Try, facts: Facts) -> Facts | None:  # noqa: N802
         inner = facts
         for handler in node.handlers:
-            if self._expects(handler):
+            if expects(self.context, handler):
                 inner = facts.knowing("try", ANY, node=handler)
         after = self.block(node.body, inner)
         self.block(node.orelse, facts)
         for handler in node.handlers:
-            old = self._caught(handler) <= _OLD and handler.type is not None
+            old = is_for_older(self.context, handler)
             self.block(handler.body, facts.knowing("name", "cuda", node=handler) if old else facts)
         self.block(node.finalbody, facts)
         return facts if after is not None or node.handlers else None
 
     _on_TryStar = _on_Try  # noqa: N815
-
-    def _expects(self, handler: ast.ExceptHandler) -> bool:
-        """Whether a handler takes the failure for an answer (it does not only raise again)."""
-        if len(handler.body) == 1 and isinstance(handler.body[0], ast.Raise):
-            return False
-        if handler.type is None:
-            return True
-        names = self._caught(handler)
-        return bool(names & _EXPECTED) or any("cuda" in name.lower() for name in names)
-
-    def _caught(self, handler: ast.ExceptHandler) -> set[str]:
-        """Names of the exceptions that a handler catches."""
-        kind = handler.type
-        types = kind.elts if isinstance(kind, ast.Tuple) else [kind]
-        return {(self.context.dotted(item) or "").rpartition(".")[2] for item in types}
 
     def _on_Match(self, node: ast.Match, facts: Facts) -> Facts | None:  # noqa: N802
         self.expression(node.subject, facts)

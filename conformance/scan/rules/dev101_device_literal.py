@@ -6,8 +6,8 @@ import ast
 
 from conformance.scan.context import Context
 from conformance.scan.findings import Fix, Severity
+from conformance.scan.judging import Placement
 from conformance.scan.mending import device_text, replace_device
-from conformance.scan.placements import Placement
 from conformance.scan.rule import Bad, Rule
 
 
@@ -96,6 +96,21 @@ RULE = Rule(
         ),
         Bad("device: str = 'cuda'", 1),
         Bad("import torch\ntorch.set_default_tensor_type(torch.cuda.FloatTensor)", 2),
+        Bad(
+            "import torch\ndef f(x, moved):\n    left = [1]\n    for i in left:\n        x[i] = x[i].cuda()\n"
+            "    return x",
+            5,
+        ),
+        Bad(
+            "from torch import nn\ndef f(module, index):\n    if isinstance(module, nn.Linear):\n"
+            "        module.cuda(index)",
+            4,
+        ),
+        Bad(
+            "import torch\ndef pick():\n    found = [kind for kind in ('cuda', 'xpu') if getattr(torch, kind).is_available()]\n"
+            "    device = found[0] if found else 'cuda'\n    return torch.device(device)",
+            4,
+        ),
     ),
     valid=(
         "def f(x, y):\n    return x.to(y.device)",
@@ -110,6 +125,10 @@ RULE = Rule(
         "def test_a():\n    torch.ones(2, device='cuda')",
         "import torch\ndef f(x):\n    if not x.is_cuda:\n        return x\n    return x.to('cuda:1')",
         "def _to_cuda(x):\n    return x.cuda()",
+        "def f(x, graph):\n    moved = []\n    if graph:\n        moved = cuda_inputs(graph)\n"
+        "    for i in moved:\n        x[i] = x[i].cuda()\n    return x",
+        "from quantizer import Packed\ndef f(module, device):\n    if isinstance(module, Packed):\n"
+        "        module.cuda(device)",
         "import torch\nMPS_DEVICE = torch.device('mps')\nCPU_DEVICE = torch.device('cpu')",
         "def f(x):\n    if False:\n        x = x.to('cuda')\n    return x",
         "import torch\ndef measure(x, device=torch.device('cuda')):\n    assert torch.cuda.is_available()",

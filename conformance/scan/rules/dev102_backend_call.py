@@ -10,6 +10,7 @@ from conformance.scan.mending import guard_statement, rename_call
 from conformance.scan.rule import Bad, Rule
 from conformance.scan.rules.families import (
     HARMLESS,
+    HISTORY,
     MEMORY,
     PASSIVE,
     RANDOM,
@@ -53,7 +54,7 @@ def _call(context: Context, node: ast.Call) -> None:
         RULE,
         node,
         message,
-        severity=Severity.WARNING if harmless else Severity.ERROR,
+        severity=Severity.WARNING if harmless or name in HISTORY else Severity.ERROR,
         fix=_fix(context, node, name, backend),
     )
 
@@ -90,7 +91,8 @@ RULE = Rule(
     why=(
         "Most of `torch.cuda` raises on a build or machine without CUDA, and `torch.mps` raises "
         "off the Mac just the same. The few calls that do nothing elsewhere (`empty_cache`) leave "
-        "the other accelerators without what they were written for: those are warnings."
+        "the other accelerators without what they were written for: those are warnings, and so are "
+        "the allocator's own debugging tools, which nobody asks for off CUDA."
     ),
     remedy=(
         "Call `torch.accelerator` (behind `torch.accelerator.is_available()`), or reach the call "
@@ -132,6 +134,17 @@ RULE = Rule(
             5,
         ),
         Bad("import torch\nsync = torch.cuda.synchronize\nsync()", 3),
+        Bad("import torch\ndef watch():\n    torch.cuda.memory._record_memory_history()", 3),
+        Bad(
+            "import torch\ndef f():\n    if not (torch.cuda.is_available() or torch.xpu.is_available()):\n"
+            "        return\n    torch.cuda.synchronize()",
+            5,
+        ),
+        Bad(
+            "import torch\ndef f(flag, names):\n    wait = False\n    if flag:\n        wait = True\n"
+            "    if wait:\n        torch.cuda.synchronize()",
+            7,
+        ),
         Bad("import torch\ngetattr(torch, 'cuda').synchronize()", 2),
     ),
     valid=(
@@ -153,6 +166,13 @@ RULE = Rule(
         "import torch\nclass A:\n    def __init__(self):\n        self.fast = torch.cuda.is_available()\n"
         "    def f(self):\n        if self.fast:\n            torch.cuda.synchronize()",
         "import torch\ntorch.accelerator.synchronize()",
+        "import torch\ndef f():\n    if not (torch.cuda.is_available() or torch.xpu.is_available()):\n"
+        "        return\n    if torch.xpu.is_available():\n        torch.xpu.synchronize()\n"
+        "    else:\n        torch.cuda.synchronize()",
+        "import torch\ndef f(inputs):\n    wait = False\n    for x in inputs:\n        if x.is_cuda:\n"
+        "            wait = True\n    if wait:\n        torch.cuda.synchronize()",
+        "import torch\nclass A:\n    def __init__(self):\n        assert torch.cuda.is_available()\n"
+        "    def run(self):\n        torch.cuda.synchronize()",
         "import torch\ncount = torch.cuda.device_count()\nfor i in range(count):\n    torch.cuda.synchronize(i)",
         "import torch\ndef f(rank):\n    assert torch.cuda.device_count() > rank, 'too few devices'\n    torch.cuda.set_device(rank)",
         "import torch\nclass A:\n    def run(self):\n        if self.cuda_graphs_mode is Mode.FULL:\n            torch.cuda.synchronize()",

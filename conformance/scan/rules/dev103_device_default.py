@@ -6,9 +6,9 @@ import ast
 
 from conformance.scan.context import Context
 from conformance.scan.findings import Severity
+from conformance.scan.judging import Placement
 from conformance.scan.markers import refuses
 from conformance.scan.mending import replace_device
-from conformance.scan.placements import Placement
 from conformance.scan.rule import Bad, Rule
 from conformance.scan.scopes import FunctionNode
 from conformance.scan.vocabulary import ACCELERATORS, declared_backends

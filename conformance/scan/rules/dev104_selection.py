@@ -6,7 +6,7 @@ import ast
 
 from conformance.scan.context import Context
 from conformance.scan.findings import Fix, Severity
-from conformance.scan.placements import Placement
+from conformance.scan.judging import Placement
 from conformance.scan.rule import Bad, Rule
 
 

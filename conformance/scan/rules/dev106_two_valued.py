@@ -7,10 +7,13 @@ import ast
 from conformance.scan.context import Context
 from conformance.scan.facts import Facts
 from conformance.scan.findings import Severity
+from conformance.scan.judging import Placement
 from conformance.scan.mending import replace_device
-from conformance.scan.placements import Placement
 from conformance.scan.rule import Bad, Rule
 from conformance.scan.vocabulary import ACCELERATORS
+
+#: A wrong answer does not fail by itself: whoever asked gets the path of another device.
+_ANSWER = Severity.WARNING
 
 
 def _not_cpu(facts: Facts) -> bool:
@@ -36,7 +39,10 @@ def _compare(context: Context, node: ast.Compare) -> None:
     """A comparison with CUDA that is an answer, not the choice of a branch."""
     if _is_cuda_attribute(node.left) and any(_is_cuda_attribute(c) for c in node.comparators):
         context.report(
-            RULE, node, "is_cuda compares two devices, though neither may be CUDA or the CPU"
+            RULE,
+            node,
+            "is_cuda compares two devices, though neither may be CUDA or the CPU",
+            severity=_ANSWER,
         )
         return
     if id(node) in context.consumed or not _not_cpu(context.facts):
@@ -47,7 +53,8 @@ def _compare(context: Context, node: ast.Compare) -> None:
         context.resolver.literal(part, context.scope) for part in [node.left, *node.comparators]
     ]
     if "cuda" in devices and not any(isinstance(op, ast.NotEq | ast.NotIn) for op in node.ops):
-        context.report(RULE, node, "every device that is not the CPU is expected to be cuda")
+        message = "every device that is not the CPU is expected to be cuda"
+        context.report(RULE, node, message, severity=_ANSWER)
 
 
 def _is_cuda_attribute(node: ast.expr) -> bool:
@@ -57,7 +64,8 @@ def _is_cuda_attribute(node: ast.expr) -> bool:
 def _attribute(context: Context, node: ast.Attribute) -> None:
     if node.attr != "is_cuda" or id(node) in context.consumed or not _not_cpu(context.facts):
         return
-    context.report(RULE, node, "is_cuda decides for every device that is not the CPU")
+    message = "is_cuda decides for every device that is not the CPU"
+    context.report(RULE, node, message, severity=_ANSWER)
 
 
 RULE = Rule(

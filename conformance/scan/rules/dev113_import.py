@@ -22,8 +22,15 @@ def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
                 RULE,
                 node,
                 f"{package}, which needs CUDA, is imported with the module",
-                severity=Severity.NOTE if _is_aware(context, package) else Severity.ERROR,
+                severity=Severity.NOTE if _is_aware(context, package) else _severity(context),
             )
+
+
+def _severity(context: Context) -> Severity | None:
+    """An error where the whole package, or all its tests, load the file; whether anyone without
+    CUDA imports another module is not to be seen in it."""
+    everyone = context.source.path.endswith(("__init__.py", "conftest.py"))
+    return Severity.ERROR if everyone else None
 
 
 def _is_aware(context: Context, package: str) -> bool:
@@ -39,11 +46,12 @@ def _optional(context: Context) -> bool:
 RULE = Rule(
     code="DEV113",
     name="cuda-only-import",
-    severity=Severity.ERROR,
+    severity=Severity.WARNING,
     summary="a CUDA-only package is imported at module level",
     why=(
         "The package has no build for a Mac, so the module, and all that imports it, cannot be "
-        "imported there, whichever device was asked for."
+        "imported there, whichever device was asked for. In an `__init__.py` that is the whole "
+        "package, and an error."
     ),
     remedy="Import it inside the function that needs it, or in a `try` that expects ImportError.",
     invalid=(
@@ -52,6 +60,7 @@ RULE = Rule(
         Bad("import os\nimport vllm.engine as engine", 2),
         Bad("import triton\nimport triton.language as tl", 1),
         Bad("import cupy as cp", 1),
+        Bad("import cupy as cp", 1, path="package/__init__.py"),
     ),
     valid=(
         "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None",

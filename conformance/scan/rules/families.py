@@ -24,6 +24,10 @@ HARMLESS: dict[str, frozenset[str]] = {
     ),
     "xpu": frozenset({"empty_cache"}),
 }
+#: Debugging tools of CUDA's allocator, of which no other backend has the like.
+HISTORY = frozenset(
+    {"_record_memory_history", "_snapshot", "_dump_snapshot", "_save_segment_usage"}
+)
 #: Calls that are right on any device: they look at what they are given.
 PASSIVE = frozenset({"device_of", "_get_device_index", "from_ipc_handle"})
 #: Memory, properties and counts: functions that only inform.

@@ -211,6 +211,40 @@ def test_a_guarded_branch_is_a_milder_finding() -> None:
     assert (finding.code, finding.severity) == ("DEV115", Severity.NOTE)
 
 
+@pytest.mark.parametrize(
+    ("code", "severity"),
+    [
+        # Every accelerator was asked for: it fails only where there is none.
+        (
+            "import torch\ndef f(kind=None):\n    found = torch.accelerator.current_accelerator()\n"
+            "    device_type = kind or (found.type if found is not None else 'cuda')\n"
+            "    return torch.get_device_module(device_type)",
+            Severity.WARNING,
+        ),
+        (
+            "import torch\ndef f(kind=None):\n    return torch.device(kind or 'cuda')",
+            Severity.ERROR,
+        ),
+        # Without the package nobody may ever import a module; an `__init__` everybody does.
+        ("import cupy", Severity.WARNING),
+        # A wrong answer does not fail.
+        ("def same(a, b):\n    return a.is_cuda == b.is_cuda", Severity.WARNING),
+        ("def f(x, device):\n    return x.cuda() if device != 'cpu' else x", Severity.ERROR),
+        # A tool for CUDA's allocator.
+        ("import torch\ntorch.cuda.memory._dump_snapshot('x')", Severity.WARNING),
+        ("import torch\ntorch.cuda.synchronize()", Severity.ERROR),
+    ],
+)
+def test_what_does_not_fail_in_ordinary_use_is_a_warning(code: str, severity: Severity) -> None:
+    (finding,) = scan(code)
+    assert finding.severity == severity
+
+
+def test_an_import_in_an_init_is_an_error() -> None:
+    (finding,) = scan("import cupy", "pkg/__init__.py")
+    assert finding.severity == Severity.ERROR
+
+
 def test_rules_see_each_place_once() -> None:
     code = "import torch\ndef f(x):\n    return x.to(torch.device('cuda:0'))"
     (finding,) = scan(code)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from conformance.scan.analysis import analyse
+from conformance.scan.config import Config
+from conformance.scan.discover import discover
 from conformance.scan.findings import Severity
+from conformance.scan.reach import in_kernel_package
 from conformance.scan.rules import RULES
+from conformance.scan.runner import scan
 
 _HELPER = "import torch\ndef _wait():\n    torch.cuda.synchronize()\n"
 _GUARDED = "def run(flag):\n    if torch.cuda.is_available():\n        _wait()\n"
@@ -52,3 +58,27 @@ def test_a_call_in_code_that_says_nothing_of_devices_is_found() -> None:
     plain = "def other(data):\n    total = 0\n    for item in data:\n        total += item\n"
     plain += "    print('a line that keeps this definition worth thinning out', total)\n"
     assert _severities(_HELPER + _GUARDED + plain + "    _wait()\n") == [Severity.ERROR]
+
+
+def test_a_package_whose_init_loads_kernels_makes_notes(tmp_path: Path) -> None:
+    for name, code in {
+        "lib/__init__.py": "from .norm import norm\n",
+        "lib/norm.py": "import cutlass\ndef norm(x):\n    return x\n",
+        "lib/more/__init__.py": "",
+        "lib/more/load.py": "def f(x):\n    return x.cuda()\n",
+        "lib/plain.py": "def f(x):\n    return x.cuda()\n",
+        "other/__init__.py": "from .plain import f\ntry:\n    import cutlass\nexcept ImportError:\n    pass\n",
+        "other/plain.py": "def f(x):\n    return x.cuda()\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(code)
+    config = Config(tmp_path, severity=Severity.NOTE).checked()
+    for _ in range(2):  # the second run comes from the cache
+        found = scan(discover([str(tmp_path)], config), config).findings
+        assert {Path(f.path).relative_to(tmp_path).as_posix(): f.severity for f in found} == {
+            "lib/norm.py": Severity.NOTE,
+            "lib/more/load.py": Severity.NOTE,
+            "lib/plain.py": Severity.NOTE,
+            "other/plain.py": Severity.ERROR,
+        }
+    assert not in_kernel_package(str(tmp_path / "lib" / "norm.py"))
