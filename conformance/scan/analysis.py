@@ -128,7 +128,7 @@ def _analyse_source(
         scopes = Scopes(tree)
         scopes.collect(tree, hot, names)
     findings = _walk(source, tree, scopes, hot, [rule.hooks for rule in rules])
-    helpers = Helpers(findings, source.text)
+    helpers = Helpers(findings, tree, source)
     more = bool(helpers.names)
     while more:
         called = _occurrences(data, helpers.names)
@@ -138,7 +138,7 @@ def _analyse_source(
         scopes.collect(tree, hot, names)
         _walk(source, tree, scopes, hot, [{"call": helpers.recorder()}])
         more = helpers.widen()
-    if helpers.calls:
+    if helpers.calls or helpers.idle:
         findings = helpers.milder(findings)
     return _with_lines(source, findings)
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 
 from conformance.scan.context import Context
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.packages import KERNELS
+from conformance.scan.scopes import FunctionNode, blocks_of
+from conformance.scan.source import Source
 
 #: A call: whether CUDA is known there, and the functions and classes that it stands in.
 Call = tuple[bool, tuple[str, ...]]
 Record = Callable[[Context, ast.Call], None]
-_WORD = re.compile(r"\b(_[^\W_]\w*)(\(?)")
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_TESTS = re.compile(r"(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py\Z")
+#: Long texts and comments, and short texts, which are kept: a name in one may be looked up.
+_TEXTS = re.compile(
+    r"(\"{3}|'{3}).*?\1|#[^\n]*|(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')", re.DOTALL
+)
 _KERNELS = re.compile(rf"(?m)^(?:from|import)[ \t]+(?:{'|'.join(sorted(KERNELS))})\b")
 _RELATIVE = re.compile(r"(?m)^from \.(\w*) import (\w+)")
 
@@ -60,31 +67,54 @@ def _text(path: str) -> str | None:
 class Helpers:
     """The private functions of one file that findings lie in, and where they are called.
 
-    A helper counts as guarded when every mention of it in the file is a call where CUDA is known:
-    one that is handed on, or called from a place that was not looked at, may be reached from
-    anywhere.
+    Private is what begins with an underscore, what is defined inside a function, what `__all__`
+    leaves out where there is one, and in a file of tests all that is no test. A helper counts as
+    guarded when every mention of it in the file is a call where CUDA is known (in a file of
+    tests, also when it is handed to a call there): one that is mentioned otherwise, or called
+    from a place that was not looked at, may be reached from anywhere.
     """
 
-    def __init__(self, findings: Iterable[Finding], text: str) -> None:
-        inside = {
-            part
-            for finding in findings
-            if finding.severity > Severity.NOTE
-            for part in finding.scope.split(".")
-            if part.startswith("_") and not part.startswith("__")
-        }
-        self._mentions: Counter[str] = Counter()
+    def __init__(self, findings: Iterable[Finding], tree: ast.Module, source: Source) -> None:
+        lines = sorted({f.line for f in findings if f.severity > Severity.NOTE})
+        self._in_tests = _TESTS.search(source.path) is not None
+        self._text = _TEXTS.sub(lambda match: match[2] or "", source.text) if lines else ""
+        self._offered = _offered(tree) if lines else None
+        self._counted: dict[str, tuple[int, int]] = {}
         self.names: set[str] = set()
         self.calls: dict[str, list[Call]] = {}
-        if inside:
-            called: Counter[str] = Counter()
-            for name, bracket in _WORD.findall(text):
-                self._mentions[name] += 1
-                called[name] += bool(bracket)
-            self._only_called = {
-                name for name, count in called.items() if 1 < count == self._mentions[name]
-            }
-            self.names = inside & self._only_called
+        self.idle: set[str] = set()
+        for node, local in _owners(tree.body, lines) if lines else ():
+            if self._is_candidate(node.name, local):
+                self.names.add(node.name)
+            elif self._in_tests and _is_private(node.name) and self._is_idle(node):
+                self.idle.add(node.name)
+
+    def _mentions(self, name: str) -> tuple[int, int]:
+        """How often the code speaks of a name, and how often with a bracket behind it."""
+        held = self._counted.get(name)
+        if held is None:
+            # What is imported under another name is something else.
+            found = re.findall(rf"\b{re.escape(name)}\b(?! as\b)(\(?)", self._text)
+            held = self._counted[name] = len(found), sum(map(bool, found))
+        return held
+
+    def _is_candidate(self, name: str, local: bool) -> bool:
+        if self._in_tests and not name.startswith(("test", "Test", "__")):
+            return self._mentions(name)[0] > 1
+        if name.startswith("__") or not (local or self._is_left_out(name)):
+            return False
+        every, called = self._mentions(name)
+        return 1 < called == every
+
+    def _is_left_out(self, name: str) -> bool:
+        return _is_private(name) or (self._offered is not None and name not in self._offered)
+
+    def _is_idle(self, node: Definition) -> bool:
+        """Whether a file of tests defines a function that nothing in it runs."""
+        plain = isinstance(node, FunctionNode) and all(
+            isinstance(part, ast.Name) and part.id == "staticmethod" for part in node.decorator_list
+        )
+        return plain and self._mentions(node.name)[0] == 1
 
     def recorder(self) -> Record:
         """A hook that writes down where the helpers are called, from the beginning."""
@@ -92,11 +122,15 @@ class Helpers:
 
         def record(context: Context, node: ast.Call) -> None:
             function = node.func
-            name = getattr(function, "attr", getattr(function, "id", ""))
-            if name in self.names:
-                known = "cuda" in context.facts.known
-                owners = tuple(context.scope.qualname.split("."))
-                self.calls.setdefault(name, []).append((known, owners))
+            mentioned = [function]
+            if self._in_tests:
+                mentioned += [*node.args, *(keyword.value for keyword in node.keywords)]
+            for part in mentioned:
+                name = getattr(part, "attr", getattr(part, "id", ""))
+                if name in self.names:
+                    known = "cuda" in context.facts.known
+                    owners = tuple(context.scope.qualname.split("."))
+                    self.calls.setdefault(name, []).append((known, owners))
 
         return record
 
@@ -109,14 +143,16 @@ class Helpers:
             if not known
             for owner in owners
         }
-        new = (callers & self._only_called) - self.names
+        new = {name for name in callers - self.names - {""} if self._is_candidate(name, False)}
         self.names |= new
         return bool(new)
 
     def milder(self, findings: list[Finding]) -> list[Finding]:
         """Findings with those inside of guarded helpers turned into notes."""
         whole = {
-            name: seen for name, seen in self.calls.items() if self._mentions[name] == len(seen) + 1
+            name: seen
+            for name, seen in self.calls.items()
+            if self._mentions(name)[0] == len(seen) + 1
         }
         guarded: set[str] = set()
         grown = True
@@ -128,9 +164,42 @@ class Helpers:
             }
             grown = new != guarded
             guarded = new
+        guarded |= self.idle
         return [
             finding
             if finding.severity == Severity.NOTE or guarded.isdisjoint(finding.scope.split("."))
             else replace(finding, severity=Severity.NOTE)
             for finding in findings
         ]
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _offered(tree: ast.Module) -> set[str] | None:
+    """The names in `__all__`, None where there is none or its names cannot be seen."""
+    for node in tree.body:
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id="__all__")], value=ast.List() | ast.Tuple() as all_
+            ):
+                names = {n.value for n in all_.elts if isinstance(n, ast.Constant)}
+                return {name for name in names if isinstance(name, str)}
+    return None
+
+
+def _owners(
+    body: Iterable[ast.stmt], lines: list[int], local: bool = False
+) -> Iterator[tuple[Definition, bool]]:
+    """Functions and classes that some of the lines lie in, and whether a function holds them."""
+    for node in body:
+        last = node.end_lineno or node.lineno
+        at = bisect_left(lines, node.lineno)
+        if at == len(lines) or lines[at] > last:
+            continue
+        if isinstance(node, FunctionNode | ast.ClassDef):
+            yield node, local
+        inner = local or isinstance(node, FunctionNode)
+        for block in blocks_of(node):
+            yield from _owners(block, lines, inner)
