@@ -290,7 +290,10 @@ class Conditions:
                 continue
             if isinstance(bound.value, ast.Constant) and bound.value.value is True:
                 # `for x in inputs: if x.is_cuda: wait = True`
-                facts = self._where_set(bound.node, owner, depth)
+                test_of_it = self._resolver.scopes.flag_tests.get(id(bound.value))
+                if test_of_it is None or depth >= _DEPTH:
+                    return NOTHING
+                facts = self.of(test_of_it, owner, depth + 1)[0]
                 result = facts if result is None else result.either(facts)
                 continue
             if id(bound.value) in self._active:
@@ -305,17 +308,6 @@ class Conditions:
             facts = self._value(bound.value, owner, depth)[0]
             result = facts if result is None else result.either(facts)
         return result or NOTHING
-
-    def _where_set(self, target: ast.AST | None, owner: Scope, depth: int) -> Facts:
-        """What the conditions say under which a flag is set to True."""
-        line = getattr(target, "lineno", 0)
-        facts = NOTHING
-        for part in ast.walk(owner.node):
-            if isinstance(part, ast.If):
-                last = part.body[-1].end_lineno or 0
-                if part.body[0].lineno <= line <= last:
-                    facts = facts.both(self.of(part.test, owner, depth + 1)[0])
-        return facts
 
     def filled(self, held: ast.expr, scope: Scope) -> Facts:
         """What a variable teaches where it is not empty: a loop over it has something to do."""

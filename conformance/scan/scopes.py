@@ -70,6 +70,8 @@ class Scopes:
     def __init__(self, tree: ast.Module) -> None:
         self.module = Scope(tree, "module", None)
         self.of: dict[int, Scope] = {id(tree): self.module}
+        #: The tests under which flags are set to True, by the value that they are set to.
+        self.flag_tests: dict[int, ast.expr] = {}
 
     def collect(self, tree: ast.Module, is_hot: HotLines, held: set[str]) -> None:
         """Bind names from hot statements; ``held`` are those known to stand for a device.
@@ -132,6 +134,7 @@ class Scopes:
                 and self._hot.any(statement.lineno, statement.test.end_lineno or statement.lineno)
             ):
                 self.local.update(t.id for t in inner.targets if isinstance(t, ast.Name))
+                self.flag_tests[id(inner.value)] = statement.test
 
     def _function(self, node: FunctionNode, scope: Scope) -> None:
         scope.bind(node.name, Bound("def", node=node))

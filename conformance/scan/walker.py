@@ -317,7 +317,8 @@ class Walker:
             context.placements.compared(node)  # type: ignore[arg-type]
             self._show("compare", node)
             for part in [node.left, *node.comparators]:  # type: ignore[attr-defined]
-                context.consumed.add(id(part))
+                # Of `torch.device("cuda").type` the device is compared as well, not used.
+                context.consumed.update((id(part), id(getattr(part, "value", part))))
             if not isinstance(context.statement, ast.Assert):
                 # A list that only opens a branch refuses nothing, unless the other one raises.
                 context.positive.update(

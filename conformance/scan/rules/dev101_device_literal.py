@@ -120,6 +120,7 @@ RULE = Rule(
         "import logging\nlogging.info('moving to cuda')",
         "help_text = 'cuda'\nprint(help_text)",
         "def f(device):\n    return device == 'cuda'",
+        "import torch\ndef f(x):\n    return torch.device('cuda').type == x.device.type",
         "def f(x):\n    try:\n        return x.cuda()\n    except RuntimeError:\n        return x",
         "import pytest, torch\n@pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA')\n"
         "def test_a():\n    torch.ones(2, device='cuda')",
