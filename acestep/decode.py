@@ -59,30 +59,35 @@ def decode(
     Returns:
         float32 audio on the host, `[batch, 2, frames * 1920]` at 48 kHz.
     """
-    frames = latents.shape[-1]
+    batch, _, frames = latents.shape
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = decoder_halo(vae)
-    core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, latents.shape[0], policy)
+    together = _together(batch, policy)
+    core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, together, policy)
     run = wave_decoder(vae, policy, compiled)
     audio: torch.Tensor | None = None
-    for window in _windows(frames, core, halo):
-        part = latents[..., window.start : window.stop].to(policy.device, vae.dtype)
-        wave = run(part)
-        kept = wave[..., (window.first - window.start) * ratio :]
-        if window.last != frames:
-            kept = kept[..., : (window.last - window.first) * ratio]
-        if audio is None:
-            # An odd ratio makes the decoder's output a little shorter than frames * ratio.
-            length = frames * ratio - ((window.stop - window.start) * ratio - wave.shape[-1])
-            audio = policy.host_buffer(*wave.shape[:-1], length)
-        start = window.first * ratio
-        # Row by row, for only whole stretches of memory travel while the next chunk is computed.
-        rows = kept.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
-        for row, target in zip(rows, audio.flatten(0, 1), strict=True):
-            target[start : start + len(row)].copy_(row, non_blocking=True)
-        policy.between_steps()
-        if on_chunk is not None:
-            on_chunk(window.last / frames)
+    for first in range(0, batch, together):
+        songs = latents[first : first + together]
+        for window in _windows(frames, core, halo):
+            part = songs[..., window.start : window.stop].to(policy.device, vae.dtype)
+            wave = run(part)
+            kept = wave[..., (window.first - window.start) * ratio :]
+            if window.last != frames:
+                kept = kept[..., : (window.last - window.first) * ratio]
+            if audio is None:
+                # An odd ratio makes the decoder's output a little shorter than frames * ratio.
+                length = frames * ratio - ((window.stop - window.start) * ratio - wave.shape[-1])
+                audio = policy.host_buffer(batch, wave.shape[1], length)
+            start = window.first * ratio
+            # Row by row, for only whole stretches of memory travel while the next chunk is
+            # computed.
+            rows = kept.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
+            places = audio[first : first + together].flatten(0, 1)
+            for row, target in zip(rows, places, strict=True):
+                target[start : start + len(row)].copy_(row, non_blocking=True)
+            policy.between_steps()
+            if on_chunk is not None:
+                on_chunk((first + len(songs) * window.last / frames) / batch)
     if audio is None:
         raise ValueError(f"latents of shape {tuple(latents.shape)} have no frame to decode")
     policy.synchronize()
@@ -117,18 +122,22 @@ def encode(
     frames = _encoded_length(vae.encoder, samples)
     if frames < 1:
         raise ValueError(f"{samples} samples are too short: one latent frame takes {ratio}")
-    core = chunk_frames or _chunk_frames(vae.encoder, ratio, halo, audio.shape[0], policy)
-    parts: list[torch.Tensor] = []
-    for window in _windows(frames, core, halo):
-        stop = samples if window.stop == frames else window.stop * ratio
-        part = audio[..., window.start * ratio : stop].to(policy.device, vae.dtype)
-        with split_convolutions(vae.encoder, policy.max_conv_output):
-            posterior = vae.encode(part).latent_dist
-        core_slice = slice(window.first - window.start, window.last - window.start)
-        mean, std = posterior.mean[..., core_slice], posterior.std[..., core_slice]
-        parts.append(torch.stack([mean, std]))
-        policy.between_steps()
-    moments = torch.cat(parts, dim=-1)
+    together = _together(audio.shape[0], policy)
+    core = chunk_frames or _chunk_frames(vae.encoder, ratio, halo, together, policy)
+    songs: list[torch.Tensor] = []
+    for signals in torch.split(audio, together):
+        parts: list[torch.Tensor] = []
+        for window in _windows(frames, core, halo):
+            stop = samples if window.stop == frames else window.stop * ratio
+            part = signals[..., window.start * ratio : stop].to(policy.device, vae.dtype)
+            with split_convolutions(vae.encoder, policy.max_conv_output):
+                posterior = vae.encode(part).latent_dist
+            core_slice = slice(window.first - window.start, window.last - window.start)
+            mean, std = posterior.mean[..., core_slice], posterior.std[..., core_slice]
+            parts.append(torch.stack([mean, std]))
+            policy.between_steps()
+        songs.append(torch.cat(parts, dim=-1))
+    moments = torch.cat(songs, dim=1)
     mean, std = moments[0], moments[1]
     if generator is None:
         return mean
@@ -199,6 +208,11 @@ def _windows(frames: int, core: int, halo: int) -> Iterator[_Window]:
     for first in range(0, frames, core):
         last = min(first + core, frames)
         yield _Window(max(first - halo, 0), first, last, min(last + halo, frames))
+
+
+def _together(batch: int, policy: DevicePolicy) -> int:
+    """How many songs to compute at once: on the host more than one only spill its caches."""
+    return 1 if policy.unified_memory else max(batch, 1)
 
 
 def _chunk_frames(module: Module, ratio: int, halo: int, batch: int, policy: DevicePolicy) -> int:

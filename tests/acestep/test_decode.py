@@ -91,6 +91,20 @@ def test_encode_equals_the_whole_encode(vae: Any, policy: DevicePolicy, samples:
     torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("unified", [True, False])
+def test_songs_of_a_batch_are_as_alone(vae: Any, policy: DevicePolicy, unified: bool) -> None:
+    """On the host one after the other, on an accelerator together."""
+    policy = dataclasses.replace(policy, unified_memory=unified)
+    latents = torch.randn(3, 4, 70, generator=torch.Generator().manual_seed(0))
+    shares: list[float] = []
+    audio = decode.decode(vae, latents, policy, chunk_frames=40, on_chunk=shares.append)
+    assert shares == sorted(shares)
+    assert (len(shares), shares[-1]) == (6 if unified else 2, 1.0)
+    torch.testing.assert_close(audio, vae.decode(latents).sample, atol=1e-5, rtol=0)
+    again = decode.encode(vae, audio, policy, chunk_frames=40)
+    torch.testing.assert_close(again, vae.encode(audio).latent_dist.mean, atol=1e-5, rtol=0)
+
+
 def test_no_convolution_passes_the_limit(vae: Any, policy: DevicePolicy) -> None:
     limited = dataclasses.replace(policy, max_conv_output=MPS_MAX_CONV_OUTPUT)
     latents = torch.randn(1, 4, 125, generator=torch.Generator().manual_seed(0))
