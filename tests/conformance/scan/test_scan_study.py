@@ -19,7 +19,8 @@ FOREIGN: dict[str, Any] = STUDY["foreign"]
 
 def test_samples_have_the_agreed_size_and_name_rules_that_exist() -> None:
     findings = STUDY["findings"]["judged"]
-    assert len(findings) == 200
+    # A draw of 200 takes all that are left.
+    assert len(findings) == 179
     assert len(STUDY["unreported"]["judged"]) == 100
     assert {row["code"] for row in findings} <= set(BY_CODE)
     assert {row["verdict"] for row in findings} == {"right", "wrong"}
@@ -28,12 +29,13 @@ def test_samples_have_the_agreed_size_and_name_rules_that_exist() -> None:
         assert row["path"].split("/")[0] in STUDY["packages"]
 
 
-#: The goals are 0.95 of the errors and 0.85 of the warnings. That for errors is not reached on
-#: findings that no rule was made from; what is reached must not be lost when samples are replaced.
-FLOORS = [("error", 0.88), ("warning", 0.85)]
+#: The goals. That for errors is not reached on findings that no rule was made from; what is
+#: reached there must not be lost when samples are replaced.
+GOALS = [("error", 0.95), ("warning", 0.85)]
+FOREIGN_FLOORS = [("error", 0.88), ("warning", 0.85)]
 
 
-@pytest.mark.parametrize(("severity", "floor"), FLOORS)
+@pytest.mark.parametrize(("severity", "floor"), GOALS)
 def test_precision(severity: str, floor: float) -> None:
     rows = [row for row in STUDY["findings"]["judged"] if row["severity"] == severity]
     assert sum(row["verdict"] == "right" for row in rows) / len(rows) >= floor
@@ -44,7 +46,7 @@ def test_recall() -> None:
     assert sum(row["verdict"] == "missed" for row in rows) / len(rows) <= 0.05
 
 
-@pytest.mark.parametrize(("severity", "floor"), FLOORS)
+@pytest.mark.parametrize(("severity", "floor"), FOREIGN_FLOORS)
 def test_precision_on_foreign_projects_after_the_last_mending(severity: str, floor: float) -> None:
     counts = FOREIGN["samples"][-1]["findings"][severity]
     assert counts["right"] / counts["judged"] >= floor
