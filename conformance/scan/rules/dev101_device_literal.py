@@ -56,7 +56,7 @@ RULE = Rule(
     why=(
         'A tensor or model sent to "cuda" by name raises on every machine without CUDA. The '
         "literal also hides in a variable, a constant or an attribute: what counts is where the "
-        "value ends up."
+        "value ends up. What is left after other accelerators were asked for is a warning."
     ),
     remedy=(
         "Take the device from the caller or from a tensor in hand (`x.device`), or ask "

@@ -76,7 +76,7 @@ RULE = Rule(
     why=(
         "With two devices in mind, `not cpu` and `cuda` are the same thing. On MPS the code then "
         "sees a tensor on the wrong device for ever (and moves it again at every call), or asks "
-        "CUDA for something."
+        "CUDA for something. The wrong answer alone is a warning, what is moved by it an error."
     ),
     remedy=(
         "Compare device types with each other (`tensor.device.type == torch.device(target).type`) "
