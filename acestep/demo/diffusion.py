@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,16 @@ _LYRICS = (
 _LYRIC_SHARES = (0.9, 0.06, 0.04)
 
 Report = Callable[[dict[str, float]], None]
+
+
+class _Given(NamedTuple):
+    """What a step learns from: `[batch, ...]` each, `chances` even in 0 to 1, `[3, batch]`."""
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+    context: torch.Tensor
+    noise: torch.Tensor
+    chances: torch.Tensor
 
 
 class Network(nn.Module):
@@ -182,15 +192,13 @@ def train(
         network.uncode.requires_grad_(False)
     codes = {id(p) for module in (network.codes, network.uncode) for p in module.parameters()}
     weights = [p for p in network.parameters() if p.requires_grad]
-    main = _step(
-        lambda *x, lyric: (
-            _distilled(network, teacher, policy, *x, lyric=lyric)
-            if teacher is not None
-            else _flow(network, policy, *x, lyric=lyric)
-        ),
-        [p for p in weights if id(p) not in codes],
-        policy,
-    )
+
+    def losses(*given: torch.Tensor, lyric: int) -> dict[str, torch.Tensor]:
+        if teacher is None:
+            return _flow(network, policy, _Given(*given), lyric)
+        return _distilled(network, teacher, policy, _Given(*given), lyric)
+
+    main = _step(losses, [p for p in weights if id(p) not in codes], policy)
     coding = None
     if teacher is None:
         coding = _step(
@@ -219,8 +227,8 @@ def train(
             policy.synchronize()
         if main.number % report_every == 0 and report is not None:
             elapsed = time.perf_counter() - started
-            losses = main.report() | (coding.report() if coding is not None else {})
-            report({"step": main.number, "elapsed": elapsed, **losses})
+            row = main.report() | (coding.report() if coding is not None else {})
+            report({"step": main.number, "elapsed": elapsed, **row})
         done = (time.perf_counter() - started) / seconds
     quantizer._quantize = quantize
     main.settle()
@@ -272,18 +280,10 @@ def _draw(short: Material, long: Material, host: np.random.Generator, batch: int
 
 
 def _flow(
-    network: Network,
-    policy: DevicePolicy,
-    latents: torch.Tensor,
-    tokens: torch.Tensor,
-    context: torch.Tensor,
-    noise: torch.Tensor,
-    chances: torch.Tensor,
-    *,
-    lyric: int,
+    network: Network, policy: DevicePolicy, given: _Given, lyric: int
 ) -> dict[str, torch.Tensor]:
-    """Distance of the velocity from that of straight lines; `chances` are `[3, batch]`."""
-    even, bell, dropped = chances
+    """Distance of the velocity from that of straight lines."""
+    latents, tokens, context, noise, (even, bell, dropped) = given
     # Mostly where the velocity is hard to tell, but the whole range, pure noise included.
     normal = math.sqrt(2) * torch.erfinv((2 * bell - 1).clamp(-0.9999, 0.9999))
     centred = torch.sigmoid(0.3 + normal)
@@ -322,18 +322,10 @@ def _guided(
 
 
 def _distilled(
-    network: Network,
-    teacher: Network,
-    policy: DevicePolicy,
-    latents: torch.Tensor,
-    tokens: torch.Tensor,
-    context: torch.Tensor,
-    noise: torch.Tensor,
-    chances: torch.Tensor,
-    *,
-    lyric: int,
+    network: Network, teacher: Network, policy: DevicePolicy, given: _Given, lyric: int
 ) -> dict[str, torch.Tensor]:
     """Distance of the student's velocity from the teacher's mean one over a whole step."""
+    latents, tokens, context, noise, chances = given
     times = (1 + (chances[0] * STEPS).floor().clamp(max=STEPS - 1)) / STEPS
     t = times[:, None, None]
     start = (1 - t) * latents + t * noise

@@ -254,10 +254,10 @@ def test_no_step_waits_for_the_device(pipeline: Any, made: Material) -> None:
         chances = torch.rand(3, 2, device=policy.device)
         segment = torch.randn(1, 2, autoencoder.FRAMES * 1920, device=policy.device)
         code = torch.randn(1, 4, autoencoder.FRAMES, device=policy.device)
-        inputs = (latents, tokens, context, noise, chances)
+        given = diffusion._Given(latents, tokens, context, noise, chances)
         for losses in (
-            lambda: diffusion._flow(network, policy, *inputs, lyric=1),
-            lambda: diffusion._distilled(network, network, policy, *inputs, lyric=0),
+            lambda: diffusion._flow(network, policy, given, 1),
+            lambda: diffusion._distilled(network, network, policy, given, 0),
             lambda: diffusion._coded(network, policy, latents),
             lambda: autoencoder._losses(pipeline.vae.requires_grad_(True), segment, code, policy),
         ):
