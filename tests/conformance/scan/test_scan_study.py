@@ -85,12 +85,19 @@ def test_the_benchmark_prints_ratios_from_one_run(
     tool = str(other)
     assert benchmark.main([str(tmp_path), "--ruff", tool, "--torchfix", tool, "--repeat", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == [
-        "ruff F, no cache",
-        "scan, cold",
-        "scan, warm",
-        "torchfix",
+    assert [(line.split("  ")[0], line.rsplit("  ")[-1]) for line in lines[1:]] == [
+        ("ruff F, no cache", "ruff F, no cache"),
+        ("scan, cold", "ruff F, no cache"),
+        ("scan, warm", "ruff F, no cache"),
+        ("scan, cold, part", "scan, cold, part"),
+        ("torchfix, part", "scan, cold, part"),
     ]
+    for number in range(9):
+        (tmp_path / f"good{number}.py").write_text(f"x = {number}\n")
+    part = tmp_path / "part"
+    benchmark.drawn([tmp_path], 0.3, 1, part)
+    copied = {file.read_text() for file in part.rglob("*.py")}
+    assert len(copied) == 3
     other.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(RuntimeError, match="no cache failed"):
         benchmark.main([str(tmp_path), "--ruff", tool, "--repeat", "1"])
