@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conformance.simulate import gaps, limits
+from conformance.simulate import checks, gaps, limits
 from conformance.simulate.device import DEVICE, HOST, Machine
 from conformance.simulate.internals import storage_id
 from conformance.simulate.memory import Ledger, is_backend
@@ -43,7 +43,7 @@ _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
 _WIDE = (torch.float64, torch.complex128)
 _RESIZES = frozenset({"aten::resize_", "aten::resize_as_", "aten::set_"})
-_WATCHED = frozenset({*_MOVES, *_INDEXED, *_WAITS, *_RESIZES, *limits.CHECKS, "aten::_linalg_svd"})
+_WATCHED = frozenset({*_MOVES, *_INDEXED, *_WAITS, *_RESIZES, *checks.CHECKS, "aten::_linalg_svd"})
 """Operators that are looked at each time they run."""
 
 
@@ -166,7 +166,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The usual case, kept short: operands all on the device, nothing about them to check."""
         core = self.core
         if operator.support is Support.KERNEL:
-            limits.check_sizes(operator.base, ours)
+            checks.check_sizes(operator.base, ours)
         out = self._compute(func, operator, args, kwargs)
         for tensor in (out,) if isinstance(out, torch.Tensor) else tensors_in((out,), {}):
             if not core.ledger.holds(tensor) and not self._stays(tensor):
@@ -191,7 +191,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # C++ keeps the numbers it computes with in such tensors, on the host.
             return func(*args, **kwargs)
         if dtype is not None:
-            limits.check_dtype(dtype, core.machine)
+            checks.check_dtype(dtype, core.machine)
         if operator.on(torch.strided, core.thread.caller) is Support.MISSING:
             self._refuse_or_fall_back(operator, torch.strided, Support.MISSING)
         if found:
@@ -245,14 +245,14 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         support = operator.on(layout, core.thread.caller)
         if support in (Support.MISSING, Support.HOST):
             self._refuse_or_fall_back(operator, layout, support)
-        elif operator.base in limits.CHECKS:
-            limits.CHECKS[operator.base](args, core.machine)
+        elif operator.base in checks.CHECKS:
+            checks.CHECKS[operator.base](args, core.machine)
         if support is Support.KERNEL:
-            limits.check_sizes(operator.base, ours)
+            checks.check_sizes(operator.base, ours)
             gaps.check(operator.base, ours)
         dtype = kwargs.get("dtype")
         if dtype is not None:
-            limits.check_dtype(dtype, core.machine)
+            checks.check_dtype(dtype, core.machine)
 
     def _refuse_or_fall_back(
         self, operator: Operator, layout: torch.layout, support: Support
@@ -291,7 +291,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 inner = tensor.dtype in _WIDE and core.thread.caller in _COMPUTES_IN_FLOAT64
                 stray = stray or not (on_device or exempt or inner or tensor.device != HOST)
         if stray:
-            raise limits.mixed(operator.name, tensors, not core.ledger.holds(found[0]))
+            raise checks.mixed(operator.name, tensors, not core.ledger.holds(found[0]))
 
     def _run(
         self, func: Any, operator: Operator, args: Args, kwargs: Kwargs, hosts: list[torch.Tensor]

@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _device as torch_default
 
-from conformance.simulate import autocast, limits
+from conformance.simulate import autocast, checks, limits
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
 from conformance.simulate.dispatch import Args, Core, Kwargs
 from conformance.simulate.internals import is_alias
@@ -215,7 +215,7 @@ def _linear(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     # MPS has a kernel for the whole of it; the CPU's parts would take integers.
     signal = args[0] if args else kwargs.get("input")
     if isinstance(signal, _Tensor) and core.ledger.holds(signal):
-        limits.check_linear(signal)
+        checks.check_linear(signal)
     return call(core, func, args, kwargs)
 
 

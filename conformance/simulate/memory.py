@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from conformance.simulate import limits
+from conformance.simulate import checks
 from conformance.simulate.device import BACKEND, HOST, Machine
 from conformance.simulate.internals import storage_device, storage_id
 
@@ -60,8 +60,8 @@ class Ledger:
 
         Raises TypeError for a dtype that the device lacks, RuntimeError when memory is full.
         """
-        limits.check_dtype(tensor.dtype, self.machine)
-        limits.check_layout(tensor, self.machine)
+        checks.check_dtype(tensor.dtype, self.machine)
+        checks.check_layout(tensor, self.machine)
         for part in _parts(tensor):
             storage = part.untyped_storage()
             if storage_device(storage) == HOST:
@@ -83,7 +83,7 @@ class Ledger:
 
     def reserve(self, nbytes: int) -> None:
         """Raises RuntimeError, in the allocator's words, where `nbytes` more would not fit."""
-        limits.check_buffer(nbytes, self.machine)
+        checks.check_buffer(nbytes, self.machine)
         allowed = self.machine.allowed_bytes
         if allowed is None:
             return
@@ -92,7 +92,7 @@ class Ledger:
             return
         self.empty_cache()
         if self.driver + nbytes > allowed:
-            raise limits.out_of_memory(self.allocated, self.driver, allowed, nbytes)
+            raise checks.out_of_memory(self.allocated, self.driver, allowed, nbytes)
 
     def resized(self, tensor: torch.Tensor) -> None:
         """Accounts for a storage that changed its size in place."""
@@ -100,7 +100,7 @@ class Ledger:
         block = self.blocks[storage._cdata]
         change = storage.nbytes() - block.nbytes
         if change > 0:
-            limits.check_buffer(storage.nbytes(), self.machine)
+            checks.check_buffer(storage.nbytes(), self.machine)
             self.reserve(change)
         block.nbytes += change
         self._grow(change)

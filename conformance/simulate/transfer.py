@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conformance.simulate import limits
+from conformance.simulate import checks
 from conformance.simulate.device import DEVICE, HOST
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def move(
     if here == device:
         return tensor if dtype in (None, tensor.dtype) else tensor.to(dtype)
     if device == DEVICE:
-        limits.check_dtype(dtype or tensor.dtype, core.machine)
-        limits.check_layout(tensor, core.machine)
+        checks.check_dtype(dtype or tensor.dtype, core.machine)
+        checks.check_layout(tensor, core.machine)
     if torch.is_grad_enabled() and tensor.requires_grad:
         moved: torch.Tensor = ToCopy.apply(  # type: ignore[no-untyped-call]
             tensor, core, device, dtype, memory_format

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from conformance import simulate
-from conformance.simulate import limits
+from conformance.simulate import checks
 
 DEVICE = "mps"
 
@@ -201,7 +201,7 @@ def test_a_failure_leaves_operands_as_they_were(sim: simulate.Simulation) -> Non
 
 
 def test_every_size_is_named_with_its_unit() -> None:
-    text = str(limits.out_of_memory(512, 2048, 3 * 1024**2, 4 * 1024**3))
+    text = str(checks.out_of_memory(512, 2048, 3 * 1024**2, 4 * 1024**3))
     assert "MPS allocated: 512 bytes" in text
     assert "other allocations: 1.50 KiB" in text
     assert "max allowed: 3.00 MiB" in text
