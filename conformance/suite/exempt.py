@@ -197,6 +197,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "gradio_ui.studio:data_folder",
         "gradio_ui.studio:prepare",
         "gradio_ui.texts:Texts.get",
+        "gradio_ui.texts:Texts.problem",
         "gradio_ui.texts:texts",
         "gradio_ui.uploads:clean",
         "gradio_ui.uploads:decoded",

@@ -36,7 +36,7 @@ def notice(words: Texts, text: str, *, error: bool = False) -> str:
         return '<div class="notice" role="status"></div>'
     if error:
         lead = escape(words("error.lead"))
-        return f'<div class="notice error" role="alert"><b>{lead}</b> {escape(text)}</div>'
+        return f'<div class="notice error" role="alert"><b>{lead}</b> {escape(words.problem(text))}</div>'
     return f'<div class="notice" role="status">{escape(text)}</div>'
 
 
