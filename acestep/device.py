@@ -451,8 +451,9 @@ def _build(device: torch.device, requested: str, reason: str) -> DevicePolicy:
 
 
 def _channels_last(device: torch.device) -> bool:
-    """Measured to be quicker on the CPU and on CUDA. On MPS it was never measured, and wrong
-    results of such convolutions were reported there (pytorch/pytorch issue 180984)."""
+    """Side by side on the CPU, where it is quicker by measurement, and on CUDA. On MPS it was
+    never measured, and wrong results of such convolutions were reported there
+    (pytorch/pytorch issue 180984)."""
     text = os.environ.get("ACESTEP_CHANNELS_LAST", "").strip()
     if text not in ("", "0", "1"):
         raise RequestError(f"ACESTEP_CHANNELS_LAST is '{text}'; expected 0 or 1")

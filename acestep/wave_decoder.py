@@ -2,8 +2,8 @@
 
 diffusers' modules compute the normalised weights again in every call, and each Snake
 activation as five tensors. PyTorch's convolutions over narrow signals, too, are several times
-as fast on the CPU and on CUDA when the channels of a sample lie side by side. The values are
-those of `vae.decoder` up to rounding.
+as fast on the CPU when the channels of a sample lie side by side. The values are those of
+`vae.decoder` up to rounding.
 """
 
 from __future__ import annotations
