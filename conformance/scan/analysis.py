@@ -30,6 +30,7 @@ from conformance.scan.walker import Walker
 UNREADABLE = "DEV000"
 _RECURSION = 20_000
 _ROUNDS = 3
+_CALLS = 12
 _TEXT_ENCODINGS = ("utf-8", "utf-8-sig", "ascii")
 
 
@@ -129,15 +130,16 @@ def _analyse_source(
         scopes.collect(tree, hot, names)
     findings = _walk(source, tree, scopes, hot, [rule.hooks for rule in rules])
     helpers = Helpers(findings, tree, source)
-    more = bool(helpers.names)
-    while more:
+    # Helpers further from a guard than so many calls count as reached from anywhere.
+    for _ in range(_CALLS if helpers.names else 0):
         called = _occurrences(data, helpers.names)
         tree = parser.parse(sorted({*offsets, *called}))
         hot = HotLines(_lines(data, sorted({*marks, *called})))
         scopes = Scopes(tree)
         scopes.collect(tree, hot, names)
         _walk(source, tree, scopes, hot, [{"call": helpers.recorder()}])
-        more = helpers.widen()
+        if not helpers.widen():
+            break
     if helpers.calls or helpers.idle:
         findings = helpers.milder(findings)
     return _with_lines(source, findings)

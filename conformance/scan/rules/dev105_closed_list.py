@@ -57,13 +57,20 @@ def _profiles(context: Context) -> bool:
 
 def _is_continued(context: Context, node: ast.expr) -> bool:
     """``["cuda", "cpu"] + [...] + ["mps"]``: what is missing is added in the same expression."""
-    sums = [part for part in ast.walk(context.statement) if isinstance(part, ast.BinOp)]
-    return any(
-        isinstance(part, ast.Constant) and str(part.value).startswith("mps")
-        for total in sums
-        if any(part is node for part in ast.walk(total))
-        for part in ast.walk(total)
-    )
+    waiting: list[ast.AST] = [context.statement]
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, ast.BinOp):
+            waiting.extend(ast.iter_child_nodes(part))
+            continue
+        # The outermost sum holds all that its parts hold, so each node is looked at once.
+        parts = list(ast.walk(part))
+        if any(inner is node for inner in parts):
+            return any(
+                isinstance(inner, ast.Constant) and str(inner.value).startswith("mps")
+                for inner in parts
+            )
+    return False
 
 
 def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:

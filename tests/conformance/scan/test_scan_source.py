@@ -76,6 +76,10 @@ def test_python_2_without_a_word_of_devices_is_not_our_business() -> None:
         "x = " + "[" * 150 + "'cuda'" + "]" * 150,
         "\n".join(" " * depth + "if x:" for depth in range(120)) + "\n" + " " * 120 + "'cuda'",
         "x = " + " + ".join(["torch.cuda.current_device()"] * 5000),
+        # These hung: a walk for every part of the sum, and a round for every helper of the chain.
+        "x = ['cuda', 'cpu'] + " + " + ".join(f"a{i}" for i in range(5000)),
+        "import torch\ndef _f0():\n    torch.cuda.synchronize()\n"
+        + "".join(f"def _f{i}():\n    _f{i - 1}()\n" for i in range(1, 3000)),
         "x = " + "f(" * 180 + "'cuda'" + ")" * 180,
         "if a == 'cuda':\n    pass\n" + "elif a == 'cuda':\n    pass\n" * 2000,
         "x" + ".cuda()" * 3000,
