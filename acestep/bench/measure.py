@@ -121,13 +121,10 @@ def planning(
     planner: LLMHandler, seconds: float, batch: int, policy: DevicePolicy, repeats: int = 2
 ) -> float:
     """Seconds that the language model takes for such songs, metadata and audio codes, warm."""
-    params = GenerationParams(caption=CAPTION.format(""), lyrics=LYRICS, duration=seconds)
-    config = GenerationConfig(batch_size=batch)
+    params, config = GenerationParams(), GenerationConfig()
 
     def run() -> Any:
-        caption = CAPTION.format(next(_takes))
-        request = Request(caption, tuple(range(batch)), LYRICS, seconds, language="en")
-        return plan(planner, request, params, config)
+        return plan(planner, _request(seconds, batch), params, config)
 
     return min(_timed(run, policy) for _ in range(repeats))
 
@@ -150,9 +147,13 @@ def growth(
 
 
 def _ours(handler: AceStepHandler, seconds: float, batch: int) -> Any:
-    seeds = tuple(range(batch))
+    return handler.generate(_request(seconds, batch))
+
+
+def _request(seconds: float, batch: int) -> Request:
+    """Songs of words that no earlier run had."""
     caption = CAPTION.format(next(_takes))
-    return handler.generate(Request(caption, seeds, LYRICS, seconds, language="en", steps=STEPS))
+    return Request(caption, tuple(range(batch)), LYRICS, seconds, language="en", steps=STEPS)
 
 
 def _theirs(
@@ -232,11 +233,9 @@ def _stages(
     pipeline._conditions = timed(conditions, "conditioning")  # type: ignore[method-assign]
     try:
         start = mark()
-        request = Request(
-            CAPTION.format(next(_takes)), tuple(range(batch)), LYRICS, seconds,
-            language="en", steps=STEPS,
-        )  # fmt: skip
-        made = handler.generate(request, lambda fraction, desc: marks.append(mark()))
+        made = handler.generate(
+            _request(seconds, batch), lambda fraction, desc: marks.append(mark())
+        )
         total = mark() - start
     finally:
         del pipeline._encoded, pipeline._conditions

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.cli.console import EXIT_OK, add_device_option, quiet_libraries, result, say
 from acestep.cli.planner import add_planner_options
+from acestep.cli.planner import load as load_planner
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
     from acestep.bench.measure import Row
-    from acestep.device import DevicePolicy
-    from acestep.llm_inference import LLMHandler
 
 SHAPES = ("demo", "wide", "turbo", "xl")
 _GROWTH_SECONDS = (10.0, 30.0, 60.0, 120.0, 240.0, 360.0, 480.0, 600.0)
@@ -48,7 +47,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--think", action="store_true", help="also time planning by a language model"
     )
-    add_planner_options(parser)
+    # Its weights are random as well: the default needs no download either.
+    add_planner_options(parser, "demo")
     parser.add_argument(
         "--against",
         choices=("diffusers", "compiled", "both", "nothing"),
@@ -80,7 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ["ACESTEP_DEVICE_MEMORY_GB"] = "80"
     handler = make_handler(arguments.shape, policy, compiled=arguments.compile)
     say(f"acestep: bench of {handler.status()}")
-    planner = _planner(arguments, policy) if arguments.think else None
+    planner = load_planner(arguments, policy) if arguments.think else None
+    if planner is not None:
+        say(f"acestep: planning by {planner.model_name} on {policy.name}")
     sides = {
         "diffusers": ("acestep", "diffusers"),
         "compiled": ("acestep", "diffusers compiled"),
@@ -114,16 +116,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.png:
         draw(arguments.png, title, compared, grown)
     return EXIT_OK
-
-
-def _planner(arguments: argparse.Namespace, policy: DevicePolicy) -> LLMHandler:
-    """The language model to time: by default the built-in one, whose weights are random too."""
-    from acestep.llm_inference import LLMHandler
-
-    planner = LLMHandler()
-    planner.load(arguments.lm_model or "demo", policy, backend=arguments.backend)
-    say(f"acestep: planning by {planner.model_name} on {policy.name}")
-    return planner
 
 
 def _print(rows: list[Row], *, heading: bool) -> None:

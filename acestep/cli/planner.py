@@ -23,10 +23,12 @@ DEMO_NOTICE = (
 )
 
 
-def add_planner_options(parser: Any) -> None:
-    """Declare `--lm-model` and `--backend`."""
+def add_planner_options(parser: Any, model: str | None = None) -> None:
+    """Declare `--lm-model`, by default the given one or else the largest, and `--backend`."""
     parser.add_argument(
-        "--lm-model", help="5 Hz language model: demo, a name or a folder (default: the largest)"
+        "--lm-model",
+        default=model,
+        help=f"5 Hz language model: demo, a name or a folder (default: {model or 'the largest'})",
     )
     parser.add_argument(
         "--backend", choices=BACKEND_CHOICES, help="its engine (default: what the device runs best)"

@@ -118,7 +118,7 @@ class TrainingStep:
         self, signature: tuple[Any, ...], inputs: Sequence[torch.Tensor], options: dict[str, Any]
     ) -> None:
         places = [value.clone() for value in inputs]
-        # The runs before a recording change no weight.
+        # The runs before a recording change no weight; AdamW's moments see this batch again.
         self._set_rate(0.0)
         kept = {name: total.clone() for name, total in self._sums.items()}
         replay = self._policy.captured(lambda: self._run(places, options), self._pool)

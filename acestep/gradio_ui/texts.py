@@ -13,6 +13,8 @@ from importlib.resources import files
 LANGUAGES = {"en": "English", "zh": "中文", "ja": "日本語"}
 
 _PROBLEM = "problem."
+# Fields that hold a word of ours; the others quote numbers, names or what a visitor typed.
+_WORDS = frozenset({"name", "advice"})
 # A sentence may quote what a visitor typed; much longer ones are no sentence of ours.
 _LONGEST = 1000
 
@@ -42,8 +44,10 @@ class Texts:
         for key, pattern in _patterns():
             if found := pattern.fullmatch(sentence):
                 fields = found.groupdict()
-                told = {k: self.table.get(f"problem_word.{v}", v) for k, v in fields.items()}
-                return self(key, **told)
+                for name in _WORDS & fields.keys():
+                    word = fields[name]
+                    fields[name] = self.table.get(f"problem_word.{word}", word)
+                return self(key, **fields)
         return sentence
 
     def get(self, key: str) -> str | None:

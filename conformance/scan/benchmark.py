@@ -126,11 +126,9 @@ def tools(options: argparse.Namespace, scratch: Path) -> list[Tool]:
 
 def copied(folders: Sequence[Path], into: Path) -> str:
     """Copies the folders' Python files, and returns where to."""
-    for folder in folders:
+    for number, folder in enumerate(folders):
         for file in folder.rglob("*.py"):
-            place = into / folder.name / file.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
+            _copy(file, into / str(number) / file.relative_to(folder))
     return str(into)
 
 
@@ -139,10 +137,13 @@ def drawn(folders: Sequence[Path], share: float, seed: int, into: Path) -> str:
     files = sorted(file for folder in folders for file in folder.rglob("*.py"))
     chosen = random.Random(seed).sample(files, max(1, round(share * len(files))))
     for number, file in enumerate(chosen):
-        place = into / f"{number % 50}" / f"{number}_{file.name}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
+        _copy(file, into / f"{number % 50}" / f"{number}_{file.name}")
     return str(into)
+
+
+def _copy(file: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, place)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -81,6 +81,7 @@ def refusal(request: Request) -> str:
     [
         (Request(" ", (1,)), []),
         (Request("a", (1,), key="H major"), ["H major"]),
+        (Request("a", (1,), key="lyrics"), ["lyrics"]),
         (Request("a", (1,), time_signature="5"), ["5", "2, 3, 4, 6"]),
         (Request("a", (1,), duration=0.1), ["0.1", "0.5", "600"]),
         (Request("a", (1,), bpm=999), ["999", "30", "300"]),
