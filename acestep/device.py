@@ -215,6 +215,18 @@ class DevicePolicy:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             yield
 
+    @contextmanager
+    def fixed_shapes(self) -> Iterator[None]:
+        """Convolutions of few shapes, met often: CUDA times its kernels for each and keeps the
+        fastest."""
+        import torch
+
+        if self.device.type != "cuda":
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            yield
+
     def for_training(self, dtype: str | None = None) -> DevicePolicy:
         """This policy for training: float32 on MPS unless a dtype is asked for.
 

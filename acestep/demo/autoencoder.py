@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import types
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from torch.nn import functional
 
 from acestep.demo import material
 from acestep.demo.steps import TrainingStep
-from acestep.demo.synth import Voices
+from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import DevicePolicy
 
 FRAMES = 24
 """Latent frames of a training segment, 0.96 s."""
 
 _WINDOWS = (8192, 4096, 2048, 1024, 512, 256)
+_MEL_WINDOW, _MEL_BANDS = 2048, 96
 _RATE = 1.5e-3
 # Weight of the term that keeps the posterior from becoming a point, per latent value.
 _VARIANCE = 2e-3
@@ -72,12 +74,13 @@ def train(
         window=10,
     )
     random = torch.Generator(policy.device).manual_seed(seed)
+    shape = (batch, vae.config.decoder_input_channels, FRAMES)
     started, done = time.perf_counter(), 0.0
     while done < 1.0:
         rate = _RATE * min(1.0, (step.number + 1) / 100) * max(1.0 - done, 0.0) ** 0.7
         segment = _segments(audio, batch, random)
-        shape = (batch, vae.config.decoder_input_channels, FRAMES)
-        step(rate, segment, torch.randn(shape, generator=random, device=policy.device))
+        with policy.fixed_shapes():
+            step(rate, segment, torch.randn(shape, generator=random, device=policy.device))
         if step.number % report_every == 0 and report is not None:
             elapsed = time.perf_counter() - started
             report({"step": step.number, "elapsed": elapsed, **step.report()})
@@ -116,6 +119,7 @@ def _losses(
     centred = mean.transpose(0, 1).flatten(1)
     return {
         "spectrum": spectral_distance(_middle_side(made), _middle_side(audio)),
+        "mel": _mel_distance(made.mean(1), audio.mean(1)),
         "wave": _wave_distance(made, audio),
         "variance": _VARIANCE * (std.square() - 2 * std.log() - 1).mean(),
         "scale": _SCALE * (centred.mean(1).square().mean() + (centred.std(1) - 1).square().mean()),
@@ -144,6 +148,36 @@ def spectral_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         ratio = (spectra[0] + floor).log() - (spectra[1] + floor).log()
         total = total + relative.mean() + ratio.abs().mean()
     return total / len(_WINDOWS)
+
+
+def _mel_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean difference of logarithms of mel spectra (floor -70 dB), for `[batch, samples]`.
+
+    Most bins of a spectrum are high ones; here the bands are as wide as the ear's, so that
+    what tells one instrument from another counts.
+    """
+    filters = _mel_filters(made.device)
+    window = torch.hann_window(_MEL_WINDOW, device=made.device)
+    bands = [
+        torch.stft(x, _MEL_WINDOW, _MEL_WINDOW // 4, window=window, return_complex=True)
+        .abs()
+        .mul(2 / _MEL_WINDOW)
+        .square()
+        .transpose(1, 2)
+        @ filters
+        for x in (made, wanted)
+    ]
+    return 0.5 * ((bands[0] + 1e-7).log() - (bands[1] + 1e-7).log()).abs().mean()
+
+
+@lru_cache
+def _mel_filters(device: torch.device) -> torch.Tensor:
+    from transformers.audio_utils import mel_filter_bank
+
+    filters = mel_filter_bank(
+        _MEL_WINDOW // 2 + 1, _MEL_BANDS, 20.0, 20000.0, SAMPLE_RATE, mel_scale="slaney"
+    )
+    return torch.from_numpy(filters).float().to(device)
 
 
 def _norms(spectra: torch.Tensor) -> torch.Tensor:

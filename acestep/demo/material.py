@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ HOP = SAMPLE_RATE // FRAME_RATE
 """Samples of one latent frame; 25 frames are a second."""
 
 _AT_ONCE = 64
+_EVERY = 4
 
 
 def songs(count: int, seconds: float, seed: int) -> list[Song]:
@@ -108,10 +110,17 @@ class Material:
 def _by_length(
     tokenizer: Any, texts: list[str], owners: list[int], device: torch.device
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Token ids `[texts, length]` and the piece of each, a pair for each length that is common."""
+    """Token ids `[texts, length]` and the piece of each, a pair for each length that is common.
+
+    Only lengths that leave one remainder, the commonest, are kept: every shape of a training
+    step is recorded by itself (`steps.py`), and `_EVERY` times fewer say as much.
+    """
     ids = tokenizer(texts)["input_ids"]
+    kept = Counter(len(line) % _EVERY for line in ids).most_common(1)[0][0]
     groups: dict[int, tuple[list[list[int]], list[int]]] = {}
     for line, owner in zip(ids, owners, strict=True):
+        if len(line) % _EVERY != kept:
+            continue
         lines, whose = groups.setdefault(len(line), ([], []))
         lines.append(line)
         whose.append(owner)

@@ -183,7 +183,7 @@ class _Run:
             pieces = material.songs(count, seconds, seed + 1000 * arguments.seed)
             latents = material.latents_of(pieces, voices, self.pipeline.vae, self.policy)
             self.note("latents", {"pieces": count, "std": float(latents.float().std())})
-            made.append(material.Material(pieces, latents, tokenizer, lengths, 3, seed))
+            made.append(material.Material(pieces, latents, tokenizer, lengths, 8, seed))
         return made[0], made[1]
 
 

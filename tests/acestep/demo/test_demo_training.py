@@ -261,6 +261,7 @@ def test_no_step_waits_for_the_device(pipeline: Any, made: Material) -> None:
             lambda: diffusion._coded(network, policy, latents),
             lambda: autoencoder._losses(pipeline.vae.requires_grad_(True), segment, code, policy),
         ):
+            losses()  # makes what later runs find ready, as those before a recording do
             simulation.recorder.clear()
             torch.stack(list(losses().values())).sum().backward()
             assert not simulation.recorder.transfers
