@@ -113,17 +113,30 @@ def _losses(
         posterior = vae.encode(audio).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
         made = vae.decode(mean + std * noise).sample.float()
+    _release(vae)
     # At the ends of a segment the network sees padding that a song does not have.
     edge = 2 * material.HOP
     audio, made = audio[..., edge:-edge], made[..., edge:-edge]
     centred = mean.transpose(0, 1).flatten(1)
     return {
         "spectrum": spectral_distance(_middle_side(made), _middle_side(audio)),
-        "mel": _mel_distance(made.mean(1), audio.mean(1)),
+        "mel": 2 * _mel_distance(made.mean(1), audio.mean(1)),
         "wave": _wave_distance(made, audio),
         "variance": _VARIANCE * (std.square() - 2 * std.log() - 1).mean(),
         "scale": _SCALE * (centred.mean(1).square().mean() + (centred.std(1) - 1).square().mean()),
     }
+
+
+def _release(vae: Any) -> None:
+    """Let go of what weight normalisation keeps of a forward pass.
+
+    It leaves each normalised weight, and with it a node for the gradient, at the module. A
+    node that outlives its step belongs to the stream of that step, and the recording of a
+    later one, which is made on another, would depend on it.
+    """
+    for module in vae.modules():
+        if hasattr(module, "weight_g"):
+            module.weight = module.weight.detach()
 
 
 def spectral_distance(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -207,6 +220,8 @@ def fuse_activations(vae: Any) -> None:
     """Compile the VAE's periodic activation: eight passes over memory become one."""
     from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
 
+    # One compilation for each number of channels, with gradients and without.
+    torch._dynamo.config.recompile_limit = 64
     fused = torch.compile(_snake, dynamic=True)
 
     def forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:

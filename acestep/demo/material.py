@@ -19,7 +19,7 @@ HOP = SAMPLE_RATE // FRAME_RATE
 """Samples of one latent frame; 25 frames are a second."""
 
 _AT_ONCE = 64
-_EVERY = 4
+_EVERY = 8
 
 
 def songs(count: int, seconds: float, seed: int) -> list[Song]:
@@ -37,7 +37,7 @@ def sound(pieces: list[Song], voices: Voices) -> Iterator[torch.Tensor]:
 def latents_of(pieces: list[Song], voices: Voices, vae: Any, policy: DevicePolicy) -> torch.Tensor:
     """Mean latents of pieces of one length, `[pieces, frames, channels]`, half precision."""
     parts = []
-    with torch.no_grad(), policy.autocast("vae"):
+    with torch.no_grad(), policy.autocast("vae"), policy.fixed_shapes():
         for audio in sound(pieces, voices):
             # Smaller groups where pieces are long: the encoder's first layers are wide.
             size = max(1, int(_AT_ONCE * 10.24 * SAMPLE_RATE / audio.shape[-1]))

@@ -11,7 +11,7 @@ from torch import nn
 
 from acestep.device import DevicePolicy
 
-OFTEN = 4
+OFTEN = 1
 """Times that inputs of one shape come up before their step is recorded: making a recording
 takes as long as a few steps."""
 
