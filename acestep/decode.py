@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +62,18 @@ def decode(
     batch, _, frames = latents.shape
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = decoder_halo(vae)
-    together = _together(batch, policy)
-    core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, together, policy)
-    run = wave_decoder(vae, policy, compiled)
+    core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, policy)
+    # Chunks of one length are worth finding the best kernels for.
+    tuned = compiled and policy.tunes and frames > core + 2 * halo
+    layout = True if tuned else None
+    run = wave_decoder(vae, policy, compiled, layout)
     audio: torch.Tensor | None = None
-    for first in range(0, batch, together):
-        songs = latents[first : first + together]
-        for window in _windows(frames, core, halo):
-            part = songs[..., window.start : window.stop].to(policy.device, vae.dtype)
-            wave = run(part)
+    # One song after another: several at once spill the host's caches, and one fills a GPU.
+    for item, song in enumerate(torch.split(latents, 1)):
+        for window in _windows(frames, core, halo, even=tuned):
+            part = song[..., window.start : window.stop].to(policy.device, vae.dtype)
+            with policy.fixed_shapes() if tuned else nullcontext():
+                wave = run(part)
             kept = wave[..., (window.first - window.start) * ratio :]
             if window.last != frames:
                 kept = kept[..., : (window.last - window.first) * ratio]
@@ -81,13 +84,12 @@ def decode(
             start = window.first * ratio
             # Row by row, for only whole stretches of memory travel while the next chunk is
             # computed.
-            rows = kept.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
-            places = audio[first : first + together].flatten(0, 1)
-            for row, target in zip(rows, places, strict=True):
+            rows = kept[0].to(torch.float32, memory_format=torch.contiguous_format)
+            for row, target in zip(rows, audio[item], strict=True):
                 target[start : start + len(row)].copy_(row, non_blocking=True)
             policy.between_steps()
             if on_chunk is not None:
-                on_chunk((first + len(songs) * window.last / frames) / batch)
+                on_chunk((item + window.last / frames) / batch)
     if audio is None:
         raise ValueError(f"latents of shape {tuple(latents.shape)} have no frame to decode")
     policy.synchronize()
@@ -122,10 +124,9 @@ def encode(
     frames = _encoded_length(vae.encoder, samples)
     if frames < 1:
         raise ValueError(f"{samples} samples are too short: one latent frame takes {ratio}")
-    together = _together(audio.shape[0], policy)
-    core = chunk_frames or _chunk_frames(vae.encoder, ratio, halo, together, policy)
+    core = chunk_frames or _chunk_frames(vae.encoder, ratio, halo, policy)
     songs: list[torch.Tensor] = []
-    for signals in torch.split(audio, together):
+    for signals in torch.split(audio, 1):
         parts: list[torch.Tensor] = []
         for window in _windows(frames, core, halo):
             stop = samples if window.stop == frames else window.stop * ratio
@@ -202,20 +203,26 @@ class _Window:
     stop: int
 
 
-def _windows(frames: int, core: int, halo: int) -> Iterator[_Window]:
-    if frames <= core + 2 * halo:
-        core = max(frames, 1)
+def _windows(frames: int, core: int, halo: int, even: bool = False) -> Iterator[_Window]:
+    """Windows that cover all frames; `even` makes all as long as the longest, by computing
+    more frames twice before the last."""
+    size = core + 2 * halo
+    if frames <= size:
+        core, even = max(frames, 1), False
+    first = 0
+    while even and first < frames:
+        start = min(max(first - halo, 0), frames - size)
+        last = frames if start + size == frames else start + size - halo
+        yield _Window(start, first, last, start + size)
+        first = last
+    if even:
+        return
     for first in range(0, frames, core):
         last = min(first + core, frames)
         yield _Window(max(first - halo, 0), first, last, min(last + halo, frames))
 
 
-def _together(batch: int, policy: DevicePolicy) -> int:
-    """How many songs to compute at once: on the host more than one only spill its caches."""
-    return 1 if policy.unified_memory else max(batch, 1)
-
-
-def _chunk_frames(module: Module, ratio: int, halo: int, batch: int, policy: DevicePolicy) -> int:
+def _chunk_frames(module: Module, ratio: int, halo: int, policy: DevicePolicy) -> int:
     """How many frames fit the byte budget at the widest activation, halos included."""
     convolutions = [m for m in module.modules() if isinstance(m, Conv1d | ConvTranspose1d)]
     ends = (convolutions[0], convolutions[-1])
@@ -224,7 +231,7 @@ def _chunk_frames(module: Module, ratio: int, halo: int, batch: int, policy: Dev
     width = max(full_rate.in_channels, full_rate.out_channels)
     size = next(module.parameters()).element_size()
     budget = HOST_CHUNK_BYTES if policy.unified_memory else ACCELERATOR_CHUNK_BYTES
-    frames = budget // (ratio * width * size * batch) - 2 * halo
+    frames = budget // (ratio * width * size) - 2 * halo
     return max(MIN_CHUNK_FRAMES, min(frames, MAX_CHUNK_FRAMES))
 
 

@@ -116,6 +116,11 @@ class DevicePolicy:
         """Whether `captured` makes a recording that outlives its tensors' contents."""
         return self.device.type == "cuda"
 
+    @property
+    def tunes(self) -> bool:
+        """Whether `fixed_shapes` makes a difference."""
+        return self.device.type == "cuda"
+
     def has_packed_attention(self, dtype: torch.dtype) -> bool:
         """Whether PyTorch's flash kernel for packed sequences runs here in this dtype."""
         import torch
@@ -126,7 +131,7 @@ class DevicePolicy:
 
     def recording_pool(self) -> Any:
         """Memory for several recordings of which no two run at the same time; see `captured`."""
-        return _module(self.device).graph_pool_handle() if self.records else None
+        return _module(self.device).graph_pool_handle() if self.device.type == "cuda" else None
 
     def captured(self, step: Callable[[], None], pool: Any = None) -> Callable[[], None]:
         """A step in the form that costs the host least: on CUDA a graph to replay.
@@ -221,7 +226,7 @@ class DevicePolicy:
         fastest."""
         import torch
 
-        if self.device.type != "cuda":
+        if not self.tunes:
             yield
             return
         with torch.backends.cudnn.flags(enabled=True, benchmark=True):
@@ -463,13 +468,14 @@ def _build(device: torch.device, requested: str, reason: str) -> DevicePolicy:
 
 
 def _channels_last(device: torch.device) -> bool:
-    """Side by side on the CPU, where it is quicker by measurement, and on CUDA. On MPS it was
-    never measured, and wrong results of such convolutions were reported there
-    (pytorch/pytorch issue 180984)."""
+    """Side by side on the CPU, where it is quicker by measurement. On MPS it was never measured,
+    and wrong results of such convolutions were reported there (pytorch/pytorch issue 180984).
+    On CUDA it is quickest where kernels are tried (`fixed_shapes`), but what cuDNN takes without
+    trying was up to twenty times as slow."""
     text = os.environ.get("ACESTEP_CHANNELS_LAST", "").strip()
     if text not in ("", "0", "1"):
         raise RequestError(f"ACESTEP_CHANNELS_LAST is '{text}'; expected 0 or 1")
-    return text == "1" if text else device.type != "mps"
+    return text == "1" if text else device.type == "cpu"
 
 
 def _dtypes(device: torch.device) -> dict[str, DtypeChoice]:

@@ -14,11 +14,15 @@ from diffusers import AceStepPipeline
 from acestep import decode, wave_decoder
 from acestep.device import DevicePolicy
 from acestep.offloading import bring
+from acestep.prompt_encoder import PromptEncoder
 from acestep.sampling import Denoiser, Guidance, Schedule
 from acestep.transformer import StepTransformer
 
 REFERENCE_SECONDS = 30
 """The timbre encoder hears 30 s of a reference: 10 s from its start, middle and end."""
+
+MAX_TEXT_TOKENS, MAX_LYRIC_TOKENS = 256, 2048
+"""What the prompt and the lyrics are cut to, as in diffusers' pipeline."""
 
 MAX_ENCODINGS = 32
 """Encoded prompts kept for the next request with the same words; about 1 MB each at turbo size."""
@@ -100,6 +104,7 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
     def forget(self) -> None:
         """Drop what was prepared from the modules' weights: they are about to move."""
         self._denoiser: Denoiser | None = None
+        self._prompts: PromptEncoder | None = None
         wave_decoder.forget(self.vae)
 
     def _steps(self) -> Denoiser:
@@ -224,17 +229,34 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
             kept.move_to_end(key)
             return kept[key]
         device = self._execution_device
-        text, _, words, word_mask = self.encode_prompt(prompt, lyrics, device, **settings)
+        text_ids, lyric_ids = (ids.to(device) for ids in self._tokens(prompt, lyrics, **settings))
+        bring(self.text_encoder)
         bring(self.condition_encoder)
-        encoder = self.condition_encoder
-        sung = encoder.lyric_encoder(inputs_embeds=words, attention_mask=word_mask)
-        timbre = self._timbre(reference, device)
-        encoded = torch.cat([sung, timbre, encoder.text_projector(text)], dim=1)
+        sung, text = self._prompt_encoder()(text_ids, lyric_ids)
+        encoded = torch.cat([sung, self._timbre(reference, device), text], dim=1)
         if reference is None:
             kept[key] = encoded
             if len(kept) > MAX_ENCODINGS:
                 kept.popitem(last=False)
         return encoded
+
+    def _tokens(
+        self, prompt: str, lyrics: str, **settings: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids of the formatted prompt and lyrics, `[1, tokens]` each, cut as diffusers does."""
+        texts = self._format_prompt(prompt=prompt, lyrics=lyrics, **settings)
+        text, words = (
+            self.tokenizer(text, truncation=True, max_length=most, return_tensors="pt").input_ids
+            for text, most in zip(texts, (MAX_TEXT_TOKENS, MAX_LYRIC_TOKENS), strict=True)
+        )
+        return text, words
+
+    def _prompt_encoder(self) -> PromptEncoder:
+        encoder: PromptEncoder | None = getattr(self, "_prompts", None)
+        modules = self.text_encoder, self.condition_encoder
+        if encoder is None or not encoder.is_current(*modules):
+            self._prompts = encoder = PromptEncoder(*modules, self._policy)
+        return encoder
 
     def _timbre(self, reference: torch.Tensor | None, device: torch.device) -> torch.Tensor:
         """The timbre to follow, `[1, 1, width]`; without a reference that of silence."""

@@ -9,6 +9,7 @@ as fast on the CPU when the channels of a sample lie side by side. The values ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,18 +32,28 @@ class WaveDecoder:
         limit: longest output of a convolution, or None.
         channels_last: signals are images of one row whose channels lie side by side, in place
             of `[batch, channels, time]`.
+        compiled: let inductor make one kernel of all that lies between two convolutions:
+            biases, sums and activations.
     """
 
     def __init__(
-        self, decoder: Any, limit: int | None = None, *, channels_last: bool = True
+        self,
+        decoder: Any,
+        limit: int | None = None,
+        *,
+        channels_last: bool = True,
+        compiled: bool = False,
     ) -> None:
         self._flat, self._limit = not channels_last, limit
         self._layers: list[Signal] = [self._convolution(decoder.conv1)]
-        for block in decoder.block:
-            units = (block.res_unit1, block.res_unit2, block.res_unit3)
-            self._layers += [self._snake(block.snake1), self._transposed(block.conv_t1)]
-            self._layers += [self._residual(unit) for unit in units]
-        self._layers += [self._snake(decoder.snake1), self._convolution(decoder.conv2)]
+        if compiled:
+            self._layers.append(self._fused(decoder))
+        else:
+            for block in decoder.block:
+                self._layers += [self._snake(block.snake1), self._transposed(block.conv_t1)]
+                self._layers += [self._residual(unit) for unit in _units(block)]
+            self._layers.append(self._snake(decoder.snake1))
+        self._layers.append(self._convolution(decoder.conv2))
 
     def __call__(self, latents: torch.Tensor) -> torch.Tensor:
         """`[batch, channels, frames]` to `[batch, 2, samples]`."""
@@ -58,26 +69,60 @@ class WaveDecoder:
         wide, narrow = self._convolution(unit.conv1), self._convolution(unit.conv2)
         return lambda signal: signal + narrow(second(wide(first(signal))))
 
-    def _snake(self, snake: Any) -> Signal:
-        """`x + sin(a x)² / b`; the factor `1 / b` goes in as a root, before the squaring."""
-        shape = (1, -1, 1) if self._flat else (1, -1, 1, 1)
-        alpha: torch.Tensor = snake.alpha.view(shape)
-        beta: torch.Tensor = snake.beta.view(shape)
-        if snake.logscale:
-            alpha, beta = alpha.exp(), beta.exp()
-        root = (beta + 1e-9).rsqrt()
+    def _fused(self, decoder: Any) -> Signal:
+        """All blocks and the last activation, with nothing but kernels between convolutions."""
+        activate, join = _compiled(_activated), _compiled(_joined)
+        snakes = [snake for block in decoder.block for snake in _snakes(block)]
+        rates = [self._rates(snake) for snake in [*snakes[1:], decoder.snake1]]
+        opening = self._snake(snakes[0])
+        stages: list[tuple[Signal, list[Any]]] = []
+        for block in decoder.block:
+            units = []
+            for unit in _units(block):
+                convolutions = [
+                    (self._convolution(part, biased=False), self._shaped(part.bias))
+                    for part in (unit.conv1, unit.conv2)
+                ]
+                units.append((*convolutions, self._rates(unit.snake2)))
+            stages.append((self._transposed(block.conv_t1, biased=False), units))
+        biases = [self._shaped(block.conv_t1.bias) for block in decoder.block]
+        nothing = torch.zeros_like(biases[0][:, :1])
 
         def run(signal: torch.Tensor) -> torch.Tensor:
-            if torch.compiler.is_compiling():
-                return signal + ((signal * alpha).sin() * root).square()
+            active, following = opening(signal), iter(rates)
+            for (widen, units), bias in zip(stages, biases, strict=True):
+                signal, active = join(widen(active), nothing, bias, *next(following))
+                for (wide, wide_bias), (narrow, narrow_bias), inner in units:
+                    branch = narrow(activate(wide(active), wide_bias, *inner))
+                    signal, active = join(signal, branch, narrow_bias, *next(following))
+            return active
+
+        return run
+
+    def _rates(self, snake: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """`a` and the root of `1 / b` of `x + sin(a x)² / b`."""
+        alpha, beta = self._shaped(snake.alpha), self._shaped(snake.beta)
+        if snake.logscale:
+            alpha, beta = alpha.exp(), beta.exp()
+        return alpha, (beta + 1e-9).rsqrt()
+
+    def _shaped(self, channels: torch.Tensor) -> torch.Tensor:
+        """One value a channel, in the shape that meets a signal's channels."""
+        return channels.detach().view((1, -1, 1) if self._flat else (1, -1, 1, 1))
+
+    def _snake(self, snake: Any) -> Signal:
+        """`x + sin(a x)² / b`; the factor `1 / b` goes in as a root, before the squaring."""
+        alpha, root = self._rates(snake)
+
+        def run(signal: torch.Tensor) -> torch.Tensor:
             wave = (signal * alpha).sin_().mul_(root)
             torch.addcmul(signal, wave, wave, out=wave)
             return wave
 
         return run
 
-    def _convolution(self, module: Any) -> Signal:
-        weight, bias = folded(module), module.bias
+    def _convolution(self, module: Any, biased: bool = True) -> Signal:
+        weight, bias = folded(module), module.bias if biased else None
         padding, dilation = module.padding[0], module.dilation[0]
         if not self._flat:
             weight = self._image(weight)
@@ -85,8 +130,8 @@ class WaveDecoder:
             signal, weight, bias, padding=padding, dilation=dilation, limit=self._limit
         )
 
-    def _transposed(self, module: Any) -> Signal:
-        weight, bias = folded(module), module.bias
+    def _transposed(self, module: Any, biased: bool = True) -> Signal:
+        weight, bias = folded(module), module.bias if biased else None
         stride, padding = module.stride[0], module.padding[0]
         if self._flat:
             return lambda signal: F.conv_transpose1d(signal, weight, bias, stride, padding)
@@ -95,6 +140,39 @@ class WaveDecoder:
 
     def _image(self, weight: torch.Tensor) -> torch.Tensor:
         return weight[:, :, None].contiguous(memory_format=torch.channels_last)
+
+
+def _units(block: Any) -> tuple[Any, Any, Any]:
+    return block.res_unit1, block.res_unit2, block.res_unit3
+
+
+def _snakes(block: Any) -> list[Any]:
+    """The activations that follow a sum, in the order in which they run."""
+    return [block.snake1, *(unit.snake1 for unit in _units(block))]
+
+
+def _activated(
+    signal: torch.Tensor, bias: torch.Tensor, alpha: torch.Tensor, root: torch.Tensor
+) -> torch.Tensor:
+    signal = signal + bias
+    return signal + ((signal * alpha).sin() * root).square()
+
+
+def _joined(
+    signal: torch.Tensor,
+    branch: torch.Tensor,
+    bias: torch.Tensor,
+    alpha: torch.Tensor,
+    root: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    signal = signal + branch + bias
+    return signal, signal + ((signal * alpha).sin() * root).square()
+
+
+@lru_cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    made: Callable[..., Any] = torch.compile(function, dynamic=True)
+    return made
 
 
 def folded(convolution: nn.Module) -> torch.Tensor:
@@ -110,35 +188,37 @@ def folded(convolution: nn.Module) -> torch.Tensor:
     return weight
 
 
-_Kept = tuple[tuple[Any, ...], Signal]
+_Kept = tuple[tuple[Any, ...], dict[bool, Signal]]
 _DECODERS: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
-def wave_decoder(vae: Any, policy: DevicePolicy, compiled: bool = False) -> Signal:
+def wave_decoder(
+    vae: Any, policy: DevicePolicy, compiled: bool = False, channels_last: bool | None = None
+) -> Signal:
     """The quick decoder of a VAE, made on first use and again when its weights move.
 
     Args:
         vae: a `diffusers` `AutoencoderOobleck`.
         policy: its limit holds for every convolution, and it chooses the layout.
-        compiled: let inductor fuse the activations, for any length at once.
+        compiled: let inductor fuse what lies between convolutions, for any length at once.
+        channels_last: the layout, by default the policy's.
     """
     bring(vae)
     signature = (
         compiled,
         policy.max_conv_output,
-        policy.channels_last,
         *((p.data_ptr(), p._version) for p in vae.decoder.parameters()),
     )
     kept = _DECODERS.get(vae)
     if kept is None or kept[0] != signature:
+        _DECODERS[vae] = kept = (signature, {})
+    layout = policy.channels_last if channels_last is None else channels_last
+    if layout not in kept[1]:
         with torch.no_grad():
-            made: Signal = WaveDecoder(
-                vae.decoder, policy.max_conv_output, channels_last=policy.channels_last
+            kept[1][layout] = WaveDecoder(
+                vae.decoder, policy.max_conv_output, channels_last=layout, compiled=compiled
             )
-        if compiled:
-            made = torch.compile(made, dynamic=True)
-        _DECODERS[vae] = kept = (signature, made)
-    return kept[1]
+    return kept[1][layout]
 
 
 def forget(vae: nn.Module) -> None:

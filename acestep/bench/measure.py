@@ -96,7 +96,6 @@ def compare(
     peaks: dict[str, float] = {}
     for _ in range(repeats + 1):
         for side in sides:
-            policy.flush()
             with peak_memory(policy) as peak:
                 spent[side].append(_timed(runs[side], policy))
             peaks[side] = max(peaks.get(side, 0.0), peak())

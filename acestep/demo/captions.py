@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acestep.demo.music import METRES, MOODS, Song
+from acestep.demo.music import METRES, MOODS, NEWCOMER, Song
 
 INSTRUCTIONS = {
     "text2music": "Fill the audio semantic mask based on the given conditions:",
@@ -26,6 +26,7 @@ _NAMES = {
     "bells": ("bells", "chimes", "glockenspiel"),
     "marimba": ("marimba", "wooden marimba", "mallets"),
     "electric piano": ("electric piano", "e-piano", "electric keys"),
+    NEWCOMER: (NEWCOMER,),
     "synth lead": ("synth lead", "synthesizer", "square synth", "synth"),
 }
 _MOOD_WORDS = {

@@ -25,6 +25,7 @@ from acestep.device import DevicePolicy, resolve
 
 SECONDS = 10.0
 _RATE = 22050
+_FLOOR = 50.0
 # Albrecht and Shanahan's key profiles, Music Perception 31(1), 2013.
 _MAJOR = (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081)
 _MINOR = (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052)
@@ -68,7 +69,7 @@ def judged(songs: Sequence[Song], audio: torch.Tensor, classifier: Any) -> dict[
         audio: `[songs, 2, samples]` at 48 kHz.
         classifier: see `fit_classifier`.
     """
-    mono = [_mono(item) for item in audio]
+    mono = [mono_of(item) for item in audio]
     keys = [key_of(item) == (song.key, song.mode) for song, item in zip(songs, mono, strict=True)]
     tempi = [tempo_fits(item, song.bpm) for song, item in zip(songs, mono, strict=True)]
     told = classifier.predict(np.stack([timbre(item) for item in mono]))
@@ -105,25 +106,32 @@ def tempo_fits(mono: np.ndarray, bpm: float) -> bool:
 
 
 def timbre(mono: np.ndarray) -> np.ndarray:
-    """What the classifier sees of a song: means and deviations of MFCCs and their slopes."""
+    """What the classifier sees of a song: means and deviations of mel levels over time.
+
+    Synthesis is silent between its partials, as no recording is. What lies more than `_FLOOR`
+    dB under the loudest does not count, so that hiss which no ear hears beside the music is
+    not taken for a timbre.
+    """
     import librosa
 
-    mfcc = librosa.feature.mfcc(y=mono, sr=_RATE, n_mfcc=24)
-    slopes = np.diff(mfcc, axis=1)
-    return np.concatenate([mfcc.mean(1), mfcc.std(1), slopes.std(1)])
+    power = librosa.feature.melspectrogram(y=mono, sr=_RATE, n_mels=48)
+    levels = librosa.power_to_db(power, ref=np.max, top_db=_FLOOR)
+    return np.concatenate([levels.mean(1), levels.std(1)])
 
 
-def fit_classifier(examples: int) -> Any:
-    """A logistic regression over `timbre`, fitted to so many new pieces an instrument."""
-    from sklearn.linear_model import LogisticRegression
+def fit_classifier(examples: int, instruments: Sequence[str] = INSTRUMENTS) -> Any:
+    """A support vector machine over `timbre`, fitted to so many new pieces an instrument."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
 
     random, voices = np.random.default_rng(_SEEDS["classifier"]), Voices()
-    names = [name for name in INSTRUMENTS for _ in range(examples)]
-    songs = [compose(random, SECONDS, unseen=True, instrument=name) for name in names]
-    seen = np.stack([timbre(_mono(voices.render([song])[0])) for song in songs])
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(seen, names)
+    names = [name for name in instruments for _ in range(examples)]
+    songs = [
+        compose(random, SECONDS, unseen=name in INSTRUMENTS, instrument=name) for name in names
+    ]
+    seen = np.stack([timbre(mono_of(voices.render([song])[0])) for song in songs])
+    return make_pipeline(StandardScaler(), SVC(C=3)).fit(seen, names)
 
 
 def reconstructed(pipeline: Any, audio: torch.Tensor, policy: DevicePolicy) -> torch.Tensor:
@@ -201,7 +209,8 @@ def _aligned(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return made[:, delay:]
 
 
-def _mono(audio: torch.Tensor) -> np.ndarray:
+def mono_of(audio: torch.Tensor) -> np.ndarray:
+    """One channel at 22,050 Hz of audio `[2, samples]` at 48 kHz."""
     import soxr
 
     made: np.ndarray = soxr.resample(audio.mean(0).numpy(), SAMPLE_RATE, _RATE)

@@ -217,6 +217,13 @@ def _synth_lead(f: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return _attack(t, 0.006) * _partials(f, t, strengths, [0.0] * 23)
 
 
+def _accordion(f: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    # Two reeds a little apart, which beat, each with a nasal row of partials.
+    strengths = [0.5, 0.9, 0.8, 1.0, 0.5, 0.6, 0.3, 0.35, 0.2, 0.2, 0.1, 0.1]
+    reeds = [_partials(f * tune, t, strengths, [0.0] * 12) for tune in (1.0, 1.004)]
+    return _attack(t, 0.035) * (reeds[0] + 0.8 * reeds[1])
+
+
 def _bass(f: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     strengths = [k**-1.3 for k in range(1, 9)]
     return _attack(t, 0.006) * _partials(f, t, strengths, [0.9 + 0.5 * k for k in range(8)])
@@ -251,6 +258,7 @@ _PATCHES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "marimba": _marimba,
     "electric piano": _electric_piano,
     "synth lead": _synth_lead,
+    "accordion": _accordion,
     "bass": _bass,
     "kick": _kick,
     "snare": _snare,

@@ -1,13 +1,19 @@
 """Reads one untrusted audio file, in a process of its own that has little to lose.
 
-Run as a program: `python decoder.py IN OUT SECONDS CPU_SECONDS BYTES`. It writes 48 kHz
+Run as a program: `python decoder.py IN OUT SECONDS CPU_SECONDS BYTES PATHS`. It writes 48 kHz
 stereo float samples to OUT as a WAV file, or one line on stderr. It imports nothing of this
 package, so that it starts quickly and holds nothing worth stealing.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+
+if __name__ == "__main__":
+    # Run with `-I`, which leaves PYTHONPATH out; the caller says where its packages are.
+    sys.path += [folder for folder in sys.argv.pop().split(os.pathsep) if os.path.isabs(folder)]
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -57,6 +57,7 @@ def decoded(path: Path, target: Path, limits: Limits) -> Path:
         raise RequestError(f"the audio file has an unknown ending; {_ADVICE}")
     bounds = (limits.upload_seconds, limits.decode_seconds, limits.decode_bytes)
     command = [sys.executable, "-I", decoder.__file__, str(path), str(target), *map(str, bounds)]
+    command.append(os.pathsep.join(sys.path))
     try:
         done = subprocess.run(
             command,

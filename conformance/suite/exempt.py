@@ -60,6 +60,9 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "lm.vllm:VllmBackend.text",
     ),
     "makes the material of the built-in checkpoint, trains it and judges it; scripts run by hand": (
+        "demo.adapt:heard",
+        "demo.adapt:main",
+        "demo.adapt:write_clips",
         "demo.autoencoder:fuse_activations",
         "demo.autoencoder:spectral_distance",
         "demo.autoencoder:train",
@@ -83,6 +86,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "demo.evaluate:judged",
         "demo.evaluate:key_of",
         "demo.evaluate:main",
+        "demo.evaluate:mono_of",
         "demo.evaluate:mp3",
         "demo.evaluate:reconstructed",
         "demo.evaluate:tempo_fits",

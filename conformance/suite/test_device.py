@@ -51,7 +51,7 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert policy.records is (target.device == "cuda")
     assert policy.has_packed_attention(torch.float32) is False
     policy.reset_peak_memory()
-    with policy.autocast(), policy.full_precision():
+    with policy.autocast(), policy.full_precision(), policy.fixed_shapes():
         assert policy.with_dtype("auto") is policy
     assert policy.peak_memory() >= 0
     assert policy.generator(7).device.type == "cpu", api.decided_at(lambda: policy.generator(7))

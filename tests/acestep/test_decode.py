@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from acestep import decode
+from acestep import decode, wave_decoder
 from acestep.convolution import conv1d
 from acestep.demo.recipe import old_weight_norm, seed_weights
 from acestep.device import MPS_MAX_CONV_OUTPUT, DevicePolicy
@@ -91,18 +91,53 @@ def test_encode_equals_the_whole_encode(vae: Any, policy: DevicePolicy, samples:
     torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("unified", [True, False])
-def test_songs_of_a_batch_are_as_alone(vae: Any, policy: DevicePolicy, unified: bool) -> None:
-    """On the host one after the other, on an accelerator together."""
-    policy = dataclasses.replace(policy, unified_memory=unified)
+def test_songs_of_a_batch_are_as_alone(vae: Any, policy: DevicePolicy) -> None:
     latents = torch.randn(3, 4, 70, generator=torch.Generator().manual_seed(0))
     shares: list[float] = []
     audio = decode.decode(vae, latents, policy, chunk_frames=40, on_chunk=shares.append)
     assert shares == sorted(shares)
-    assert (len(shares), shares[-1]) == (6 if unified else 2, 1.0)
+    assert (len(shares), shares[-1]) == (6, 1.0)
     torch.testing.assert_close(audio, vae.decode(latents).sample, atol=1e-5, rtol=0)
     again = decode.encode(vae, audio, policy, chunk_frames=40)
     torch.testing.assert_close(again, vae.encode(audio).latent_dist.mean, atol=1e-5, rtol=0)
+
+
+@given(frames=st.integers(1, 400), core=st.integers(1, 60), halo=st.integers(0, 12))
+def test_even_windows_cover_every_frame_once(frames: int, core: int, halo: int) -> None:
+    windows = list(decode._windows(frames, core, halo, even=True))
+    size = core + 2 * halo
+    assert [w.first for w in windows] == [0, *(w.last for w in windows[:-1])]
+    assert windows[-1].last == frames
+    for window in windows:
+        assert window.stop - window.start == min(size, frames)
+        assert window.start <= max(window.first - halo, 0)
+        assert window.stop >= min(window.last + halo, frames)
+        assert window.first < window.last
+
+
+@pytest.mark.parametrize("frames", [40, 150])
+def test_chunks_of_one_length_where_kernels_are_tried(
+    vae: Any, policy: DevicePolicy, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CUDA decodes when compiled: the host stands in, and nothing is compiled."""
+    monkeypatch.setattr(DevicePolicy, "tunes", property(lambda self: True))
+    monkeypatch.setattr(wave_decoder, "_compiled", lambda function: function)
+    latents = torch.randn(1, 4, frames, generator=torch.Generator().manual_seed(0))
+    lengths: list[int] = []
+    tried: list[bool] = []
+    call = wave_decoder.WaveDecoder.__call__
+
+    def noted(self: Any, part: torch.Tensor) -> torch.Tensor:
+        lengths.append(part.shape[-1])
+        tried.append(torch.backends.cudnn.benchmark)
+        return call(self, part)
+
+    monkeypatch.setattr(wave_decoder.WaveDecoder, "__call__", noted)
+    audio = decode.decode(vae, latents, policy, chunk_frames=40, compiled=True)
+    torch.testing.assert_close(audio, vae.decode(latents).sample, atol=1e-5, rtol=0)
+    size = min(frames, 40 + 2 * decode.decoder_halo(vae))
+    assert set(lengths) == {size}
+    assert set(tried) == {frames > 40}
 
 
 def test_no_convolution_passes_the_limit(vae: Any, policy: DevicePolicy) -> None:

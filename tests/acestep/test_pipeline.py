@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from acestep import pipeline, wave_decoder
-from acestep.device import resolve
+from acestep import pipeline, prompt_encoder, wave_decoder
+from acestep.device import DevicePolicy, resolve
 from acestep.handler import AceStepHandler
+from acestep.prompt_encoder import PromptEncoder
 from acestep.request import Request
 
 REQUEST = Request("a harp nobody heard before", (1,), duration=0.6, steps=1)
@@ -20,13 +21,13 @@ REQUEST = Request("a harp nobody heard before", (1,), duration=0.6, steps=1)
 def encodings(handler: AceStepHandler, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The prompts that reach the text encoder, as they do."""
     seen: list[str] = []
-    encode = pipeline.Pipeline.encode_prompt
+    encode = pipeline.Pipeline._tokens
 
     def noted(self: Any, prompt: str, *rest: Any, **named: Any) -> Any:
         seen.append(prompt)
         return encode(self, prompt, *rest, **named)
 
-    monkeypatch.setattr(pipeline.Pipeline, "encode_prompt", noted)
+    monkeypatch.setattr(pipeline.Pipeline, "_tokens", noted)
     return seen
 
 
@@ -75,6 +76,60 @@ def test_forget_frees_what_was_made_of_the_weights(base_folder: Any) -> None:
     assert not torch.allclose(before, after, atol=1e-4)
 
 
+def test_the_tokens_are_those_of_diffusers(handler: AceStepHandler) -> None:
+    """Also where a text is cut."""
+    loaded = handler.pipeline
+    assert loaded is not None
+    settings: dict[str, Any] = {
+        "vocal_language": "en",
+        "audio_duration": 12.0,
+        "instruction": "Fill the audio semantic mask based on the given conditions:",
+        "bpm": 90,
+        "keyscale": "C major",
+        "timesignature": "4",
+    }
+    seen: list[torch.Tensor] = []
+    watch = loaded.text_encoder.get_input_embeddings().register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    for prompt, lyrics in (("a harp", "[verse]\nla la"), ("harp " * 400, "la la\n" * 1500)):
+        with torch.no_grad():
+            loaded.encode_prompt(prompt, lyrics, torch.device("cpu"), **settings)
+        text, words = loaded._tokens(prompt, lyrics, **settings)
+        assert torch.equal(text, seen[-2])
+        assert torch.equal(words, seen[-1])
+    watch.remove()
+    assert text.shape[1] == pipeline.MAX_TEXT_TOKENS
+    assert words.shape[1] == pipeline.MAX_LYRIC_TOKENS
+
+
+def test_recorded_prompts_are_encoded_as_they_are_alone(
+    base_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CUDA encodes a prompt of a length that comes up again: the host stands in."""
+    handler = AceStepHandler()
+    handler.load(str(base_folder), resolve("cpu"))
+    loaded = handler.pipeline
+    assert loaded is not None
+    monkeypatch.setattr(DevicePolicy, "records", property(lambda self: True))
+    monkeypatch.setattr(prompt_encoder, "MAX_RECORDINGS", 2)
+    encoder = PromptEncoder(loaded.text_encoder, loaded.condition_encoder, handler.policy)
+    random = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for tokens, lyric_tokens in ((60, 7), (64, 128), (3, 1), (70, 40), (100, 50), (9, 300),
+                                     (8, 310), (11, 90)):  # fmt: skip
+            text = torch.randint(3, 900, (1, tokens), generator=random)
+            lyrics = torch.randint(3, 900, (1, lyric_tokens), generator=random)
+            plain = encoder._plain(text, lyrics)
+            for made, wanted in zip(encoder(text, lyrics), plain, strict=True):
+                assert made.shape == wanted.shape
+                torch.testing.assert_close(made, wanted, atol=2e-5, rtol=1e-5)
+    assert list(encoder._recordings) == [(64, 384), (64, 128)]
+    assert encoder.is_current(loaded.text_encoder, loaded.condition_encoder)
+    loaded.text_encoder.norm.weight.data = loaded.text_encoder.norm.weight.data.clone()
+    assert not encoder.is_current(loaded.text_encoder, loaded.condition_encoder)
+
+
 def test_changed_weights_of_the_vae_are_noticed(base_folder: Any) -> None:
     handler = AceStepHandler()
     handler.load(str(base_folder), resolve("cpu"))
@@ -91,13 +146,22 @@ def test_changed_weights_of_the_vae_are_noticed(base_folder: Any) -> None:
 
 @pytest.mark.parametrize("limit", [None, 5000])
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
 def test_the_quick_decoder_equals_diffusers(
-    diffusers_pipeline: Any, limit: int | None, channels_last: bool
+    diffusers_pipeline: Any,
+    limit: int | None,
+    channels_last: bool,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # What is compiled runs here as it is: the compiler itself would take a minute.
+    monkeypatch.setattr(wave_decoder, "_compiled", lambda function: function)
     vae = diffusers_pipeline.vae
     latents = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        quick = wave_decoder.WaveDecoder(vae.decoder, limit, channels_last=channels_last)
+        quick = wave_decoder.WaveDecoder(
+            vae.decoder, limit, channels_last=channels_last, compiled=compiled
+        )
         made = quick(latents)
         torch.testing.assert_close(made, vae.decode(latents).sample, atol=2e-6, rtol=1e-5)
         plain = torch.nn.Conv1d(3, 4, 5)
