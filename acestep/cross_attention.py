@@ -18,7 +18,7 @@ TURBO_HEADS: HeadTable = {2: [6], 3: [10, 11], 4: [3], 5: [8, 9], 6: [8]}
 """Layer to heads that follow the lyrics in `acestep-v15-turbo` (2B); from ACE-Step 1.5."""
 
 DEMO_HEADS: HeadTable = {2: [1], 3: [0, 4], 4: [3]}
-"""Heads that exist in the built-in checkpoint. It is untrained: they follow nothing."""
+"""Heads that exist in the built-in checkpoint. It does not sing: they follow nothing."""
 
 # Matched against the checkpoint's folder name, in order. Only tables that someone measured
 # on trained weights belong here; sizes and finetunes put the same work in other heads.

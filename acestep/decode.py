@@ -63,8 +63,12 @@ def decode(
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = decoder_halo(vae)
     core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, policy)
-    # Chunks of one length are worth finding the best kernels for.
-    tuned = compiled and policy.tunes and frames > core + 2 * halo
+    # Chunks of one length are worth finding the best kernels for. Half as long they take a
+    # tenth more time, and half the memory, which trying kernels uses more of.
+    tuned = compiled and policy.tunes
+    if tuned and chunk_frames is None:
+        core = max(MIN_CHUNK_FRAMES, core // 2)
+    tuned = tuned and frames > core + 2 * halo
     layout = True if tuned else None
     run = wave_decoder(vae, policy, compiled, layout)
     audio: torch.Tensor | None = None

@@ -87,7 +87,7 @@ def check_latents(latents: torch.Tensor, policy: DevicePolicy) -> None:
 
 
 def normalized(audio: torch.Tensor) -> torch.Tensor:
-    """Scale each song of `[batch, 2, samples]` to a peak of -1 dBFS.
+    """Each song of `[batch, 2, samples]` scaled to a peak of -1 dBFS; what is given is spent.
 
     Raises:
         GenerationError: the audio is not finite, or silent.
@@ -99,8 +99,9 @@ def normalized(audio: torch.Tensor) -> torch.Tensor:
         raise GenerationError("the VAE gave silence; the checkpoint may be damaged")
     # First back within full scale, then to the target, as diffusers does: the same rounding.
     if (peak > 1).any():
-        audio = audio / peak.clamp(min=1.0)
+        audio.div_(peak.clamp(min=1.0))
         peak = _peak(audio)
+    # A copy: what a device writes to is memory that the system cannot move.
     return audio * (PEAK / peak.clamp(min=1e-6))
 
 

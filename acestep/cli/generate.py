@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 OFFLOAD_CHOICES = ("none", "dit", "all")
 DEMO_NOTICE = (
-    "no real checkpoint here: using the built-in demo, a toy with untrained weights; "
-    "for music: acestep download turbo"
+    "no real checkpoint here: using the built-in demo, a toy that plays ten instruments; "
+    "for real songs: acestep download turbo"
 )
 # Uncompressed 32-bit stereo at 48 kHz: more than any of the formats takes.
 _BYTES_PER_SECOND = 48000 * 2 * 4

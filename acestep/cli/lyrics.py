@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from acestep.checkpoints import Checkpoint
     from acestep.handler import AceStepHandler
 
-UNTRAINED = (
-    "acestep: warning: the built-in demo is untrained: its lyric times and scores mean nothing"
+WORDLESS = (
+    "acestep: warning: the built-in demo does not sing: its lyric times and scores mean nothing"
 )
 NO_TIMES = (
     "acestep: warning: {}: the attention shows no clear times, all lines start together; the "
@@ -128,7 +128,7 @@ def check(
             if file.exists() and not force:
                 raise RequestError(f"{file} exists; overwrite it with --force")
     if checkpoint.builtin:
-        say(UNTRAINED)
+        say(WORDLESS)
 
 
 def write(

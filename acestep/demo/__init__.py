@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Part of the cached folder's name: a changed recipe never meets an old cache."""
 
 
@@ -21,9 +21,9 @@ def path(cache: Path) -> Path:
     """
     target = cache / f"demo-{RECIPE_VERSION}"
     if not target.is_dir():
-        from acestep.demo.recipe import build
+        from acestep.demo.parts import build_trained
 
-        make_folder(target, build)
+        make_folder(target, build_trained)
     return target
 
 

@@ -19,12 +19,11 @@ import torch
 
 from acestep import audio_files
 from acestep.demo.captions import describe
-from acestep.demo.evaluate import SECONDS, fit_classifier, mono_of, timbre
+from acestep.demo.evaluate import SECONDS, asked, fit_classifier, mono_of, timbre
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, compose
 from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve
 from acestep.handler import AceStepHandler
-from acestep.request import Request
 
 _SEED = 9003
 
@@ -80,15 +79,7 @@ def heard(handler: AceStepHandler, classifier: Any, songs: int) -> float:
     for seed in range(songs):
         song = compose(random, SECONDS, instrument=NEWCOMER)
         prompt = describe(song, random, complete=True)
-        request = Request(
-            prompt.caption,
-            (seed,),
-            duration=SECONDS,
-            bpm=prompt.bpm,
-            key=prompt.keyscale,
-            time_signature=prompt.timesignature,
-        )
-        audio = torch.as_tensor(handler.generate(request).songs[0].audio)
+        audio = torch.as_tensor(handler.generate(asked(prompt, seed)).songs[0].audio)
         found.append(classifier.predict(timbre(mono_of(audio))[None])[0] == NEWCOMER)
     return float(np.mean(found))
 

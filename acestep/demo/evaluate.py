@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from acestep import decode
 from acestep.demo.autoencoder import spectral_distance
 from acestep.demo.captions import Prompt, describe
 from acestep.demo.music import INSTRUMENTS, KEY_NAMES, Song, compose
+from acestep.demo.parts import WEIGHTS, build_trained
 from acestep.demo.synth import SAMPLE_RATE, Voices
-from acestep.demo.train import load_parts, start_pipeline
-from acestep.device import DevicePolicy, resolve
+from acestep.device import resolve
+from acestep.handler import AceStepHandler
+from acestep.request import Request
 
 SECONDS = 10.0
 _RATE = 22050
@@ -35,29 +39,32 @@ _SEEDS = {"prompts": 9001, "classifier": 9002}
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description="Judge the weights in a folder.")
-    parser.add_argument("weights", type=Path)
+    parser.add_argument("weights", type=Path, nargs="?", default=WEIGHTS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--examples", type=int, default=20, help="of each instrument")
     parser.add_argument("--vae-only", action="store_true")
     arguments = parser.parse_args(argv)
     policy = resolve(arguments.device)
-    pipeline = start_pipeline(arguments.weights)
-    load_parts(pipeline, arguments.weights)
-    pipeline.to(policy.device)
-    pipeline.set_progress_bar_config(disable=True)
+    handler = AceStepHandler()
+    with tempfile.TemporaryDirectory() as folder:
+        # Its name says that guidance is in the weights.
+        checkpoint = Path(folder) / "demo"
+        build_trained(checkpoint, arguments.weights)
+        handler.load(str(checkpoint), policy)
     random = np.random.default_rng(_SEEDS["prompts"])
     songs = [compose(random, SECONDS, unseen=True) for _ in range(arguments.prompts)]
     prompts = [describe(song, random, complete=True) for song in songs]
-    audio = torch.cat([Voices().render([song]) for song in songs])
+    voices = Voices()
+    audio = torch.cat([voices.render([song]) for song in songs])
     classifier = fit_classifier(arguments.examples)
     figures = {"synthesised": judged(songs, audio, classifier)}
-    rebuilt = reconstructed(pipeline, audio, policy)
+    rebuilt = reconstructed(handler, audio)
     figures["reconstructed"] = judged(songs, rebuilt, classifier) | distances(rebuilt, audio)
     compressed, bits = mp3(audio)
     figures["mp3"] = {"kbit_per_second": bits, **distances(compressed, audio)}
     if not arguments.vae_only:
-        figures["generated"] = judged(songs, generated(pipeline, prompts, policy), classifier)
+        figures["generated"] = judged(songs, generated(handler, prompts), classifier)
     print(json.dumps(figures, indent=2))  # noqa: T201
 
 
@@ -134,35 +141,35 @@ def fit_classifier(examples: int, instruments: Sequence[str] = INSTRUMENTS) -> A
     return make_pipeline(StandardScaler(), SVC(C=3)).fit(seen, names)
 
 
-def reconstructed(pipeline: Any, audio: torch.Tensor, policy: DevicePolicy) -> torch.Tensor:
+def reconstructed(handler: AceStepHandler, audio: torch.Tensor) -> torch.Tensor:
     """The audio through the VAE and back, `[songs, 2, samples]`."""
-    vae, made = pipeline.vae, []
-    with torch.no_grad():
-        for item in audio:
-            latents = vae.encode(item[None].to(policy.device)).latent_dist.mean
-            made.append(vae.decode(latents).sample.cpu())
+    assert handler.pipeline is not None
+    vae, policy = handler.pipeline.vae, handler.policy
+    with torch.inference_mode():
+        made = [
+            decode.decode(vae, decode.encode(vae, item[None], policy), policy) for item in audio
+        ]
     return torch.cat(made)
 
 
-def generated(pipeline: Any, prompts: Sequence[Prompt], policy: DevicePolicy) -> torch.Tensor:
-    """A song for each prompt, its number the seed, `[prompts, 2, samples]`."""
-    songs = []
-    for number, prompt in enumerate(prompts):
-        made = pipeline(
-            prompt=prompt.caption,
-            vocal_language="unknown",
-            audio_duration=SECONDS,
-            num_inference_steps=8,
-            guidance_scale=1.0,
-            shift=1.0,
-            bpm=prompt.bpm,
-            keyscale=prompt.keyscale,
-            timesignature=prompt.timesignature,
-            generator=policy.generator(number),
-            output_type="pt",
-        )
-        songs.append(made.audios.float().cpu())
-    return torch.cat(songs)
+def generated(handler: AceStepHandler, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """A song for each prompt as `acestep generate` makes it, its number the seed,
+    `[prompts, 2, samples]`."""
+    requests = [asked(prompt, seed) for seed, prompt in enumerate(prompts)]
+    made = [handler.generate(request).songs[0].audio for request in requests]
+    return torch.stack([torch.as_tensor(audio) for audio in made])
+
+
+def asked(prompt: Prompt, seed: int) -> Request:
+    """What a user would ask for with these words and fields."""
+    return Request(
+        prompt.caption,
+        (seed,),
+        duration=SECONDS,
+        bpm=prompt.bpm,
+        key=prompt.keyscale,
+        time_signature=prompt.timesignature,
+    )
 
 
 def distances(made: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:

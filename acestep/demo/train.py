@@ -11,28 +11,13 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from acestep.demo import autoencoder, diffusion, material
-from acestep.demo.captions import corpus
-from acestep.demo.recipe import BUILTIN, make_pipeline, make_tokenizer
+from acestep.demo.parts import load_parts, save_parts, start_pipeline
 from acestep.demo.synth import Voices
 from acestep.device import DevicePolicy, resolve
-
-PARTS = {
-    "vae": ("vae",),
-    "transformer": ("transformer",),
-    "conditioning": (
-        "condition_encoder",
-        "text_encoder",
-        "audio_tokenizer",
-        "audio_token_detokenizer",
-    ),
-}
-"""File name to the modules of the pipeline that it holds."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,58 +33,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.train_vae(arguments.decoder, decoder_only=True)
     if arguments.flow or arguments.distil:
         run.train_transformer()
-
-
-def start_pipeline(folder: Path | None = None) -> Any:
-    """An untrained pipeline of the checkpoint's shape, float32 on the host.
-
-    Args:
-        folder: of an earlier call, whose tokenizer is taken; by default a new one is made.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    if folder is None:
-        return make_pipeline(BUILTIN, tokenizer=make_tokenizer(BUILTIN.vocabulary, corpus()))
-    end = "<|endoftext|>"
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), eos_token=end, pad_token=end
-    )
-    return make_pipeline(BUILTIN, tokenizer=tokenizer)
-
-
-def load_parts(pipeline: Any, folder: Path) -> None:
-    """Put the weights of a folder into a pipeline's modules; absent files are passed over."""
-    for name, modules in PARTS.items():
-        file = folder / f"{name}.safetensors"
-        if not file.is_file():
-            continue
-        weights = load_file(file)
-        for module in modules:
-            own = {
-                key.removeprefix(f"{module}."): value.float()
-                for key, value in weights.items()
-                if key.startswith(f"{module}.")
-            }
-            target = getattr(pipeline, module)
-            if "silence_frame" in own:
-                frame = own.pop("silence_frame")
-                target.silence_latent.copy_(frame.expand_as(target.silence_latent))
-                own["silence_latent"] = target.silence_latent
-            target.load_state_dict(own)
-
-
-def save_parts(pipeline: Any, folder: Path, names: Sequence[str], dtype: torch.dtype) -> None:
-    """Write some of `PARTS`; the latents of silence as the one frame they repeat."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        weights = {}
-        for module in PARTS[name]:
-            for key, value in getattr(pipeline, module).state_dict().items():
-                kept = value.detach().to("cpu", dtype)
-                if key == "silence_latent":
-                    key, kept = "silence_frame", kept[0, 0].float()
-                weights[f"{module}.{key}"] = kept.contiguous()
-        save_file(weights, folder / f"{name}.safetensors")
 
 
 class _Run:

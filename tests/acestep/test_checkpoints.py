@@ -179,7 +179,7 @@ def test_two_processes_build_the_demo_at_once(tmp_path: Path, demo_folder: Path)
     folders = {run.communicate(timeout=120)[0].strip() for run in runs}
     assert folders == {str(cache / f"demo-{demo.RECIPE_VERSION}")}
     assert [entry.name for entry in cache.iterdir()] == [f"demo-{demo.RECIPE_VERSION}"]
-    # The same bytes on every build: weights follow from the seed alone.
+    # The same bytes on every build.
     for file in sorted(demo_folder.rglob("*.safetensors")):
         twin = cache / f"demo-{demo.RECIPE_VERSION}" / file.relative_to(demo_folder)
         assert twin.read_bytes() == file.read_bytes(), file.name
@@ -188,13 +188,13 @@ def test_two_processes_build_the_demo_at_once(tmp_path: Path, demo_folder: Path)
 def test_an_interrupted_build_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from acestep.demo import recipe
+    from acestep.demo import parts
 
     def fail(folder: Path) -> None:
         folder.mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "build", fail)
+    monkeypatch.setattr(parts, "build_trained", fail)
     with pytest.raises(KeyboardInterrupt):
         demo.path(tmp_path / "fresh")
     assert list((tmp_path / "fresh").iterdir()) == []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.demo import autoencoder, diffusion, material, steps, train
+from acestep.demo import autoencoder, diffusion, material, parts, steps, train
 from acestep.demo.captions import Prompt, corpus
 from acestep.demo.material import Drawn, Material
 from acestep.demo.recipe import DemoShape, make_pipeline, make_tokenizer
@@ -191,11 +191,11 @@ def test_weights_are_stored_and_read(
     monkeypatch.setattr(train, "BUILTIN", SHAPE)
     pipeline.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     pipeline.condition_encoder.silence_latent.copy_(torch.arange(4.0).expand(1, 15000, 4))
-    train.save_parts(pipeline, tmp_path, list(train.PARTS), torch.float32)
-    other = train.start_pipeline(tmp_path)
+    parts.save_parts(pipeline, tmp_path, list(parts.PARTS), torch.float32)
+    other = parts.start_pipeline(tmp_path)
     other.transformer.proj_in_conv.weight.data.zero_()
-    train.load_parts(other, tmp_path)
-    for name in [module for modules in train.PARTS.values() for module in modules]:
+    parts.load_parts(other, tmp_path)
+    for name in [module for modules in parts.PARTS.values() for module in modules]:
         own = getattr(other, name).state_dict()
         for key, value in getattr(pipeline, name).state_dict().items():
             assert torch.equal(value, own[key]), (name, key)

@@ -1,0 +1,98 @@
+"""Tests of what judges the built-in checkpoint, on synthesis and on the weights that ship."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from acestep import adapters
+from acestep.demo import adapt, evaluate
+from acestep.demo.music import INSTRUMENTS, NEWCOMER, compose, held_out
+from acestep.demo.parts import WEIGHTS
+from acestep.demo.synth import SAMPLE_RATE, Voices
+from acestep.handler import AceStepHandler
+from acestep.training.configs import LORA_TARGETS
+from acestep.training.data import find_examples
+
+TEN_SECONDS = 10 * SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def organ() -> tuple[object, torch.Tensor]:
+    song = compose(np.random.default_rng(3), evaluate.SECONDS, instrument="organ")
+    return song, Voices().render([song])
+
+
+def test_the_weights_are_small_enough() -> None:
+    sizes = {file.name: file.stat().st_size for file in WEIGHTS.iterdir()}
+    assert set(sizes) == {
+        "conditioning.safetensors",
+        "tokenizer.json",
+        "transformer.safetensors",
+        "vae.safetensors",
+    }
+    assert sum(sizes.values()) <= 16e6
+
+
+def test_hiss_that_nobody_hears_is_no_timbre(organ: tuple[object, torch.Tensor]) -> None:
+    _, audio = organ
+    random = torch.Generator().manual_seed(0)
+    hiss = 3e-5 * torch.randn(audio.shape, generator=random)
+    heard = evaluate.timbre(evaluate.mono_of(audio[0]))
+    hissing = evaluate.timbre(evaluate.mono_of((audio + hiss)[0]))
+    louder = evaluate.timbre(evaluate.mono_of((audio + 300 * hiss)[0]))
+    assert np.abs(heard - hissing).max() < 1.0, "dB"
+    assert np.abs(heard - louder).max() > 10.0
+
+
+def test_the_autoencoder_keeps_what_is_heard(
+    handler: AceStepHandler, organ: tuple[object, torch.Tensor]
+) -> None:
+    """Key, tempo and most of the waveform; an untrained one fails all of it."""
+    song, audio = organ
+    rebuilt = evaluate.reconstructed(handler, audio)
+    measured = evaluate.distances(rebuilt, audio)
+    assert measured["si_sdr"] > 6
+    assert measured["stft"] < 0.6
+    mono = evaluate.mono_of(rebuilt[0])
+    assert evaluate.key_of(mono) == (song.key, song.mode)  # type: ignore[attr-defined]
+    assert evaluate.tempo_fits(mono, song.bpm)  # type: ignore[attr-defined]
+
+
+def test_the_newcomer_is_no_training_material() -> None:
+    random = np.random.default_rng(0)
+    assert NEWCOMER not in INSTRUMENTS
+    assert NEWCOMER not in {compose(random, 2.0).instrument for _ in range(50)}
+    assert not held_out(NEWCOMER, 0, "major")
+
+
+def test_clips_of_the_newcomer_are_training_data(tmp_path: Path) -> None:
+    adapt.main(["clips", str(tmp_path), "--count", "2"])
+    examples = find_examples(tmp_path)
+    assert [example.path.name for example in examples] == ["00.flac", "01.flac"]
+    for example in examples:
+        assert NEWCOMER in example.caption
+        assert example.bpm
+        assert example.key
+        assert example.timesignature in ("2", "3", "4", "6")
+
+
+def test_an_adapter_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from acestep.device import resolve
+
+    handler = AceStepHandler()
+    handler.load("demo", resolve("cpu"))
+    assert handler.pipeline is not None
+    transformer = handler.pipeline.transformer
+    adapters.add_adapter(transformer, 2, 2.0, LORA_TARGETS, seed=1)
+    adapters.save_adapter(transformer, tmp_path / "new.lora")
+    adapt.main(["judge", "demo", str(tmp_path / "new.lora"), "--songs", "1", "--examples", "2",
+                "--device", "cpu"])  # fmt: skip
+    shares = json.loads(capsys.readouterr().out)
+    # This one changes nothing, so that both songs are the same.
+    assert shares["with"] == shares["without"]
+    assert shares["with"] in (0.0, 1.0)
