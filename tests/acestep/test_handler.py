@@ -18,6 +18,8 @@ from acestep.offloading import bring
 from acestep.request import Request
 
 LYRICS = "[verse]\nla la\n[chorus]\nla"
+ROUNDING = 1e-4
+"""Of latents whose values reach several units, after the trained weights have worked on it."""
 
 
 def expected_latents(pipeline: Any, seed: int, **arguments: Any) -> torch.Tensor:
@@ -54,10 +56,10 @@ def test_text2music_equals_diffusers(
         num_inference_steps=4,
         shift=3.0,
     )
-    torch.testing.assert_close(made.tensors["latents"], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.tensors["latents"], expected, atol=ROUNDING, rtol=0)
     whole = diffusers_pipeline.vae.decode(expected.transpose(1, 2)).sample
     audio = generation.normalized(whole)[0]
-    torch.testing.assert_close(made.songs[0].audio, audio, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.songs[0].audio, audio, atol=ROUNDING, rtol=0)
     assert made.songs[0].seconds == math.ceil(seconds * 25) / 25
 
 
@@ -81,7 +83,7 @@ def test_cover_equals_diffusers(
         vocal_language="unknown",
         audio_cover_strength=strength,
     )
-    torch.testing.assert_close(made.tensors["latents"], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.tensors["latents"], expected, atol=ROUNDING, rtol=0)
 
 
 def test_repaint_equals_diffusers(
@@ -102,7 +104,7 @@ def test_repaint_equals_diffusers(
         shift=1.0,
         vocal_language="unknown",
     )
-    torch.testing.assert_close(made.tensors["latents"], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.tensors["latents"], expected, atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("seconds", [2, 35])
@@ -128,7 +130,7 @@ def test_a_reference_is_heard_at_three_places(
         vocal_language="unknown",
     )
     latents = base_handler.generate(request).tensors["latents"]
-    torch.testing.assert_close(latents, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(latents, expected, atol=ROUNDING, rtol=0)
 
 
 def test_guided_base_model_equals_diffusers(
@@ -149,7 +151,7 @@ def test_guided_base_model_equals_diffusers(
         generator=torch.Generator().manual_seed(5),
         output_type="latent",
     ).audios
-    torch.testing.assert_close(made.tensors["latents"], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.tensors["latents"], expected, atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("task", checkpoints.ALL_TASKS)
@@ -232,8 +234,8 @@ def test_extra_outputs(handler: AceStepHandler) -> None:
     assert result["success"], result["error"]
     assert [audio["seed"] for audio in result["audios"]] == [4]
     extra = result["extra_outputs"]
-    assert extra["latents"].shape == (1, 15, 8)
-    assert extra["context_latents"].shape == (1, 15, 16)
+    assert extra["latents"].shape == (1, 15, 32)
+    assert extra["context_latents"].shape == (1, 15, 64)
     assert extra["encoder_hidden_states"].ndim == 3
     tokenizer = handler.pipeline.tokenizer  # type: ignore[union-attr]
     text = tokenizer.decode(extra["lyric_token_ids"])

@@ -157,7 +157,8 @@ def test_the_quick_decoder_equals_diffusers(
     # What is compiled runs here as it is: the compiler itself would take a minute.
     monkeypatch.setattr(wave_decoder, "_compiled", lambda function: function)
     vae = diffusers_pipeline.vae
-    latents = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0))
+    channels = vae.config.decoder_input_channels
+    latents = torch.randn(2, channels, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         quick = wave_decoder.WaveDecoder(
             vae.decoder, limit, channels_last=channels_last, compiled=compiled

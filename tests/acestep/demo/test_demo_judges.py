@@ -44,7 +44,7 @@ def test_hiss_that_nobody_hears_is_no_timbre(organ: tuple[object, torch.Tensor])
     hiss = 3e-5 * torch.randn(audio.shape, generator=random)
     heard = evaluate.timbre(evaluate.mono_of(audio[0]))
     hissing = evaluate.timbre(evaluate.mono_of((audio + hiss)[0]))
-    louder = evaluate.timbre(evaluate.mono_of((audio + 300 * hiss)[0]))
+    louder = evaluate.timbre(evaluate.mono_of((audio + 3000 * hiss)[0]))
     assert np.abs(heard - hissing).max() < 1.0, "dB"
     assert np.abs(heard - louder).max() > 10.0
 

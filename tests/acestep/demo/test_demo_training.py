@@ -188,7 +188,7 @@ def test_the_spectral_distance_orders_sounds() -> None:
 def test_weights_are_stored_and_read(
     pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "BUILTIN", SHAPE)
+    monkeypatch.setattr(parts, "BUILTIN", SHAPE)
     pipeline.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     pipeline.condition_encoder.silence_latent.copy_(torch.arange(4.0).expand(1, 15000, 4))
     parts.save_parts(pipeline, tmp_path, list(parts.PARTS), torch.float32)
