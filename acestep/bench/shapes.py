@@ -16,7 +16,7 @@ from acestep.handler import AceStepHandler
 from acestep.pipeline import Pipeline
 
 SHAPES = ("demo", "wide", "turbo", "xl")
-"""`demo` is the built-in checkpoint and `wide` one four times its width; `turbo` and `xl` have
+"""`demo` is the built-in checkpoint, `wide` a random one with four times its transformer's width; `turbo` and `xl` have
 the sizes of ACE-Step 1.5's 2B and 4B models."""
 
 _TURBO = {

@@ -37,8 +37,8 @@ def add_parser(subparsers: Any) -> None:
         "--shape",
         choices=SHAPES,
         default="demo",
-        help="demo: the built-in checkpoint; wide: four times its width; turbo, xl: the 2B and "
-        "4B models' (default: demo)",
+        help="demo: the built-in checkpoint; wide: a transformer of four times its width; turbo, "
+        "xl: the 2B and 4B models' (default: demo)",
     )
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], metavar="S")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N")

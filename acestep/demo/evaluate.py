@@ -30,6 +30,7 @@ from acestep.request import Request
 SECONDS = 10.0
 _RATE = 22050
 _FLOOR = 50.0
+_DRAWN = 3
 # Albrecht and Shanahan's key profiles, Music Perception 31(1), 2013.
 _MAJOR = (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081)
 _MINOR = (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052)
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--examples", type=int, default=20, help="of each instrument")
     parser.add_argument("--vae-only", action="store_true")
+    parser.add_argument("--png", type=Path, help="also draw the first songs' spectrograms")
     arguments = parser.parse_args(argv)
     policy = resolve(arguments.device)
     handler = AceStepHandler()
@@ -64,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     compressed, bits = mp3(audio)
     figures["mp3"] = {"kbit_per_second": bits, **distances(compressed, audio)}
     if not arguments.vae_only:
-        figures["generated"] = judged(songs, generated(handler, prompts), classifier)
+        made = generated(handler, prompts)
+        figures["generated"] = judged(songs, made, classifier)
+        if arguments.png:
+            draw(made[:_DRAWN], [_title(prompt) for prompt in prompts[:_DRAWN]], arguments.png)
     print(json.dumps(figures, indent=2))  # noqa: T201
 
 
@@ -170,6 +175,30 @@ def asked(prompt: Prompt, seed: int) -> Request:
         key=prompt.keyscale,
         time_signature=prompt.timesignature,
     )
+
+
+def draw(audio: torch.Tensor, titles: Sequence[str], file: Path) -> None:
+    """Write mel spectrograms of songs `[songs, 2, samples]`, one above the other, as PNG."""
+    import librosa
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.4 * len(audio)), layout="constrained")
+    for axes, item, title in zip(figure.subplots(len(audio), squeeze=False)[:, 0], audio, titles,
+                                 strict=True):  # fmt: skip
+        power = librosa.feature.melspectrogram(y=mono_of(item), sr=_RATE, n_mels=96, fmax=8000)
+        levels = librosa.power_to_db(power, ref=np.max, top_db=70)
+        seconds = item.shape[-1] / SAMPLE_RATE
+        axes.imshow(levels, origin="lower", aspect="auto", extent=(0, seconds, 0, 96))
+        ticks = np.array([125, 250, 500, 1000, 2000, 4000])
+        axes.set_yticks(np.interp(ticks, librosa.mel_frequencies(96, fmax=8000), range(96)), ticks)
+        axes.set_title(title, fontsize=10)
+        axes.set_ylabel("Hz")
+    axes.set_xlabel("s")
+    figure.savefig(file, dpi=80)
+
+
+def _title(prompt: Prompt) -> str:
+    return f"{prompt.caption} ({prompt.bpm} bpm, {prompt.keyscale}, {prompt.timesignature}/4)"
 
 
 def distances(made: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:

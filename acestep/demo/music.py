@@ -18,7 +18,7 @@ INSTRUMENTS = (
     "electric piano",
     "synth lead",
 )
-NEWCOMER = "accordion"
+NEWCOMER = "vibraphone"
 """What training never hears, for adapters to learn."""
 PATCHES = (*INSTRUMENTS, "bass", "kick", "snare", "hat", NEWCOMER)
 KEY_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")

@@ -217,11 +217,11 @@ def _synth_lead(f: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return _attack(t, 0.006) * _partials(f, t, strengths, [0.0] * 23)
 
 
-def _accordion(f: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    # Two reeds a little apart, which beat, each with a nasal row of partials.
-    strengths = [0.5, 0.9, 0.8, 1.0, 0.5, 0.6, 0.3, 0.35, 0.2, 0.2, 0.1, 0.1]
-    reeds = [_partials(f * tune, t, strengths, [0.0] * 12) for tune in (1.0, 1.004)]
-    return _attack(t, 0.035) * (reeds[0] + 0.8 * reeds[1])
+def _vibraphone(f: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    # Its motor opens and closes the resonators five times a second.
+    motor = 1 + 0.25 * torch.sin(2 * math.pi * 5 * t)
+    bars = _partials(f, t, [1.0, 0.3, 0.05], [1.6, 4.0, 12.0], [1.0, 4.0, 10.0])
+    return _attack(t, 0.002) * motor * bars
 
 
 def _bass(f: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -258,7 +258,7 @@ _PATCHES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "marimba": _marimba,
     "electric piano": _electric_piano,
     "synth lead": _synth_lead,
-    "accordion": _accordion,
+    "vibraphone": _vibraphone,
     "bass": _bass,
     "kick": _kick,
     "snare": _snare,

@@ -82,6 +82,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "demo.diffusion:train",
         "demo.evaluate:asked",
         "demo.evaluate:distances",
+        "demo.evaluate:draw",
         "demo.evaluate:fit_classifier",
         "demo.evaluate:generated",
         "demo.evaluate:judged",
