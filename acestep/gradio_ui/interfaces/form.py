@@ -26,12 +26,12 @@ FIELDS = (
 """The components that make a `SongRequest`, under its fields' names."""
 
 EXAMPLES = (
-    ("warm lo-fi piano, rain, soft drums", "", 72),
-    ("bright synth pop, female voice", "[verse]\nCity lights are calling me\n[chorus]\nWe run, we fly, we shine", 118),
-    ("acoustic folk ballad, fingerpicked guitar", "[verse]\nThe river took the road away\nand left us with the sky", 84),
-    ("driving techno, acid bass, warehouse", "", 132),
+    ("warm piano, rain, without drums", "", 75),
+    ("happy synth lead with drums, fast", "[verse]\nCity lights are calling me\n[chorus]\nWe run, we fly, we shine", 125),
+    ("peaceful acoustic guitar, folk, in C major", "[verse]\nThe river took the road away\nand left us with the sky", 88),
+    ("dark church organ, a waltz, slow", "", 79),
 )  # fmt: skip
-"""Prompt, lyrics and tempo; short enough for any machine."""
+"""Prompt, lyrics and tempo, in words that the built-in checkpoint knows too."""
 
 _NOTES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 KEYS = tuple(f"{note} {mode}" for mode in ("major", "minor") for note in _NOTES)
