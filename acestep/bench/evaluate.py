@@ -1,4 +1,4 @@
-"""Judges weights made by `acestep.demo.train`: `python -m acestep.demo.evaluate FOLDER`.
+"""Judges weights made by `acestep.demo.train`: `python -m acestep.bench.evaluate FOLDER`.
 
 The judges had no part in training: keys by chroma and tempi by librosa, instruments by a
 classifier fitted to pieces that training never saw.

@@ -1,8 +1,8 @@
 """Clips of a timbre that the built-in checkpoint never heard, and a judge of what was learned.
 
-`python -m acestep.demo.adapt clips FOLDER` writes twenty of them, each with its caption;
+`python -m acestep.bench.adapt clips FOLDER` writes twenty of them, each with its caption;
 `acestep train --data FOLDER --lora 16 -o FILE` learns an adapter; and
-`python -m acestep.demo.adapt judge CHECKPOINT FILE` prints how often a classifier of timbres
+`python -m acestep.bench.adapt judge CHECKPOINT FILE` prints how often a classifier of timbres
 hears the newcomer in songs made with the adapter, and without it.
 """
 
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from acestep import audio_files
+from acestep.bench.evaluate import SECONDS, asked, fit_classifier, mono_of, timbre
 from acestep.demo.captions import describe
-from acestep.demo.evaluate import SECONDS, asked, fit_classifier, mono_of, timbre
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, compose
 from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from acestep import adapters
-from acestep.demo import adapt, evaluate
+from acestep.bench import adapt, evaluate
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, compose, held_out
 from acestep.demo.parts import WEIGHTS
 from acestep.demo.synth import SAMPLE_RATE, Voices
