@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 ALIGNMENT = 64
 """Bytes: a cache line, and what PyTorch's own allocator on the host aligns to."""
@@ -26,3 +26,10 @@ def align(module: _Module) -> _Module:
         if parameter.is_cpu and parameter.data_ptr() % ALIGNMENT:
             parameter.data = parameter.data.clone()
     return module
+
+
+def places(*modules: nn.Module) -> tuple[tuple[int, int], ...]:
+    """What changes when a part of some modules is exchanged, wrapped, or its weight moves."""
+    parts = [part for module in modules for part in module.modules()]
+    weights = [(id(part), getattr(part, "weight", None)) for part in parts]
+    return tuple((n, weight.data_ptr()) for n, weight in weights if isinstance(weight, Tensor))

@@ -230,8 +230,6 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
             return kept[key]
         device = self._execution_device
         text_ids, lyric_ids = (ids.to(device) for ids in self._tokens(prompt, lyrics, **settings))
-        bring(self.text_encoder)
-        bring(self.condition_encoder)
         sung, text = self._prompt_encoder()(text_ids, lyric_ids)
         encoded = torch.cat([sung, self._timbre(reference, device), text], dim=1)
         if reference is None:

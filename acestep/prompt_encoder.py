@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from acestep.addresses import places
 from acestep.device import DevicePolicy
+from acestep.offloading import bring
 
 TEXT_BUCKET, LYRIC_BUCKET = 64, 128
 """Recordings have room for a multiple of this many tokens."""
@@ -39,12 +41,12 @@ class PromptEncoder:
         self.policy = policy
         self._seen: Counter[tuple[int, int]] = Counter()
         self._recordings: OrderedDict[tuple[int, int], _Recording] = OrderedDict()
-        self._pool = policy.recording_pool()
-        self._signature = _places(text_encoder, condition_encoder)
+        self.pool = policy.recording_pool()
+        self._signature = places(text_encoder, condition_encoder)
 
     def is_current(self, text_encoder: Any, condition_encoder: Any) -> bool:
         """Whether the modules still have their weights where they were."""
-        return _places(text_encoder, condition_encoder) == self._signature
+        return places(text_encoder, condition_encoder) == self._signature
 
     def __call__(self, text: torch.Tensor, lyrics: torch.Tensor) -> Encoded:
         """Encode one prompt.
@@ -63,7 +65,7 @@ class PromptEncoder:
         if key not in self._recordings:
             while len(self._recordings) >= MAX_RECORDINGS:
                 self._recordings.popitem(last=False)
-            self._recordings[key] = _Recording(self, *key, device=text.device, pool=self._pool)
+            self._recordings[key] = _Recording(self, *key)
         self._recordings.move_to_end(key)
         return self._recordings[key](text, lyrics)
 
@@ -81,6 +83,8 @@ class PromptEncoder:
         """
         words = self.text_encoder.get_input_embeddings()(lyrics)
         encoder = self.condition_encoder
+        # Its parts are called directly. Not earlier: its coming may send the text encoder home.
+        bring(encoder)
         sung = encoder.lyric_encoder(inputs_embeds=words, attention_mask=mask)
         return sung, encoder.text_projector(read)
 
@@ -88,19 +92,16 @@ class PromptEncoder:
 class _Recording:
     """One pair of lengths, with buffers of its own."""
 
-    def __init__(
-        self, owner: PromptEncoder, text_room: int, lyric_room: int, device: Any, pool: Any
-    ) -> None:
+    def __init__(self, owner: PromptEncoder, text_room: int, lyric_room: int) -> None:
         self._owner = owner
 
         def ids(room: int) -> torch.Tensor:
-            return torch.zeros(1, room, dtype=torch.long, device=device)
+            return torch.zeros(1, room, dtype=torch.long, device=owner.policy.device)
 
         self._text, self._lyrics = ids(text_room), ids(lyric_room)
         self._mask = torch.ones_like(self._lyrics, dtype=torch.bool)
         self._made: Encoded | None = None
         self._replay: Callable[[], None] | None = None
-        self._pool = pool
 
     def __call__(self, text: torch.Tensor, lyrics: torch.Tensor) -> Encoded:
         for ids, given in ((self._text, text), (self._lyrics, lyrics)):
@@ -109,7 +110,7 @@ class _Recording:
         self._mask.zero_()
         self._mask[:, : lyrics.shape[1]] = True
         if self._replay is None:
-            self._replay = self._owner.policy.captured(self._step, self._pool)
+            self._replay = self._owner.policy.captured(self._step, self._owner.pool)
         self._replay()
         assert self._made is not None
         sung, read = self._made
@@ -123,7 +124,7 @@ class _Recording:
             input_ids=self._text, attention_mask={"full_attention": None}, use_cache=False
         )
         made = self._owner.after_text(read.last_hidden_state, self._lyrics, self._mask)
-        if self._made is None or self._made[0].shape != made[0].shape:
+        if self._made is None:
             self._made = made[0].clone(), made[1].clone()
         for place, value in zip(self._made, made, strict=True):
             place.copy_(value)
@@ -136,11 +137,3 @@ def _room(tokens: int, bucket: int) -> int:
 def _visits(module: nn.Module) -> bool:
     """Whether a module comes to the device only while it is needed."""
     return getattr(module, "_hf_hook", None) is not None
-
-
-def _places(*modules: Any) -> tuple[Any, ...]:
-    """Changes when a module is exchanged or its weights move."""
-    return tuple(
-        (id(module), *(parameter.data_ptr() for parameter in module.parameters()))
-        for module in modules
-    )

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from acestep.addresses import align
+from acestep.addresses import align, places
 from acestep.attention import Attention
 
 
@@ -73,11 +73,11 @@ class StepTransformer:
             self._out_weight = model.proj_out_conv.weight.permute(2, 1, 0).flatten(0, 1)
             self._out_weight = self._out_weight.contiguous()
             self._out_bias = model.proj_out_conv.bias.repeat(self.patch)
-        self._signature = _signature(model)
+        self._signature = places(*model.layers)
 
     def is_current(self, model: Any) -> bool:
         """Whether the model still has the weights, at the places, that were read here."""
-        return model is self.model and _signature(model) == self._signature
+        return model is self.model and places(*model.layers) == self._signature
 
     def compile(self) -> None:
         """Compile the layers' arithmetic on first use; one compilation serves all layers."""
@@ -256,13 +256,3 @@ def _joined(*linears: Any) -> Any:
     for linear, rows in zip(linears, torch.split(weight, sizes), strict=True):
         linear.weight.data = rows
     return lambda hidden: F.linear(hidden, weight)
-
-
-def _signature(model: Any) -> tuple[Any, ...]:
-    """Changes when a layer is exchanged, wrapped, or its weights move."""
-    return tuple(
-        (id(module), module.weight.data_ptr())
-        for layer in model.layers
-        for module in layer.modules()
-        if isinstance(getattr(module, "weight", None), torch.Tensor)
-    )

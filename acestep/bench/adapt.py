@@ -23,6 +23,7 @@ from acestep.demo.captions import describe
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, compose
 from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve
+from acestep.errors import AceStepError
 from acestep.handler import AceStepHandler
 
 _SEED = 9003
@@ -46,7 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_clips(arguments.folder, arguments.count)
         return
     handler = AceStepHandler()
-    handler.load(arguments.checkpoint, resolve(arguments.device))
+    try:
+        handler.load(arguments.checkpoint, resolve(arguments.device))
+        # Tried before the long work, and taken off again: the first songs are made without it.
+        handler.load_lora(arguments.adapter, 1.0)
+    except AceStepError as error:
+        parser.error(str(error))
+    handler.unload_lora()
     classifier = fit_classifier(arguments.examples, (*INSTRUMENTS, NEWCOMER))
     shares = {"without": heard(handler, classifier, arguments.songs)}
     handler.load_lora(arguments.adapter, 1.0)

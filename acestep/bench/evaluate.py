@@ -30,7 +30,11 @@ from acestep.request import Request
 SECONDS = 10.0
 _RATE = 22050
 _FLOOR = 50.0
-_DRAWN = 3
+_DRAWN = (
+    Prompt("calm piano, a waltz", 94, "C major", "3"),
+    Prompt("epic trumpet with drums", 125, "D minor", "4"),
+    Prompt("playful marimba, without drums", 107, "G major", "4"),
+)
 # Albrecht and Shanahan's key profiles, Music Perception 31(1), 2013.
 _MAJOR = (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081)
 _MINOR = (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052)
@@ -45,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--examples", type=int, default=20, help="of each instrument")
     parser.add_argument("--vae-only", action="store_true")
-    parser.add_argument("--png", type=Path, help="also draw the first songs' spectrograms")
+    parser.add_argument("--png", type=Path, help="only draw three songs' spectrograms")
     arguments = parser.parse_args(argv)
+    if not arguments.weights.is_dir():
+        parser.error(f"{arguments.weights}: no such folder; name one that acestep.demo.train made")
     policy = resolve(arguments.device)
     handler = AceStepHandler()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         checkpoint = Path(folder) / "demo"
         build_trained(checkpoint, arguments.weights)
         handler.load(str(checkpoint), policy)
+    if arguments.png:
+        draw(generated(handler, _DRAWN), [_title(prompt) for prompt in _DRAWN], arguments.png)
+        return
     random = np.random.default_rng(_SEEDS["prompts"])
     songs = [compose(random, SECONDS, unseen=True) for _ in range(arguments.prompts)]
     prompts = [describe(song, random, complete=True) for song in songs]
@@ -66,10 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     compressed, bits = mp3(audio)
     figures["mp3"] = {"kbit_per_second": bits, **distances(compressed, audio)}
     if not arguments.vae_only:
-        made = generated(handler, prompts)
-        figures["generated"] = judged(songs, made, classifier)
-        if arguments.png:
-            draw(made[:_DRAWN], [_title(prompt) for prompt in prompts[:_DRAWN]], arguments.png)
+        figures["generated"] = judged(songs, generated(handler, prompts), classifier)
     print(json.dumps(figures, indent=2))  # noqa: T201
 
 

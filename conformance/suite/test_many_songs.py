@@ -50,6 +50,7 @@ def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
     "cli.bench:run",
     "bench.measure:*",
     "bench.shapes:make_handler",
+    "addresses:places",
     "prompt_encoder:*",
     "transformer:StepTransformer.is_current",
 )

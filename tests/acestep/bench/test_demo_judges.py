@@ -11,18 +11,17 @@ import torch
 
 from acestep import adapters
 from acestep.bench import adapt, evaluate
-from acestep.demo.music import INSTRUMENTS, NEWCOMER, compose, held_out
+from acestep.demo.music import INSTRUMENTS, NEWCOMER, Song, compose, held_out
 from acestep.demo.parts import WEIGHTS
-from acestep.demo.synth import SAMPLE_RATE, Voices
+from acestep.demo.synth import Voices
+from acestep.device import resolve
 from acestep.handler import AceStepHandler
 from acestep.training.configs import LORA_TARGETS
 from acestep.training.data import find_examples
 
-TEN_SECONDS = 10 * SAMPLE_RATE
-
 
 @pytest.fixture(scope="module")
-def organ() -> tuple[object, torch.Tensor]:
+def organ() -> tuple[Song, torch.Tensor]:
     song = compose(np.random.default_rng(3), evaluate.SECONDS, instrument="organ")
     return song, Voices().render([song])
 
@@ -38,7 +37,7 @@ def test_the_weights_are_small_enough() -> None:
     assert sum(sizes.values()) <= 16e6
 
 
-def test_hiss_that_nobody_hears_is_no_timbre(organ: tuple[object, torch.Tensor]) -> None:
+def test_hiss_that_nobody_hears_is_no_timbre(organ: tuple[Song, torch.Tensor]) -> None:
     _, audio = organ
     random = torch.Generator().manual_seed(0)
     hiss = 3e-5 * torch.randn(audio.shape, generator=random)
@@ -50,7 +49,7 @@ def test_hiss_that_nobody_hears_is_no_timbre(organ: tuple[object, torch.Tensor])
 
 
 def test_the_autoencoder_keeps_what_is_heard(
-    handler: AceStepHandler, organ: tuple[object, torch.Tensor]
+    handler: AceStepHandler, organ: tuple[Song, torch.Tensor]
 ) -> None:
     """Key, tempo and most of the waveform; an untrained one fails all of it."""
     song, audio = organ
@@ -59,8 +58,8 @@ def test_the_autoencoder_keeps_what_is_heard(
     assert measured["si_sdr"] > 6
     assert measured["stft"] < 0.6
     mono = evaluate.mono_of(rebuilt[0])
-    assert evaluate.key_of(mono) == (song.key, song.mode)  # type: ignore[attr-defined]
-    assert evaluate.tempo_fits(mono, song.bpm)  # type: ignore[attr-defined]
+    assert evaluate.key_of(mono) == (song.key, song.mode)
+    assert evaluate.tempo_fits(mono, song.bpm)
 
 
 def test_the_newcomer_is_no_training_material() -> None:
@@ -82,8 +81,6 @@ def test_clips_of_the_newcomer_are_training_data(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from acestep.device import resolve
-
     handler = AceStepHandler()
     handler.load("demo", resolve("cpu"))
     assert handler.pipeline is not None
