@@ -402,8 +402,8 @@ def _best() -> tuple[str, str]:
 def _explicit(requested: str) -> torch.device:
     import torch
 
-    kind, _, index = requested.partition(":")
-    if kind not in DEVICE_CHOICES[1:] or (index and not index.isdecimal()):
+    kind, colon, index = requested.partition(":")
+    if kind not in DEVICE_CHOICES[1:] or (colon and not (index.isascii() and index.isdecimal())):
         raise DeviceError(_unknown(requested))
     available, detail = _probe(kind)
     if not available:
@@ -416,7 +416,7 @@ def _explicit(requested: str) -> torch.device:
             f"device '{requested}' is not available here: the last one is "
             f"'{kind}:{count - 1}'; available: {_available()}"
         )
-    return torch.device(requested if kind == "cuda" else kind)
+    return torch.device(kind, int(index)) if kind == "cuda" and index else torch.device(kind)
 
 
 def _unknown(requested: str) -> str:

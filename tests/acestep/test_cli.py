@@ -20,7 +20,7 @@ import soundfile
 from acestep import __version__
 from acestep.acestep_v15_pipeline import build_parser, main, resolve_options
 from acestep.cli import console
-from acestep.device import DEVICE_CHOICES
+from acestep.device import DEVICE_CHOICES, resolve
 from acestep.errors import RequestError
 
 QUICK = ["generate", "warm piano", "--model", "demo", "--duration", "0.6", "--steps", "1"]
@@ -34,7 +34,7 @@ def test_a_song_with_its_parameters(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*QUICK, "--seed", "7", "--key", "C major", "-o", "song.flac"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("song.flac: 0.6 s of audio in ")
-    assert " on cpu, peak " in printed.out
+    assert f" on {resolve().name}, peak " in printed.out
     assert printed.out.count("\n") == 1
     samples, rate = soundfile.read("song.flac")
     assert rate == 48000
@@ -69,7 +69,10 @@ def test_batch_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert seeds == [3, 4]
 
 
-def test_clamping_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_clamping_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "4")
     assert main([*QUICK, "--batch", "2"]) == 0
     assert "a batch of 2 is above the limit of 1" in capsys.readouterr().err
     assert files(tmp_path) == ["song-1.flac", "song-1.json"]
@@ -136,7 +139,7 @@ def bad_audio(tmp_path: Path) -> None:
         (["--steps", "0"], "number of steps 0 is out of range"),
         (["--model", "missing/folder/here"], "no checkpoint folder 'missing/folder/here'"),
         (["--model", "broken"], "model_index.json: not readable as JSON"),
-        (["--offload", "all"], "offloading is pointless on cpu"),
+        (["--device", "cpu", "--offload", "all"], "offloading is pointless on cpu"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
         (["--flash-attention"], "flash attention is not available"),
         (["--lyrics", "@none.txt"], "cannot read lyrics from none.txt"),
@@ -323,7 +326,7 @@ def test_download_offline(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_bare_command_checks_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--device", "mps"]) == 2
     assert "'mps' is not available here" in capsys.readouterr().err
-    assert main(["--backend", "vllm"]) == 2
+    assert main(["--device", "cpu", "--backend", "vllm"]) == 2
     assert "the backend 'vllm' cannot be used on cpu" in capsys.readouterr().err
 
 

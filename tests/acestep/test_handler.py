@@ -59,7 +59,7 @@ def test_text2music_equals_diffusers(
     torch.testing.assert_close(made.tensors["latents"], expected, atol=ROUNDING, rtol=0)
     whole = diffusers_pipeline.vae.decode(expected.transpose(1, 2)).sample
     audio = generation.normalized(whole)[0]
-    torch.testing.assert_close(made.songs[0].audio, audio, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.songs[0].audio, audio, atol=3e-5, rtol=0)
     assert made.songs[0].seconds == math.ceil(seconds * 25) / 25
 
 

@@ -180,7 +180,7 @@ def test_a_taken_port_is_said_and_the_next_offered(capsys: pytest.CaptureFixture
         (["--auth-username", "anna"], "together"),
         (["--port", "70000"], "out of range"),
         (["--device", "mps"], "'mps' is not available here"),
-        (["--backend", "vllm"], "cannot be used on cpu"),
+        (["--device", "cpu", "--backend", "vllm"], "cannot be used on cpu"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(
