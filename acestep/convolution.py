@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 
@@ -58,3 +59,16 @@ def conv1d(
         result[..., first:last] = piece
     assert result is not None
     return result
+
+
+def folded(convolution: nn.Module) -> torch.Tensor:
+    """The weight of a convolution, with its normalisation applied once and for all."""
+    direction: torch.Tensor | None = getattr(convolution, "weight_v", None)
+    if direction is None:
+        plain: torch.Tensor = convolution.get_parameter("weight").detach()
+        return plain
+    gain: torch.Tensor = convolution.get_parameter("weight_g").detach().float()
+    wide = direction.detach().float()
+    length = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)
+    weight: torch.Tensor = (wide * (gain / length)).to(direction.dtype)
+    return weight

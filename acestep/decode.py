@@ -63,20 +63,19 @@ def decode(
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = decoder_halo(vae)
     core = chunk_frames or _chunk_frames(vae.decoder, ratio, halo, policy)
-    # Chunks of one length are worth finding the best kernels for. Half as long they take a
-    # tenth more time, and half the memory, which trying kernels uses more of.
-    tuned = compiled and policy.tunes
-    if tuned and chunk_frames is None:
+    # Chunks of one length are worth choosing kernels for, and recording. Half as long they
+    # compute 2 % more, and need half the memory.
+    even = compiled and policy.tunes
+    if even and chunk_frames is None:
         core = max(MIN_CHUNK_FRAMES, core // 2)
-    tuned = tuned and frames > core + 2 * halo
-    layout = True if tuned else None
-    run = wave_decoder(vae, policy, compiled, layout)
+    even = even and frames > core + 2 * halo
+    run = wave_decoder(vae, policy, compiled, even)
     audio: torch.Tensor | None = None
     # One song after another: several at once spill the host's caches, and one fills a GPU.
     for item, song in enumerate(torch.split(latents, 1)):
-        for window in _windows(frames, core, halo, even=tuned):
+        for window in _windows(frames, core, halo, even=even):
             part = song[..., window.start : window.stop].to(policy.device, vae.dtype)
-            with policy.fixed_shapes() if tuned else nullcontext():
+            with policy.fixed_shapes() if even else nullcontext():
                 wave = run(part)
             kept = wave[..., (window.first - window.start) * ratio :]
             if window.last != frames:

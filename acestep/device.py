@@ -41,6 +41,8 @@ MPS_CACHE_SLACK = GIB
 
 # Libraries pick their kernels and workspaces in the first runs, which a graph must not record.
 _WARM_UP_STEPS = 3
+# Major compute capability of GPUs that copy tiles by themselves, and products of 64 rows.
+_HOPPER = 9
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,17 @@ class DevicePolicy:
         if self.device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
             return False
         return bool(_module(self.device).get_device_capability(self.device) >= (8, 0))
+
+    def has_tile_kernels(self, dtype: torch.dtype) -> bool:
+        """Whether the decoder's own kernels run here: Triton's, with a Hopper GPU's copies of
+        tiles. On other GPUs nobody has run them."""
+        import torch
+
+        if self.device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+            return False
+        if importlib.util.find_spec("triton") is None:
+            return False
+        return bool(_module(self.device).get_device_capability(self.device)[0] == _HOPPER)
 
     def recording_pool(self) -> Any:
         """Memory for several recordings of which no two run at the same time; see `captured`."""

@@ -107,8 +107,9 @@ def normalized(audio: torch.Tensor) -> torch.Tensor:
 
 def _peak(audio: torch.Tensor) -> torch.Tensor:
     """The greatest absolute sample of each item, `[batch, 1, 1]`, without a copy of the audio."""
-    low, high = audio.flatten(1).aminmax(dim=1)
-    return torch.maximum(-low, high)[:, None, None]
+    # An item at a time: only the extremes of a whole tensor are looked for by all threads.
+    extremes = torch.stack([torch.stack(item.aminmax()) for item in audio])
+    return extremes.abs().amax(dim=1)[:, None, None]
 
 
 def extra_outputs(made: Generation) -> dict[str, Any]:

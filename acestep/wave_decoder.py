@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from acestep.convolution import conv1d
+from acestep.convolution import conv1d, folded
 from acestep.device import DevicePolicy
 from acestep.offloading import bring
 
@@ -175,33 +175,46 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def folded(convolution: nn.Module) -> torch.Tensor:
-    """The weight of a convolution, with its normalisation applied once and for all."""
-    direction: torch.Tensor | None = getattr(convolution, "weight_v", None)
-    if direction is None:
-        plain: torch.Tensor = convolution.get_parameter("weight").detach()
-        return plain
-    gain: torch.Tensor = convolution.get_parameter("weight_g").detach().float()
-    wide = direction.detach().float()
-    length = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)
-    weight: torch.Tensor = (wide * (gain / length)).to(direction.dtype)
-    return weight
+class _Recorded:
+    """A decoder whose launches are recorded for one length, and again when another comes.
+
+    A chunk is some forty kernels, most of which take less time than their launch.
+    """
+
+    def __init__(self, run: Signal, policy: DevicePolicy) -> None:
+        self._run, self._policy = run, policy
+        self._latents = self._wave = torch.empty(0)
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        """As the decoder; what an earlier call gave is overwritten."""
+        if self._replay is None or latents.shape != self._latents.shape:
+            self._replay, self._latents = None, latents.clone()
+            self._replay = self._policy.captured(self._step)
+        self._latents.copy_(latents)
+        self._replay()
+        return self._wave
+
+    def _step(self) -> None:
+        self._wave = self._run(self._latents)
 
 
-_Kept = tuple[tuple[Any, ...], dict[bool, Signal]]
+_Kept = tuple[tuple[Any, ...], dict[str, Signal]]
 _DECODERS: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
 def wave_decoder(
-    vae: Any, policy: DevicePolicy, compiled: bool = False, channels_last: bool | None = None
+    vae: Any, policy: DevicePolicy, compiled: bool = False, even: bool = False
 ) -> Signal:
     """The quick decoder of a VAE, made on first use and again when its weights move.
 
     Args:
         vae: a `diffusers` `AutoencoderOobleck`.
         policy: its limit holds for every convolution, and it chooses the layout.
-        compiled: let inductor fuse what lies between convolutions, for any length at once.
-        channels_last: the layout, by default the policy's.
+        compiled: fuse what lies between convolutions: by kernels of our own where the device
+            runs them, else by inductor, for any length at once.
+        even: signals of one length follow each other, for which it pays to try kernels and to
+            record launches. A result is then overwritten by the next.
     """
     bring(vae)
     signature = (
@@ -212,13 +225,34 @@ def wave_decoder(
     kept = _DECODERS.get(vae)
     if kept is None or kept[0] != signature:
         _DECODERS[vae] = kept = (signature, {})
-    layout = policy.channels_last if channels_last is None else channels_last
-    if layout not in kept[1]:
+    made = kept[1]
+    tiled = _tiled(vae, policy) if compiled else None
+    name = "tiled" if tiled else "even" if even else "any"
+    if name not in made:
+        # What cuDNN takes without trying was far slower side by side; see `DevicePolicy`.
+        layout = even or policy.channels_last
         with torch.no_grad():
-            kept[1][layout] = WaveDecoder(
-                vae.decoder, policy.max_conv_output, channels_last=layout, compiled=compiled
+            made[name] = (
+                tiled(vae.decoder)
+                if tiled
+                else WaveDecoder(
+                    vae.decoder, policy.max_conv_output, channels_last=layout, compiled=compiled
+                )
             )
-    return kept[1][layout]
+    if not (even and policy.records):
+        return made[name]
+    if "recorded" not in made:
+        made["recorded"] = _Recorded(made[name], policy)
+    return made["recorded"]
+
+
+def _tiled(vae: Any, policy: DevicePolicy) -> Callable[[Any], Signal] | None:
+    """What makes a decoder of our own kernels, where device and widths allow it."""
+    if not policy.has_tile_kernels(vae.dtype):
+        return None
+    from acestep._wave_kernels import TiledDecoder, fits
+
+    return TiledDecoder if fits(vae.decoder) else None
 
 
 def forget(vae: nn.Module) -> None:

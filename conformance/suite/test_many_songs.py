@@ -25,7 +25,7 @@ from conformance.targets import Target
     "transformer:StepTransformer",
     "transformer:StepTransformer.rotary",
     "wave_decoder:WaveDecoder",
-    "wave_decoder:folded",
+    "convolution:folded",
     "wave_decoder:wave_decoder",
 )
 def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:

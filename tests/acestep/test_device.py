@@ -54,7 +54,9 @@ def test_environment_decides_only_for_auto(monkeypatch: pytest.MonkeyPatch) -> N
     assert resolve("auto").reason == "ACESTEP_DEVICE"
 
 
-@pytest.mark.parametrize("choice", ["tpu", "cuda:x", "cuda:", "cuda:\u0660", "cpu:1:2", "auto:1", "meta", "xpu"])
+@pytest.mark.parametrize(
+    "choice", ["tpu", "cuda:x", "cuda:", "cuda:\u0660", "cpu:1:2", "auto:1", "meta", "xpu"]
+)
 def test_unknown_devices_are_refused_by_name(choice: str) -> None:
     with pytest.raises(DeviceError) as caught:
         resolve(choice)

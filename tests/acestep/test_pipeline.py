@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from acestep import pipeline, prompt_encoder, wave_decoder
+from acestep.convolution import folded
 from acestep.device import DevicePolicy, resolve
 from acestep.handler import AceStepHandler
 from acestep.prompt_encoder import PromptEncoder
@@ -166,4 +167,4 @@ def test_the_quick_decoder_equals_diffusers(
         made = quick(latents)
         torch.testing.assert_close(made, vae.decode(latents).sample, atol=2e-6, rtol=1e-5)
         plain = torch.nn.Conv1d(3, 4, 5)
-        assert torch.equal(wave_decoder.folded(plain), plain.weight)
+        assert torch.equal(folded(plain), plain.weight)

@@ -1,0 +1,134 @@
+"""Tests of the decoder's Triton kernels: on a Hopper GPU as they are, elsewhere interpreted.
+
+Triton's interpreter runs a kernel's programs one after the other on the host.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from acestep import decode, wave_decoder
+from acestep.demo.recipe import old_weight_norm, seed_weights
+from acestep.device import DevicePolicy, resolve
+
+MODULE = "acestep._wave_kernels"
+SMALL = (64, 16, 16)
+
+
+def on_gpu() -> bool:
+    return resolve().has_tile_kernels(torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[ModuleType]:
+    pytest.importorskip("triton", reason="there is no Triton for this system")
+    with pytest.MonkeyPatch.context() as patch:
+        if not on_gpu():
+            patch.setenv("TRITON_INTERPRET", "1")
+        patch.delitem(sys.modules, MODULE, raising=False)
+        yield importlib.import_module(MODULE)
+        # Nobody else is to meet interpreted kernels.
+        sys.modules.pop(MODULE, None)
+
+
+def make_vae(strides: list[int], width: int, latent: int, **options: Any) -> Any:
+    from diffusers.models import AutoencoderOobleck
+
+    with old_weight_norm():
+        vae = AutoencoderOobleck(
+            encoder_hidden_size=8,
+            downsampling_ratios=strides,
+            channel_multiples=[1, 2, 2, 3][: len(strides)],
+            decoder_channels=width,
+            decoder_input_channels=latent,
+            audio_channels=2,
+            sampling_rate=48000,
+            **options,
+        )
+    seed_weights(vae, 11, "kernels")
+    for module in vae.decoder.modules():
+        # Biases, and rates of the activations, that no two channels share.
+        for name in ("bias", "alpha", "beta"):
+            if isinstance(held := getattr(module, name, None), torch.nn.Parameter):
+                held.data.add_(torch.linspace(-0.3, 0.3, held.numel()).view(held.shape))
+    return vae.eval().requires_grad_(False)
+
+
+def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """In float32 on the host, of weights as they are."""
+    audio: torch.Tensor = vae.float().cpu().decode(latents.float().cpu()).sample
+    return audio
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_the_kernels_give_what_diffusers_gives(kernels: ModuleType, frames: int) -> None:
+    """Both residual paths: units as wide as a tile are one kernel, wider ones are two."""
+    tile, device, dtype, width, latent = SMALL, "cpu", torch.float32, 16, 16
+    if on_gpu():
+        tile, device, dtype, width, latent = kernels.TILE, resolve().name, torch.bfloat16, 128, 64
+    vae = make_vae([2, 4, 6], width, latent).to(device, dtype)
+    latents = torch.randn(2, latent, frames, generator=torch.Generator().manual_seed(0))
+    latents = latents.to(device, dtype)
+    assert kernels.fits(vae.decoder, tile)
+    made = kernels.TiledDecoder(vae.decoder, tile)(latents).cpu()
+    expected = whole(vae, latents)
+    assert (made.dtype, made.shape) == (torch.float32, expected.shape)
+    assert expected.abs().max() > 0.1
+    atol = 2e-6 if dtype == torch.float32 else 0.02 * float(expected.abs().max())
+    torch.testing.assert_close(made, expected, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("strides", "width", "latent"), [([2, 3], 16, 16), ([2, 4], 12, 16), ([2, 4], 16, 8)]
+)
+def test_what_does_not_divide_into_tiles_is_left_to_others(
+    kernels: ModuleType, strides: list[int], width: int, latent: int
+) -> None:
+    """An odd stride has no halves of phases; the others have rests of channels."""
+    assert kernels.fits(make_vae([2, 4], 16, 16).decoder, SMALL)
+    assert not kernels.fits(make_vae(strides, width, latent).decoder, SMALL)
+
+
+def test_a_long_song_is_decoded_by_them_where_they_run(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a Hopper GPU: chunks of one length, launches recorded once for all of them."""
+    policy = resolve()
+    width, latent, dtype = 128, 64, torch.bfloat16
+    if not on_gpu():
+        monkeypatch.setattr(kernels, "TILE", SMALL)
+        width, latent, dtype = 16, 16, torch.float32
+        for name in ("tunes", "records"):
+            monkeypatch.setattr(DevicePolicy, name, property(lambda self: True))
+        monkeypatch.setattr(DevicePolicy, "has_tile_kernels", lambda self, dtype: True)
+        policy = resolve("cpu")
+    vae = make_vae([4, 6], width, latent).to(policy.device, dtype)
+    latents = torch.randn(1, latent, 40, generator=torch.Generator().manual_seed(0))
+    recorded: list[Any] = []
+    captured = DevicePolicy.captured
+
+    def noted(self: DevicePolicy, step: Any, pool: Any = None) -> Any:
+        recorded.append(step)
+        return captured(self, step, pool)
+
+    monkeypatch.setattr(DevicePolicy, "captured", noted)
+    audio = decode.decode(vae, latents, policy, chunk_frames=12, compiled=True)
+    assert len(recorded) == 1
+    kept = wave_decoder._DECODERS[vae][1]
+    assert isinstance(kept["tiled"], kernels.TiledDecoder)
+    short = decode.decode(vae, latents[..., :5], policy, compiled=True)
+    assert len(recorded) == 1, "a song of one chunk may have any length"
+    again = decode.decode(vae, latents, policy, chunk_frames=14, compiled=True)
+    assert len(recorded) == 2, "another length is another recording"
+    expected = whole(vae, latents)
+    atol = 3e-6 if dtype == torch.float32 else 0.02 * float(expected.abs().max())
+    for made in (audio, again):
+        torch.testing.assert_close(made, expected, atol=atol, rtol=0)
+    torch.testing.assert_close(short, whole(vae, latents[..., :5]), atol=atol, rtol=0)
