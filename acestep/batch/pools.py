@@ -6,6 +6,7 @@ import importlib
 import os
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from acestep.batch.jobs import Job, Made
@@ -33,25 +34,39 @@ class Pool(Protocol):
 
 
 class InlinePool:
-    """One worker in this process; needs nothing installed."""
+    """One worker in this process; needs nothing installed.
 
-    room = 1
+    Songs are computed in the caller's thread, and encoded in another while the next is computed.
+    """
+
+    room = 2
 
     def __init__(self, device: str, setting: Setting) -> None:
         self._worker = Worker(device, setting)
         self._jobs: deque[Job] = deque()
+        self._encoder = ThreadPoolExecutor(1)
+        self._encoding: deque[tuple[Job, Future[Made | str]]] = deque()
 
     def submit(self, job: Job) -> None:
         """Queue the job."""
         self._jobs.append(job)
 
     def wait(self) -> tuple[Job, Outcome]:
-        """Do the oldest job."""
-        job = self._jobs.popleft()
-        return job, self._worker.make(job)
+        """The oldest job, once the one after it is computed."""
+        while self._jobs:
+            job = self._jobs.popleft()
+            computed = self._worker.compute(job)
+            if isinstance(computed, str):
+                return job, computed
+            self._encoding.append((job, self._encoder.submit(self._worker.encode, computed)))
+            if len(self._encoding) == self.room:
+                break
+        job, encoded = self._encoding.popleft()
+        return job, encoded.result()
 
     def close(self) -> None:
         """Forget the worker."""
+        self._encoder.shutdown(cancel_futures=True)
         del self._worker
 
 

@@ -6,10 +6,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acestep.batch.jobs import Job, Made
 from acestep.errors import AceStepError, first_line
+
+if TYPE_CHECKING:
+    from acestep.generation import Song
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,15 @@ class Setting:
     dtype: str = "auto"
     compiled: bool = False
     audio_format: str = "flac"
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A song that is no file yet, what is recorded of it, and when its work began."""
+
+    song: Song
+    record: dict[str, Any]
+    start: float
 
 
 class Worker:
@@ -62,7 +74,11 @@ class Worker:
 
     def make(self, job: Job) -> Made | str:
         """The song, or why there is none. Two calls overlap: one encodes while one computes."""
-        from acestep import audio_files
+        computed = self.compute(job)
+        return computed if isinstance(computed, str) else self.encode(computed)
+
+    def compute(self, job: Job) -> Computed | str:
+        """The song's samples, or why there are none."""
         from acestep.inference import describe, run
         from acestep.params import GenerationConfig, GenerationParams
 
@@ -73,11 +89,20 @@ class Worker:
                 batch_size=1, seeds=[job.params["seed"]], use_random_seed=False
             )
             made = run(self._handler, params, config)
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"song.{self._setting.audio_format}"
-                audio_files.write(path, made.songs[0].audio, made.songs[0].sample_rate)
-                audio = path.read_bytes()
         except (AceStepError, TypeError, ValueError) as error:
             return first_line(error)
-        record: dict[str, Any] = describe(self._handler, made, 0)
-        return Made(audio, record, time.perf_counter() - start)
+        return Computed(made.songs[0], describe(self._handler, made, 0), start)
+
+    def encode(self, computed: Computed) -> Made | str:
+        """The samples as a file's bytes, or why there are none; any thread may do it."""
+        from acestep import audio_files
+
+        song = computed.song
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"song.{self._setting.audio_format}"
+                audio_files.write(path, song.audio, song.sample_rate)
+                audio = path.read_bytes()
+        except (AceStepError, ValueError) as error:
+            return first_line(error)
+        return Made(audio, computed.record, time.perf_counter() - computed.start)

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from acestep.checkpoints import Checkpoint, cache_dir
-from acestep.demo.recipe import DemoShape, build, make_tokenizer, old_weight_norm
+from acestep.demo.recipe import BUILTIN, DemoShape, build, make_tokenizer, old_weight_norm
 from acestep.device import DevicePolicy
 from acestep.handler import AceStepHandler
 from acestep.pipeline import Pipeline
 
 SHAPES = ("demo", "wide", "turbo", "xl")
-"""`demo` is the built-in checkpoint, `wide` a random one with four times its transformer's width; `turbo` and `xl` have
-the sizes of ACE-Step 1.5's 2B and 4B models."""
+"""`demo` is the built-in checkpoint, `wide` a random one of four times its width; `turbo` and `xl`
+have the sizes of ACE-Step 1.5's 2B and 4B models."""
 
 _TURBO = {
     "hidden_size": 2048,
@@ -66,15 +66,18 @@ def make_handler(shape: str, policy: DevicePolicy, *, compiled: bool = False) ->
 
 
 def wide_shape() -> DemoShape:
-    """The recipe's shape at four times its width."""
-    shape = DemoShape()
-    return dataclasses.replace(
-        shape,
-        latent=2 * shape.latent,
-        hidden=4 * shape.hidden,
-        text_hidden=4 * shape.text_hidden,
-        decoder_channels=4 * shape.decoder_channels,
-    )
+    """The built-in checkpoint's shape with every width four times as large."""
+    widths = {
+        name: 4 * getattr(BUILTIN, name)
+        for name in (
+            "hidden",
+            "text_hidden",
+            "condition_hidden",
+            "token_hidden",
+            "decoder_channels",
+        )
+    }
+    return dataclasses.replace(BUILTIN, **widths)
 
 
 def large_pipeline(policy: DevicePolicy, width: dict[str, int]) -> Pipeline:

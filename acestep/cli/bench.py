@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         "--shape",
         choices=SHAPES,
         default="demo",
-        help="demo: the built-in checkpoint; wide: a transformer of four times its width; turbo, "
+        help="demo: the built-in checkpoint; wide: every width four times as large; turbo, "
         "xl: the 2B and 4B models' (default: demo)",
     )
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], metavar="S")

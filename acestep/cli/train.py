@@ -10,6 +10,9 @@ from acestep import checkpoints
 from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries, result
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
+from acestep.training.configs import TrainingConfig
+
+_DEFAULTS = TrainingConfig()
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,7 +26,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of songs")
     parser.add_argument("-o", "--output", type=Path, required=True, help="for example my.lora")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--lora", type=int, default=16, metavar="RANK", help="rank (default: 16)")
+    rank = _DEFAULTS.lora_rank
+    kind.add_argument(
+        "--lora", type=int, default=rank, metavar="RANK", help=f"rank (default: {rank})"
+    )
     kind.add_argument("--full", action="store_true", help="train every weight of the transformer")
     parser.add_argument(
         "--model",
@@ -40,7 +46,6 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print where the result is."""
     from acestep.device import resolve
-    from acestep.training.configs import TrainingConfig
 
     dtype = None if arguments.dtype == "auto" else arguments.dtype
     config = TrainingConfig(
@@ -87,14 +92,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group("training")
-    settings.add_argument("--steps", type=int, default=500, help="(default: 500)")
-    settings.add_argument("--batch", type=int, default=4, help="songs at once (default: 4)")
-    settings.add_argument("--accumulate", type=int, default=1, help="batches in a step")
-    settings.add_argument("--learning-rate", type=float, default=1e-3, help="(default: 0.001)")
+
+    def add(name: str, field: str, text: str = "") -> None:
+        value = getattr(_DEFAULTS, field)
+        told = f"{text} (default: {value})".strip()
+        settings.add_argument(name, type=type(value), default=value, help=told)
+
+    add("--steps", "steps")
+    add("--batch", "batch_size", "songs at once")
+    add("--accumulate", "accumulate", "batches in a step")
+    add("--learning-rate", "learning_rate", "highest; rises at first, then falls to zero")
     settings.add_argument("--alpha", type=float, help="LoRA alpha (default: the rank)")
-    settings.add_argument("--crop", type=float, default=30.0, help="longest stretch, seconds")
-    settings.add_argument("--seed", type=int, default=0)
-    settings.add_argument("--save-every", type=int, default=100, help="steps between states")
-    settings.add_argument("--sample-every", type=int, default=0, help="steps between samples")
+    add("--crop", "crop_seconds", "longest stretch, seconds")
+    add("--seed", "seed")
+    add("--save-every", "save_every", "steps between states")
+    add("--sample-every", "sample_every", "steps between samples, 0 for none")
     settings.add_argument("--sample-prompt", default="", help="(default: the first caption)")
     settings.add_argument("--quiet", action="store_true", help="print nothing but problems")

@@ -10,7 +10,7 @@ import pytest
 from acestep.acestep_v15_pipeline import main
 from acestep.bench import measure, shapes
 from acestep.bench.measure import STAGES, Row
-from acestep.demo.recipe import DemoShape
+from acestep.demo.recipe import BUILTIN
 from acestep.device import resolve
 
 
@@ -78,7 +78,11 @@ def test_compiled_blocks_of_diffusers_leave_the_modules_eager(
 
 
 def test_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shapes.wide_shape().hidden == 4 * DemoShape().hidden
+    wide = shapes.wide_shape()
+    assert (wide.hidden, wide.decoder_channels) == (
+        4 * BUILTIN.hidden,
+        4 * BUILTIN.decoder_channels,
+    )
     monkeypatch.setattr(
         shapes, "_TURBO", shapes._TURBO | {"hidden_size": 64, "intermediate_size": 64}
     )
