@@ -112,7 +112,7 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         if denoiser is None or not denoiser.model.is_current(self.transformer):
             model = StepTransformer(self.transformer)
             if self.compiles:
-                model.compile()
+                model.compile(self._policy)
             self._denoiser = denoiser = Denoiser(model, self._policy)
         return denoiser
 

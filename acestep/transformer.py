@@ -8,6 +8,7 @@ and the result is theirs up to rounding; low-rank adapters on them keep working.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from acestep.addresses import align, places
 from acestep.attention import Attention
+from acestep.device import DevicePolicy
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,18 @@ class StepTransformer:
             self._out_weight = self._out_weight.contiguous()
             self._out_bias = model.proj_out_conv.bias.repeat(self.patch)
         self._signature = places(*model.layers)
+        self._kernels: Any = None
 
     def is_current(self, model: Any) -> bool:
         """Whether the model still has the weights, at the places, that were read here."""
         return model is self.model and places(*model.layers) == self._signature
 
-    def compile(self) -> None:
-        """Compile the layers' arithmetic on first use; one compilation serves all layers."""
+    def compile(self, policy: DevicePolicy) -> None:
+        """Fuse the layers' arithmetic: by kernels of our own where the device runs them, else by
+        inductor on first use, where one compilation serves all layers."""
+        if policy.has_tile_kernels(self.model.dtype) and self.head_dim.bit_count() == 1:
+            self._kernels = importlib.import_module("acestep._step_kernels")
+            return
         run = torch.compile(_run_layer, dynamic=True)
         for layer in self.layers:
             layer.compiled = run
@@ -152,13 +159,60 @@ class StepTransformer:
         # For all layers at once: shift, scale, gate before attention, the same before the MLP.
         shifts = self._tables + layers
         scales = (shifts[:, 1::3] + 1) * self._gains
-        shared = zip(shifts.unbind(), scales.unbind(), song.keys, song.values, strict=True)
-        for layer, inputs in zip(self.layers, shared, strict=True):
-            hidden = layer(hidden, *inputs, song.rotary, song.attention)
         shift, scale = (self.model.scale_shift_table[0] + plain).unbind()
-        hidden = torch.addcmul(shift, _normed(hidden, self.model.norm_out), scale + 1)
+        scale = (scale + 1) * self.model.norm_out.weight
+        if self._kernels is not None:
+            hidden = self._fused(hidden, shifts, scales, song, scale, shift)
+        else:
+            shared = zip(shifts.unbind(), scales.unbind(), song.keys, song.values, strict=True)
+            for layer, inputs in zip(self.layers, shared, strict=True):
+                hidden = layer(hidden, *inputs, song.rotary, song.attention)
+            hidden = torch.addcmul(shift, _unit(hidden, self.model.norm_out.eps), scale)
         made = F.linear(hidden, self._out_weight, self._out_bias)
         return torch.unflatten(made, 2, (self.patch, -1)).flatten(1, 2)[:, :frames]
+
+    def _fused(
+        self,
+        hidden: torch.Tensor,
+        shifts: torch.Tensor,
+        scales: torch.Tensor,
+        song: SongInputs,
+        last_scale: torch.Tensor,
+        last_shift: torch.Tensor,
+    ) -> torch.Tensor:
+        """All layers and the norm after them, by kernels of our own; `hidden` is spent.
+
+        A layer's last sum is left to the norm that follows it, in the next layer.
+        """
+        kernels, attention = self._kernels, song.attention
+        branch = gate = None
+        shared = zip(shifts.unbind(), scales.unbind(), song.keys, song.values, strict=True)
+        for layer, (shift_rows, scale_rows, key, value) in zip(self.layers, shared, strict=True):
+            block, turned_heads = layer.layer, layer.heads + layer.kv_heads
+            shift, _, own_gate, mlp_shift, _, mlp_gate = shift_rows.unbind()
+            scale, mlp_scale = scale_rows.unbind()
+            eps = block.self_attn_norm.eps
+            normed = kernels.add_and_norm(hidden, branch, gate, eps, scale, shift)
+            joined = layer.project(normed).unflatten(-1, (-1, layer.head_dim))
+            turned = kernels.turn(
+                joined[:, :, :turned_heads], layer.norm, layer.own.norm_q.eps, song.rotary
+            )
+            attend = attention.windowed if layer.windowed else attention.full
+            query, own_key = turned[:, :, : layer.heads], turned[:, :, layer.heads :]
+            heard = layer.own.to_out[0](attend(query, own_key, joined[:, :, turned_heads:]))
+            norm = block.cross_attn_norm
+            normed = kernels.add_and_norm(hidden, heard, own_gate, norm.eps, norm.weight, None)
+            query = layer.cross.to_q(normed).unflatten(-1, (-1, layer.head_dim))
+            query = kernels.turn(query, layer.cross_norm, layer.cross.norm_q.eps, None)
+            heard = layer.cross.to_out[0](attention.cross(query, key, value))
+            eps = block.mlp_norm.eps
+            normed = kernels.add_and_norm(hidden, heard, None, eps, mlp_scale, mlp_shift)
+            branch, gate = block.mlp.down_proj(kernels.gated(layer.widen(normed))), mlp_gate
+        eps = self.model.norm_out.eps
+        fused: torch.Tensor = kernels.add_and_norm(
+            hidden, branch, gate, eps, last_scale, last_shift
+        )
+        return fused
 
     def _patched(self, latents: torch.Tensor) -> torch.Tensor:
         rest = -latents.shape[1] % self.patch
@@ -179,6 +233,7 @@ class _Layer:
         self.widen = _joined(layer.mlp.gate_proj, layer.mlp.up_proj)
         weights = [own.norm_q.weight] * own.heads + [own.norm_k.weight] * own.kv_heads
         self.norm = torch.stack(weights)
+        self.cross_norm = torch.stack([cross.norm_q.weight] * own.heads)
         self.compiled: Any = None
 
     def condition(self, embedded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +93,24 @@ def song_file(song: torch.Tensor, tmp_path: Path) -> Path:
     path = tmp_path / "chord.wav"
     soundfile.write(path, song.T.numpy(), 48000)
     return path
+
+
+@pytest.fixture(scope="module")
+def own_kernels() -> Iterator[bool]:
+    """The project's own kernels as this machine can run them; True if by its GPU.
+
+    Elsewhere Triton's interpreter runs them on the host.
+    """
+    pytest.importorskip("triton", reason="there is no Triton for this system")
+    names = ("acestep._wave_kernels", "acestep._step_kernels")
+    on_gpu = resolve().has_tile_kernels(torch.bfloat16)
+    with pytest.MonkeyPatch.context() as patch:
+        if not on_gpu:
+            patch.setenv("TRITON_INTERPRET", "1")
+        for name in names:
+            sys.modules.pop(name, None)
+            importlib.import_module(name)
+    yield on_gpu
+    # Nobody else is to meet interpreted kernels.
+    for name in names:
+        sys.modules.pop(name, None)

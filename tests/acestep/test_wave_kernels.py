@@ -6,8 +6,6 @@ Triton's interpreter runs a kernel's programs one after the other on the host.
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -18,24 +16,12 @@ from acestep import decode, wave_decoder
 from acestep.demo.recipe import old_weight_norm, seed_weights
 from acestep.device import DevicePolicy, resolve
 
-MODULE = "acestep._wave_kernels"
 SMALL = (64, 16, 16)
 
 
-def on_gpu() -> bool:
-    return resolve().has_tile_kernels(torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Iterator[ModuleType]:
-    pytest.importorskip("triton", reason="there is no Triton for this system")
-    with pytest.MonkeyPatch.context() as patch:
-        if not on_gpu():
-            patch.setenv("TRITON_INTERPRET", "1")
-        patch.delitem(sys.modules, MODULE, raising=False)
-        yield importlib.import_module(MODULE)
-        # Nobody else is to meet interpreted kernels.
-        sys.modules.pop(MODULE, None)
+@pytest.fixture
+def kernels(own_kernels: bool) -> ModuleType:
+    return importlib.import_module("acestep._wave_kernels")
 
 
 def make_vae(strides: list[int], width: int, latent: int, **options: Any) -> Any:
@@ -68,10 +54,12 @@ def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("frames", [1, 9])
-def test_the_kernels_give_what_diffusers_gives(kernels: ModuleType, frames: int) -> None:
+def test_the_kernels_give_what_diffusers_gives(
+    kernels: ModuleType, own_kernels: bool, frames: int
+) -> None:
     """Both residual paths: units as wide as a tile are one kernel, wider ones are two."""
     tile, device, dtype, width, latent = SMALL, "cpu", torch.float32, 16, 16
-    if on_gpu():
+    if own_kernels:
         tile, device, dtype, width, latent = kernels.TILE, resolve().name, torch.bfloat16, 128, 64
     vae = make_vae([2, 4, 6], width, latent).to(device, dtype)
     latents = torch.randn(2, latent, frames, generator=torch.Generator().manual_seed(0))
@@ -97,12 +85,12 @@ def test_what_does_not_divide_into_tiles_is_left_to_others(
 
 
 def test_a_long_song_is_decoded_by_them_where_they_run(
-    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+    kernels: ModuleType, own_kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a Hopper GPU: chunks of one length, launches recorded once for all of them."""
     policy = resolve()
     width, latent, dtype = 128, 64, torch.bfloat16
-    if not on_gpu():
+    if not own_kernels:
         monkeypatch.setattr(kernels, "TILE", SMALL)
         width, latent, dtype = 16, 16, torch.float32
         for name in ("tunes", "records"):
