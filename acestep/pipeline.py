@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from acestep import decode, wave_decoder
 from acestep.device import DevicePolicy
 from acestep.offloading import bring
 from acestep.prompt_encoder import PromptEncoder
+from acestep.recent import Recent
 from acestep.sampling import Denoiser, Guidance, Schedule
 from acestep.transformer import StepTransformer
 
@@ -223,20 +223,17 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         }
         prompt, lyrics = arguments["prompt"][0], arguments["lyrics"][0]
         reference = arguments["reference_audio"]
-        kept: OrderedDict[Any, torch.Tensor] = self.__dict__.setdefault("_kept", OrderedDict())
-        key = (prompt, lyrics, *settings.values())
-        if reference is None and key in kept:
-            kept.move_to_end(key)
-            return kept[key]
-        device = self._execution_device
-        text_ids, lyric_ids = (ids.to(device) for ids in self._tokens(prompt, lyrics, **settings))
-        sung, text = self._prompt_encoder()(text_ids, lyric_ids)
-        encoded = torch.cat([sung, self._timbre(reference, device), text], dim=1)
-        if reference is None:
-            kept[key] = encoded
-            if len(kept) > MAX_ENCODINGS:
-                kept.popitem(last=False)
-        return encoded
+
+        def encode() -> torch.Tensor:
+            device = self._execution_device
+            ids = (ids.to(device) for ids in self._tokens(prompt, lyrics, **settings))
+            sung, text = self._prompt_encoder()(*ids)
+            return torch.cat([sung, self._timbre(reference, device), text], dim=1)
+
+        if reference is not None:
+            return encode()
+        kept: Recent[Any, torch.Tensor] = self.__dict__.setdefault("_kept", Recent(MAX_ENCODINGS))
+        return kept.find((prompt, lyrics, *settings.values()), encode)
 
     def _tokens(
         self, prompt: str, lyrics: str, **settings: Any

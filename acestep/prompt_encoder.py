@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from acestep.addresses import places
 from acestep.device import DevicePolicy
 from acestep.offloading import bring
+from acestep.recent import Recent, rounded_up
 
 TEXT_BUCKET, LYRIC_BUCKET = 64, 128
 """Recordings have room for a multiple of this many tokens."""
@@ -40,7 +41,7 @@ class PromptEncoder:
         self.text_encoder, self.condition_encoder = text_encoder, condition_encoder
         self.policy = policy
         self._seen: Counter[tuple[int, int]] = Counter()
-        self._recordings: OrderedDict[tuple[int, int], _Recording] = OrderedDict()
+        self._recordings: Recent[tuple[int, int], _Recording] = Recent(MAX_RECORDINGS)
         self.pool = policy.recording_pool()
         self._signature = places(text_encoder, condition_encoder)
 
@@ -58,16 +59,12 @@ class PromptEncoder:
         Returns:
             The lyrics, `[1, lyric tokens, width]`, and the text, `[1, text tokens, width]`.
         """
-        key = _room(text.shape[1], TEXT_BUCKET), _room(lyrics.shape[1], LYRIC_BUCKET)
+        key = rounded_up(text.shape[1], TEXT_BUCKET), rounded_up(lyrics.shape[1], LYRIC_BUCKET)
         self._seen[key] += 1
         if not self.policy.records or self._seen[key] < 2 or _visits(self.text_encoder):
             return self._plain(text, lyrics)
-        if key not in self._recordings:
-            while len(self._recordings) >= MAX_RECORDINGS:
-                self._recordings.popitem(last=False)
-            self._recordings[key] = _Recording(self, *key)
-        self._recordings.move_to_end(key)
-        return self._recordings[key](text, lyrics)
+        recording = self._recordings.find(key, lambda: _Recording(self, *key))
+        return recording(text, lyrics)
 
     def _plain(self, text: torch.Tensor, lyrics: torch.Tensor) -> Encoded:
         read = self.text_encoder(input_ids=text).last_hidden_state
@@ -128,10 +125,6 @@ class _Recording:
             self._made = made[0].clone(), made[1].clone()
         for place, value in zip(self._made, made, strict=True):
             place.copy_(value)
-
-
-def _room(tokens: int, bucket: int) -> int:
-    return -(-tokens // bucket) * bucket
 
 
 def _visits(module: nn.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from acestep.attention import PackedAttention, SdpaAttention, packed_starts
 from acestep.device import DevicePolicy
+from acestep.recent import Recent, rounded_up
 from acestep.transformer import SongInputs, StepTransformer
 
 BUCKET = 128
@@ -56,7 +56,7 @@ class Denoiser:
 
     def __init__(self, model: StepTransformer, policy: DevicePolicy) -> None:
         self.model, self.policy = model, policy
-        self._recordings: OrderedDict[tuple[int, ...], _Recording] = OrderedDict()
+        self._recordings: Recent[tuple[int, ...], _Recording] = Recent(MAX_RECORDINGS)
 
     def velocity(
         self, encoded: torch.Tensor, context: torch.Tensor, schedule: Schedule, place: int = 0
@@ -91,14 +91,11 @@ class Denoiser:
 
     def _recording(self, encoded: torch.Tensor, context: torch.Tensor, place: int) -> _Recording:
         """The recorded step with room for this song; the one unused longest makes way."""
-        room = _roomy(self.model.patches(context.shape[1]))
-        key = (encoded.shape[0], room, _roomy(encoded.shape[1]), place)
-        if key not in self._recordings:
-            while len(self._recordings) >= MAX_RECORDINGS:
-                self._recordings.popitem(last=False)
-            self._recordings[key] = _Recording(self.model, self.policy, *key[:3], like=encoded)
-        self._recordings.move_to_end(key)
-        return self._recordings[key]
+        room = rounded_up(self.model.patches(context.shape[1]), BUCKET)
+        key = (encoded.shape[0], room, rounded_up(encoded.shape[1], BUCKET), place)
+        return self._recordings.find(
+            key, lambda: _Recording(self.model, self.policy, *key[:3], like=encoded)
+        )
 
 
 class _Recording:
@@ -170,10 +167,6 @@ class _Recording:
 
     def _step(self) -> None:
         self._velocity.copy_(self.model(self._latents, self._song, self._plain, self._times))
-
-
-def _roomy(tokens: int) -> int:
-    return -(-tokens // BUCKET) * BUCKET
 
 
 class Guidance:

@@ -20,6 +20,7 @@ from acestep.device import DevicePolicy
 from acestep.lm.models import AudioTokens
 from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold, gumbel
+from acestep.recent import rounded_up
 
 ATTENTION = "acestep_grouped"
 # Lengths are rounded up to this, so that songs of similar length share their buffers.
@@ -81,8 +82,8 @@ class Plan:
     def of(cls, prompts: Sequence[Prompt], sampling: Sampling, limit: int, *, masked: bool) -> Plan:
         """The plan for some prompts and so many tokens after them."""
         longest = max(len(ids) for prompt in prompts for ids in _rows(prompt, sampling))
-        length = -(-(longest + limit) // _BUCKET) * _BUCKET
-        return cls(len(prompts), length, -(-limit // _BUCKET) * _BUCKET, sampling, masked)
+        length, steps = rounded_up(longest + limit, _BUCKET), rounded_up(limit, _BUCKET)
+        return cls(len(prompts), length, steps, sampling, masked)
 
 
 class Decoding:

@@ -15,6 +15,7 @@ from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.decoding import Decoding, Plan
 from acestep.lm.grammar import Constraint, FreeText, Grammar, Vocabulary
 from acestep.lm.prompts import Prompt
+from acestep.recent import Recent
 
 # How often the host waits for the device while codes are made: often enough for progress
 # and cancellation, seldom enough to cost nothing.
@@ -60,7 +61,7 @@ class PtBackend:
                 f"{folder}: its weights have {rows} tokens, its tokenizer has more; fetch it again"
             )
         self._vocabulary = Vocabulary(self.tokenizer, self.tokens.text or rows)
-        self._kept: dict[Plan, Decoding] = {}
+        self._kept: Recent[Plan, Decoding] = Recent(_MOST_KEPT)
 
     def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -134,11 +135,10 @@ class PtBackend:
 
     def _decoding(self, plan: Plan) -> Decoding:
         """The buffers (and on CUDA the graphs) for a plan, kept for the next one like it."""
-        if plan not in self._kept:
-            while len(self._kept) >= _MOST_KEPT:
-                del self._kept[next(iter(self._kept))]
-            self._kept[plan] = Decoding(self.model, self.tokens, plan, self._policy, self._compile)
-        return self._kept[plan]
+        return self._kept.find(
+            plan,
+            lambda: Decoding(self.model, self.tokens, plan, self._policy, self._compile),
+        )
 
     def _running(self) -> _Running:
         return _Running(self)

@@ -52,6 +52,7 @@ def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
     "bench.shapes:make_handler",
     "addresses:places",
     "prompt_encoder:*",
+    "recent:*",
     "transformer:StepTransformer.is_current",
 )
 def test_a_benchmark(api: Api, target: Target, tmp_path: Path) -> None:

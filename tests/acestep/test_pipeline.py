@@ -13,6 +13,7 @@ from acestep.convolution import folded
 from acestep.device import DevicePolicy, resolve
 from acestep.handler import AceStepHandler
 from acestep.prompt_encoder import PromptEncoder
+from acestep.recent import Recent
 from acestep.request import Request
 
 REQUEST = Request("a harp nobody heard before", (1,), duration=0.6, steps=1)
@@ -49,10 +50,9 @@ def test_a_prompt_is_encoded_once(
 def test_encodings_kept_are_bounded(
     handler: AceStepHandler, encodings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "MAX_ENCODINGS", 2)
     loaded = handler.pipeline
     assert loaded is not None
-    monkeypatch.setitem(loaded.__dict__, "_kept", type(loaded.__dict__["_kept"])())
+    monkeypatch.setitem(loaded.__dict__, "_kept", Recent(2))
     for caption in ("one", "two", "three", "two", "one"):
         handler.generate(dataclasses.replace(REQUEST, caption=caption))
     assert encodings == ["one", "two", "three", "one"]
