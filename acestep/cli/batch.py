@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.cli.console import EXIT_FAILED, EXIT_OK, result, say
+from acestep.cli.console import COMPILE_HELP, EXIT_FAILED, EXIT_OK, result, say
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--config_path", default="auto", help="which checkpoint (default: auto)")
     parser.add_argument("--checkpoint", help="folder that holds the checkpoints")
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
-    parser.add_argument("--compile", action="store_true", help="compile on first use")
+    parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     parser.add_argument("--format", default="flac", help="flac, wav, mp3 or ogg (default: flac)")
     parser.set_defaults(run=run)
 

@@ -8,7 +8,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.cli.console import EXIT_OK, add_device_option, quiet_libraries, result, say
+from acestep.cli.console import (
+    COMPILE_HELP,
+    EXIT_OK,
+    add_device_option,
+    quiet_libraries,
+    result,
+    say,
+)
 from acestep.cli.planner import add_planner_options
 from acestep.cli.planner import load as load_planner
 from acestep.device import DTYPE_CHOICES
@@ -43,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], metavar="S")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N")
     parser.add_argument("--repeats", type=int, default=5, help="warm runs of each (default: 5)")
-    parser.add_argument("--compile", action="store_true", help="compile our side on first use")
+    parser.add_argument("--compile", action="store_true", help=f"our side: {COMPILE_HELP}")
     parser.add_argument(
         "--think", action="store_true", help="also time planning by a language model"
     )

@@ -17,6 +17,11 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+COMPILE_HELP = (
+    "fuse what lies between products on first use: seconds on a Hopper GPU, about a minute "
+    "elsewhere"
+)
+
 
 # Longer than any clean-up of ours, so that none is cut short.
 _INSIST_SECONDS = 3.0

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from acestep import checkpoints
 from acestep.cli import lyrics as lyric_output
-from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries, say
+from acestep.cli.console import (
+    COMPILE_HELP,
+    EXIT_OK,
+    add_device_option,
+    progress_bar,
+    quiet_libraries,
+    say,
+)
 from acestep.cli.console import result as print_result
 from acestep.cli.planner import add_planner_options
 from acestep.device import DTYPE_CHOICES
@@ -334,7 +341,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--offload", choices=OFFLOAD_CHOICES, default="none", help="keep idle modules on the host"
     )
-    model.add_argument("--compile", action="store_true", help="compile the DiT on first use")
+    model.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     model.add_argument("--flash-attention", action="store_true", help="use flash-attn (CUDA)")
     model.add_argument("--lora", type=Path, metavar="FILE", help="adapter made by acestep train")
     model.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")
