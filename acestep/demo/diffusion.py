@@ -18,6 +18,7 @@ from acestep.demo.material import Drawn, Material
 from acestep.demo.music import FRAME_RATE
 from acestep.demo.steps import TrainingStep
 from acestep.device import DevicePolicy
+from acestep.masks import lean_masks
 
 STEPS = 8
 """Steps of the sampler that the checkpoint is distilled for, at shift 1."""
@@ -182,7 +183,7 @@ def train(
             many steps, what one of `STEPS` steps should do; else plain flow matching.
         report: told losses every `report_every` steps.
     """
-    _open_masks(network.transformer)
+    lean_masks(network.transformer)
     quantizer = network.codes.quantizer
     network.train().requires_grad_(True)
     teacher = copy.deepcopy(network).requires_grad_(False).eval() if distil else None
@@ -353,19 +354,6 @@ def _one_reference(encoder: Any) -> Iterator[Any]:
         yield encoder
     finally:
         del encoder.unpack_timbre_embeddings
-
-
-def _open_masks(transformer: Any) -> None:
-    """Leave out a sliding window's mask where the window holds the whole song: it is all zeros."""
-
-    def open_mask(module: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
-        window = module.sliding_window
-        if window is not None and keywords["hidden_states"].shape[1] <= window + 1:
-            keywords["attention_mask"] = None
-        return arguments, keywords
-
-    for layer in transformer.layers:
-        layer.self_attn.register_forward_pre_hook(open_mask, with_kwargs=True)
 
 
 def silence_frame(vae: Any, device: torch.device) -> torch.Tensor:

@@ -15,6 +15,7 @@ from acestep.device import GIB, DevicePolicy
 from acestep.errors import RequestError, TrainingError
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, make_request
+from acestep.masks import lean_masks
 from acestep.training.configs import LORA_TARGETS, TrainingConfig
 from acestep.training.data import Example, find_examples, prepare
 from acestep.training.trainer import Progress, Trainer
@@ -71,7 +72,8 @@ def run(
     else:
         transformer.float().requires_grad_(True)
     check_memory(transformer, policy)
-    trainer = Trainer(transformer, policy, config)
+    lean_masks(transformer)
+    trainer = Trainer(transformer, policy, config, masked=True)
 
     def sample(step: int) -> None:
         _sample(handler, config, examples[0], folder / "samples" / f"step-{step:06d}.flac")

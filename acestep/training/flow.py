@@ -12,12 +12,17 @@ Velocity = Callable[..., Any]
 """A model called as diffusers calls its ACE-Step transformer; returns a velocity, or a tuple."""
 
 
-def noise_levels(
-    count: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0
-) -> torch.Tensor:
-    """Noise levels `[count]` in (0, 1) on the generator's device, logit-normal."""
-    normal = torch.randn(count, generator=generator, device=generator.device)
-    return torch.sigmoid(mean + std * normal)
+def noise_levels(count: int, generator: torch.Generator, shift: float = 1.0) -> torch.Tensor:
+    """Noise levels `[count]` from 0 to 1 on the generator's device, spread over the batch.
+
+    The range is divided into as many parts as there are levels, one level is drawn evenly from
+    each, and they come in a random order: a step then says something of the whole way from
+    noise to music. `shift` moves them as a sampler's schedule is moved, see `sampling.Schedule`.
+    """
+    device = generator.device
+    parts = torch.randperm(count, generator=generator, device=device)
+    even = (parts + torch.rand(count, generator=generator, device=device)) / count
+    return shift * even / (1 + (shift - 1) * even)
 
 
 def noisy(
@@ -46,7 +51,8 @@ def velocity(
         model: see `Velocity`.
         state: `[batch, frames, channels]`.
         times: `[batch]`.
-        condition: `encoder_hidden_states` and `context_latents`, whichever the model takes.
+        condition: `encoder_hidden_states`, `context_latents` and, where `masks.lean_masks` was
+            called, `encoder_attention_mask`; whichever the model takes.
     """
     output = model(
         hidden_states=state, timestep=times, timestep_r=times, return_dict=False, **condition

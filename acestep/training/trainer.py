@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from acestep.device import DevicePolicy, resolve
 from acestep.errors import TrainingError, first_line
@@ -20,8 +21,8 @@ from acestep.training.log import LossLog
 from acestep.training.state import RunState, load_state, save_state
 
 Batch = dict[str, torch.Tensor]
-"""`latents` `[batch, frames, channels]`, and `encoder_hidden_states` and `context_latents`
-where the model takes them."""
+"""`latents` `[batch, frames, channels]`, and `encoder_hidden_states` `[batch, tokens, width]`,
+`context_latents` and `encoder_attention_mask` `[batch, tokens]` where the model takes them."""
 
 Sampler = Callable[[int], None]
 
@@ -50,6 +51,8 @@ class Trainer:
         model: a velocity model, see `flow.Velocity`; moved to the device.
         device: see `device.resolve`, or a policy to be used as it is.
         config: the settings.
+        masked: the model takes `encoder_attention_mask`, see `masks.lean_masks`: clips whose
+            conditions differ in length go through it together.
 
     Raises:
         DeviceError: the device is not here.
@@ -61,8 +64,11 @@ class Trainer:
         model: nn.Module,
         device: str | torch.device | DevicePolicy = "auto",
         config: TrainingConfig | None = None,
+        *,
+        masked: bool = False,
     ) -> None:
         self.config = config or TrainingConfig()
+        self.masked = masked
         if isinstance(device, DevicePolicy):
             self.policy = device
         else:
@@ -129,8 +135,10 @@ class Trainer:
         accelerator = Accelerator(cpu=not self.policy.is_accelerator, device_placement=False)
         folder.mkdir(parents=True, exist_ok=True)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
+        # Fused: an adapter is hundreds of small tensors, and elementwise steps on each of them
+        # take longer to start than to run.
         optimizer = torch.optim.AdamW(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._restore(folder, optimizer)
         model, prepared = accelerator.prepare(self.model, optimizer)
@@ -167,15 +175,18 @@ class Trainer:
         model.train()
         for part in range(config.accumulate):
             chosen = order[part * config.batch_size : (part + 1) * config.batch_size]
-            batches = list(_grouped([clips[i] for i in chosen], config.crop_seconds, generator))
+            cropped = [clips[i].batch(config.crop_seconds, generator) for i in chosen]
+            batches = list(_grouped(cropped, self.masked))
             for number, (batch, share) in enumerate(batches):
                 last = part == config.accumulate - 1 and number == len(batches) - 1
                 with _synchronised(accelerator, model, last):
                     loss = self._loss(model, batch, generator)
                     accelerator.backward(loss * share / config.accumulate)
                 losses.append(loss.detach() * share / config.accumulate)
-        mean = float(accelerator.reduce(torch.stack(losses).sum(), reduction="mean"))
-        norm = float(accelerator.clip_grad_norm_(parameters, config.max_gradient_norm))
+        total = accelerator.reduce(torch.stack(losses).sum(), reduction="mean")
+        length = accelerator.clip_grad_norm_(parameters, config.max_gradient_norm)
+        # The one time in a step that the host waits for the device.
+        mean, norm = torch.stack([total, length]).tolist()
         if not (math.isfinite(mean) and math.isfinite(norm)):
             raise TrainingError(
                 f"the loss is {mean:g} and its gradient's norm {norm:g} at step {self.step}; use a "
@@ -190,9 +201,12 @@ class Trainer:
     def _loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         config, device = self.config, self.policy.device
         shape = batch["latents"].shape
-        times = noise_levels(shape[0], generator, config.time_mean, config.time_std).to(device)
+        times = noise_levels(shape[0], generator, config.time_shift).to(device)
         noise = torch.randn(shape, generator=generator).to(device)
-        placed = {name: value.to(device, torch.float32) for name, value in batch.items()}
+        placed = {
+            name: value.to(device, None if value.dtype == torch.bool else torch.float32)
+            for name, value in batch.items()
+        }
         latents = placed.pop("latents")
         with self.policy.autocast():
             return flow_loss(model, latents, noise, times, placed).mean()
@@ -241,22 +255,39 @@ class Trainer:
             on_sample(self.step)
 
 
-def _grouped(
-    clips: Sequence[Any], seconds: float, generator: torch.Generator
-) -> Iterator[tuple[Batch, float]]:
-    """Batches of clips whose shapes agree, and each one's share of all clips.
+def _grouped(batches: Sequence[Batch], masked: bool) -> Iterator[tuple[Batch, float]]:
+    """Batches of one joined where their shapes agree, and each one's share of them all.
 
-    The transformer attends to every token of its condition, so padding would change the
-    result; clips of different lengths go through it in turn.
+    A transformer attends to every token of its condition, so padding would change the result
+    unless the model takes a mask; without, clips of different lengths go through it in turn.
     """
     groups: dict[tuple[torch.Size, ...], list[Batch]] = {}
-    for clip in clips:
-        batch = clip.batch(seconds, generator)
-        shapes = tuple(batch[name].shape for name in sorted(batch))
+    for batch in batches:
+        shapes = tuple(
+            value.shape
+            for name, value in sorted(batch.items())
+            if not (masked and name == "encoder_hidden_states")
+        )
         groups.setdefault(shapes, []).append(batch)
-    for batches in groups.values():
-        joined = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
-        yield joined, len(batches) / len(clips)
+    for group in groups.values():
+        yield _joined(group), len(group) / len(batches)
+
+
+def _joined(group: Sequence[Batch]) -> Batch:
+    """Batches of one as one; shorter conditions are padded, and a mask says where."""
+    joined = {
+        name: torch.cat([batch[name] for batch in group])
+        for name in group[0]
+        if name != "encoder_hidden_states"
+    }
+    conditions = [b["encoder_hidden_states"][0] for b in group if "encoder_hidden_states" in b]
+    if conditions:
+        joined["encoder_hidden_states"] = pad_sequence(conditions, batch_first=True)
+        lengths = [len(condition) for condition in conditions]
+        if len(set(lengths)) > 1:
+            places = torch.arange(max(lengths))
+            joined["encoder_attention_mask"] = places < torch.tensor(lengths)[:, None]
+    return joined
 
 
 def _synchronised(accelerator: Any, model: nn.Module, last: bool) -> Any:

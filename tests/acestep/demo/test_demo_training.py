@@ -14,6 +14,7 @@ from acestep.demo.captions import Prompt, corpus
 from acestep.demo.material import Drawn, Material
 from acestep.demo.recipe import DemoShape, make_pipeline, make_tokenizer
 from acestep.device import resolve
+from acestep.masks import lean_masks
 from conformance import simulate
 
 SHAPE = DemoShape(
@@ -92,7 +93,7 @@ def test_leaving_out_an_open_mask_changes_nothing(pipeline: Any) -> None:
     )
     with torch.no_grad():
         before = network.velocity(*inputs)
-        diffusion._open_masks(network.transformer)
+        lean_masks(network.transformer)
         assert torch.allclose(network.velocity(*inputs), before, atol=1e-6)
 
 
@@ -244,7 +245,7 @@ def test_no_step_waits_for_the_device(pipeline: Any, made: Material) -> None:
             if isinstance(module, torch.nn.Module):
                 module.to(policy.device)
         network = diffusion.Network(pipeline).requires_grad_(True)
-        diffusion._open_masks(network.transformer)
+        lean_masks(network.transformer)
         drawn = made.draw(np.random.default_rng(0), "text2music", 5.0, 2)
         latents, tokens = drawn.latents.to(policy.device), drawn.tokens.to(policy.device)
         context = network.context(
