@@ -31,6 +31,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "batch.pools:RayPool.close",
         "batch.pools:RayPool.submit",
         "batch.pools:RayPool.wait",
+        "batch.worker:Worker.make",
     ),
     "draws a picture of numbers, or names devices": (
         "bench.picture:draw",
