@@ -50,6 +50,7 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert policy.host_buffer(2, 3).shape == (2, 3)
     assert policy.records is (target.device == "cuda")
     assert policy.has_packed_attention(torch.float32) is False
+    assert policy.has_tile_kernels(torch.float32) is False
     policy.reset_peak_memory()
     with policy.autocast(), policy.full_precision(), policy.fixed_shapes():
         assert policy.with_dtype("auto") is policy
