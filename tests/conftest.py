@@ -7,7 +7,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# The same inputs in every run, and no limit of time: speed is for benchmarks.
+settings.register_profile("acestep", deadline=None, derandomize=True)
+settings.load_profile("acestep")
 # Before any test module imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -28,7 +28,7 @@ def test_round_trip(kind: str, song: torch.Tensor, tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     rate=st.sampled_from([8000, 22050, 44100, 48000, 96000]),
     channels=st.integers(1, 6),

@@ -222,7 +222,7 @@ def test_odd_ratios_keep_their_length(policy: DevicePolicy) -> None:
     torch.testing.assert_close(audio, whole, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     length=st.integers(30, 400),
     limit=st.integers(1, 120),

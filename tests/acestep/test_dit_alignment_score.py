@@ -124,7 +124,7 @@ ATTENTION = hnp.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ATTENTION, st.binary(min_size=7, max_size=7), st.sampled_from([1, 3]))
 def test_any_attention_scores_within_bounds(
     attention: NDArray[np.float32], text: bytes, width: int
@@ -133,7 +133,7 @@ def test_any_attention_scores_within_bounds(
     assert all(0 <= value <= 1 for value in score.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ATTENTION, st.floats(0.1, 600))
 def test_any_attention_gives_rising_times_within_the_song(
     attention: NDArray[np.float32], seconds: float
@@ -174,7 +174,7 @@ def test_shuffled_rows_score_lower(seed: int) -> None:
     assert score_of(shuffled, tokens)["lyrics_score"] < 0.5 * ordered_score
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ATTENTION, st.sampled_from([2.0**-9, 0.5, 4.0, 2.0**10]))
 def test_scaling_attention_changes_nothing(attention: NDArray[np.float32], factor: float) -> None:
     """By powers of two, which rounding leaves alone; the flat range is absolute."""

@@ -53,7 +53,7 @@ def test_equal_to_the_naive_path_on_many_ties(dtype: type, values: int) -> None:
         assert warp_path(cost).tolist() == naive_path(cost), cost
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(
         st.sampled_from([np.float32, np.float64]),

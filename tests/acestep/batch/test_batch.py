@@ -103,7 +103,7 @@ def test_jobs_have_names_and_seeds_that_stay(tmp_path: Path) -> None:
             read_jobs(empty)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kills=st.lists(st.integers(1, 12), max_size=4),
     deaths=st.lists(st.integers(0, 11), max_size=4, unique=True),

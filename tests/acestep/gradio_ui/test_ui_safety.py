@@ -182,7 +182,7 @@ def wav_header(channels: int, rate: int, size: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 2**32 - 1) + b"WAVE" + data + bytes(2000)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     channels=st.integers(0, 65535), rate=st.integers(0, 2**32 - 1), size=st.integers(0, 2**32 - 1)
 )

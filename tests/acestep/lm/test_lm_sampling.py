@@ -40,7 +40,7 @@ def test_noise_draws_from_the_distribution() -> None:
     assert shares.tolist() == pytest.approx(probabilities.tolist(), abs=0.012)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**63 - 1), st.integers(0, 100_000))
 def test_noise_is_finite_for_any_seed(seed: int, step: int) -> None:
     values = noise([seed], step, 4096)[0]

@@ -123,7 +123,7 @@ def test_edits_are_made_from_left_to_right() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_grown_programs_break_nothing(seed: int) -> None:
     import random
 
@@ -133,7 +133,7 @@ def test_grown_programs_break_nothing(seed: int) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_arbitrary_bytes_break_nothing(data: bytes) -> None:
     for finding in analyse("m.py", b"cuda" + data, RULES):
         assert finding.line >= 1

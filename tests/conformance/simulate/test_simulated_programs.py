@@ -16,7 +16,7 @@ from conformance.simulate.memory import Ledger
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_programs_agree_with_the_cpu(seed: int) -> None:
     program = fuzz.program(seed)
