@@ -249,7 +249,9 @@ class TiledDecoder:
         """`[batch, channels, frames]` to float32 `[batch, 2, samples]`."""
         # A copy in any case: one frame counts as contiguous whatever its strides.
         songs = [item.T.clone(memory_format=torch.contiguous_format) for item in latents]
-        return torch.stack([self._song(song).T for song in songs])
+        # Triton launches on the current device, which need not be the tensors'.
+        with torch.accelerator.device_index(latents.device.index):
+            return torch.stack([self._song(song).T for song in songs])
 
     def _song(self, latents: torch.Tensor) -> torch.Tensor:
         _, active = self._first(latents, tile=self._tile)
