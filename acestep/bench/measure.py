@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -15,6 +18,7 @@ from typing import Any
 
 from acestep import audio_files
 from acestep.device import GIB, DevicePolicy
+from acestep.errors import GenerationError
 from acestep.handler import AceStepHandler
 from acestep.llm_inference import LLMHandler
 from acestep.params import GenerationConfig, GenerationParams
@@ -256,6 +260,42 @@ def _stages(
     stages["other"] = max(total - sum(stages.values()), 0.0)
     stages["saving"] = saving
     return stages, [marks[1] - begun, *each]
+
+
+@dataclass(frozen=True)
+class StartUp:
+    """Seconds of a fresh process that makes and saves one song.
+
+    Attributes:
+        command: from its start to its end.
+        from_disk: from the opening of the weights to the song's file.
+    """
+
+    command: float
+    from_disk: float
+
+
+def start_up(checkpoint: Path, device: str, seconds: float, runs: int) -> list[StartUp]:
+    """Start the command line so many times; the first run warms the system's file cache.
+
+    Raises:
+        GenerationError: the command failed.
+    """
+    measured = []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "acestep", "generate", CAPTION.format("one")]
+        command += ["--model", str(checkpoint), "--device", device, "--duration", str(seconds)]
+        command += ["--seed", "1", "--force", "--json", "-o", str(Path(folder) / "song.flac")]
+        for _ in range(runs + 1):
+            before = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            spent = time.perf_counter() - before
+            if done.returncode:
+                said = done.stderr.strip().splitlines() or ["it said nothing"]
+                raise GenerationError(f"a fresh process failed: {said[-1]}")
+            (record,) = json.loads(done.stdout)
+            measured.append(StartUp(spent, record["seconds_taken"]))
+    return measured[1:]
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def draw(path: Path, title: str, compared: Sequence[Row], grown: Sequence[Row]) 
 def _bars(axes: Any, rows: Sequence[Row]) -> None:
     """A bar a row; those with stages are stacked to the time that the stages add up to."""
     names = [f"{row.seconds:g} s ×{row.batch}\n{row.side}" for row in rows]
-    for at, row in enumerate(rows):
+    tops = [max(sum(row.stages.values()), row.warm) for row in rows]
+    for at, (row, top) in enumerate(zip(rows, tops, strict=True)):
         if not row.stages:
             axes.bar(at, row.warm, color="#999999")
         base = 0.0
@@ -50,7 +51,9 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
             height = row.stages.get(stage, 0.0)
             axes.bar(at, height, bottom=base, color=colour, label=stage if base == 0 else None)
             base += height
-        axes.text(at, max(base, row.warm), f"{row.warm:.3g} s", ha="center", va="bottom")
+        axes.text(at, top, f"{row.warm:.3g} s", ha="center", va="bottom")
+    # The numbers stand above the bars, and count for nothing when the limits are chosen.
+    axes.set_ylim(0, 1.1 * max(tops))
     handles = [_patch(colour) for colour in _COLOURS]
     axes.legend(handles, STAGES, fontsize=7)
     axes.set_xticks(range(len(rows)), names, fontsize=7)

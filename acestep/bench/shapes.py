@@ -65,6 +65,17 @@ def make_handler(shape: str, policy: DevicePolicy, *, compiled: bool = False) ->
     return handler
 
 
+def save(handler: AceStepHandler, folder: Path) -> Path:
+    """Write what a handler has loaded as a checkpoint in diffusers' layout, and say where."""
+    from diffusers import AceStepPipeline
+
+    assert handler.pipeline is not None
+    # Its name says that guidance is in the weights.
+    path = folder / "acestep-v15-bench-turbo"
+    AceStepPipeline(**handler.pipeline.components).save_pretrained(path)
+    return path
+
+
 def wide_shape() -> DemoShape:
     """The built-in checkpoint's shape with every width four times as large."""
     widths = {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
+import statistics
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,7 @@ from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
-    from acestep.bench.measure import Row
+    from acestep.bench.measure import Row, StartUp
 
 SHAPES = ("demo", "wide", "turbo", "xl")
 _GROWTH_SECONDS = (10.0, 30.0, 60.0, 120.0, 240.0, 360.0, 480.0, 600.0)
@@ -67,6 +70,14 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--growth-seconds", type=float, nargs="+", default=_GROWTH_SECONDS)
     parser.add_argument("--growth-batches", type=int, nargs="+", default=_GROWTH_BATCHES)
+    parser.add_argument(
+        "--start-up",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also N fresh processes: save the "
+        "weights, and time a command that loads them and makes one song",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
     parser.add_argument("--png", type=Path, metavar="FILE", help="write a picture of them")
     parser.set_defaults(run=run)
@@ -76,9 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for."""
     if arguments.repeats < 1 or min(arguments.batch) < 1 or min(arguments.seconds) < 0.5:
         raise RequestError("give at least 1 repeat, batches of at least 1 and songs of 0.5 s")
-    from acestep.bench.measure import compare, growth
+    from acestep.bench.measure import compare, growth, start_up
     from acestep.bench.picture import draw
-    from acestep.bench.shapes import make_handler
+    from acestep.bench.shapes import make_handler, save
     from acestep.device import resolve
 
     quiet_libraries()
@@ -116,9 +127,25 @@ def run(arguments: argparse.Namespace) -> int:
         f"most music: {best.songs_per_hour:.0f} songs of {best.seconds:g} s an hour, "
         f"{best.batch} at a time"
     )
+    started: list[StartUp] = []
+    if arguments.start_up:
+        with tempfile.TemporaryDirectory() as folder:
+            saved = save(handler, Path(folder))
+            started = start_up(saved, policy.name, arguments.seconds[0], arguments.start_up)
+        whole, parts = (
+            [getattr(run, name) for run in started] for name in ("command", "from_disk")
+        )
+        result(
+            f"start-up: from disk to a song's file {statistics.median(parts):.2f} s, the whole "
+            f"command {statistics.median(whole):.2f} s, medians of {len(started)}"
+        )
     title = f"{handler.status()}{', compiled' if arguments.compile else ''}"
     if arguments.json:
-        text = {"what": title, "rows": [row.record() for row in [*compared, *grown]]}
+        text = {
+            "what": title,
+            "rows": [row.record() for row in [*compared, *grown]],
+            "start_up": [dataclasses.asdict(run) for run in started],
+        }
         arguments.json.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
     if arguments.png:
         draw(arguments.png, title, compared, grown)

@@ -41,6 +41,10 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "bench.shapes:large_pipeline",
         "bench.shapes:wide_shape",
     ),
+    "times processes of their own, in which the command is what the suite's case runs": (
+        "bench.measure:start_up",
+        "bench.shapes:save",
+    ),
     "called where weights leave the device, which offloading alone does": (
         "pipeline:Pipeline.forget",
         "wave_decoder:forget",

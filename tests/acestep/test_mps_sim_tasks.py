@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AceStepPipeline
 
 from acestep.device import resolve
 from acestep.handler import AceStepHandler
@@ -84,3 +86,45 @@ def test_a_planned_song_is_bit_equal() -> None:
     assert not simulation.recorder.fallbacks
     assert actual_codes == codes
     assert torch.equal(actual, audio)
+
+
+def step_cost(run: Callable[[int], object]) -> tuple[float, float]:
+    """Operators and waits of the host that a step of the diffusion takes on the device."""
+    counts = []
+    for steps in (2, 4):
+        with simulate.mps(macos="15.5", memory_gb=16, fallback=False) as simulation:
+            run(steps)
+        recorder = simulation.recorder
+        counts.append((sum(recorder.operators.values()), sum(recorder.transfers.values())))
+    (few, early), (many, late) = counts
+    return (many - few) / 2, (late - early) / 2
+
+
+def test_a_step_is_fewer_dispatches_than_diffusers_and_no_wait() -> None:
+    handler = AceStepHandler()
+
+    def load() -> Any:
+        handler.load("demo", resolve("mps", dtype="float32"))
+        return handler.pipeline
+
+    def ours(steps: int) -> None:
+        load()
+        handler.generate(Request("warm piano", (7,), "la", 2.0, steps=steps))
+
+    def theirs(steps: int) -> None:
+        plain = AceStepPipeline(**load().components)
+        plain.set_progress_bar_config(disable=True)
+        plain(
+            prompt="warm piano",
+            lyrics="la",
+            audio_duration=2.0,
+            num_inference_steps=steps,
+            guidance_scale=1.0,
+            output_type="latent",
+        )
+
+    operators, waits = step_cost(ours)
+    plain_operators, plain_waits = step_cost(theirs)
+    assert waits == 0
+    assert plain_waits > 0
+    assert operators < 0.6 * plain_operators

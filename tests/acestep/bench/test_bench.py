@@ -10,8 +10,10 @@ import pytest
 from acestep.acestep_v15_pipeline import main
 from acestep.bench import measure, shapes
 from acestep.bench.measure import STAGES, Row
+from acestep.bench.picture import draw
 from acestep.demo.recipe import BUILTIN
 from acestep.device import resolve
+from acestep.errors import GenerationError
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,29 @@ def test_table_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert ours["songs_per_hour"] == pytest.approx(3600 / ours["warm"], rel=0.01)
     assert [(row["seconds"], row["batch"]) for row in grown] == [(0.6, 1), (1.2, 1), (0.6, 2)]
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_run_much_slower_than_its_stages_is_drawn(tmp_path: Path) -> None:
+    """As when something else took the machine while the runs took turns."""
+    stages = dict.fromkeys(STAGES, 0.03)
+    row = Row("acestep", 10.0, 1, 9.0, 5.9, (5.0, 9.0), 1.0, stages, [0.004] * 8)
+    other = Row("diffusers", 10.0, 1, 1.1, 1.1, (1.1, 1.1), 1.0)
+    draw(tmp_path / "b.png", "two", [row, other], [row])
+    assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_fresh_processes_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "b.json"
+    options = "bench --device cpu --seconds 0.6 --repeats 1 --against nothing --start-up 1"
+    assert main([*options.split(), "--json", str(table)]) == 0
+    assert "start-up: from disk to a song's file " in capsys.readouterr().out
+    (run,) = json.loads(table.read_text(encoding="utf-8"))["start_up"]
+    assert 0 < run["from_disk"] < run["command"]
+
+
+def test_a_fresh_process_that_fails_is_said(tmp_path: Path) -> None:
+    with pytest.raises(GenerationError, match=r"a fresh process failed: .*no checkpoint folder"):
+        measure.start_up(tmp_path / "none", "cpu", 0.6, 1)
 
 
 def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
