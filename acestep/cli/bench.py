@@ -75,8 +75,8 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="also N fresh processes: save the "
-        "weights, and time a command that loads them and makes one song",
+        help="also N fresh processes: save the weights, and time a command that loads them and "
+        "makes one song",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
     parser.add_argument("--png", type=Path, metavar="FILE", help="write a picture of them")
@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for."""
     if arguments.repeats < 1 or min(arguments.batch) < 1 or min(arguments.seconds) < 0.5:
         raise RequestError("give at least 1 repeat, batches of at least 1 and songs of 0.5 s")
+    if arguments.start_up < 0:
+        raise RequestError(f"--start-up {arguments.start_up} is out of range; give 0 or more")
     from acestep.bench.measure import compare, growth, start_up
     from acestep.bench.picture import draw
     from acestep.bench.shapes import make_handler, save

@@ -74,6 +74,8 @@ def test_a_fresh_process_that_fails_is_said(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--repeats", "0"]) == 2
     assert "at least 1 repeat" in capsys.readouterr().err
+    assert main(["bench", "--start-up", "-1"]) == 2
+    assert "--start-up -1 is out of range" in capsys.readouterr().err
 
 
 def test_compiled_blocks_of_diffusers_leave_the_modules_eager(
