@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,36 @@ def song_file(song: torch.Tensor, tmp_path: Path) -> Path:
     path = tmp_path / "chord.wav"
     soundfile.write(path, song.T.numpy(), 48000)
     return path
+
+
+@pytest.fixture(scope="session")
+def make_vae() -> Callable[..., Any]:
+    """Makes a thin VAE with random weights: its ratios, and its widths where they matter."""
+
+    def make(
+        ratios: list[int],
+        latent: int = 4,
+        width: int = 4,
+        multiples: Sequence[int] = (1, 2, 2, 3, 4),
+    ) -> Any:
+        from diffusers.models import AutoencoderOobleck
+
+        from acestep.demo.recipe import old_weight_norm, seed_weights
+
+        with old_weight_norm():
+            vae = AutoencoderOobleck(
+                encoder_hidden_size=2 * latent,
+                downsampling_ratios=ratios,
+                channel_multiples=list(multiples[: len(ratios)]),
+                decoder_channels=width,
+                decoder_input_channels=latent,
+                audio_channels=2,
+                sampling_rate=48000,
+            )
+        seed_weights(vae, 11, "test-vae")
+        return vae.eval().requires_grad_(False)
+
+    return make
 
 
 @pytest.fixture(scope="module")

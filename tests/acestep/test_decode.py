@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,31 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from acestep import decode, wave_decoder
 from acestep.convolution import conv1d
-from acestep.demo.recipe import old_weight_norm, seed_weights
 from acestep.device import MPS_MAX_CONV_OUTPUT, DevicePolicy
 
 RATIO = 1920
 
 
-def make_vae(ratios: list[int], latent: int = 4) -> Any:
-    from diffusers.models import AutoencoderOobleck
-
-    with old_weight_norm():
-        vae = AutoencoderOobleck(
-            encoder_hidden_size=2 * latent,
-            downsampling_ratios=ratios,
-            channel_multiples=[1, 2, 2, 3, 4][: len(ratios)],
-            decoder_channels=4,
-            decoder_input_channels=latent,
-            audio_channels=2,
-            sampling_rate=48000,
-        )
-    seed_weights(vae, 11, "test-vae")
-    return vae.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="module")
-def vae() -> Any:
+def vae(make_vae: Callable[..., Any]) -> Any:
     """Thin, but with the real ratios and kernels."""
     return make_vae([2, 4, 4, 6, 10])
 
@@ -180,7 +162,7 @@ def test_without_the_limit_the_same_decode_passes_it(vae: Any, policy: DevicePol
 
 
 @pytest.mark.parametrize("ratios", [[2, 4, 4, 6, 10], [2, 3], [5, 2, 4], [4, 8]])
-def test_halos_are_the_receptive_field(ratios: list[int]) -> None:
+def test_halos_are_the_receptive_field(make_vae: Callable[..., Any], ratios: list[int]) -> None:
     """Perturb one latent and one sample, and see how far the change reaches."""
     vae = make_vae(ratios).double()
     ratio = torch.tensor(ratios).prod().item()
@@ -214,7 +196,7 @@ def test_a_smaller_halo_is_not_exact(
     assert (audio - whole).abs().max() > 1e-5
 
 
-def test_odd_ratios_keep_their_length(policy: DevicePolicy) -> None:
+def test_odd_ratios_keep_their_length(make_vae: Callable[..., Any], policy: DevicePolicy) -> None:
     vae = make_vae([2, 3, 5])
     latents = torch.randn(1, 4, 200, generator=torch.Generator().manual_seed(3))
     whole = vae.decode(latents).sample

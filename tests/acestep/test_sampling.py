@@ -126,6 +126,66 @@ def test_a_step_equals_diffusers(model: Any, policy: DevicePolicy, frames: int, 
         torch.testing.assert_close(made(state, step), wanted, atol=2e-5, rtol=1e-5)
 
 
+# Neither widths nor heads are powers of two; the window is shorter than the song.
+ODD = {
+    "hidden_size": 48,
+    "intermediate_size": 72,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "sliding_window": 4,
+    "encoder_hidden_size": 64,
+}
+
+
+def odd_model(**shape: Any) -> Any:
+    from diffusers.models import AceStepTransformer1DModel
+
+    torch.manual_seed(0)
+    model = AceStepTransformer1DModel(**(SHAPE | ODD | shape))
+    for name, weight in model.named_parameters():
+        # Norms and gates as a trained model has them, no two channels alike.
+        if "norm" in name or "scale_shift" in name:
+            weight.data.add_(0.3 * torch.randn(weight.shape))
+    return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_fused_step_equals_diffusers(
+    own_kernels: bool, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, dtype, atol = resolve("cpu"), torch.float32, 2e-5
+    if own_kernels:
+        policy, dtype, atol = resolve(), torch.bfloat16, 0.05
+    monkeypatch.setattr(DevicePolicy, "has_tile_kernels", lambda self, dtype: True)
+    shape = {"head_dim": 64, "hidden_size": 256} if own_kernels else {}
+    model = odd_model(**shape)
+    song = inputs(batch, 19, 5)
+    schedule = Schedule.make(2)
+    wanted = [expected(model, *song, time=time) for time in schedule.times]
+    model.to(policy.device, dtype)
+    fused = StepTransformer(model)
+    fused.compile(policy)
+    assert fused._kernels is not None
+    state, encoded, context = (x.to(policy.device, dtype) for x in song)
+    velocity = Denoiser(fused, policy).velocity(encoded, context, schedule)
+    for step, answer in enumerate(wanted):
+        made = velocity(state, step).float().cpu()
+        scale = float(answer.abs().max()) if own_kernels else 1.0
+        torch.testing.assert_close(made, answer, atol=atol * scale, rtol=1e-5)
+
+
+def test_heads_of_an_odd_size_are_left_to_inductor(
+    own_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DevicePolicy, "has_tile_kernels", lambda self, dtype: True)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    fused = StepTransformer(odd_model(head_dim=12))
+    fused.compile(resolve("cpu"))
+    assert fused._kernels is None
+    assert all(layer.compiled is not None for layer in fused.layers)
+
+
 def test_one_recording_serves_every_song_that_fits(
     model: Any, recording: DevicePolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ Triton's interpreter runs a kernel's programs one after the other on the host.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 import torch
 
 from acestep import decode, wave_decoder
-from acestep.demo.recipe import old_weight_norm, seed_weights
 from acestep.device import DevicePolicy, resolve
 
 SMALL = (64, 16, 16)
@@ -24,27 +24,19 @@ def kernels(own_kernels: bool) -> ModuleType:
     return importlib.import_module("acestep._wave_kernels")
 
 
-def make_vae(strides: list[int], width: int, latent: int, **options: Any) -> Any:
-    from diffusers.models import AutoencoderOobleck
+@pytest.fixture
+def make_distinct(make_vae: Callable[..., Any]) -> Callable[..., Any]:
+    """`make_vae` with biases, and rates of the activations, that no two channels share."""
 
-    with old_weight_norm():
-        vae = AutoencoderOobleck(
-            encoder_hidden_size=8,
-            downsampling_ratios=strides,
-            channel_multiples=[1, 2, 2, 3][: len(strides)],
-            decoder_channels=width,
-            decoder_input_channels=latent,
-            audio_channels=2,
-            sampling_rate=48000,
-            **options,
-        )
-    seed_weights(vae, 11, "kernels")
-    for module in vae.decoder.modules():
-        # Biases, and rates of the activations, that no two channels share.
-        for name in ("bias", "alpha", "beta"):
-            if isinstance(held := getattr(module, name, None), torch.nn.Parameter):
-                held.data.add_(torch.linspace(-0.3, 0.3, held.numel()).view(held.shape))
-    return vae.eval().requires_grad_(False)
+    def make(strides: list[int], width: int, latent: int) -> Any:
+        vae = make_vae(strides, latent, width)
+        for module in vae.decoder.modules():
+            for name in ("bias", "alpha", "beta"):
+                if isinstance(held := getattr(module, name, None), torch.nn.Parameter):
+                    held.data.add_(torch.linspace(-0.3, 0.3, held.numel()).view(held.shape))
+        return vae
+
+    return make
 
 
 def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -55,13 +47,13 @@ def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("frames", [1, 9])
 def test_the_kernels_give_what_diffusers_gives(
-    kernels: ModuleType, own_kernels: bool, frames: int
+    kernels: ModuleType, own_kernels: bool, make_distinct: Callable[..., Any], frames: int
 ) -> None:
     """Both residual paths: units as wide as a tile are one kernel, wider ones are two."""
     tile, device, dtype, width, latent = SMALL, "cpu", torch.float32, 16, 16
     if own_kernels:
         tile, device, dtype, width, latent = kernels.TILE, resolve().name, torch.bfloat16, 128, 64
-    vae = make_vae([2, 4, 6], width, latent).to(device, dtype)
+    vae = make_distinct([2, 4, 6], width, latent).to(device, dtype)
     latents = torch.randn(2, latent, frames, generator=torch.Generator().manual_seed(0))
     latents = latents.to(device, dtype)
     assert kernels.fits(vae.decoder, tile)
@@ -77,15 +69,22 @@ def test_the_kernels_give_what_diffusers_gives(
     ("strides", "width", "latent"), [([2, 3], 16, 16), ([2, 4], 12, 16), ([2, 4], 16, 8)]
 )
 def test_what_does_not_divide_into_tiles_is_left_to_others(
-    kernels: ModuleType, strides: list[int], width: int, latent: int
+    kernels: ModuleType,
+    make_distinct: Callable[..., Any],
+    strides: list[int],
+    width: int,
+    latent: int,
 ) -> None:
     """An odd stride has no halves of phases; the others have rests of channels."""
-    assert kernels.fits(make_vae([2, 4], 16, 16).decoder, SMALL)
-    assert not kernels.fits(make_vae(strides, width, latent).decoder, SMALL)
+    assert kernels.fits(make_distinct([2, 4], 16, 16).decoder, SMALL)
+    assert not kernels.fits(make_distinct(strides, width, latent).decoder, SMALL)
 
 
 def test_a_long_song_is_decoded_by_them_where_they_run(
-    kernels: ModuleType, own_kernels: bool, monkeypatch: pytest.MonkeyPatch
+    kernels: ModuleType,
+    own_kernels: bool,
+    make_distinct: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a Hopper GPU: chunks of one length, launches recorded once for all of them."""
     policy = resolve()
@@ -97,7 +96,7 @@ def test_a_long_song_is_decoded_by_them_where_they_run(
             monkeypatch.setattr(DevicePolicy, name, property(lambda self: True))
         monkeypatch.setattr(DevicePolicy, "has_tile_kernels", lambda self, dtype: True)
         policy = resolve("cpu")
-    vae = make_vae([4, 6], width, latent).to(policy.device, dtype)
+    vae = make_distinct([4, 6], width, latent).to(policy.device, dtype)
     latents = torch.randn(1, latent, 40, generator=torch.Generator().manual_seed(0))
     recorded: list[Any] = []
     captured = DevicePolicy.captured

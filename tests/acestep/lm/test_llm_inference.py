@@ -128,9 +128,7 @@ given_fields = st.fixed_dictionaries(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scripts, scripts, scripts, given_fields, st.integers(0, 2**63 - 1))
 def test_given_fields_and_any_script(
     planner: LLMHandler,
