@@ -23,9 +23,9 @@ from acestep.alignment.decoding import (
     lyric_mask,
 )
 from acestep.alignment.dtw import Path, warp_path
+from acestep.alignment.lyric_files import clock
 from acestep.alignment.types import SentenceTimestamp, TokenTimestamp
 from acestep.errors import RequestError
-from acestep.lyric_files import clock
 
 __all__ = ["MusicLyricScorer", "MusicStampsAligner", "SentenceTimestamp", "TokenTimestamp"]
 

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 
-from acestep import checkpoints, decode, weights
-from acestep.adapters import AdapterMixin
-from acestep.checkpoints import Checkpoint
+from acestep.alignment.service import LyricAlignmentMixin
+from acestep.checkpoint import checkpoints, weights
+from acestep.checkpoint.adapters import AdapterMixin
+from acestep.checkpoint.checkpoints import Checkpoint
 from acestep.device import DevicePolicy, canonical, resolve
+from acestep.diffusion.pipeline import Denoised, Pipeline
 from acestep.errors import AceStepError, GenerationError, RequestError
-from acestep.generation import (
+from acestep.gpu_config import GPUConfig, get_gpu_config
+from acestep.song.generation import (
     Clock,
     Generation,
     Progress,
@@ -30,11 +33,9 @@ from acestep.generation import (
     out_of_memory,
     pipeline_arguments,
 )
-from acestep.gpu_config import GPUConfig, get_gpu_config
-from acestep.handler_alignment import LyricAlignmentMixin
-from acestep.params import GenerationConfig, GenerationParams, make_request
-from acestep.pipeline import Denoised, Pipeline
-from acestep.request import Request
+from acestep.song.params import GenerationConfig, GenerationParams, make_request
+from acestep.song.request import Request
+from acestep.vae import decode
 
 # Share of the progress bar at which the diffusion starts and ends.
 _DIFFUSION = (0.05, 0.8)

@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep import audio_files, planning
 from acestep.errors import AceStepError
-from acestep.params import GenerationConfig, GenerationParams, make_request
-from acestep.planning import SampleResult, create_sample, format_sample, understand_music
+from acestep.song import audio_files, planning
+from acestep.song.params import GenerationConfig, GenerationParams, make_request
+from acestep.song.planning import SampleResult, create_sample, format_sample, understand_music
 
 if TYPE_CHECKING:
-    from acestep.generation import Generation, Progress
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
+    from acestep.song.generation import Generation, Progress
 
 __all__ = [
     "GenerationConfig",
@@ -92,7 +92,7 @@ def generate_music(
                 audio["path"] = str(path)
     except AceStepError as error:
         return GenerationResult(success=False, error=str(error), status_message=str(error))
-    from acestep.generation import extra_outputs
+    from acestep.song.generation import extra_outputs
 
     status = "; ".join(made.warnings) or f"made {len(audios)} on {dit_handler.device}"
     outputs = extra_outputs(made)

@@ -4,7 +4,7 @@ The rule is unusual: when both `(i-1, j-1)` and `(i-1, j)` are the cheapest and 
 step taken is `(i, j-1)`, although it costs more. DTW libraries (librosa, dtaidistance,
 dtw-python, tslearn) take a minimum and let no caller choose otherwise, and a compiled loop
 (numba) costs a second on first use. Cells of one anti-diagonal do not depend on each other,
-so seven numpy operations serve a whole diagonal; `acestep.alignment_benchmark` measures it.
+so seven numpy operations serve a whole diagonal; `acestep.bench.alignment_benchmark` measures it.
 """
 
 from __future__ import annotations

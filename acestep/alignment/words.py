@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from acestep.alignment.lyric_files import LyricLine, LyricWord
 from acestep.alignment.types import SentenceTimestamp
-from acestep.lyric_files import LyricLine, LyricWord
 
 # Scripts that put no space between words, by the start of their characters' Unicode names;
 # there each character is timed by itself.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acestep import audio_files
 from acestep.errors import RequestError
-from acestep.params import GenerationParams
+from acestep.song import audio_files
+from acestep.song.params import GenerationParams
 
 JOURNAL = "journal.jsonl"
 _FIELDS = tuple(field.name for field in dataclasses.fields(GenerationParams))

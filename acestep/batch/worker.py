@@ -12,7 +12,7 @@ from acestep.batch.jobs import Job, Made
 from acestep.errors import AceStepError, first_line
 
 if TYPE_CHECKING:
-    from acestep.generation import Song
+    from acestep.song.generation import Song
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Worker:
     def __init__(self, device: str, setting: Setting, threads: int | None = None) -> None:
         import torch
 
-        from acestep.cli.console import quiet_libraries
+        from acestep.console.terminal import quiet_libraries
         from acestep.device import resolve
         from acestep.handler import AceStepHandler
 
@@ -80,7 +80,7 @@ class Worker:
     def compute(self, job: Job) -> Computed | str:
         """The song's samples, or why there are none."""
         from acestep.inference import describe, run
-        from acestep.params import GenerationConfig, GenerationParams
+        from acestep.song.params import GenerationConfig, GenerationParams
 
         start = time.perf_counter()
         try:
@@ -95,7 +95,7 @@ class Worker:
 
     def encode(self, computed: Computed) -> Made | str:
         """The samples as a file's bytes, or why there are none; any thread may do it."""
-        from acestep import audio_files
+        from acestep.song import audio_files
 
         song = computed.song
         try:

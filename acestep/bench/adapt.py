@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from acestep import audio_files
 from acestep.bench.evaluate import SECONDS, asked, fit_classifier, mono_of, timbre
 from acestep.demo.captions import describe
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, compose
@@ -25,6 +24,7 @@ from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve
 from acestep.errors import AceStepError
 from acestep.handler import AceStepHandler
+from acestep.song import audio_files
 
 _SEED = 9003
 

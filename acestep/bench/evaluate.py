@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from acestep import decode
 from acestep.demo.autoencoder import spectral_distance
 from acestep.demo.captions import Prompt, describe
 from acestep.demo.music import INSTRUMENTS, KEY_NAMES, Song, compose
@@ -25,7 +24,8 @@ from acestep.demo.parts import WEIGHTS, build_trained
 from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve
 from acestep.handler import AceStepHandler
-from acestep.request import Request
+from acestep.song.request import Request
+from acestep.vae import decode
 
 SECONDS = 10.0
 _RATE = 22050

@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from acestep import audio_files
 from acestep.device import GIB, DevicePolicy
 from acestep.errors import GenerationError
 from acestep.handler import AceStepHandler
 from acestep.llm_inference import LLMHandler
-from acestep.params import GenerationConfig, GenerationParams
-from acestep.planning import plan
-from acestep.request import Request
+from acestep.song import audio_files
+from acestep.song.params import GenerationConfig, GenerationParams
+from acestep.song.planning import plan
+from acestep.song.request import Request
 
 CAPTION = "warm lo-fi piano, rain, take {}"
 LYRICS = "[verse]\nsoft notes in the morning light\n[chorus]\nmusic fills the air tonight"

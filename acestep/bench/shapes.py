@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from acestep.checkpoints import Checkpoint, cache_dir
+from acestep.checkpoint.checkpoints import Checkpoint, cache_dir
 from acestep.demo.recipe import BUILTIN, DemoShape, build, make_tokenizer, old_weight_norm
 from acestep.device import DevicePolicy
+from acestep.diffusion.pipeline import Pipeline
 from acestep.handler import AceStepHandler
-from acestep.pipeline import Pipeline
 
 SHAPES = ("demo", "wide", "turbo", "xl")
 """`demo` is the built-in checkpoint, `wide` a random one of four times its width; `turbo` and `xl`

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from acestep import checkpoints
+from acestep.checkpoint import checkpoints
 from acestep.cli import lyrics as lyric_output
-from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries
-from acestep.cli.console import result as print_result
 from acestep.cli.generate import OFFLOAD_CHOICES, text_or_file
+from acestep.console.terminal import EXIT_OK, add_device_option, progress_bar, quiet_libraries
+from acestep.console.terminal import result as print_result
 from acestep.device import DTYPE_CHOICES
 
 
@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.device import resolve
 
     policy = resolve(arguments.device, dtype=arguments.dtype)
-    from acestep import audio_files
+    from acestep.alignment.service import ANY_SONG
     from acestep.handler import AceStepHandler
-    from acestep.handler_alignment import ANY_SONG
+    from acestep.song import audio_files
 
     audio = audio_files.read(arguments.song)
     quiet_libraries()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.cli.console import COMPILE_HELP, EXIT_FAILED, EXIT_OK, result, say
+from acestep.console.terminal import COMPILE_HELP, EXIT_FAILED, EXIT_OK, result, say
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
@@ -47,11 +47,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make what is missing, and list what failed."""
-    from acestep import audio_files
     from acestep.batch.jobs import Journal, read_jobs
     from acestep.batch.pools import InlinePool, Pool, RayPool
     from acestep.batch.run import run as run_batch
     from acestep.batch.worker import Setting
+    from acestep.song import audio_files
 
     audio_files.file_format(f"song.{arguments.format}")
     jobs = read_jobs(arguments.prompts)

@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.cli.console import (
+from acestep.cli.planner import add_planner_options
+from acestep.cli.planner import load as load_planner
+from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_OK,
     add_device_option,
@@ -19,8 +21,6 @@ from acestep.cli.console import (
     result,
     say,
 )
-from acestep.cli.planner import add_planner_options
-from acestep.cli.planner import load as load_planner
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from acestep.cli.console import EXIT_OK, result
+from acestep.console.terminal import EXIT_OK, result
 from acestep.device import describe_devices, resolve
 from acestep.gpu_config import get_gpu_config
 

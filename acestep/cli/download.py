@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from acestep import checkpoints
-from acestep.cli.console import EXIT_OK, result
+from acestep.checkpoint import checkpoints
+from acestep.console.terminal import EXIT_OK, result
 
 
 def add_parser(subparsers: Any) -> None:

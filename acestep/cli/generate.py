@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep import checkpoints
+from acestep.checkpoint import checkpoints
 from acestep.cli import lyrics as lyric_output
-from acestep.cli.console import (
+from acestep.cli.planner import add_planner_options
+from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_OK,
     add_device_option,
@@ -21,18 +22,17 @@ from acestep.cli.console import (
     quiet_libraries,
     say,
 )
-from acestep.cli.console import result as print_result
-from acestep.cli.planner import add_planner_options
+from acestep.console.terminal import result as print_result
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION, MIN_DURATION
-from acestep.request import check_range
+from acestep.song.request import check_range
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
-    from acestep.generation import Generation
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
+    from acestep.song.generation import Generation
 
 OFFLOAD_CHOICES = ("none", "dit", "all")
 DEMO_NOTICE = (
@@ -126,7 +126,7 @@ def output_paths(output: Path, batch: int) -> list[Path]:
     Raises:
         RequestError: the extension is not a known format, or the batch is not positive.
     """
-    from acestep.audio_files import file_format
+    from acestep.song.audio_files import file_format
 
     file_format(output)
     if batch < 1:
@@ -253,7 +253,7 @@ def _time_lyrics(
     options: lyric_output.LyricOptions,
 ) -> None:
     """Write the lyric files of each song, and note them in its record."""
-    from acestep.generation import extra_outputs
+    from acestep.song.generation import extra_outputs
 
     outputs = extra_outputs(made)
     for number, record in enumerate(records):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from acestep.cli.console import EXIT_OK, progress_bar, quiet_libraries
 from acestep.cli.planner import add_sample_options, load, print_sample
+from acestep.console.terminal import EXIT_OK, progress_bar, quiet_libraries
 from acestep.errors import RequestError
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.cli.console import result, say
+from acestep.alignment.lyric_files import LyricLine
+from acestep.console.terminal import result, say
 from acestep.errors import RequestError
-from acestep.lyric_files import LyricLine
 
 if TYPE_CHECKING:
-    from acestep.checkpoints import Checkpoint
+    from acestep.checkpoint.checkpoints import Checkpoint
     from acestep.handler import AceStepHandler
 
 WORDLESS = (
@@ -91,7 +91,7 @@ def lyric_options(arguments: argparse.Namespace) -> LyricOptions:
     """
     heads = None
     if arguments.lyric_heads is not None:
-        from acestep.cross_attention import parse_heads
+        from acestep.alignment.cross_attention import parse_heads
 
         heads = parse_heads(arguments.lyric_heads)
     return LyricOptions(
@@ -120,7 +120,7 @@ def check(
     if all(LyricLine(line, 0, 0).is_tag for line in lyrics.splitlines() if line.strip()):
         found = "hold only section tags" if lyrics.strip() else "are empty"
         raise RequestError(f"there is nothing to align: the lyrics {found}; give --lyrics")
-    from acestep.cross_attention import alignment_heads
+    from acestep.alignment.cross_attention import alignment_heads
 
     alignment_heads(checkpoint.name, options.heads)
     for song in songs:
@@ -154,7 +154,7 @@ def write(
         RequestError: heads that do not exist, or a file that cannot be written.
         GenerationError: memory ran out.
     """
-    from acestep.handler_alignment import SongInputs, song_inputs
+    from acestep.alignment.service import SongInputs, song_inputs
 
     inputs = SongInputs(**song_inputs(outputs, number), custom_layers_config=options.heads)
     seconds = float(outputs["duration"])
@@ -167,7 +167,7 @@ def write(
         for suffix, text in _texts(timed["sentence_timestamps"], options, song, seconds).items():
             record["lyric_files"].append(_write_text(song.with_suffix(suffix), text))
         if options.plot:
-            from acestep.alignment_plot import draw_alignment, save_plot
+            from acestep.alignment.plot import draw_alignment, save_plot
 
             image = draw_alignment(
                 timed["energy_matrix"],
@@ -199,7 +199,7 @@ def _texts(
     sentences: Sequence[Any], options: LyricOptions, song: Path, seconds: float
 ) -> dict[str, str]:
     """The text files asked for, by ending."""
-    from acestep import lyric_files
+    from acestep.alignment import lyric_files
     from acestep.alignment.words import lyric_lines
 
     lines, keep = lyric_lines(sentences), options.keep_tags
@@ -222,7 +222,7 @@ def _texts(
 
 
 def _write_text(path: Path, text: str) -> str:
-    from acestep.audio_files import replacing
+    from acestep.song.audio_files import replacing
 
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from acestep.cli.console import add_device_option, result, say
+from acestep.console.terminal import add_device_option, result, say
 from acestep.device import BACKEND_CHOICES, DTYPE_CHOICES
 from acestep.errors import GenerationError
 

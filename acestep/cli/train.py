@@ -6,8 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from acestep import checkpoints
-from acestep.cli.console import EXIT_OK, add_device_option, progress_bar, quiet_libraries, result
+from acestep.checkpoint import checkpoints
+from acestep.console.terminal import (
+    EXIT_OK,
+    add_device_option,
+    progress_bar,
+    quiet_libraries,
+    result,
+)
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 from acestep.training.configs import TrainingConfig

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from acestep import checkpoints
-from acestep.cli.console import EXIT_OK, progress_bar, quiet_libraries
+from acestep.checkpoint import checkpoints
 from acestep.cli.planner import add_sample_options, load, print_sample
+from acestep.console.terminal import EXIT_OK, progress_bar, quiet_libraries
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,9 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.device import resolve
 
     policy = resolve(arguments.device, dtype=arguments.dtype)
-    from acestep import audio_files
     from acestep.handler import AceStepHandler
     from acestep.inference import understand_music
+    from acestep.song import audio_files
 
     audio = audio_files.read(arguments.song)
     quiet_libraries()

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from acestep.corrections.masks import lean_masks
 from acestep.demo.material import Drawn, Material
 from acestep.demo.music import FRAME_RATE
 from acestep.demo.steps import TrainingStep
 from acestep.device import DevicePolicy
-from acestep.masks import lean_masks
 
 STEPS = 8
 """Steps of the sampler that the checkpoint is distilled for, at shift 1."""

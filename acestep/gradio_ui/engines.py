@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from acestep import checkpoints
+from acestep.checkpoint import checkpoints
 from acestep.device import resolve
 from acestep.errors import RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config

@@ -59,9 +59,9 @@ def _lyrics(
     handler: AceStepHandler, made: GenerationResult, number: int, folder: Path, seconds: float
 ) -> tuple[list[tuple[float, float, str]], dict[str, float] | None]:
     """Lines with their times and the score; a checkpoint that cannot tell gives neither."""
-    from acestep import lyric_files
+    from acestep.alignment import lyric_files
+    from acestep.alignment.service import song_inputs
     from acestep.alignment.words import lyric_lines
-    from acestep.handler_alignment import song_inputs
 
     if not str(made.audios[number]["params"].get("lyrics", "")).strip():
         return [], None
@@ -81,7 +81,7 @@ def _lyrics(
 
 
 def _draw(timed: dict[str, Any], seconds: float, path: Path) -> None:
-    from acestep.alignment_plot import draw_alignment
+    from acestep.alignment.plot import draw_alignment
 
     sentences = timed["sentence_timestamps"]
     image = draw_alignment(timed["energy_matrix"], timed["path_coords"], sentences, seconds)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.errors import RequestError
 from acestep.gradio_ui.limits import Limits
-from acestep.request import DEFAULT_DURATION, MAX_SEED, SOURCE_TASKS
+from acestep.song.request import DEFAULT_DURATION, MAX_SEED, SOURCE_TASKS
 
 if TYPE_CHECKING:
-    from acestep.params import GenerationConfig, GenerationParams
+    from acestep.song.params import GenerationConfig, GenerationParams
 
 FORMATS = ("flac", "wav", "mp3", "ogg")
 _TITLE = 60
@@ -127,7 +127,7 @@ class SongRequest:
         Args:
             sound: `src_audio` and `reference_audio`, where given.
         """
-        from acestep.params import GenerationConfig, GenerationParams
+        from acestep.song.params import GenerationConfig, GenerationParams
 
         source = sound.get("src_audio") if self.task in SOURCE_TASKS else None
         params = GenerationParams(
@@ -177,7 +177,7 @@ class SongRequest:
 
     def _check_values(self, prompt_needed: bool) -> None:
         """What the models' own checks say, before the request has waited in the line."""
-        import acestep.request as requests
+        import acestep.song.request as requests
 
         plain = requests.Request(
             self.prompt, (max(self.seed, 0),), self.lyrics,

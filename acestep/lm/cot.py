@@ -10,7 +10,7 @@ import yaml
 
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION, MIN_DURATION
-from acestep.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES, check_range
+from acestep.song.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES, check_range
 
 METAS = ("bpm", "duration", "keyscale", "timesignature")
 FIELDS = ("bpm", "caption", "duration", "keyscale", "language", "timesignature")

@@ -17,10 +17,10 @@ from torch.nn import functional
 from transformers import AttentionInterface, StaticCache
 
 from acestep.device import DevicePolicy
+from acestep.engines.recent import rounded_up
 from acestep.lm.models import AudioTokens
 from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold, gumbel
-from acestep.recent import rounded_up
 
 ATTENTION = "acestep_grouped"
 # Lengths are rounded up to this, so that songs of similar length share their buffers.

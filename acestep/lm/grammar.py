@@ -20,7 +20,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from acestep.errors import GenerationError
 from acestep.lm.cot import FIELDS, KEYS, MIN_PLANNED_DURATION, lines_of
-from acestep.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES
+from acestep.song.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES
 
 LYRIC_HEADING = "\n\n# Lyric\n"
 _WORD_BITS = 32

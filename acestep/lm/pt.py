@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from acestep.addresses import align
 from acestep.device import DevicePolicy
+from acestep.engines.recent import Recent
+from acestep.engines.torch.addresses import align
 from acestep.errors import CheckpointError, GenerationError, first_line
 from acestep.lm import models
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.decoding import Decoding, Plan
 from acestep.lm.grammar import Constraint, FreeText, Grammar, Vocabulary
 from acestep.lm.prompts import Prompt
-from acestep.recent import Recent
 
 # How often the host waits for the device while codes are made: often enough for progress
 # and cancellation, seldom enough to cost nothing.

@@ -11,7 +11,7 @@ from acestep.lm.backend import Backend, CodeJob, OnToken, TextJob
 from acestep.lm.models import AudioTokens
 from acestep.lm.prompts import Prompt, Prompts
 from acestep.lm.sampling import Sampling
-from acestep.request import CODES_PER_SECOND, DEFAULT_DURATION
+from acestep.song.request import CODES_PER_SECOND, DEFAULT_DURATION
 
 _FREE_TEXT_LIMIT = 1024
 

@@ -13,11 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from acestep import audio_files, decode
-from acestep.checkpoints import read_json
+from acestep.checkpoint.checkpoints import read_json
 from acestep.device import DevicePolicy
 from acestep.errors import RequestError
-from acestep.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES, check_range
+from acestep.song import audio_files
+from acestep.song.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES, check_range
+from acestep.vae import decode
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aiff", ".aif")
 MIN_SECONDS = 1.0

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from acestep import adapters, checkpoints
-from acestep.checkpoints import Checkpoint, cache_dir
+from acestep.checkpoint import adapters, checkpoints
+from acestep.checkpoint.checkpoints import Checkpoint, cache_dir
+from acestep.corrections.masks import lean_masks
 from acestep.device import GIB, DevicePolicy
 from acestep.errors import RequestError, TrainingError
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, make_request
-from acestep.masks import lean_masks
 from acestep.training.configs import LORA_TARGETS, TrainingConfig
 from acestep.training.data import Example, find_examples, prepare
 from acestep.training.trainer import Progress, Trainer
@@ -119,7 +119,7 @@ def _identity(checkpoint: Checkpoint) -> str:
 
 def _sample(handler: AceStepHandler, config: TrainingConfig, first: Example, path: Path) -> None:
     """Generate a short song with the weights as they are now."""
-    from acestep import audio_files
+    from acestep.song import audio_files
 
     pipeline: Any = handler.pipeline
     # Generation may rearrange the storage of weights under inference mode, where autograd

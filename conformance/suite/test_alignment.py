@@ -151,11 +151,11 @@ def test_maps_are_the_same_from_a_tensor(api: Api, target: Target, kind: str) ->
 
 
 @covers(
-    "handler_alignment:LyricAlignmentMixin.*",
-    "handler_alignment:SongInputs.checked",
-    "handler_alignment:song_inputs",
-    "cross_attention:alignment_heads",
-    "cross_attention:capture_cross_attention",
+    "alignment.service:LyricAlignmentMixin.*",
+    "alignment.service:SongInputs.checked",
+    "alignment.service:song_inputs",
+    "alignment.cross_attention:alignment_heads",
+    "alignment.cross_attention:capture_cross_attention",
     "alignment.decoding:*",
     "A1",
 )
@@ -163,7 +163,7 @@ def test_lyrics_of_a_song(api: Api, target: Target, handler: Any) -> None:
     """Timestamps and score of a generated song, and of audio that was not generated here."""
     made = generate(api, handler, lyrics="[verse]\nhello world\nagain")
     assert made.success, made.error
-    song_inputs = api.get("handler_alignment:song_inputs")
+    song_inputs = api.get("alignment.service:song_inputs")
     timed = handler.get_lyric_timestamp(**song_inputs(made.extra_outputs))
     assert timed["success"], timed["error"]
     assert timed["lrc_text"].splitlines()[-1].endswith("again")

@@ -116,7 +116,7 @@ def test_backend_the_device_cannot_run(api: Api, target: Target) -> None:
             resolve_options(wrong)
 
 
-@covers("acestep_v15_pipeline:main", "cli.console:OneLineParser.error")
+@covers("acestep_v15_pipeline:main", "console.terminal:OneLineParser.error")
 @pytest.mark.parametrize("value", ["gpu", "rocm", "cuda0", ""])
 def test_unknown_device(
     api: Api, target: Target, capsys: pytest.CaptureFixture[str], value: str
@@ -143,7 +143,7 @@ def test_absent_device(
     assert not out.exists()
 
 
-@covers("cli.devices:*", "acestep_v15_pipeline:main", "cli.console:result")
+@covers("cli.devices:*", "acestep_v15_pipeline:main", "console.terminal:result")
 @pytest.mark.lists_devices("the command reports on every device of this machine")
 def test_devices_command(api: Api, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     api.get("cli.devices:run")
@@ -160,18 +160,18 @@ def test_devices_command(api: Api, target: Target, capsys: pytest.CaptureFixture
     "acestep_v15_pipeline:main",
     "cli.generate:*",
     "cli.lyrics:*",
-    "cli.console:progress_bar",
-    "cli.console:quiet_libraries",
-    "cli.console:say",
-    "cli.console:insistent_interrupts",
-    "cli.console:add_device_option",
-    "alignment_plot:*",
-    "lyric_files:*",
+    "console.terminal:progress_bar",
+    "console.terminal:quiet_libraries",
+    "console.terminal:say",
+    "console.terminal:insistent_interrupts",
+    "console.terminal:add_device_option",
+    "alignment.plot:*",
+    "alignment.lyric_files:*",
     "alignment.words:*",
-    "audio_files:write",
-    "audio_files:file_format",
-    "audio_files:replacing",
-    "handler_alignment:LyricAlignmentMixin.align_lyrics",
+    "song.audio_files:write",
+    "song.audio_files:file_format",
+    "song.audio_files:replacing",
+    "alignment.service:LyricAlignmentMixin.align_lyrics",
 )
 def test_generate_command(api: Api, target: Target, tmp_path: Path) -> None:
     """A song with everything that can lie beside it, in this process."""
@@ -193,7 +193,7 @@ def test_generate_command(api: Api, target: Target, tmp_path: Path) -> None:
     assert json.loads(out.with_suffix(".json").read_text())["device"].startswith(target.device)
 
 
-@covers("A1", "cli.align:*", "acestep_v15_pipeline:main", "audio_files:read")
+@covers("A1", "cli.align:*", "acestep_v15_pipeline:main", "song.audio_files:read")
 def test_align_command(api: Api, target: Target, tmp_path: Path) -> None:
     api.get("cli.align:run")
     source = tmp_path / "song.wav"

@@ -118,9 +118,9 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "handler:AceStepHandler.tasks",
     "handler:AceStepHandler.get_available_*",
     "handler:AceStepHandler.is_flash_attention_available",
-    "weights:load",
-    "addresses:align",
-    "checkpoints:find",
+    "checkpoint.weights:load",
+    "engines.torch.addresses:align",
+    "checkpoint.checkpoints:find",
 )
 def test_everything_is_placed(api: Api, target: Target) -> None:
     made = initialised(api, target.device)

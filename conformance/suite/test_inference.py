@@ -30,24 +30,24 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "inference:describe",
     "handler:AceStepHandler.generate",
     "handler:AceStepHandler.gpu_config",
-    "generation:check_latents",
-    "generation:normalized",
-    "generation:extra_outputs",
-    "generation:Report",
-    "generation:Report.part",
-    "generation:Clock",
-    "generation:pipeline_arguments",
-    "generation:latent_frames",
-    "generation:lyric_tokens",
-    "generation:Song.seconds",
-    "pipeline:Pipeline.denoise",
-    "sampling:Denoiser.velocity",
-    "sampling:Schedule.*",
-    "transformer:StepTransformer.condition",
-    "transformer:StepTransformer.context",
-    "transformer:StepTransformer.times",
-    "request:Request.*",
-    "decode:decode",
+    "song.generation:check_latents",
+    "song.generation:normalized",
+    "song.generation:extra_outputs",
+    "song.generation:Report",
+    "song.generation:Report.part",
+    "song.generation:Clock",
+    "song.generation:pipeline_arguments",
+    "song.generation:latent_frames",
+    "song.generation:lyric_tokens",
+    "song.generation:Song.seconds",
+    "diffusion.pipeline:Pipeline.denoise",
+    "diffusion.sampling:Denoiser.velocity",
+    "diffusion.sampling:Schedule.*",
+    "engines.torch.transformer:StepTransformer.condition",
+    "engines.torch.transformer:StepTransformer.context",
+    "engines.torch.transformer:StepTransformer.times",
+    "song.request:Request.*",
+    "vae.decode:decode",
 )
 def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     told: list[float] = []
@@ -72,8 +72,8 @@ def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     "A3",
     "inference:generate_music",
     "inference:save_song",
-    "pipeline:Pipeline.prepare_src_latents",
-    "decode:encode",
+    "diffusion.pipeline:Pipeline.prepare_src_latents",
+    "vae.decode:encode",
 )
 @pytest.mark.parametrize("task", ["cover", "repaint"])
 def test_tasks_on_audio(api: Api, target: Target, handler: Any, task: str, tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def on_audio(task: str) -> dict[str, Any]:
     "A1",
     "A3",
     "handler:AceStepHandler.generate_music",
-    "pipeline:Pipeline.prepare_reference_audio_latents",
-    "pipeline:Pipeline.prepare_src_latents",
-    "offloading:bring",
-    "request:count_audio_codes",
+    "diffusion.pipeline:Pipeline.prepare_reference_audio_latents",
+    "diffusion.pipeline:Pipeline.prepare_src_latents",
+    "engines.torch.offloading:bring",
+    "song.request:count_audio_codes",
 )
 def test_codes_and_a_reference(api: Api, target: Target, handler: Any) -> None:
     """The handler's own method, from audio codes and with a timbre to follow."""
@@ -167,7 +167,7 @@ def test_memory_does_not_grow(api: Api, target: Target, handler: Any) -> None:
     assert live_bytes() == before
 
 
-@covers("A1", "handler:AceStepHandler.cancel", "generation:Report")
+@covers("A1", "handler:AceStepHandler.cancel", "song.generation:Report")
 def test_a_cancelled_song_leaves_the_handler_usable(api: Api, target: Target, handler: Any) -> None:
     def stop(fraction: float, desc: str = "") -> None:
         handler.cancel()

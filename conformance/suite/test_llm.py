@@ -79,14 +79,14 @@ def test_backend_by_device(api: Api, target: Target, tmp_path: Path) -> None:
     "lm.sampling:*",
     "lm.writer:*",
     "lm.cot:*",
-    "planning:understand_music",
-    "planning:create_sample",
-    "planning:format_sample",
-    "planning:audio_to_codes",
+    "song.planning:understand_music",
+    "song.planning:create_sample",
+    "song.planning:format_sample",
+    "song.planning:audio_to_codes",
 )
 def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:
     """Plan, understand, invent and rewrite, held to the grammar and free, on this device."""
-    understand = api.get("planning:understand_music")
+    understand = api.get("song.planning:understand_music")
     made, message, ok = started(api, tmp_path, device=target.device)
     assert ok, message
     assert made.llm_initialized
@@ -110,8 +110,8 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
     assert made.parse_lm_output("<think>\nbpm: 90\n</think>")[0]["bpm"] == 90
     for answer in (
         understand(made, audio=tone(1.0), dit_handler=handler),
-        api.get("planning:create_sample")(made, "rain in Lisbon"),
-        api.get("planning:format_sample")(made, "piano", "la la"),
+        api.get("song.planning:create_sample")(made, "rain in Lisbon"),
+        api.get("song.planning:format_sample")(made, "piano", "la la"),
     ):
         assert answer.success, answer.error
     made.cancel()
@@ -151,11 +151,11 @@ def test_the_text_is_that_of_the_host(api: Api, target: Target, tmp_path: Path) 
     assert all(texts == written[0] for texts in written), "other text than on the host"
 
 
-@covers("A1", "A3", "inference:generate_music", "planning:plan", "planning:plans")
-@covers("planning:metadata_of", "params:make_request")
+@covers("A1", "A3", "inference:generate_music", "song.planning:plan", "song.planning:plans")
+@covers("song.planning:metadata_of", "song.params:make_request")
 def test_a_song_with_a_plan(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:
     """The plan's codes reach the song, with the language model on the same device."""
-    api.get("planning:plan")
+    api.get("song.planning:plan")
     made, message, ok = started(api, tmp_path, backend="pt", device=target.device)
     assert ok, message
     song(generate(api, handler, made, duration=10.0, inference_steps=1))

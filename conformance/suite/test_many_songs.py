@@ -22,13 +22,13 @@ from conformance.targets import Target
     "batch.worker:Worker",
     "batch.worker:Worker.compute",
     "batch.worker:Worker.encode",
-    "attention:SdpaAttention*",
-    "sampling:Denoiser*",
-    "transformer:StepTransformer",
-    "transformer:StepTransformer.rotary",
-    "wave_decoder:WaveDecoder",
-    "convolution:folded",
-    "wave_decoder:wave_decoder",
+    "engines.torch.attention:SdpaAttention*",
+    "diffusion.sampling:Denoiser*",
+    "engines.torch.transformer:StepTransformer",
+    "engines.torch.transformer:StepTransformer.rotary",
+    "engines.torch.wave_decoder:WaveDecoder",
+    "vae.convolution:folded",
+    "engines.torch.wave_decoder:wave_decoder",
 )
 def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
     """A song a line on the device asked for; what failed is listed, what is done stays."""
@@ -56,10 +56,10 @@ def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
     "bench.measure:peak_memory",
     "bench.measure:planning",
     "bench.shapes:make_handler",
-    "addresses:places",
-    "prompt_encoder:*",
-    "recent:*",
-    "transformer:StepTransformer.is_current",
+    "engines.torch.addresses:places",
+    "engines.torch.prompt_encoder:*",
+    "engines.recent:*",
+    "engines.torch.transformer:StepTransformer.is_current",
 )
 def test_a_benchmark(api: Api, target: Target, tmp_path: Path) -> None:
     """Every stage of a song has a time on the device asked for."""

@@ -74,10 +74,10 @@ def test_gradients_are_those_of_the_host(api: Api, target: Target) -> None:
 @covers(
     "S7",
     "acestep_v15_pipeline:main",
-    "adapters:*",
+    "checkpoint.adapters:*",
     "cli.train:*",
     "device:DevicePolicy.for_training",
-    "masks:*",
+    "corrections.masks:*",
     "training.configs:TrainingConfig.*",
     "training.data:*",
     "training.finetune:*",

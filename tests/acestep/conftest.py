@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from acestep import checkpoints
+from acestep.checkpoint import checkpoints
 from acestep.device import DevicePolicy, resolve
 from acestep.handler import AceStepHandler
 
@@ -132,7 +132,7 @@ def own_kernels() -> Iterator[bool]:
     Elsewhere Triton's interpreter runs them on the host.
     """
     pytest.importorskip("triton", reason="there is no Triton for this system")
-    names = ("acestep._wave_kernels", "acestep._step_kernels")
+    names = ("acestep.engines.torch._wave_kernels", "acestep.engines.torch._step_kernels")
     on_gpu = resolve().has_tile_kernels(torch.bfloat16)
     with pytest.MonkeyPatch.context() as patch:
         if not on_gpu:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from acestep import checkpoints, generation, wave_decoder
+from acestep.checkpoint import checkpoints
 from acestep.device import resolve
+from acestep.engines.torch import wave_decoder
+from acestep.engines.torch.offloading import bring
 from acestep.errors import CancelledError, DeviceError, GenerationError, RequestError
 from acestep.handler import AceStepHandler
-from acestep.offloading import bring
-from acestep.request import Request
+from acestep.song import generation
+from acestep.song.request import Request
 
 LYRICS = "[verse]\nla la\n[chorus]\nla"
 ROUNDING = 1e-4
@@ -443,7 +445,7 @@ def test_out_of_memory_is_a_line_with_advice(
     def exhausted(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("MPS backend out of memory\n(details)")
 
-    monkeypatch.setattr("acestep.decode.decode", exhausted)
+    monkeypatch.setattr("acestep.vae.decode.decode", exhausted)
     result = handler.generate_music("x", audio_duration=0.6, inference_steps=1)
     assert result["error"].startswith("cpu ran out of memory (MPS backend out of memory); make")
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from acestep import device, weights
-from acestep.checkpoints import find
+from acestep import device
+from acestep.checkpoint import weights
+from acestep.checkpoint.checkpoints import find
 from acestep.cli.devices import describe
 from acestep.device import canonical, resolve, supports_float64
 from acestep.errors import DeviceError, RequestError
 from acestep.gpu_config import get_gpu_config, get_gpu_memory_gb
 from acestep.handler import AceStepHandler
-from acestep.request import Request
+from acestep.song.request import Request
 from conformance import simulate
 
 

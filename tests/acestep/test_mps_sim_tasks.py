@@ -14,8 +14,8 @@ from acestep.device import resolve
 from acestep.handler import AceStepHandler
 from acestep.inference import generate_music
 from acestep.llm_inference import LLMHandler
-from acestep.params import GenerationConfig, GenerationParams
-from acestep.request import Request
+from acestep.song.params import GenerationConfig, GenerationParams
+from acestep.song.request import Request
 from conformance import simulate
 
 TASKS: dict[str, dict[str, Any]] = {

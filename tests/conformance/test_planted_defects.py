@@ -73,7 +73,7 @@ DEFECTS = (
     ),
     Defect(
         "S3: mps is lost from the command line's choices",
-        "device.py",
+        "device/__init__.py",
         'DEVICE_CHOICES = ("auto", "cuda", "mps", "cpu")',
         'DEVICE_CHOICES = ("auto", "cuda", "cpu")',
         f"{CLI}::test_device_choices",
@@ -98,7 +98,7 @@ DEFECTS = (
     ),
     Defect(
         "S5: the backend defaults to vllm everywhere",
-        "device.py",
+        "device/__init__.py",
         '        return "pt", "vLLM runs on CUDA only"\n',
         '        return "vllm", "the fastest"\n',
         f"{CLI}::test_backend_default",
@@ -147,7 +147,7 @@ DEFECTS = (
     ),
     Defect(
         "a hard-coded autocast, as in S7",
-        "device.py",
+        "device/__init__.py",
         "        return torch.autocast(device_type=self.device.type, dtype=dtype)",
         '        return torch.autocast(device_type="cuda", dtype=dtype)',
         f"{DEVICE}::test_autocast_is_of_the_device",
@@ -162,21 +162,21 @@ DEFECTS = (
     ),
     Defect(
         "an unguarded MPS call",
-        "device.py",
+        "device/__init__.py",
         '        """Give memory that the allocator holds but does not use back to the system."""\n',
         "        import torch; torch.mps.empty_cache()\n",
         ANSWERS,
     ),
     Defect(
         "a generator on the wrong device",
-        "device.py",
+        "device/__init__.py",
         '        return torch.Generator("cpu").manual_seed(seed)',
         '        return torch.Generator("cuda").manual_seed(seed)',
         ANSWERS,
     ),
     Defect(
         "a generator on the device instead of the host",
-        "device.py",
+        "device/__init__.py",
         '        return torch.Generator("cpu").manual_seed(seed)',
         "        return torch.Generator(self.device).manual_seed(seed)",
         ANSWERS,
@@ -193,7 +193,7 @@ DEFECTS = (
     ),
     Defect(
         "a silent fall-back from an absent device",
-        "device.py",
+        "device/__init__.py",
         "    if not available:\n        raise DeviceError(\n            f\"device '{requested}' is not available here: {detail}",
         '    if not available: return torch.device("cpu")\n    if not available:\n        raise DeviceError(\n            f"device \'{requested}\' is not available here: {detail}',
         f"{DEVICE}::test_nothing_is_silently_replaced",
@@ -222,7 +222,7 @@ DEFECTS = (
     ),
     Defect(
         "a CUDA call whose error is swallowed",
-        "device.py",
+        "device/__init__.py",
         '        """Wait until the device has finished all work submitted so far."""\n',
         "        import contextlib, torch\n        with contextlib.suppress(Exception): "
         "torch.cuda.synchronize()\n",
@@ -230,14 +230,14 @@ DEFECTS = (
     ),
     Defect(
         "a CUDA query by another name",
-        "device.py",
+        "device/__init__.py",
         '        """Give memory that the allocator holds but does not use back to the system."""\n',
         '        torch = __import__("torch"); getattr(torch, "cuda").is_initialized()\n',
         ANSWERS,
     ),
     Defect(
         "CUDA's random state",
-        "device.py",
+        "device/__init__.py",
         '        return torch.Generator("cpu").manual_seed(seed)',
         '        torch.cuda.manual_seed_all(seed); return torch.Generator("cpu").manual_seed(seed)',
         ANSWERS,
@@ -252,21 +252,21 @@ DEFECTS = (
     ),
     Defect(
         "a device object for CUDA",
-        "device.py",
+        "device/__init__.py",
         '        return torch.Generator("cpu").manual_seed(seed)',
         '        torch.device("cuda", 0); return torch.Generator("cpu").manual_seed(seed)',
         ANSWERS,
     ),
     Defect(
         "a tensor made on CUDA",
-        "generation.py",
+        "song/generation.py",
         "    peak = latents.abs().amax(dim=(1, 2)).float().cpu()\n",
         '    peak = torch.zeros(1, device="cuda")\n',
         f"{DEVICE}::test_what_a_device_can_do_wrong",
     ),
     Defect(
         "the convolution limit is lost",
-        "device.py",
+        "device/__init__.py",
         '        max_conv_output=MPS_MAX_CONV_OUTPUT if device.type == "mps" else None,\n',
         "        max_conv_output=None,\n",
         f"{DEVICE}::test_policy_of_this_device",
@@ -274,7 +274,7 @@ DEFECTS = (
     ),
     Defect(
         "float16 by default",
-        "device.py",
+        "device/__init__.py",
         '        torch.bfloat16,\n        "native',
         '        torch.float16,\n        "native',
         f"{DEVICE}::test_policy_of_this_device",

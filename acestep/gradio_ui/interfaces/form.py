@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.checkpoints import ALL_TASKS
+from acestep.checkpoint.checkpoints import ALL_TASKS
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION
 from acestep.gradio_ui.engines import limits_of
@@ -15,7 +15,7 @@ from acestep.gradio_ui.interfaces.parts import Choices, Parts, open_or, same_wor
 from acestep.gradio_ui.song_request import FORMATS
 from acestep.gradio_ui.studio import Studio
 from acestep.gradio_ui.uploads import EXTENSIONS
-from acestep.request import INFER_METHODS, LANGUAGES, TIME_SIGNATURES
+from acestep.song.request import INFER_METHODS, LANGUAGES, TIME_SIGNATURES
 
 FIELDS = (
     "prompt", "lyrics", "instrumental", "language", "bpm", "key", "time_signature", "duration",

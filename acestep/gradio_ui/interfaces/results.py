@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from acestep.alignment.lyric_files import LyricLine
 from acestep.gradio_ui.jobs import RUNNING, Job, Line
 from acestep.gradio_ui.store import StoredSong
 from acestep.gradio_ui.texts import Texts
-from acestep.lyric_files import LyricLine
 
 _STAGES = ("loading", "step", "planning")
 _HIDDEN = ("instruction", "audio_codes", "planned")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from acestep import adapters
 from acestep.bench import adapt, evaluate
+from acestep.checkpoint import adapters
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, Song, compose, held_out
 from acestep.demo.parts import WEIGHTS
 from acestep.demo.synth import Voices

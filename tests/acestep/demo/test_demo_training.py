@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from acestep.corrections.masks import lean_masks
 from acestep.demo import autoencoder, diffusion, material, parts, steps, train
 from acestep.demo.captions import Prompt, corpus
 from acestep.demo.material import Drawn, Material
 from acestep.demo.recipe import DemoShape, make_pipeline, make_tokenizer
 from acestep.device import resolve
-from acestep.masks import lean_masks
 from conformance import simulate
 
 SHAPE = DemoShape(

@@ -19,9 +19,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from acestep.acestep_v15_pipeline import main
+from acestep.bench import hostile_benchmark as hostile
+from acestep.bench._page_caller import Caller, Refused
 from acestep.errors import RequestError
-from acestep.gradio_ui import hostile_benchmark as hostile
-from acestep.gradio_ui._caller import Caller, Refused
 from acestep.gradio_ui.interfaces import server
 from acestep.gradio_ui.limits import Limits
 

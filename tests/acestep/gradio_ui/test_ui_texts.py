@@ -13,7 +13,7 @@ import pytest
 from acestep.errors import RequestError
 from acestep.gradio_ui.interfaces.results import notice
 from acestep.gradio_ui.texts import LANGUAGES, texts
-from acestep.request import Request
+from acestep.song.request import Request
 
 CODE = Path(str(files("acestep.gradio_ui")))
 ENGLISH = texts("en").table

@@ -19,7 +19,7 @@ from acestep.lm import cot, decoding, grammar, models
 from acestep.lm.backend import TextJob
 from acestep.lm.prompts import Prompt, Prompts
 from acestep.lm.sampling import Sampling
-from acestep.request import LANGUAGES, TIME_SIGNATURES
+from acestep.song.request import LANGUAGES, TIME_SIGNATURES
 from conformance import simulate
 
 MAX_DURATION = 180

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from acestep.errors import RequestError
 from acestep.lm import cot
-from acestep.request import LANGUAGES, TIME_SIGNATURES
+from acestep.song.request import LANGUAGES, TIME_SIGNATURES
 
 FIELDS = {
     "bpm": 120,

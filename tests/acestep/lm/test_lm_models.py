@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from acestep.bench import lm_benchmark as benchmark
 from acestep.device import resolve
 from acestep.errors import CheckpointError, RequestError
 from acestep.gpu_config import get_gpu_config
-from acestep.lm import backend, benchmark, models
+from acestep.lm import backend, models
 from acestep.lm.pt import PtBackend
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 import yaml
 
-from acestep import inference, planning
+from acestep import inference
 from acestep.acestep_v15_pipeline import main
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from acestep.llm_inference import LLMHandler
+from acestep.song import planning
 
 PARAMS = GenerationParams(caption="warm piano", duration=2, seed=4, bpm=90, inference_steps=2)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep import audio_files
+from acestep.song import audio_files
 from acestep.training.data import Clip
 
 

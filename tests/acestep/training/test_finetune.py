@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep import adapters
 from acestep.acestep_v15_pipeline import main
+from acestep.checkpoint import adapters
 from acestep.device import resolve
 from acestep.errors import AceStepError, CheckpointError, RequestError, TrainingError
 from acestep.handler import AceStepHandler

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from acestep.corrections.masks import lean_masks
 from acestep.device import resolve
+from acestep.diffusion.sampling import Schedule
 from acestep.errors import DeviceError, RequestError, TrainingError
-from acestep.masks import lean_masks
-from acestep.sampling import Schedule
 from acestep.training import trainer as trainer_module
 from acestep.training.configs import TrainingConfig
 from acestep.training.data import Clip

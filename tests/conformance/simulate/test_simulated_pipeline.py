@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from acestep import decode, device
+from acestep import device
 from acestep.demo import recipe
+from acestep.vae import decode
 from conformance import simulate
 
 DEVICE = "mps"

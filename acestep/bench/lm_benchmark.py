@@ -1,0 +1,288 @@
+"""Speed of the engine `pt` against transformers' plain `generate()`, at any shape.
+
+python -m acestep.bench.lm_benchmark --device cuda --shape 1.7B --batch 1 8
+python -m acestep.bench.lm_benchmark --device cpu --shape small --codes 50
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from acestep.device import DTYPE_CHOICES, DevicePolicy, resolve
+from acestep.lm.cot import FIELDS
+from acestep.lm.decoding import Decoding, Plan
+from acestep.lm.demo import LmShape
+from acestep.lm.grammar import Grammar, Shape, Vocabulary, lark
+from acestep.lm.models import CODEBOOK_SIZE, AudioTokens
+from acestep.lm.prompts import Prompt
+from acestep.lm.sampling import Sampling
+
+SHAPES = {
+    "1.7B": (LmShape(2048, 28, 16, 8, 128, 6144, tied=True), 217_204),
+    "0.6B": (LmShape(1024, 28, 16, 8, 128, 3072, tied=True), 217_204),
+    "small": (LmShape(256, 4, 8, 4, 32, 768, tied=True), 217_204),
+}
+"""Widths and vocabulary; the larger two are those of the published models."""
+
+_PROMPT_TOKENS = 200
+_MASK_STEPS = 60
+_WARM_UP_CODES = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a row for each measurement, as it is made; all are made in this one process."""
+    arguments = _parser().parse_args(argv)
+    policy = resolve(arguments.device, dtype=arguments.dtype)
+    shape, vocabulary = SHAPES[arguments.shape]
+    model, tokens = make_model(shape, vocabulary, policy)
+    sampling = Sampling(0.85, None, 0.9, 1.0, 2.0)
+    _print(("engine", "batch", "speed", "ratio", "notes"))
+    for batch in arguments.batch:
+        prompts = _prompts(batch, tokens)
+        # Its first run is as slow as the others, so that a few codes are warming up enough.
+        plain_generate(model, tokens, prompts, sampling, _WARM_UP_CODES)
+        plain = _seconds(
+            partial(plain_generate, model, tokens, prompts, sampling, arguments.codes),
+            policy,
+            arguments.repeats,
+            warm_up=0,
+        )
+        made = batch * arguments.codes
+        _print(_row("transformers generate()", batch, made, plain, plain))
+        for name, compiled in (("pt", False), ("pt, compiled", True)):
+            if compiled and not arguments.compile:
+                continue
+            plan = Plan.of(prompts, sampling, arguments.codes, masked=False)
+            started = time.perf_counter()
+            with torch.inference_mode():
+                decoding = Decoding(model, tokens, plan, policy, compiled)
+                ours = _seconds(
+                    partial(_decode, decoding, prompts, arguments.codes),
+                    policy,
+                    arguments.repeats,
+                )
+            first = time.perf_counter() - started
+            _print((*_row(name, batch, made, ours, plain), f"first to last {first:.1f} s"))
+        if arguments.bandwidth:
+            limit = arguments.codes * weight_bytes(model, tokens) / (arguments.bandwidth * 1e12)
+            _print(_row(f"limit at {arguments.bandwidth} TB/s", batch, made, limit, plain))
+        _print(_mask_row(model, tokens, vocabulary, prompts, sampling, policy, batch))
+    return 0
+
+
+def make_model(shape: LmShape, vocabulary: int, policy: DevicePolicy) -> tuple[Any, AudioTokens]:
+    """A model with random weights on the device; the audio codes are its last tokens."""
+    from transformers import Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(policy.dtype_of("lm"))
+    try:
+        with policy.device:
+            model = Qwen3ForCausalLM(shape.config(vocabulary)).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(before)
+    first = vocabulary - CODEBOOK_SIZE
+    codes = tuple(range(first, vocabulary))
+    return model, AudioTokens(codes, first - 2, first - 1, 2, first)
+
+
+def plain_generate(
+    model: Any, tokens: AudioTokens, prompts: Sequence[Prompt], sampling: Sampling, count: int
+) -> None:
+    """The same work through transformers' own loop and its own guidance."""
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    class OnlyCodes(LogitsProcessor):  # type: ignore[misc]
+        def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            allowed = torch.full_like(scores, -torch.inf)
+            allowed[:, tokens.codes[0] : tokens.codes[-1] + 1] = 0
+            return scores + allowed
+
+    device = model.device
+    model.set_attn_implementation("sdpa")
+    ids = torch.tensor([list(p.conditional) for p in prompts], device=device)
+    other = torch.tensor([list(p.unconditional or ()) for p in prompts], device=device)
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        negative_prompt_ids=other,
+        negative_prompt_attention_mask=torch.ones_like(other),
+        guidance_scale=sampling.guidance,
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_k=0,
+        top_p=sampling.top_p,
+        min_new_tokens=count,
+        max_new_tokens=count,
+        logits_processor=LogitsProcessorList([OnlyCodes()]),
+    )
+
+
+def weight_bytes(model: Any, tokens: AudioTokens) -> int:
+    """Bytes of weights that one step has to read: the layers, and the output of the codes."""
+    body = model.get_decoder()
+    layers = sum(p.numel() * p.element_size() for p in body.layers.parameters())
+    head = model.get_output_embeddings().weight
+    return int(layers + len(tokens.codes) * head.shape[1] * head.element_size())
+
+
+def mask_seconds(vocabulary: Vocabulary, tokens: AudioTokens, batch: int) -> list[float]:
+    """Time to compute the masks of a batch, for each token of a random text."""
+    generator = torch.Generator().manual_seed(0)
+    rules = lark(Shape(FIELDS), tokens.think_open, tokens.think_close, tokens.end)
+    grammar = Grammar(vocabulary, rules, batch)
+    times: list[float] = []
+    while len(times) < _MASK_STEPS:
+        started = time.perf_counter()
+        masks = grammar.masks()
+        times.append(time.perf_counter() - started)
+        bits = (masks[:, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
+        allowed = bits.flatten(1).float()
+        grammar.consume(torch.multinomial(allowed, 1, generator=generator).flatten().tolist())
+        if grammar.finished:
+            grammar = Grammar(vocabulary, rules, batch)
+    return times
+
+
+class SyntheticTokenizer:
+    """A byte-level tokenizer of any size: bytes, then words made of letters and a space."""
+
+    eos_token_id = 2
+
+    def __init__(self, tokens: AudioTokens) -> None:
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+        table = bytes_to_unicode()
+        self._bytes = [f"<special {n}>" for n in range(3)] + [table[n] for n in range(256)]
+        letters = "etaoinshrdlucmfwypvbgkjqxz"
+        words = []
+        for number in range(tokens.codes[0] - 2 - len(self._bytes)):
+            word, rest = "", number + 26
+            while rest:
+                rest, digit = divmod(rest, 26)
+                word += letters[digit]
+            words.append((table[32] if number % 2 else "") + word + letters[number % 26])
+        names = [*self._bytes, *words, "<think>", "</think>"]
+        self._vocabulary = {name: number for number, name in enumerate(names)}
+        self._table = table
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self._vocabulary
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """The tokens that are no text."""
+        return {name: n for name, n in self._vocabulary.items() if name.startswith("<")}
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> Any:
+        """Tokenize byte by byte."""
+        ids = [self._vocabulary[self._table[byte]] for byte in text.encode()]
+        return argparse.Namespace(input_ids=ids)
+
+
+def _mask_row(
+    model: Any,
+    tokens: AudioTokens,
+    size: int,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    policy: DevicePolicy,
+    batch: int,
+) -> tuple[str, ...]:
+    vocabulary = Vocabulary(SyntheticTokenizer(tokens), tokens.text or size)
+    times = mask_seconds(vocabulary, tokens, batch)
+    plan = Plan.of(prompts, sampling, _MASK_STEPS, masked=True)
+    rules = lark(Shape(FIELDS), tokens.think_open, tokens.think_close, tokens.end)
+    anything = torch.full((batch, vocabulary.words), -1, dtype=torch.int32)
+    with torch.inference_mode():
+        decoding = Decoding(model, tokens, plan, policy)
+
+        def step(constraint: Grammar | None) -> float:
+            """Seconds of a step of the engine's loop, with a grammar or without."""
+            decoding.start(prompts, range(batch))
+            policy.synchronize()
+            started, done = time.perf_counter(), 0
+            while done < _MASK_STEPS and not (constraint and constraint.finished):
+                decoding.choose(constraint.masks() if constraint else anything)
+                chosen = decoding.chosen.tolist()
+                decoding.advance()
+                if constraint:
+                    constraint.consume(chosen)
+                done += 1
+            policy.synchronize()
+            return (time.perf_counter() - started) / done
+
+        step(None)
+        plain = statistics.median(step(None) for _ in range(3))
+        held = statistics.median(step(Grammar(vocabulary, rules, batch)) for _ in range(3))
+    mean, waited = statistics.fmean(times), max(held - plain, 0.0)
+    return (
+        "mask of a text token", str(batch), f"{1e6 * mean:.0f} us",
+        f"{100 * waited / held:.1f} % of a step of {1e6 * held:.0f} us are waited for",
+    )  # fmt: skip
+
+
+def _decode(decoding: Decoding, prompts: Sequence[Prompt], count: int) -> None:
+    decoding.start(prompts, range(len(prompts)))
+    for _ in range(count):
+        decoding.choose_and_advance()
+    decoding.made.tolist()
+
+
+def _prompts(batch: int, tokens: AudioTokens) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, tokens.codes[0], (batch, 2, _PROMPT_TOKENS), generator=generator)
+    return [Prompt(pair[0], pair[1]) for pair in ids.tolist()]
+
+
+def _seconds(
+    work: Callable[[], None], policy: DevicePolicy, repeats: int, warm_up: int = 1
+) -> float:
+    """Median time of some runs, after those that do not count."""
+    times = []
+    for _ in range(repeats + warm_up):
+        policy.synchronize()
+        started = time.perf_counter()
+        work()
+        policy.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[warm_up:])
+
+
+def _row(name: str, batch: int, made: int, seconds: float, plain: float) -> tuple[str, ...]:
+    return name, str(batch), f"{made / seconds:.1f} codes/s", f"{plain / seconds:.2f} x"
+
+
+def _print(cells: Sequence[str]) -> None:
+    from rich.console import Console
+
+    widths = (24, 6, 16, 8)
+    line = "".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+    Console(width=120, highlight=False).print(line, *cells[len(widths) :])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="auto", help="see acestep --device")
+    parser.add_argument("--dtype", choices=DTYPE_CHOICES, default=None, help="precision")
+    parser.add_argument("--shape", choices=SHAPES, default="small", help="of the model")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes")
+    parser.add_argument("--codes", type=int, default=150, help="codes an item; 150 are 30 s")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median")
+    parser.add_argument("--compile", action="store_true", help="measure the compiled step too")
+    parser.add_argument(
+        "--bandwidth", type=float, help="memory bandwidth in TB/s, for the limit (H200: 4.8)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,260 @@
+"""The VAE's decoder with its weights folded, channels last and activations in place.
+
+diffusers' modules compute the normalised weights again in every call, and each Snake
+activation as five tensors. PyTorch's convolutions over narrow signals, too, are several times
+as fast on the CPU when the channels of a sample lie side by side. The values are those of
+`vae.decoder` up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from acestep.device import DevicePolicy
+from acestep.engines.torch.offloading import bring
+from acestep.vae.convolution import conv1d, folded
+
+Signal = Callable[[torch.Tensor], torch.Tensor]
+
+
+class WaveDecoder:
+    """Latents to waveforms with the weights of a `diffusers` `OobleckDecoder`.
+
+    Args:
+        decoder: the module, on its device; its weights are copied.
+        limit: longest output of a convolution, or None.
+        channels_last: signals are images of one row whose channels lie side by side, in place
+            of `[batch, channels, time]`.
+        compiled: let inductor make one kernel of all that lies between two convolutions:
+            biases, sums and activations.
+    """
+
+    def __init__(
+        self,
+        decoder: Any,
+        limit: int | None = None,
+        *,
+        channels_last: bool = True,
+        compiled: bool = False,
+    ) -> None:
+        self._flat, self._limit = not channels_last, limit
+        self._layers: list[Signal] = [self._convolution(decoder.conv1)]
+        if compiled:
+            self._layers.append(self._fused(decoder))
+        else:
+            for block in decoder.block:
+                self._layers += [self._snake(block.snake1), self._transposed(block.conv_t1)]
+                self._layers += [self._residual(unit) for unit in _units(block)]
+            self._layers.append(self._snake(decoder.snake1))
+        self._layers.append(self._convolution(decoder.conv2))
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        """`[batch, channels, frames]` to `[batch, 2, samples]`."""
+        signal = latents if self._flat else latents[:, :, None]
+        if not self._flat:
+            signal = signal.contiguous(memory_format=torch.channels_last)
+        for layer in self._layers:
+            signal = layer(signal)
+        return signal if self._flat else signal[:, :, 0]
+
+    def _residual(self, unit: Any) -> Signal:
+        first, second = self._snake(unit.snake1), self._snake(unit.snake2)
+        wide, narrow = self._convolution(unit.conv1), self._convolution(unit.conv2)
+        return lambda signal: signal + narrow(second(wide(first(signal))))
+
+    def _fused(self, decoder: Any) -> Signal:
+        """All blocks and the last activation, with nothing but kernels between convolutions."""
+        activate, join = _compiled(_activated), _compiled(_joined)
+        snakes = [snake for block in decoder.block for snake in _snakes(block)]
+        rates = [self._rates(snake) for snake in [*snakes[1:], decoder.snake1]]
+        opening = self._snake(snakes[0])
+        stages: list[tuple[Signal, list[Any]]] = []
+        for block in decoder.block:
+            units = []
+            for unit in _units(block):
+                convolutions = [
+                    (self._convolution(part, biased=False), self._shaped(part.bias))
+                    for part in (unit.conv1, unit.conv2)
+                ]
+                units.append((*convolutions, self._rates(unit.snake2)))
+            stages.append((self._transposed(block.conv_t1, biased=False), units))
+        biases = [self._shaped(block.conv_t1.bias) for block in decoder.block]
+        nothing = torch.zeros_like(biases[0][:, :1])
+
+        def run(signal: torch.Tensor) -> torch.Tensor:
+            active, following = opening(signal), iter(rates)
+            for (widen, units), bias in zip(stages, biases, strict=True):
+                signal, active = join(widen(active), nothing, bias, *next(following))
+                for (wide, wide_bias), (narrow, narrow_bias), inner in units:
+                    branch = narrow(activate(wide(active), wide_bias, *inner))
+                    signal, active = join(signal, branch, narrow_bias, *next(following))
+            return active
+
+        return run
+
+    def _rates(self, snake: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """`a` and the root of `1 / b` of `x + sin(a x)² / b`."""
+        alpha, beta = self._shaped(snake.alpha), self._shaped(snake.beta)
+        if snake.logscale:
+            alpha, beta = alpha.exp(), beta.exp()
+        return alpha, (beta + 1e-9).rsqrt()
+
+    def _shaped(self, channels: torch.Tensor) -> torch.Tensor:
+        """One value a channel, in the shape that meets a signal's channels."""
+        return channels.detach().view((1, -1, 1) if self._flat else (1, -1, 1, 1))
+
+    def _snake(self, snake: Any) -> Signal:
+        """`x + sin(a x)² / b`; the factor `1 / b` goes in as a root, before the squaring."""
+        alpha, root = self._rates(snake)
+
+        def run(signal: torch.Tensor) -> torch.Tensor:
+            wave = (signal * alpha).sin_().mul_(root)
+            torch.addcmul(signal, wave, wave, out=wave)
+            return wave
+
+        return run
+
+    def _convolution(self, module: Any, biased: bool = True) -> Signal:
+        weight, bias = folded(module), module.bias if biased else None
+        padding, dilation = module.padding[0], module.dilation[0]
+        if not self._flat:
+            weight = self._image(weight)
+        return lambda signal: conv1d(
+            signal, weight, bias, padding=padding, dilation=dilation, limit=self._limit
+        )
+
+    def _transposed(self, module: Any, biased: bool = True) -> Signal:
+        weight, bias = folded(module), module.bias if biased else None
+        stride, padding = module.stride[0], module.padding[0]
+        if self._flat:
+            return lambda signal: F.conv_transpose1d(signal, weight, bias, stride, padding)
+        weight = self._image(weight)
+        return lambda signal: F.conv_transpose2d(signal, weight, bias, (1, stride), (0, padding))
+
+    def _image(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight[:, :, None].contiguous(memory_format=torch.channels_last)
+
+
+def _units(block: Any) -> tuple[Any, Any, Any]:
+    return block.res_unit1, block.res_unit2, block.res_unit3
+
+
+def _snakes(block: Any) -> list[Any]:
+    """The activations that follow a sum, in the order in which they run."""
+    return [block.snake1, *(unit.snake1 for unit in _units(block))]
+
+
+def _activated(
+    signal: torch.Tensor, bias: torch.Tensor, alpha: torch.Tensor, root: torch.Tensor
+) -> torch.Tensor:
+    signal = signal + bias
+    return signal + ((signal * alpha).sin() * root).square()
+
+
+def _joined(
+    signal: torch.Tensor,
+    branch: torch.Tensor,
+    bias: torch.Tensor,
+    alpha: torch.Tensor,
+    root: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    signal = signal + branch + bias
+    return signal, signal + ((signal * alpha).sin() * root).square()
+
+
+@lru_cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    made: Callable[..., Any] = torch.compile(function, dynamic=True)
+    return made
+
+
+class _Recorded:
+    """A decoder whose launches are recorded for one length, and again when another comes.
+
+    A chunk is some forty kernels, most of which take less time than their launch.
+    """
+
+    def __init__(self, run: Signal, policy: DevicePolicy) -> None:
+        self._run, self._policy = run, policy
+        self._latents = self._wave = torch.empty(0)
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        """As the decoder; what an earlier call gave is overwritten."""
+        if self._replay is None or latents.shape != self._latents.shape:
+            self._replay, self._latents = None, latents.clone()
+            self._replay = self._policy.captured(self._step)
+        self._latents.copy_(latents)
+        self._replay()
+        return self._wave
+
+    def _step(self) -> None:
+        self._wave = self._run(self._latents)
+
+
+_Kept = tuple[tuple[Any, ...], dict[str, Signal]]
+_DECODERS: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+
+
+def wave_decoder(
+    vae: Any, policy: DevicePolicy, compiled: bool = False, even: bool = False
+) -> Signal:
+    """The quick decoder of a VAE, made on first use and again when its weights move.
+
+    Args:
+        vae: a `diffusers` `AutoencoderOobleck`.
+        policy: its limit holds for every convolution, and it chooses the layout.
+        compiled: fuse what lies between convolutions: by kernels of our own where the device
+            runs them, else by inductor, for any length at once.
+        even: signals of one length follow each other, for which it pays to try kernels and to
+            record launches. A result is then overwritten by the next.
+    """
+    bring(vae)
+    signature = (
+        compiled,
+        policy.max_conv_output,
+        *((p.data_ptr(), p._version) for p in vae.decoder.parameters()),
+    )
+    kept = _DECODERS.get(vae)
+    if kept is None or kept[0] != signature:
+        _DECODERS[vae] = kept = (signature, {})
+    made = kept[1]
+    tiled = _tiled(vae, policy) if compiled else None
+    name = "tiled" if tiled else "even" if even else "any"
+    if name not in made:
+        # What cuDNN takes without trying was far slower side by side; see `DevicePolicy`.
+        layout = even or policy.channels_last
+        with torch.no_grad():
+            made[name] = (
+                tiled(vae.decoder)
+                if tiled
+                else WaveDecoder(
+                    vae.decoder, policy.max_conv_output, channels_last=layout, compiled=compiled
+                )
+            )
+    if not (even and policy.records):
+        return made[name]
+    if "recorded" not in made:
+        made["recorded"] = _Recorded(made[name], policy)
+    return made["recorded"]
+
+
+def _tiled(vae: Any, policy: DevicePolicy) -> Callable[[Any], Signal] | None:
+    """What makes a decoder of our own kernels, where device and widths allow it."""
+    if not policy.has_tile_kernels(vae.dtype):
+        return None
+    from acestep.engines.torch._wave_kernels import TiledDecoder, fits
+
+    return TiledDecoder if fits(vae.decoder) else None
+
+
+def forget(vae: nn.Module) -> None:
+    """Drop what was made from a VAE's weights."""
+    _DECODERS.pop(vae, None)

@@ -1,0 +1,379 @@
+"""Tests of the command line: results, refusals, exit codes, and what is left on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from acestep import __version__
+from acestep.acestep_v15_pipeline import build_parser, main, resolve_options
+from acestep.console import terminal as console
+from acestep.device import DEVICE_CHOICES, resolve
+from acestep.errors import RequestError
+
+QUICK = ["generate", "warm piano", "--model", "demo", "--duration", "0.6", "--steps", "1"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_song_with_its_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK, "--seed", "7", "--key", "C major", "-o", "song.flac"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("song.flac: 0.6 s of audio in ")
+    assert f" on {resolve().name}, peak " in printed.out
+    assert printed.out.count("\n") == 1
+    samples, rate = soundfile.read("song.flac")
+    assert rate == 48000
+    assert samples.shape == (28800, 2)
+    assert np.isfinite(samples).all()
+    assert np.abs(samples).max() > 0.5
+    record = json.loads(Path("song.json").read_text())
+    assert (record["seed"], record["key"]) == (7, "C major")
+    assert files(tmp_path) == ["song.flac", "song.json"]
+
+
+@pytest.mark.parametrize("kind", ["wav", "mp3", "ogg"])
+def test_formats_by_extension(kind: str) -> None:
+    assert main([*QUICK, "--quiet", "-o", f"out/song.{kind}"]) == 0
+    assert soundfile.info(f"out/song.{kind}").samplerate == 48000
+
+
+def test_json_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK, "--json", "-o", "song.wav"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["path"] == "song.wav"
+    assert record["seconds_taken"] > 0
+    assert record["peak_memory_gib"] > 0
+    assert set(record["stages"]) == {"diffusion", "decoding"}
+
+
+def test_batch_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "80")
+    assert main([*QUICK, "--quiet", "--batch", "2", "--seed", "3"]) == 0
+    assert files(tmp_path) == ["song-1.flac", "song-1.json", "song-2.flac", "song-2.json"]
+    seeds = [json.loads(Path(f"song-{n}.json").read_text())["seed"] for n in (1, 2)]
+    assert seeds == [3, 4]
+
+
+def test_clamping_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "4")
+    assert main([*QUICK, "--batch", "2"]) == 0
+    assert "a batch of 2 is above the limit of 1" in capsys.readouterr().err
+    assert files(tmp_path) == ["song-1.flac", "song-1.json"]
+
+
+def test_auto_says_that_the_demo_is_a_toy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "x", "--duration", "0.6", "--steps", "1"]) == 0
+    notice = capsys.readouterr().err.splitlines()[0]
+    assert "toy" in notice
+    assert "acestep download turbo" in notice
+
+
+def test_cover_repaint_and_lyrics(song_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lyrics = Path("words.txt")
+    lyrics.write_text("[verse]\nhello ♪\n", encoding="utf-8-sig")
+    common = [*QUICK, "--source", str(song_file), "--lyrics", f"@{lyrics}", "--json"]
+    assert main([*common, "-o", "cover.flac"]) == 0
+    assert main([*common, "--repaint", "0.5:1", "-o", "repaint.flac"]) == 0
+    assert main([*common, "--repaint", "1:", "-o", "r.flac"]) == 0
+    cover, repaint, rest = (
+        json.loads(Path(f"{name}.json").read_text()) for name in ("cover", "repaint", "r")
+    )
+    assert (cover["task"], repaint["task"], rest["task"]) == ("cover", "repaint", "repaint")
+    assert cover["lyrics"] == "[verse]\nhello ♪\n"
+    assert cover["src_audio"] == str(song_file)
+    assert repaint["repaint"] == [0.5, 1.0]
+    assert cover["seconds"] == 2.0
+
+
+def bad_audio(tmp_path: Path) -> None:
+    (tmp_path / "text.mp3").write_text("no audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), 48000)
+    (tmp_path / "taken.flac").write_text("old")
+    (tmp_path / "folder.flac").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model_index.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--device", "tpu"], "invalid choice: 'tpu' (choose from 'auto', 'cuda', 'mps', 'cpu')"),
+        (["--device", "mps"], "device 'mps' is not available here"),
+        (["--device", "cuda:7"], "device 'cuda:7' is not available here"),
+        (["--duration", "-5"], "duration -5 is out of range"),
+        (["--duration", "1e9"], "duration 1e+09 is out of range; expected 0.5 to 600 seconds"),
+        (["--duration", "nan"], "duration nan is out of range"),
+        (["--duration", "long"], "invalid float value: 'long'"),
+        (["--source", "text.mp3"], "text.mp3: not readable as audio"),
+        (["--source", "empty.wav"], "empty.wav: holds no audio"),
+        (["--source", "none.wav"], "none.wav: no such audio file"),
+        (["--reference", "none.wav"], "none.wav: no such audio file"),
+        (["--repaint", "20:10"], "'20:10' does not run forward"),
+        (["--repaint", "soon"], "'soon' is not a range"),
+        (["--repaint", "0:1"], "the task 'repaint' needs source audio"),
+        (["--task", "extract"], "needs source audio"),
+        (["--task", "remix"], "invalid choice: 'remix'"),
+        (["--key", "H major"], "unknown key 'H major'"),
+        (["--time-signature", "7"], "unknown time signature '7'"),
+        (["--language", "klingon"], "unknown language 'klingon'"),
+        (["--bpm", "1000"], "bpm 1000 is out of range"),
+        (["--seed", "-1"], "seed -1 is out of range"),
+        (["--batch", "0"], "batch size 0 is out of range"),
+        (["--steps", "0"], "number of steps 0 is out of range"),
+        (["--model", "missing/folder/here"], "no checkpoint folder 'missing/folder/here'"),
+        (["--model", "broken"], "model_index.json: not readable as JSON"),
+        (["--device", "cpu", "--offload", "all"], "offloading is pointless on cpu"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+        (["--flash-attention"], "flash attention is not available"),
+        (["--lyrics", "@none.txt"], "cannot read lyrics from none.txt"),
+        (["-o", "song.aac"], "song.aac: unknown audio format"),
+        (["-o", "taken.flac"], "taken.flac exists; overwrite it with --force"),
+        (["-o", "folder.flac"], "folder.flac is a folder"),
+        (["-o", "taken.flac/song.flac"], "cannot write to"),
+        (["-o", "/proc/song.flac"], "choose another place with -o"),
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(
+    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad_audio(tmp_path)
+    before = files(tmp_path)
+    try:
+        code = main([*QUICK, *options])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    printed = capsys.readouterr()
+    assert code == 2
+    assert expected in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert files(tmp_path) == before
+    assert (tmp_path / "taken.flac").read_text() == "old"
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n "])
+def test_an_empty_prompt(prompt: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["generate", prompt, "--model", "demo"]) == 2
+    assert "the prompt is empty" in capsys.readouterr().err
+    assert files(tmp_path) == []
+
+
+def test_a_task_that_the_checkpoint_lacks(
+    song_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUICK, "--task", "lego", "--source", str(song_file)]) == 2
+    assert "cannot do the task 'lego'" in capsys.readouterr().err
+    assert not Path("song.flac").exists()
+
+
+def test_a_truncated_checkpoint(base_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    shutil.copytree(base_folder, "cut")
+    file = Path("cut/vae/diffusion_pytorch_model.safetensors")
+    file.write_bytes(file.read_bytes()[:-7])
+    assert main([*QUICK, "--model", "cut"]) == 2
+    assert "diffusion_pytorch_model.safetensors: has " in capsys.readouterr().err
+
+
+def test_force_overwrites() -> None:
+    Path("song.flac").write_text("old")
+    assert main([*QUICK, "--quiet"]) == 2
+    assert main([*QUICK, "--quiet", "--force"]) == 0
+    assert soundfile.info("song.flac").frames == 28800
+
+
+def test_a_full_disk_is_seen_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 10, 0))
+    assert main(QUICK) == 2
+    assert "is full: 0.0 MiB free" in capsys.readouterr().err
+    assert files(tmp_path) == []
+
+
+def run_cli(arguments: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "acestep", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_a_disk_that_fills_while_saving_leaves_nothing(tmp_path: Path, demo_folder: Path) -> None:
+    """The system itself refuses to let any file grow past 64 KiB."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+    # Coverage's own data file would meet the limit too.
+    quiet = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
+    run = run_cli([*QUICK, "--duration", "3", "-o", "song.wav"], preexec_fn=limit, env=quiet)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "cannot write song.wav" in run.stderr
+    assert files(tmp_path) == []
+
+
+def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path) -> None:
+    long = ["generate", "x", "--steps", "1000", "--duration", "60"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "acestep", *long],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    assert "toy" in process.stderr.readline()
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "acestep: interrupted"
+    assert files(tmp_path) == []
+
+
+def test_an_interrupt_that_a_library_swallows_is_raised_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(console, "_INSIST_SECONDS", 0.05)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)]
+    with pytest.raises(KeyboardInterrupt), console.insistent_interrupts():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        time.sleep(5)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)] == before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_an_interrupt_inside_an_exec_still_exits_130(tmp_path: Path) -> None:
+    """CPython would end a module by the signal itself."""
+    (tmp_path / "program.py").write_text(
+        "import sys\n"
+        "from acestep import acestep_v15_pipeline\n"
+        "from acestep.cli import devices\n"
+        "text = 'import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)'\n"
+        "devices.run = lambda _: exec(text)\n"
+        "sys.exit(acestep_v15_pipeline.main(['devices']))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "program"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, run.stderr) == (130, "acestep: interrupted\n")
+
+
+def test_a_failure_while_running_exits_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a kernel\nfailed")
+
+    monkeypatch.setattr("acestep.vae.decode.decode", broken)
+    assert main(QUICK) == 1
+    assert (
+        capsys.readouterr().err == "acestep: error: RuntimeError: a kernel failed (see --debug)\n"
+    )
+    assert main(["--debug", *QUICK]) == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert files(tmp_path) == []
+
+
+def test_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices"]) == 0
+    table = capsys.readouterr().out
+    assert "auto picks cpu" in table or "auto picks cuda" in table or "auto picks mps" in table
+    assert main(["devices", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    names = {entry["name"]: entry for entry in report["devices"]}
+    assert set(names) == {"cuda", "mps", "cpu"}
+    cpu = names["cpu"]
+    assert cpu["available"]
+    assert cpu["tier"] == "tier1"
+    assert cpu["lm_backend"] == "pt"
+    assert set(cpu["dtypes"]) == {"dit", "text_encoder", "vae", "lm"}
+    assert names[report["auto"].partition(":")[0]]["available"]
+
+
+def test_download_offline(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", "turbo", "--to", "here"]) == 2
+    assert "cannot reach the Hugging Face Hub" in capsys.readouterr().err
+    assert main(["download", "nonsense"]) == 2
+
+
+def test_the_bare_command_checks_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "mps"]) == 2
+    assert "'mps' is not available here" in capsys.readouterr().err
+    assert main(["--device", "cpu", "--backend", "vllm"]) == 2
+    assert "the backend 'vllm' cannot be used on cpu" in capsys.readouterr().err
+
+
+def test_public_options_of_the_bare_command() -> None:
+    parsed = build_parser().parse_args([])
+    assert (parsed.port, parsed.server_name, parsed.device) == (7860, "127.0.0.1", "auto")
+    for name in (
+        "share debug language service_mode init_service checkpoint config_path init_llm "
+        "lm_model_path backend use_flash_attention offload_to_cpu offload_dit_to_cpu enable_api "
+        "auth_username auth_password api_key"
+    ).split():
+        assert hasattr(parsed, name), name
+    assert resolve_options(parsed)[1] in ("pt", "vllm")
+    switched = build_parser().parse_args(["--init_service", "true", "--offload_to_cpu", "no"])
+    assert switched.init_service is True
+    assert switched.offload_to_cpu is False
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--init_llm", "perhaps"])
+
+
+def test_backend_by_device() -> None:
+    parsed = build_parser().parse_args(["--device", "cpu"])
+    assert resolve_options(parsed)[1] == "pt"
+    parsed.backend = "vllm"
+    with pytest.raises(RequestError, match="vLLM runs on CUDA only"):
+        resolve_options(parsed)
+
+
+def test_device_choices_are_listed_and_indices_are_taken() -> None:
+    (action,) = [a for a in build_parser()._actions if "--device" in a.option_strings]
+    assert tuple(action.choices or ()) == DEVICE_CHOICES
+    assert build_parser().parse_args(["--device", "CUDA:1"]).device == "cuda:1"
+    inherited = build_parser().parse_args(["--device", "mps", "generate", "x"])
+    assert inherited.device == "mps"
+
+
+def test_help_needs_no_torch_and_names_every_device() -> None:
+    program = (
+        "import sys\nfrom acestep.acestep_v15_pipeline import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(sorted({'torch', 'diffusers', 'gradio'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+    assert "{auto,cuda,mps,cpu}" in run.stdout
+
+
+def test_module_and_version() -> None:
+    run = run_cli(["--version"])
+    assert (run.returncode, run.stdout) == (0, f"acestep {__version__}\n")

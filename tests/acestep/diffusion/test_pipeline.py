@@ -1,0 +1,171 @@
+"""Tests of what the pipeline keeps between requests, and of what it drops."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from acestep.device import DevicePolicy, resolve
+from acestep.diffusion import pipeline
+from acestep.engines.recent import Recent
+from acestep.engines.torch import prompt_encoder, wave_decoder
+from acestep.engines.torch.prompt_encoder import PromptEncoder
+from acestep.handler import AceStepHandler
+from acestep.song.request import Request
+from acestep.vae.convolution import folded
+
+REQUEST = Request("a harp nobody heard before", (1,), duration=0.6, steps=1)
+
+
+@pytest.fixture
+def encodings(handler: AceStepHandler, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts that reach the text encoder, as they do."""
+    seen: list[str] = []
+    encode = pipeline.Pipeline._tokens
+
+    def noted(self: Any, prompt: str, *rest: Any, **named: Any) -> Any:
+        seen.append(prompt)
+        return encode(self, prompt, *rest, **named)
+
+    monkeypatch.setattr(pipeline.Pipeline, "_tokens", noted)
+    return seen
+
+
+def test_a_prompt_is_encoded_once(
+    handler: AceStepHandler, encodings: list[str], song: torch.Tensor
+) -> None:
+    first = handler.generate(REQUEST).tensors["encoder_hidden_states"]
+    again = handler.generate(dataclasses.replace(REQUEST, seeds=(2,)))
+    assert len(encodings) == 1
+    assert torch.equal(first, again.tensors["encoder_hidden_states"])
+    # Another language, or a timbre to follow, is another condition.
+    handler.generate(dataclasses.replace(REQUEST, language="en"))
+    heard = handler.generate(dataclasses.replace(REQUEST, reference_audio=song))
+    assert len(encodings) == 3
+    assert not torch.equal(heard.tensors["encoder_hidden_states"], first)
+
+
+def test_encodings_kept_are_bounded(
+    handler: AceStepHandler, encodings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = handler.pipeline
+    assert loaded is not None
+    monkeypatch.setitem(loaded.__dict__, "_kept", Recent(2))
+    for caption in ("one", "two", "three", "two", "one"):
+        handler.generate(dataclasses.replace(REQUEST, caption=caption))
+    assert encodings == ["one", "two", "three", "one"]
+
+
+def test_forget_frees_what_was_made_of_the_weights(base_folder: Any) -> None:
+    """With offloading the next song must read the weights where they are then."""
+    handler = AceStepHandler()
+    handler.load(str(base_folder), resolve("cpu"))
+    loaded = handler.pipeline
+    assert loaded is not None
+    before = handler.generate(REQUEST).songs[0].audio
+    assert getattr(loaded, "_denoiser", None) is not None
+    assert loaded.vae in wave_decoder._DECODERS
+    loaded.forget()
+    assert getattr(loaded, "_denoiser", None) is None
+    assert loaded.vae not in wave_decoder._DECODERS
+    with torch.no_grad():
+        loaded.transformer.layers[0].mlp.down_proj.weight.mul_(2)
+        loaded.vae.decoder.conv2.weight_g.mul_(0.5)
+    after = handler.generate(REQUEST).songs[0].audio
+    assert not torch.allclose(before, after, atol=1e-4)
+
+
+def test_the_tokens_are_those_of_diffusers(handler: AceStepHandler) -> None:
+    """Also where a text is cut."""
+    loaded = handler.pipeline
+    assert loaded is not None
+    settings: dict[str, Any] = {
+        "vocal_language": "en",
+        "audio_duration": 12.0,
+        "instruction": "Fill the audio semantic mask based on the given conditions:",
+        "bpm": 90,
+        "keyscale": "C major",
+        "timesignature": "4",
+    }
+    seen: list[torch.Tensor] = []
+    watch = loaded.text_encoder.get_input_embeddings().register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    for prompt, lyrics in (("a harp", "[verse]\nla la"), ("harp " * 400, "la la\n" * 1500)):
+        with torch.no_grad():
+            loaded.encode_prompt(prompt, lyrics, torch.device("cpu"), **settings)
+        text, words = loaded._tokens(prompt, lyrics, **settings)
+        assert torch.equal(text, seen[-2])
+        assert torch.equal(words, seen[-1])
+    watch.remove()
+    assert text.shape[1] == pipeline.MAX_TEXT_TOKENS
+    assert words.shape[1] == pipeline.MAX_LYRIC_TOKENS
+
+
+def test_recorded_prompts_are_encoded_as_they_are_alone(
+    base_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CUDA encodes a prompt of a length that comes up again: the host stands in."""
+    handler = AceStepHandler()
+    handler.load(str(base_folder), resolve("cpu"))
+    loaded = handler.pipeline
+    assert loaded is not None
+    monkeypatch.setattr(DevicePolicy, "records", property(lambda self: True))
+    monkeypatch.setattr(prompt_encoder, "MAX_RECORDINGS", 2)
+    encoder = PromptEncoder(loaded.text_encoder, loaded.condition_encoder, handler.policy)
+    random = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        for tokens, lyric_tokens in ((60, 7), (64, 128), (3, 1), (70, 40), (100, 50), (9, 300),
+                                     (8, 310), (11, 90)):  # fmt: skip
+            text = torch.randint(3, 900, (1, tokens), generator=random)
+            lyrics = torch.randint(3, 900, (1, lyric_tokens), generator=random)
+            plain = encoder._plain(text, lyrics)
+            for made, wanted in zip(encoder(text, lyrics), plain, strict=True):
+                assert made.shape == wanted.shape
+                torch.testing.assert_close(made, wanted, atol=2e-5, rtol=1e-5)
+    assert list(encoder._recordings) == [(64, 384), (64, 128)]
+    assert encoder.is_current(loaded.text_encoder, loaded.condition_encoder)
+    loaded.text_encoder.norm.weight.data = loaded.text_encoder.norm.weight.data.clone()
+    assert not encoder.is_current(loaded.text_encoder, loaded.condition_encoder)
+
+
+def test_changed_weights_of_the_vae_are_noticed(base_folder: Any) -> None:
+    handler = AceStepHandler()
+    handler.load(str(base_folder), resolve("cpu"))
+    loaded, latents = handler.pipeline, torch.zeros(1, 4, 6)
+    assert loaded is not None
+    decode = wave_decoder.wave_decoder(loaded.vae, handler.policy)
+    assert wave_decoder.wave_decoder(loaded.vae, handler.policy) is decode
+    with torch.no_grad():
+        loaded.vae.decoder.conv2.weight_g.mul_(2)
+        again = wave_decoder.wave_decoder(loaded.vae, handler.policy)
+        assert again is not decode
+        torch.testing.assert_close(again(latents), loaded.vae.decode(latents).sample)
+
+
+@pytest.mark.parametrize("limit", [None, 5000])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_quick_decoder_equals_diffusers(
+    diffusers_pipeline: Any,
+    limit: int | None,
+    channels_last: bool,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What is compiled runs here as it is: the compiler itself would take a minute.
+    monkeypatch.setattr(wave_decoder, "_compiled", lambda function: function)
+    vae = diffusers_pipeline.vae
+    channels = vae.config.decoder_input_channels
+    latents = torch.randn(2, channels, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        quick = wave_decoder.WaveDecoder(
+            vae.decoder, limit, channels_last=channels_last, compiled=compiled
+        )
+        made = quick(latents)
+        torch.testing.assert_close(made, vae.decode(latents).sample, atol=2e-6, rtol=1e-5)
+        plain = torch.nn.Conv1d(3, 4, 5)
+        assert torch.equal(folded(plain), plain.weight)
