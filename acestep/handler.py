@@ -17,6 +17,7 @@ from acestep.checkpoint.adapters import AdapterMixin
 from acestep.checkpoint.checkpoints import Checkpoint
 from acestep.device import DevicePolicy, canonical, resolve
 from acestep.diffusion.pipeline import Denoised, Pipeline
+from acestep.engines.torch import codec
 from acestep.errors import AceStepError, GenerationError, RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
 from acestep.song.generation import (
@@ -35,7 +36,6 @@ from acestep.song.generation import (
 )
 from acestep.song.params import GenerationConfig, GenerationParams, make_request
 from acestep.song.request import Request
-from acestep.vae import decode
 
 # Share of the progress bar at which the diffusion starts and ends.
 _DIFFUSION = (0.05, 0.8)
@@ -342,7 +342,7 @@ class AceStepHandler(AdapterMixin, LyricAlignmentMixin):
             check_latents(denoised.latents, policy)
         with clock("decoding"), torch.inference_mode():
             report(_DIFFUSION[1], "decoding")
-            audio = decode.decode(
+            audio = codec.decode(
                 pipeline.vae,
                 denoised.latents.transpose(1, 2),
                 policy,

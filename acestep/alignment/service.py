@@ -13,10 +13,10 @@ import torch
 from acestep.alignment.cross_attention import alignment_heads, capture_cross_attention
 from acestep.alignment.decoding import TokenDecoder, TokenIds, id_list, lyric_span
 from acestep.dit_alignment_score import MusicLyricScorer, MusicStampsAligner
+from acestep.engines.torch import codec
 from acestep.errors import AceStepError, GenerationError, RequestError
 from acestep.song.generation import lyric_tokens, out_of_memory, pipeline_arguments
 from acestep.song.request import Request
-from acestep.vae import decode
 
 if TYPE_CHECKING:
     from acestep.checkpoint.checkpoints import Checkpoint
@@ -307,7 +307,7 @@ class LyricAlignmentMixin:
             ).validated(("text2music",), pipeline.sample_rate)
             try:
                 with torch.inference_mode():
-                    encoded = decode.encode(pipeline.vae, audio[None], self.policy)
+                    encoded = codec.encode(pipeline.vae, audio[None], self.policy)
                     latents = encoded.transpose(1, 2)
                     made = pipeline.denoise(
                         self.policy,

@@ -23,9 +23,9 @@ from acestep.demo.music import INSTRUMENTS, KEY_NAMES, Song, compose
 from acestep.demo.parts import WEIGHTS, build_trained
 from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve
+from acestep.engines.torch import codec
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
-from acestep.vae import decode
 
 SECONDS = 10.0
 _RATE = 22050
@@ -157,9 +157,7 @@ def reconstructed(handler: AceStepHandler, audio: torch.Tensor) -> torch.Tensor:
     assert handler.pipeline is not None
     vae, policy = handler.pipeline.vae, handler.policy
     with torch.inference_mode():
-        made = [
-            decode.decode(vae, decode.encode(vae, item[None], policy), policy) for item in audio
-        ]
+        made = [codec.decode(vae, codec.encode(vae, item[None], policy), policy) for item in audio]
     return torch.cat(made)
 
 

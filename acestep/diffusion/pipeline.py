@@ -13,11 +13,10 @@ from diffusers import AceStepPipeline
 from acestep.device import DevicePolicy
 from acestep.diffusion.sampling import Denoiser, Guidance, Schedule
 from acestep.engines.recent import Recent
-from acestep.engines.torch import wave_decoder
+from acestep.engines.torch import codec, wave_decoder
 from acestep.engines.torch.offloading import bring
 from acestep.engines.torch.prompt_encoder import PromptEncoder
 from acestep.engines.torch.transformer import StepTransformer
-from acestep.vae import decode
 
 REFERENCE_SECONDS = 30
 """The timbre encoder hears 30 s of a reference: 10 s from its start, middle and end."""
@@ -318,7 +317,7 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         return latents, torch.arange(batch_size, device=device)
 
     def _encode(self, audio: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        latents = decode.encode(self.vae, audio[None], self._policy, generator=self._posterior)
+        latents = codec.encode(self.vae, audio[None], self._policy, generator=self._posterior)
         return latents.transpose(1, 2).to(dtype)
 
 

@@ -225,9 +225,9 @@ def audio_to_codes(handler: AceStepHandler, audio: str | Path | torch.Tensor) ->
     """
     import torch
 
+    from acestep.engines.torch import codec
     from acestep.engines.torch.offloading import bring
     from acestep.song import audio_files
-    from acestep.vae import decode
 
     pipeline = handler.pipeline
     if pipeline is None:
@@ -241,7 +241,7 @@ def audio_to_codes(handler: AceStepHandler, audio: str | Path | torch.Tensor) ->
     for module in (pipeline.vae, pipeline.audio_tokenizer, pipeline.condition_encoder):
         bring(module)
     with torch.inference_mode():
-        latents = decode.encode(pipeline.vae, audio[None], handler.policy).transpose(1, 2)
+        latents = codec.encode(pipeline.vae, audio[None], handler.policy).transpose(1, 2)
         latents = latents.to(handler.dtype)
         silence = pipeline.condition_encoder.silence_latent.to(latents)
         _, indices = pipeline.audio_tokenizer.tokenize(latents, silence)

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from acestep.checkpoint.checkpoints import read_json
 from acestep.device import DevicePolicy
+from acestep.engines.torch import codec
 from acestep.errors import RequestError
 from acestep.song import audio_files
 from acestep.song.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES, check_range
-from acestep.vae import decode
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aiff", ".aif")
 MIN_SECONDS = 1.0
@@ -200,7 +200,7 @@ def _encode(example: Example, pipeline: Any, policy: DevicePolicy) -> dict[str, 
     seconds = audio.shape[-1] / pipeline.sample_rate
     if seconds < MIN_SECONDS:
         raise RequestError(f"{example.path}: {seconds:.2f} s long; expected at least {MIN_SECONDS}")
-    latents = decode.encode(pipeline.vae, audio[None], policy).transpose(1, 2)
+    latents = codec.encode(pipeline.vae, audio[None], policy).transpose(1, 2)
     text, text_mask, lyrics, lyric_mask = pipeline.encode_prompt(
         prompt=[example.caption],
         lyrics=[example.lyrics],

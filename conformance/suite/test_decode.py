@@ -36,7 +36,11 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @covers(
-    "A1", "vae.decode:decode", "vae.decode:decoder_halo", "vae.convolution:conv1d", "device:resolve"
+    "A1",
+    "engines.torch.codec:decode",
+    "vae.windows:decoder_halo",
+    "vae.convolution:conv1d",
+    "device:resolve",
 )
 @torch.inference_mode()
 def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any) -> None:
@@ -44,7 +48,7 @@ def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any
     policy = dataclasses.replace(handler.policy, max_conv_output=LIMIT)
     generator = torch.Generator().manual_seed(2)
     latents = torch.randn(1, vae.config.decoder_input_channels, FRAMES, generator=generator)
-    decode = api.get("vae.decode:decode")
+    decode = api.get("engines.torch.codec:decode")
     with Convolutions() as seen:
         audio = decode(vae, latents, policy)
     assert 0 < seen.longest <= LIMIT
@@ -53,14 +57,19 @@ def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any
         whole = decode(vae, latents, handler.policy, chunk_frames=16)
     bound = 1e-5 if vae.dtype == torch.float32 else 5e-2
     assert (audio - whole).abs().max() <= bound * max(1.0, float(whole.abs().max()))
-    assert api.get("vae.decode:decoder_halo")(vae) > 0
+    assert api.get("vae.windows:decoder_halo")(vae) > 0
     assert host.max_conv_output is None
 
 
-@covers("A1", "vae.decode:encode", "vae.decode:encoder_halo", "vae.decode:split_convolutions")
+@covers(
+    "A1",
+    "engines.torch.codec:encode",
+    "vae.windows:encoder_halo",
+    "vae.convolution:split_convolutions",
+)
 @torch.inference_mode()
 def test_encode_is_exact_in_chunks(api: Api, target: Target, handler: Any) -> None:
-    vae, encode = handler.pipeline.vae, api.get("vae.decode:encode")
+    vae, encode = handler.pipeline.vae, api.get("engines.torch.codec:encode")
     audio = tone(1.5)[None]
     whole = encode(vae, audio, handler.policy)
     parts = encode(vae, audio, handler.policy, chunk_frames=9)
@@ -68,7 +77,7 @@ def test_encode_is_exact_in_chunks(api: Api, target: Target, handler: Any) -> No
     bound = 1e-4 if vae.dtype == torch.float32 else 5e-2
     difference = (whole - parts).abs().max().float().cpu()
     assert difference <= bound * max(1.0, float(whole.abs().max()))
-    assert api.get("vae.decode:encoder_halo")(vae) > 0
+    assert api.get("vae.windows:encoder_halo")(vae) > 0
 
 
 @covers("A1", "song.generation:normalized")

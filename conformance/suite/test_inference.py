@@ -47,7 +47,7 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "engines.torch.transformer:StepTransformer.context",
     "engines.torch.transformer:StepTransformer.times",
     "song.request:Request.*",
-    "vae.decode:decode",
+    "engines.torch.codec:decode",
 )
 def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     told: list[float] = []
@@ -73,7 +73,7 @@ def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     "inference:generate_music",
     "inference:save_song",
     "diffusion.pipeline:Pipeline.prepare_src_latents",
-    "vae.decode:encode",
+    "engines.torch.codec:encode",
 )
 @pytest.mark.parametrize("task", ["cover", "repaint"])
 def test_tasks_on_audio(api: Api, target: Target, handler: Any, task: str, tmp_path: Path) -> None:

@@ -445,7 +445,7 @@ def test_out_of_memory_is_a_line_with_advice(
     def exhausted(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("MPS backend out of memory\n(details)")
 
-    monkeypatch.setattr("acestep.vae.decode.decode", exhausted)
+    monkeypatch.setattr("acestep.engines.torch.codec.decode", exhausted)
     result = handler.generate_music("x", audio_duration=0.6, inference_steps=1)
     assert result["error"].startswith("cpu ran out of memory (MPS backend out of memory); make")
 

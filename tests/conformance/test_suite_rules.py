@@ -128,7 +128,7 @@ def test_what_is_forgotten_fails_the_suite(tmp_path: Path) -> None:
     suite = tmp_path / "conformance" / "suite"
     gpu_config = tmp_path / "acestep" / "gpu_config.py"
     gpu_config.write_text(gpu_config.read_text() + "\n\ndef new_and_forgotten() -> None: ...\n")
-    edit(suite / "test_decode.py", ', "vae.decode:encoder_halo"', "")
+    edit(suite / "test_decode.py", ', "vae.windows:encoder_halo"', "")
     edit(
         suite / "test_memory.py",
         '@covers("S6", "gpu_config:get_gpu_memory_gb")\n',
@@ -150,5 +150,5 @@ def test_what_is_forgotten_fails_the_suite(tmp_path: Path) -> None:
         text for text in done.stdout.splitlines() if text.startswith("E  ") and told in text
     )
     forgotten = line.partition(told)[2].split(", ")
-    assert {"vae.decode:encoder_halo", "gpu_config:new_and_forgotten"} <= set(forgotten)
+    assert {"vae.windows:encoder_halo", "gpu_config:new_and_forgotten"} <= set(forgotten)
     assert "declares gpu_config:check_duration_limit and did not call it" in done.stdout

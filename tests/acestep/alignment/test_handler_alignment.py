@@ -13,10 +13,10 @@ from acestep.alignment.cross_attention import DEMO_HEADS, capture_cross_attentio
 from acestep.alignment.decoding import lyric_span
 from acestep.alignment.service import song_inputs
 from acestep.dit_alignment_score import MusicLyricScorer, MusicStampsAligner
+from acestep.engines.torch import codec
 from acestep.engines.torch.transformer import StepTransformer
 from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
-from acestep.vae import decode
 
 NOISE = torch.rand(2, 48000, generator=torch.Generator().manual_seed(3)) - 0.5
 LYRICS = "[verse]\nHello world\nthis is a 夜空 song\n[chorus]\nla la la\n"
@@ -233,7 +233,7 @@ def test_a_given_song_has_the_condition_of_a_made_one(
     assert torch.equal(made["context_latents"], outputs["context_latents"])
     assert made["lyric_token_ids"] == outputs["lyric_token_ids"]
     with torch.no_grad():
-        expected = decode.encode(handler.pipeline.vae, song[None], handler.policy)
+        expected = codec.encode(handler.pipeline.vae, song[None], handler.policy)
     assert torch.equal(made["latents"], expected.transpose(1, 2))
     assert made["duration"] == 2.0
 

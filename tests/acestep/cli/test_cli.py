@@ -291,7 +291,7 @@ def test_a_failure_while_running_exits_1(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a kernel\nfailed")
 
-    monkeypatch.setattr("acestep.vae.decode.decode", broken)
+    monkeypatch.setattr("acestep.engines.torch.codec.decode", broken)
     assert main(QUICK) == 1
     assert (
         capsys.readouterr().err == "acestep: error: RuntimeError: a kernel failed (see --debug)\n"

@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from acestep.device import MPS_MAX_CONV_OUTPUT, DevicePolicy
-from acestep.engines.torch import wave_decoder
-from acestep.vae import decode
-from acestep.vae.convolution import conv1d
+from acestep.engines.torch import codec, wave_decoder
+from acestep.vae.convolution import conv1d, split_convolutions
+from acestep.vae.windows import decoder_halo, encoder_halo, halo_of, windows
 
 RATIO = 1920
 
@@ -57,7 +57,7 @@ def test_decode_equals_the_whole_decode(vae: Any, policy: DevicePolicy, seconds:
     latents = torch.randn(batch, 4, frames, generator=torch.Generator().manual_seed(frames))
     whole = vae.decode(latents).sample
     for chunk in (None, 32) if seconds < 5 else (100,):
-        audio = decode.decode(vae, latents, policy, chunk_frames=chunk)
+        audio = codec.decode(vae, latents, policy, chunk_frames=chunk)
         assert audio.shape == (batch, 2, frames * RATIO)
         torch.testing.assert_close(audio, whole, atol=1e-5, rtol=0)
 
@@ -67,9 +67,9 @@ def test_encode_equals_the_whole_encode(vae: Any, policy: DevicePolicy, samples:
     audio = torch.rand(1, 2, samples, generator=torch.Generator().manual_seed(samples)) - 0.5
     whole = vae.encode(audio).latent_dist
     for chunk in (None, 33):
-        latents = decode.encode(vae, audio, policy, chunk_frames=chunk)
+        latents = codec.encode(vae, audio, policy, chunk_frames=chunk)
         torch.testing.assert_close(latents, whole.mean, atol=1e-5, rtol=0)
-    sampled = decode.encode(vae, audio, policy, generator=policy.generator(3))
+    sampled = codec.encode(vae, audio, policy, generator=policy.generator(3))
     expected = whole.sample(generator=policy.generator(3))
     torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=0)
 
@@ -77,21 +77,21 @@ def test_encode_equals_the_whole_encode(vae: Any, policy: DevicePolicy, samples:
 def test_songs_of_a_batch_are_as_alone(vae: Any, policy: DevicePolicy) -> None:
     latents = torch.randn(3, 4, 70, generator=torch.Generator().manual_seed(0))
     shares: list[float] = []
-    audio = decode.decode(vae, latents, policy, chunk_frames=40, on_chunk=shares.append)
+    audio = codec.decode(vae, latents, policy, chunk_frames=40, on_chunk=shares.append)
     assert shares == sorted(shares)
     assert (len(shares), shares[-1]) == (6, 1.0)
     torch.testing.assert_close(audio, vae.decode(latents).sample, atol=1e-5, rtol=0)
-    again = decode.encode(vae, audio, policy, chunk_frames=40)
+    again = codec.encode(vae, audio, policy, chunk_frames=40)
     torch.testing.assert_close(again, vae.encode(audio).latent_dist.mean, atol=1e-5, rtol=0)
 
 
 @given(frames=st.integers(1, 400), core=st.integers(1, 60), halo=st.integers(0, 12))
 def test_even_windows_cover_every_frame_once(frames: int, core: int, halo: int) -> None:
-    windows = list(decode._windows(frames, core, halo, even=True))
+    covered = list(windows(frames, core, halo, even=True))
     size = core + 2 * halo
-    assert [w.first for w in windows] == [0, *(w.last for w in windows[:-1])]
-    assert windows[-1].last == frames
-    for window in windows:
+    assert [w.first for w in covered] == [0, *(w.last for w in covered[:-1])]
+    assert covered[-1].last == frames
+    for window in covered:
         assert window.stop - window.start == min(size, frames)
         assert window.start <= max(window.first - halo, 0)
         assert window.stop >= min(window.last + halo, frames)
@@ -116,9 +116,9 @@ def test_chunks_of_one_length_where_kernels_are_tried(
         return call(self, part)
 
     monkeypatch.setattr(wave_decoder.WaveDecoder, "__call__", noted)
-    audio = decode.decode(vae, latents, policy, chunk_frames=40, compiled=True)
+    audio = codec.decode(vae, latents, policy, chunk_frames=40, compiled=True)
     torch.testing.assert_close(audio, vae.decode(latents).sample, atol=1e-5, rtol=0)
-    size = min(frames, 40 + 2 * decode.decoder_halo(vae))
+    size = min(frames, 40 + 2 * decoder_halo(vae))
     assert set(lengths) == {size}
     assert set(tried) == {frames > 40}
 
@@ -128,14 +128,14 @@ def test_no_convolution_passes_the_limit(vae: Any, policy: DevicePolicy) -> None
     latents = torch.randn(1, 4, 125, generator=torch.Generator().manual_seed(0))
     whole = vae.decode(latents).sample
     with ConvolutionLengths() as seen:
-        audio = decode.decode(vae, latents, limited, chunk_frames=125)
+        audio = codec.decode(vae, latents, limited, chunk_frames=125)
     # As few pieces as the limit allows, all of one length.
     pieces = -(-125 * RATIO // MPS_MAX_CONV_OUTPUT)
     assert max(seen.plain) == 125 * RATIO // pieces <= MPS_MAX_CONV_OUTPUT
     assert max(seen.transposed) == 125 * RATIO, "transposed convolutions are exempt"
     torch.testing.assert_close(audio, whole, atol=1e-5, rtol=0)
     with ConvolutionLengths() as seen:
-        latents_again = decode.encode(vae, whole, limited, chunk_frames=125)
+        latents_again = codec.encode(vae, whole, limited, chunk_frames=125)
     assert max(seen.plain) == 125 * RATIO // pieces
     torch.testing.assert_close(latents_again, vae.encode(whole).latent_dist.mean, atol=1e-5, rtol=0)
 
@@ -158,7 +158,7 @@ def test_pieces_keep_the_layout(channels_last: bool) -> None:
 
 def test_without_the_limit_the_same_decode_passes_it(vae: Any, policy: DevicePolicy) -> None:
     with ConvolutionLengths() as seen:
-        decode.decode(vae, torch.randn(1, 4, 125), policy, chunk_frames=125)
+        codec.decode(vae, torch.randn(1, 4, 125), policy, chunk_frames=125)
     assert max(seen.plain) == 125 * RATIO
 
 
@@ -173,7 +173,7 @@ def test_halos_are_the_receptive_field(make_vae: Callable[..., Any], ratios: lis
     touched = (vae.decode(latents).sample != vae.decode(changed).sample).any(dim=1)[0].nonzero()
     first, last = touched.min().item() // ratio, touched.max().item() // ratio
     reach = max(30 - first, last - 30)
-    assert reach <= decode.decoder_halo(vae) <= reach + 1
+    assert reach <= decoder_halo(vae) <= reach + 1
 
     audio = torch.randn(1, 2, 61 * ratio, dtype=torch.float64)
     changed = audio.clone()
@@ -182,7 +182,7 @@ def test_halos_are_the_receptive_field(make_vae: Callable[..., Any], ratios: lis
     posterior, other = vae.encode(audio).latent_dist, vae.encode(changed).latent_dist
     touched = (posterior.mean != other.mean).any(dim=1)[0].nonzero()
     reach = max(30 - touched.min().item(), touched.max().item() - 30)
-    assert reach <= decode.encoder_halo(vae) <= reach + 1
+    assert reach <= encoder_halo(vae) <= reach + 1
 
 
 def test_a_smaller_halo_is_not_exact(
@@ -191,9 +191,9 @@ def test_a_smaller_halo_is_not_exact(
     """The planted defect: one frame less than the receptive field shows."""
     latents = torch.randn(1, 4, 120, generator=torch.Generator().manual_seed(2))
     whole = vae.decode(latents).sample
-    right = decode.decoder_halo(vae)
+    right = decoder_halo(vae)
     monkeypatch.setattr(decode, "decoder_halo", lambda vae: right - 2)
-    audio = decode.decode(vae, latents, policy, chunk_frames=40)
+    audio = codec.decode(vae, latents, policy, chunk_frames=40)
     assert (audio - whole).abs().max() > 1e-5
 
 
@@ -201,7 +201,7 @@ def test_odd_ratios_keep_their_length(make_vae: Callable[..., Any], policy: Devi
     vae = make_vae([2, 3, 5])
     latents = torch.randn(1, 4, 200, generator=torch.Generator().manual_seed(3))
     whole = vae.decode(latents).sample
-    audio = decode.decode(vae, latents, policy, chunk_frames=50)
+    audio = codec.decode(vae, latents, policy, chunk_frames=50)
     torch.testing.assert_close(audio, whole, atol=1e-5, rtol=0)
 
 
@@ -223,7 +223,7 @@ def test_any_convolution_splits_exactly(
     ).double()
     signal = torch.randn(2, 2, length, dtype=torch.float64)
     whole = convolution(signal)
-    with decode.split_convolutions(convolution, limit), ConvolutionLengths() as seen:
+    with split_convolutions(convolution, limit), ConvolutionLengths() as seen:
         split = convolution(signal)
     torch.testing.assert_close(split, whole, atol=1e-12, rtol=0)
     assert max(seen.plain) <= max(limit, 3)  # three channels
@@ -232,7 +232,7 @@ def test_any_convolution_splits_exactly(
 
 def test_the_module_is_restored_after_an_exception() -> None:
     convolution = nn.Conv1d(1, 1, 3)
-    with pytest.raises(ZeroDivisionError), decode.split_convolutions(convolution, 5):
+    with pytest.raises(ZeroDivisionError), split_convolutions(convolution, 5):
         assert "forward" in vars(convolution)
         raise ZeroDivisionError
     assert "forward" not in vars(convolution)
@@ -240,19 +240,19 @@ def test_the_module_is_restored_after_an_exception() -> None:
 
 def test_named_padding_is_refused() -> None:
     with pytest.raises(TypeError, match="'same' is given by name"):
-        decode._halo(nn.Conv1d(1, 1, 3, padding="same"))
+        halo_of(nn.Conv1d(1, 1, 3, padding="same"))
 
 
 def test_nothing_to_work_on_is_an_error(vae: Any, policy: DevicePolicy) -> None:
     with pytest.raises(ValueError, match="no frame to decode"):
-        decode.decode(vae, torch.zeros(1, 4, 0), policy)
+        codec.decode(vae, torch.zeros(1, 4, 0), policy)
     with pytest.raises(ValueError, match="too short"):
-        decode.encode(vae, torch.zeros(1, 2, 100), policy)
+        codec.encode(vae, torch.zeros(1, 2, 100), policy)
 
 
 def test_progress_ends_at_one(vae: Any, policy: DevicePolicy) -> None:
     seen: list[float] = []
-    decode.decode(vae, torch.randn(1, 4, 150), policy, chunk_frames=32, on_chunk=seen.append)
+    codec.decode(vae, torch.randn(1, 4, 150), policy, chunk_frames=32, on_chunk=seen.append)
     assert len(seen) == 5
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
@@ -261,7 +261,7 @@ def test_progress_ends_at_one(vae: Any, policy: DevicePolicy) -> None:
 MEMORY_PROGRAM = """
 import resource, sys, torch
 from acestep.checkpoint import checkpoints
-from acestep.vae import decode
+from acestep.engines.torch import codec
 from acestep.checkpoint import weights
 from acestep.device import resolve
 torch.set_grad_enabled(False)
@@ -270,7 +270,7 @@ policy = resolve("cpu")
 vae = weights.load(checkpoints.find("demo"), policy).vae
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 latents = torch.randn(1, vae.config.decoder_input_channels, 25 * int(sys.argv[1]))
-audio = decode.decode(vae, latents, policy)
+audio = codec.decode(vae, latents, policy)
 print(peak(), audio.numel() * 4 / 2**20)
 """
 

@@ -9,7 +9,7 @@ import torch
 
 from acestep import device
 from acestep.demo import recipe
-from acestep.vae import decode
+from acestep.engines.torch import codec
 from conformance import simulate
 
 DEVICE = "mps"
@@ -60,7 +60,7 @@ def test_plain_diffusers_fails_on_five_seconds_where_this_project_decodes(pipeli
         pipeline.to(DEVICE)
         with pytest.raises(NotImplementedError, match="Output channels > 65536 not supported"):
             song(pipeline, 5.0)
-        audio = decode.decode(pipeline.vae, latents, device.resolve(DEVICE))
+        audio = codec.decode(pipeline.vae, latents, device.resolve(DEVICE))
         pipeline.to("cpu")
     assert audio.shape == (1, 2, 240_000)
     torch.testing.assert_close(audio, expected, rtol=0, atol=1e-5)

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from acestep.device import DevicePolicy, resolve
-from acestep.engines.torch import wave_decoder
-from acestep.vae import decode
+from acestep.engines.torch import codec, wave_decoder
 
 SMALL = (64, 16, 16)
 
@@ -107,13 +106,13 @@ def test_a_long_song_is_decoded_by_them_where_they_run(
         return captured(self, step, pool)
 
     monkeypatch.setattr(DevicePolicy, "captured", noted)
-    audio = decode.decode(vae, latents, policy, chunk_frames=12, compiled=True)
+    audio = codec.decode(vae, latents, policy, chunk_frames=12, compiled=True)
     assert len(recorded) == 1
     kept = wave_decoder._DECODERS[vae][1]
     assert isinstance(kept["tiled"], kernels.TiledDecoder)
-    short = decode.decode(vae, latents[..., :5], policy, compiled=True)
+    short = codec.decode(vae, latents[..., :5], policy, compiled=True)
     assert len(recorded) == 1, "a song of one chunk may have any length"
-    again = decode.decode(vae, latents, policy, chunk_frames=14, compiled=True)
+    again = codec.decode(vae, latents, policy, chunk_frames=14, compiled=True)
     assert len(recorded) == 2, "another length is another recording"
     expected = whole(vae, latents)
     atol = 3e-6 if dtype == torch.float32 else 0.02 * float(expected.abs().max())

@@ -1,0 +1,1 @@
+"""How the heavy parts are computed."""
