@@ -19,7 +19,7 @@ from acestep.song.request import Request
 from acestep.vae import decode
 
 if TYPE_CHECKING:
-    from acestep.checkpoint.checkpoints import Checkpoint
+    from acestep.checkpoint.kinds import Checkpoint
     from acestep.device import DevicePolicy
     from acestep.diffusion.pipeline import Pipeline
 

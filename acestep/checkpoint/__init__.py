@@ -1,0 +1,1 @@
+"""Checkpoints and adapters: found, fetched, recognised, and read into modules."""
