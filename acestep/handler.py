@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from acestep.alignment.service import LyricAlignmentMixin
-from acestep.checkpoint import checkpoints, weights
+from acestep.checkpoint import finding, folders
 from acestep.checkpoint.adapters import AdapterMixin
-from acestep.checkpoint.checkpoints import Checkpoint
+from acestep.checkpoint.kinds import Checkpoint, tasks_of
 from acestep.device import DevicePolicy, canonical, resolve
 from acestep.diffusion.pipeline import Denoised, Pipeline
 from acestep.engines.torch import codec
+from acestep.engines.torch.loading import load_pipeline
 from acestep.errors import AceStepError, GenerationError, RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
 from acestep.song.generation import (
@@ -41,7 +42,7 @@ from acestep.song.request import Request
 _DIFFUSION = (0.05, 0.8)
 
 
-class AceStepHandler(AdapterMixin, LyricAlignmentMixin):
+class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
     """Loads a checkpoint onto one device and generates music with it.
 
     Safe to share between threads: one generation runs at a time, others wait.
@@ -75,7 +76,7 @@ class AceStepHandler(AdapterMixin, LyricAlignmentMixin):
     @property
     def tasks(self) -> tuple[str, ...]:
         """What the loaded checkpoint can do; empty when none is loaded."""
-        return checkpoints.tasks_of(self.pipeline.is_turbo) if self.pipeline else ()
+        return tasks_of(self.pipeline.is_turbo) if self.pipeline else ()
 
     @property
     def gpu_config(self) -> GPUConfig:
@@ -100,7 +101,7 @@ class AceStepHandler(AdapterMixin, LyricAlignmentMixin):
 
         Args:
             project_root: a folder whose `checkpoints` is searched first.
-            config_path: which checkpoint, see `checkpoints.find`.
+            config_path: which checkpoint, see `finding.find`.
             device: see `device.resolve`; used or refused, never replaced.
             use_flash_attention: attention through the flash-attn package (CUDA).
             compile_model: compile the transformer's layers and the VAE's decoder on first use;
@@ -151,11 +152,11 @@ class AceStepHandler(AdapterMixin, LyricAlignmentMixin):
 
         Raises:
             RequestError: an option that this device or installation does not have.
-            CheckpointError: see `checkpoints.find` and `weights.load`.
+            CheckpointError: see `finding.find` and `loading.load`.
         """
         _check_options(policy, use_flash_attention, offload, quantization)
         with self._lock:
-            checkpoint = checkpoints.find(model, project_root)
+            checkpoint = finding.find(model, project_root)
 
             def on_component(name: str) -> None:
                 if progress is not None:
@@ -163,7 +164,7 @@ class AceStepHandler(AdapterMixin, LyricAlignmentMixin):
 
             # With offloading, weights go to the host first and visit the device in turn.
             home = resolve("cpu") if offload == "all" else policy
-            pipeline = weights.load(checkpoint, _placed(policy, home), on_component)
+            pipeline = load_pipeline(checkpoint, _placed(policy, home), on_component)
             pipeline.set_progress_bar_config(disable=True)
             if use_flash_attention:
                 pipeline.transformer.set_attention_backend("flash")
@@ -195,12 +196,12 @@ class AceStepHandler(AdapterMixin, LyricAlignmentMixin):
 
     def get_available_checkpoints(self) -> list[str]:
         """The folders searched for checkpoints that exist."""
-        roots = checkpoints.checkpoint_roots(self._project_root)
+        roots = folders.checkpoint_roots(self._project_root)
         return [str(root) for root in roots if root.is_dir()]
 
     def get_available_acestep_v15_models(self) -> list[str]:
         """Names of the checkpoints on this machine, the built-in `demo` last."""
-        found = checkpoints.local_checkpoints(self._project_root)
+        found = finding.local_checkpoints(self._project_root)
         return [*dict.fromkeys(checkpoint.name for checkpoint in found), "demo"]
 
     def is_flash_attention_available(self) -> bool:

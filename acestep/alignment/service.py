@@ -19,7 +19,7 @@ from acestep.song.generation import lyric_tokens, out_of_memory, pipeline_argume
 from acestep.song.request import Request
 
 if TYPE_CHECKING:
-    from acestep.checkpoint.checkpoints import Checkpoint
+    from acestep.checkpoint.kinds import Checkpoint
     from acestep.device import DevicePolicy
     from acestep.diffusion.pipeline import Pipeline
 

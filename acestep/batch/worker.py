@@ -20,7 +20,7 @@ class Setting:
     """What every worker of a batch loads.
 
     Attributes:
-        model: as for `checkpoints.find`.
+        model: as for `finding.find`.
         checkpoints: a folder whose `checkpoints` is searched first, or None.
         dtype: one of `device.DTYPE_CHOICES`.
         compiled: compile on first use.

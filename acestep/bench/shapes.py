@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from acestep.checkpoint.checkpoints import Checkpoint, cache_dir
-from acestep.demo.recipe import BUILTIN, DemoShape, build, make_tokenizer, old_weight_norm
+from acestep.checkpoint.folders import cache_dir
+from acestep.checkpoint.kinds import Checkpoint
+from acestep.corrections.weight_norm import old_weight_norm
+from acestep.demo.recipe import BUILTIN, DemoShape, build, make_tokenizer
 from acestep.device import DevicePolicy
 from acestep.diffusion.pipeline import Pipeline
 from acestep.handler import AceStepHandler

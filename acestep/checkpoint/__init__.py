@@ -1,1 +1,1 @@
-"""Checkpoints: found, read, adapted."""
+"""Checkpoints and adapters: found, fetched, recognised, and read into modules."""

@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +17,6 @@ from acestep.song.audio_files import replacing
 
 if TYPE_CHECKING:
     import threading
-
-    from acestep.diffusion.pipeline import Pipeline
 
 NAME = "acestep"
 """The adapter's name inside the transformer; there is one at a time."""
@@ -105,12 +103,24 @@ def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | 
     return weights, settings
 
 
+class Adaptable(Protocol):
+    """What an adapter is put on: something that runs a transformer and prepares from it."""
+
+    transformer: Any
+
+    def forget(self) -> None:
+        """Drop what was prepared from the transformer's weights."""
+
+
 class AdapterMixin:
     """What a handler does with an adapter; the base weights stay as they are, bit for bit."""
 
     if TYPE_CHECKING:
-        pipeline: Pipeline | None
         _lock: threading.RLock
+
+        @property
+        def pipeline(self) -> Adaptable | None:
+            """What is loaded, or None."""
 
     def load_lora(self, path: str | Path, scale: float = 1.0) -> None:
         """Load an adapter onto the transformer, in place of the one there.

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint.finding import find
 from acestep.cli import lyrics as lyric_output
 from acestep.cli.generate import OFFLOAD_CHOICES, text_or_file
 from acestep.console.terminal import EXIT_OK, add_device_option, progress_bar, quiet_libraries
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not options.any:
         options = dataclasses.replace(options, lrc="lines")
     words = text_or_file(arguments.lyrics)
-    checkpoint = checkpoints.find(arguments.model)
+    checkpoint = find(arguments.model)
     lyric_output.check(options, words, checkpoint, [arguments.song], arguments.force)
     from acestep.device import resolve
 

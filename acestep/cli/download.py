@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint.downloading import download
+from acestep.checkpoint.names import SOURCES
 from acestep.console.terminal import EXIT_OK, result
 
 
@@ -18,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         description="Fetch a checkpoint from the Hugging Face Hub; an interrupted one resumes.",
     )
     parser.add_argument(
-        "name", help=f"one of {', '.join(checkpoints.SOURCES)}, or a Hub id such as ACE-Step/name"
+        "name", help=f"one of {', '.join(SOURCES)}, or a Hub id such as ACE-Step/name"
     )
     parser.add_argument("--to", type=Path, help="folder to put it in (default: the cache)")
     parser.set_defaults(run=run)
@@ -26,6 +27,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fetch it and print where it is."""
-    checkpoint = checkpoints.download(arguments.name, arguments.to)
+    checkpoint = download(arguments.name, arguments.to)
     result(str(checkpoint.path))
     return EXIT_OK

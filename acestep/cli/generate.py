@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint.finding import find
+from acestep.checkpoint.kinds import ALL_TASKS
+from acestep.checkpoint.names import SOURCES
 from acestep.cli import lyrics as lyric_output
 from acestep.cli.planner import add_planner_options
 from acestep.console.terminal import (
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.device import resolve
 
     policy = resolve(arguments.device, dtype=arguments.dtype)
-    checkpoint = checkpoints.find(arguments.model)
+    checkpoint = find(arguments.model)
     timed = lyric_output.lyric_options(arguments)
     sung = "" if params.instrumental else params.lyrics
     lyric_output.check(timed, sung, checkpoint, paths, arguments.force)
@@ -82,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = inference.GenerationConfig(
         batch_size=arguments.batch, use_random_seed=False, audio_format=arguments.output.suffix[1:]
     )
-    inference.make_request(params, config).validated(checkpoints.ALL_TASKS)
+    inference.make_request(params, config).validated(ALL_TASKS)
     handler = AceStepHandler()
     started = time.perf_counter()
     with progress_bar(not quiet) as progress:
@@ -316,7 +318,7 @@ def _add_music_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group("working from audio")
-    source.add_argument("--task", choices=checkpoints.ALL_TASKS, help="what to do")
+    source.add_argument("--task", choices=ALL_TASKS, help="what to do")
     source.add_argument("--source", type=Path, metavar="FILE", help="audio to work on")
     source.add_argument("--reference", type=Path, metavar="FILE", help="audio whose timbre to use")
     source.add_argument(
@@ -333,7 +335,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model",
         default="auto",
-        help=f"auto, demo, {', '.join(checkpoints.SOURCES)}, a folder or a Hub id (default: auto)",
+        help=f"auto, demo, {', '.join(SOURCES)}, a folder or a Hub id (default: auto)",
     )
     # The bare command has --device too; without SUPPRESS its value would be overwritten.
     add_device_option(parser, default=argparse.SUPPRESS)

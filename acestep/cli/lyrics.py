@@ -13,7 +13,7 @@ from acestep.console.terminal import result, say
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
-    from acestep.checkpoint.checkpoints import Checkpoint
+    from acestep.checkpoint.kinds import Checkpoint
     from acestep.handler import AceStepHandler
 
 WORDLESS = (

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint.names import SOURCES
 from acestep.console.terminal import (
     EXIT_OK,
     add_device_option,
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--model",
         default="auto",
-        help=f"auto, demo, {', '.join(checkpoints.SOURCES)}, a folder or a Hub id (default: auto)",
+        help=f"auto, demo, {', '.join(SOURCES)}, a folder or a Hub id (default: auto)",
     )
     # The bare command has --device too; without SUPPRESS its value would be overwritten.
     add_device_option(parser, default=argparse.SUPPRESS)

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint.finding import find
+from acestep.checkpoint.names import SOURCES
 from acestep.cli.planner import add_sample_options, load, print_sample
 from acestep.console.terminal import EXIT_OK, progress_bar, quiet_libraries
 
@@ -22,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--model",
         default="auto",
-        help=f"checkpoint that reads the audio: auto, demo, {', '.join(checkpoints.SOURCES)}, a "
+        help=f"checkpoint that reads the audio: auto, demo, {', '.join(SOURCES)}, a "
         "folder or a Hub id (default: auto)",
     )
     add_sample_options(parser)
@@ -31,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the description."""
-    checkpoints.find(arguments.model)
+    find(arguments.model)
     from acestep.device import resolve
 
     policy = resolve(arguments.device, dtype=arguments.dtype)

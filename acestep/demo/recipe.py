@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from acestep.corrections.weight_norm import old_weight_norm
 
 SEED = 1920
 
@@ -172,14 +172,6 @@ def make_pipeline(shape: DemoShape, seed: int = SEED, tokenizer: Any = None) -> 
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
         **modules,
     )
-
-
-@contextmanager
-def old_weight_norm() -> Iterator[None]:
-    """diffusers' VAE uses a form of weight normalisation that PyTorch warns about."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*weight_norm.* is deprecated", FutureWarning)
-        yield
 
 
 def seed_weights(module: torch.nn.Module, seed: int, scope: str = "") -> None:

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint import finding
+from acestep.checkpoint.kinds import TURBO_TASKS, tasks_of
 from acestep.device import resolve
 from acestep.errors import RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
@@ -129,7 +130,7 @@ class Engines:
 
     def models(self) -> list[str]:
         """Checkpoints that can be chosen."""
-        found = checkpoints.local_checkpoints(self.project_root)
+        found = finding.local_checkpoints(self.project_root)
         return list(dict.fromkeys(["auto", *(c.name for c in found), "demo"]))
 
     def planners(self) -> list[str]:
@@ -143,10 +144,10 @@ class Engines:
         if self._dit is not None and self._dit.tasks:
             return self._dit.tasks
         try:
-            checkpoint = checkpoints.find(model, self.project_root)
+            checkpoint = finding.find(model, self.project_root)
         except RequestError:
-            return checkpoints.TURBO_TASKS
-        return checkpoints.tasks_of(checkpoint.builtin or "turbo" in checkpoint.name)
+            return TURBO_TASKS
+        return tasks_of(checkpoint.builtin or "turbo" in checkpoint.name)
 
 
 def limits_of(device: str) -> GPUConfig:

@@ -18,7 +18,7 @@ class Choice:
     """What to load.
 
     Attributes:
-        model: which checkpoint, see `checkpoints.find`.
+        model: which checkpoint, see `finding.find`.
         device: see `device.resolve`.
         backend: engine of the language model; empty lets the device decide.
         lm_model: which language model, `auto`, or empty for none.

@@ -262,7 +262,7 @@ def _check_success(success: bool, error: str | None, job: Job) -> None:
 
 def data_folder(options: PageOptions) -> Path:
     """Where songs and uploads are kept (`ACESTEP_PAGE` moves it)."""
-    from acestep.checkpoint.checkpoints import cache_dir
+    from acestep.checkpoint.folders import cache_dir
 
     if text := os.environ.get("ACESTEP_PAGE", "").strip():
         return Path(text).expanduser()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoint.checkpoints import cache_dir, checkpoint_roots, read_json, weight_files
+from acestep.checkpoint.files import read_json, weight_files
+from acestep.checkpoint.folders import cache_dir, checkpoint_roots
 from acestep.device import GIB, DevicePolicy
 from acestep.errors import CheckpointError, RequestError, first_line
 from acestep.gpu_config import LM_MEMORY_GB, GPUConfig

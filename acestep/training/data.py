@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from acestep.checkpoint.checkpoints import read_json
+from acestep.checkpoint.files import read_json
 from acestep.device import DevicePolicy
 from acestep.engines.torch import codec
 from acestep.errors import RequestError

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from acestep.checkpoint import adapters, checkpoints
-from acestep.checkpoint.checkpoints import Checkpoint, cache_dir
+from acestep.checkpoint import adapters
+from acestep.checkpoint.finding import find
+from acestep.checkpoint.folders import cache_dir
+from acestep.checkpoint.kinds import Checkpoint
 from acestep.corrections.masks import lean_masks
 from acestep.device import GIB, DevicePolicy
 from acestep.errors import RequestError, TrainingError
@@ -42,7 +44,7 @@ def run(
 
     Args:
         data: see `data.find_examples`.
-        model: which checkpoint, see `checkpoints.find`.
+        model: which checkpoint, see `finding.find`.
         output: the adapter's file; with rank 0 the folder of a new checkpoint.
         policy: see `DevicePolicy.for_training`.
         config: the settings.
@@ -57,7 +59,7 @@ def run(
         TrainingError: the loss is not finite, or memory does not suffice.
     """
     examples = find_examples(data)
-    checkpoint = checkpoints.find(model)
+    checkpoint = find(model)
     handler = AceStepHandler()
     handler.load(model, policy)
     pipeline: Any = handler.pipeline

@@ -118,9 +118,12 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "handler:AceStepHandler.tasks",
     "handler:AceStepHandler.get_available_*",
     "handler:AceStepHandler.is_flash_attention_available",
-    "checkpoint.weights:load",
+    "checkpoint.loading:*",
+    "checkpoint.modules:*",
+    "checkpoint.original:original_modules",
+    "engines.torch.loading:*",
     "engines.torch.addresses:align",
-    "checkpoint.checkpoints:find",
+    "checkpoint.finding:find",
 )
 def test_everything_is_placed(api: Api, target: Target) -> None:
     made = initialised(api, target.device)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint.finding import find
 from acestep.device import DevicePolicy, resolve
 from acestep.handler import AceStepHandler
 
@@ -25,7 +25,7 @@ def policy() -> DevicePolicy:
 @pytest.fixture(scope="session")
 def demo_folder() -> Path:
     """The built-in checkpoint in diffusers layout."""
-    return checkpoints.find("demo").path
+    return find("demo").path
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +107,8 @@ def make_vae() -> Callable[..., Any]:
     ) -> Any:
         from diffusers.models import AutoencoderOobleck
 
-        from acestep.demo.recipe import old_weight_norm, seed_weights
+        from acestep.corrections.weight_norm import old_weight_norm
+        from acestep.demo.recipe import seed_weights
 
         with old_weight_norm():
             vae = AutoencoderOobleck(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.device import resolve
 from acestep.engines.torch import wave_decoder
 from acestep.engines.torch.offloading import bring
@@ -156,7 +156,7 @@ def test_guided_base_model_equals_diffusers(
     torch.testing.assert_close(made.tensors["latents"], expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("task", checkpoints.ALL_TASKS)
+@pytest.mark.parametrize("task", ALL_TASKS)
 def test_six_tasks_on_a_base_model(
     base_handler: AceStepHandler, song: torch.Tensor, task: str
 ) -> None:
@@ -171,7 +171,7 @@ def test_six_tasks_on_a_base_model(
     assert audio.isfinite().all()
     assert audio.abs().max() == pytest.approx(generation.PEAK)
     # The source must matter, and the instruction too.
-    assert base_handler.tasks == checkpoints.ALL_TASKS
+    assert base_handler.tasks == ALL_TASKS
 
 
 def test_turbo_does_three_tasks(handler: AceStepHandler, song: torch.Tensor) -> None:

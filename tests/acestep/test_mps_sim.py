@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from acestep import device
-from acestep.checkpoint import weights
-from acestep.checkpoint.checkpoints import find
+from acestep.checkpoint.finding import find
 from acestep.cli.devices import describe
 from acestep.device import canonical, resolve, supports_float64
+from acestep.engines.torch.loading import load_pipeline
 from acestep.errors import DeviceError, RequestError
 from acestep.gpu_config import get_gpu_config, get_gpu_memory_gb
 from acestep.handler import AceStepHandler
@@ -133,7 +133,7 @@ def test_the_memory_ratchet_is_prevented(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_weights_go_straight_to_the_device(mac: simulate.Simulation) -> None:
-    pipeline = weights.load(find("demo"), resolve("mps"))
+    pipeline = load_pipeline(find("demo"), resolve("mps"))
     assert pipeline.transformer.proj_in_conv.weight.device.type == "mps"
     assert pipeline.vae.dtype == torch.float32
     assert pipeline.transformer.dtype == torch.bfloat16

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.checkpoint.checkpoints import ALL_TASKS
+from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION
 from acestep.gradio_ui.engines import limits_of

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.checkpoint.checkpoints import ALL_TASKS
+from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
 from acestep.song.request import LANGUAGES, Request, count_audio_codes

@@ -192,7 +192,7 @@ def test_a_smaller_halo_is_not_exact(
     latents = torch.randn(1, 4, 120, generator=torch.Generator().manual_seed(2))
     whole = vae.decode(latents).sample
     right = decoder_halo(vae)
-    monkeypatch.setattr(decode, "decoder_halo", lambda vae: right - 2)
+    monkeypatch.setattr(codec, "decoder_halo", lambda vae: right - 2)
     audio = codec.decode(vae, latents, policy, chunk_frames=40)
     assert (audio - whole).abs().max() > 1e-5
 
@@ -260,14 +260,14 @@ def test_progress_ends_at_one(vae: Any, policy: DevicePolicy) -> None:
 
 MEMORY_PROGRAM = """
 import resource, sys, torch
-from acestep.checkpoint import checkpoints
+from acestep.checkpoint.finding import find
 from acestep.engines.torch import codec
-from acestep.checkpoint import weights
+from acestep.checkpoint.loading import load
 from acestep.device import resolve
 torch.set_grad_enabled(False)
 torch.set_num_threads(1)
 policy = resolve("cpu")
-vae = weights.load(checkpoints.find("demo"), policy).vae
+vae = load(find("demo"), policy)["vae"]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 latents = torch.randn(1, vae.config.decoder_input_channels, 25 * int(sys.argv[1]))
 audio = codec.decode(vae, latents, policy)

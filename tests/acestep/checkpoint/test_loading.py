@@ -12,9 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep.checkpoint import checkpoints, weights
-from acestep.checkpoint.checkpoints import Checkpoint
+from acestep.checkpoint.files import WEIGHT_INDEX
+from acestep.checkpoint.finding import find
+from acestep.checkpoint.kinds import Checkpoint
+from acestep.checkpoint.names import TEXT_ENCODER
+from acestep.checkpoint.original import ENCODER_WIDTHS, original_name
 from acestep.device import DevicePolicy, resolve
+from acestep.engines.torch.loading import load_pipeline
 from acestep.errors import CheckpointError
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
@@ -63,7 +67,7 @@ def write_original(source: Path, root: Path, shards: int = 1, xl: bool = False) 
             silence = state.pop("silence_latent")
             torch.save(silence.transpose(1, 2).contiguous(), dit / "silence_latent.pt")
             if xl:
-                for name in weights._ENCODER_WIDTHS:
+                for name in ENCODER_WIDTHS:
                     config[f"encoder_{name}"] = own[name]
         tensors |= {original_key(component, name): value for name, value in state.items()}
     (dit / "config.json").write_text(json.dumps(config))
@@ -77,11 +81,11 @@ def write_original(source: Path, root: Path, shards: int = 1, xl: bool = False) 
             part = {name: tensors[name] for name in names[number::shards]}
             save_file(part, dit / file)
             weight_map |= dict.fromkeys(part, file)
-        (dit / checkpoints.WEIGHT_INDEX).write_text(json.dumps({"weight_map": weight_map}))
+        (dit / WEIGHT_INDEX).write_text(json.dumps({"weight_map": weight_map}))
     shutil.copytree(source / "vae", root / "vae")
-    shutil.copytree(source / "text_encoder", root / checkpoints.TEXT_ENCODER)
+    shutil.copytree(source / "text_encoder", root / TEXT_ENCODER)
     for file in (source / "tokenizer").iterdir():
-        shutil.copy(file, root / checkpoints.TEXT_ENCODER)
+        shutil.copy(file, root / TEXT_ENCODER)
     return dit
 
 
@@ -121,7 +125,7 @@ def test_xl_gives_the_condition_encoder_its_own_widths(tmp_path: Path) -> None:
     narrow.register_modules(transformer=transformer)
     narrow.save_pretrained(tmp_path / "xl")
     dit = write_original(tmp_path / "xl", tmp_path / "checkpoints", xl=True)
-    pipeline = weights.load(checkpoints.find(str(dit)), resolve("cpu"))
+    pipeline = load_pipeline(find(str(dit)), resolve("cpu"))
     assert pipeline.transformer.config.hidden_size == 128
     assert pipeline.condition_encoder.config.hidden_size == 64
     assert pipeline.audio_tokenizer.config.hidden_size == 64
@@ -131,7 +135,7 @@ def test_xl_gives_the_condition_encoder_its_own_widths(tmp_path: Path) -> None:
 
 def test_every_parameter_has_its_dtype_and_a_value(demo_folder: Path) -> None:
     policy = resolve("cpu", dtype="bfloat16")
-    pipeline = weights.load(Checkpoint("demo", demo_folder, "diffusers"), policy)
+    pipeline = load_pipeline(Checkpoint("demo", demo_folder, "diffusers"), policy)
     for name in ("transformer", "condition_encoder", "vae", "text_encoder", "audio_tokenizer"):
         module = getattr(pipeline, name)
         for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
@@ -141,17 +145,17 @@ def test_every_parameter_has_its_dtype_and_a_value(demo_folder: Path) -> None:
 
 
 def test_names_outside_the_layout_have_no_place() -> None:
-    assert weights.original_name("decoder.layers.0.self_attn.q_proj.weight") == (
+    assert original_name("decoder.layers.0.self_attn.q_proj.weight") == (
         "transformer",
         "layers.0.self_attn.to_q.weight",
     )
-    assert weights.original_name("decoder.proj_in.1.bias") == ("transformer", "proj_in_conv.bias")
-    assert weights.original_name("null_condition_emb") == (
+    assert original_name("decoder.proj_in.1.bias") == ("transformer", "proj_in_conv.bias")
+    assert original_name("null_condition_emb") == (
         "condition_encoder",
         "null_condition_emb",
     )
     for name in ("optimizer.state", "decoder", "other"):
-        assert weights.original_name(name) is None
+        assert original_name(name) is None
 
 
 def truncate(folder: Path) -> None:
@@ -247,7 +251,7 @@ def test_damage_is_one_line_that_names_the_file(
     shutil.copytree(base_folder, folder)
     damage(folder)
     with pytest.raises(CheckpointError, match=expected) as caught:
-        weights.load(checkpoints.find(str(folder)), policy)
+        load_pipeline(find(str(folder)), policy)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -265,10 +269,10 @@ def test_damaged_silence(base_folder: Path, tmp_path: Path, policy: DevicePolicy
         else:
             file.write_bytes(content)
         with pytest.raises(CheckpointError, match=expected):
-            weights.load(checkpoints.find(str(dit)), policy)
+            load_pipeline(find(str(dit)), policy)
     file.unlink()
     with pytest.raises(CheckpointError, match=r"silence_latent.pt: missing file"):
-        weights.load(checkpoints.find(str(dit)), policy)
+        load_pipeline(find(str(dit)), policy)
 
 
 def test_pickles_are_not_executed(base_folder: Path, tmp_path: Path, policy: DevicePolicy) -> None:
@@ -281,5 +285,5 @@ def test_pickles_are_not_executed(base_folder: Path, tmp_path: Path, policy: Dev
     dit = write_original(base_folder, tmp_path / "checkpoints")
     (dit / "silence_latent.pt").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(CheckpointError, match="damaged"):
-        weights.load(checkpoints.find(str(dit)), policy)
+        load_pipeline(find(str(dit)), policy)
     assert not (tmp_path / "owned").exists()

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from acestep import demo
-from acestep.checkpoint import checkpoints
-from acestep.checkpoint.checkpoints import find, identify, local_checkpoints
+from acestep.checkpoint.downloading import download
+from acestep.checkpoint.files import read_json, weight_files
+from acestep.checkpoint.finding import find, identify, local_checkpoints
+from acestep.checkpoint.folders import cache_dir, checkpoint_roots
 from acestep.errors import CheckpointError
 
 
@@ -66,7 +68,7 @@ def test_auto_prefers_the_best_real_one(tmp_path: Path) -> None:
 def test_roots_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed, project = tmp_path / "listed", tmp_path / "project"
     monkeypatch.setenv("ACESTEP_CHECKPOINTS", f"{listed}{os.pathsep}{os.pathsep}")
-    roots = checkpoints.checkpoint_roots(project)
+    roots = checkpoint_roots(project)
     assert roots[:3] == [listed, project / "checkpoints", project]
     assert roots[-1] == tmp_path / "cache" / "checkpoints"
     fake_diffusers(project / "checkpoints" / "mine")
@@ -115,50 +117,50 @@ def test_broken_json_names_the_file(tmp_path: Path, text: str, expected: str) ->
     file = tmp_path / "config.json"
     file.write_text(text)
     with pytest.raises(CheckpointError, match=expected) as caught:
-        checkpoints.read_json(file)
+        read_json(file)
     assert str(file) in str(caught.value)
     with pytest.raises(CheckpointError, match="missing file"):
-        checkpoints.read_json(tmp_path / "none.json")
+        read_json(tmp_path / "none.json")
 
 
 def test_shards(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     with pytest.raises(CheckpointError, match="no weights here"):
-        checkpoints.weight_files(tmp_path)
+        weight_files(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
     (tmp_path / "one.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"two.safetensors: missing; .* names it"):
-        checkpoints.weight_files(tmp_path)
+        weight_files(tmp_path)
     (tmp_path / "two.safetensors").write_bytes(b"")
-    names = [file.name for file in checkpoints.weight_files(tmp_path)]
+    names = [file.name for file in weight_files(tmp_path)]
     assert names == ["one.safetensors", "two.safetensors"]
     index.write_text(json.dumps({"weight_map": {"a": "../../secret.safetensors"}}))
     with pytest.raises(CheckpointError, match="leads out of the folder"):
-        checkpoints.weight_files(tmp_path)
+        weight_files(tmp_path)
     index.write_text("{}")
     with pytest.raises(CheckpointError, match="has no 'weight_map'"):
-        checkpoints.weight_files(tmp_path)
+        weight_files(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["turbo", "base", "xl-turbo", "someone/something"])
 def test_download_offline_is_one_clear_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot reach the Hugging Face Hub") as caught:
-        checkpoints.download(name, tmp_path / "to")
+        download(name, tmp_path / "to")
     assert "it resumes" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_download_of_a_nonsense_name() -> None:
     with pytest.raises(CheckpointError, match="unknown checkpoint 'nonsense'"):
-        checkpoints.download("nonsense")
+        download("nonsense")
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ACESTEP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert checkpoints.cache_dir() == tmp_path / "acestep"
+    assert cache_dir() == tmp_path / "acestep"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert checkpoints.cache_dir() == Path.home() / ".cache" / "acestep"
+    assert cache_dir() == Path.home() / ".cache" / "acestep"
 
 
 BUILD_TWICE = """

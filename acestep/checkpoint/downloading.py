@@ -1,0 +1,71 @@
+"""Fetching checkpoints from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from acestep.checkpoint.finding import identified
+from acestep.checkpoint.folders import cache_dir
+from acestep.checkpoint.kinds import Checkpoint
+from acestep.checkpoint.names import DEFAULT_REPOSITORY, SOURCES, TEXT_ENCODER, VAE, Source
+from acestep.errors import CheckpointError, first_line
+
+
+def download(model: str, root: Path | None = None) -> Checkpoint:
+    """Fetch a checkpoint from the Hugging Face Hub, resuming what is there already.
+
+    Args:
+        model: a short name or a Hub id.
+        root: where to put it; by default `checkpoints` in the cache.
+
+    Raises:
+        CheckpointError: unknown name, no network, no access, or not enough disk.
+    """
+    root = root or cache_dir() / "checkpoints"
+    if model in SOURCES:
+        source = SOURCES[model]
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        source = Source(model, model.rpartition("/")[2])
+    else:
+        raise CheckpointError(
+            f"unknown checkpoint '{model}'; give a Hub id such as ACE-Step/name, or one of: "
+            + ", ".join(SOURCES)
+        )
+    if source.inside:
+        wanted = [f"{part}/*" for part in (source.inside, VAE, TEXT_ENCODER)]
+        _snapshot(source.repository, root, wanted)
+    else:
+        _snapshot(source.repository, root / source.folder, None)
+        if source.original:
+            _snapshot(DEFAULT_REPOSITORY, root, [f"{VAE}/*", f"{TEXT_ENCODER}/*"])
+    return identified(root / source.folder, model)
+
+
+def _snapshot(repository: str, target: Path, patterns: list[str] | None) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        snapshot_download(repository, local_dir=target, allow_patterns=patterns)
+    except (GatedRepoError, RepositoryNotFoundError, HFValidationError):
+        raise CheckpointError(
+            f"'{repository}' is not on the Hugging Face Hub, or not open to you; check the "
+            "name, or log in with: hf auth login"
+        ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError) as e:
+        raise CheckpointError(
+            f"cannot reach the Hugging Face Hub for '{repository}' ({first_line(e)}); "
+            "check the network and run the same command again: it resumes"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot store '{repository}' in {target}: {first_line(error)}"
+        ) from None

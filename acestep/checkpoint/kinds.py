@@ -1,0 +1,31 @@
+"""What a checkpoint is, and what its kind can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+TURBO_TASKS = ("text2music", "repaint", "cover")
+ALL_TASKS = (*TURBO_TASKS, "extract", "lego", "complete")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint found on disk.
+
+    Attributes:
+        name: what to call it in messages.
+        path: its folder; in the original layout the folder of the transformer.
+        layout: `diffusers` or `original`.
+        builtin: whether it is the one that comes with this package.
+    """
+
+    name: str
+    path: Path
+    layout: str
+    builtin: bool = False
+
+
+def tasks_of(is_turbo: bool) -> tuple[str, ...]:
+    """The tasks a checkpoint can do; turbo checkpoints were distilled for three."""
+    return TURBO_TASKS if is_turbo else ALL_TASKS

@@ -1,0 +1,121 @@
+"""Modules made empty and filled from files, a tensor at a time, straight to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from acestep.checkpoint.files import header
+from acestep.corrections.weight_norm import old_weight_norm
+from acestep.device import DevicePolicy
+from acestep.errors import CheckpointError, first_line
+
+_READERS = 4
+
+
+def empty(cls: Any, config: dict[str, Any], config_file: Path) -> nn.Module:
+    """A module without storage for its parameters; buffers that are not saved are real."""
+    from accelerate import init_empty_weights
+
+    try:
+        with init_empty_weights(include_buffers=False), old_weight_norm():
+            module: nn.Module = cls(**config)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, KeyError) as error:
+        raise CheckpointError(
+            f"{config_file}: does not describe a {cls.__name__} ({first_line(error)})"
+        ) from None
+    return module
+
+
+def finish(module: nn.Module, policy: DevicePolicy, component: str) -> nn.Module:
+    dtype = policy.dtype_of(component)
+    for name, buffer in module.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        value = buffer.to(policy.device, dtype if buffer.is_floating_point() else None)
+        module.get_submodule(owner)._buffers[leaf] = value
+    return module.eval().requires_grad_(False)
+
+
+def fill(
+    files: Iterable[Path],
+    place: Callable[[str], tuple[nn.Module, str] | None],
+    wanted: set[tuple[int, str]],
+    policy: DevicePolicy,
+    folder: Path,
+    component: str = "dit",
+) -> None:
+    """Read every tensor of the files into its place; every place must be filled once."""
+    from accelerate.utils import set_module_tensor_to_device
+    from safetensors import SafetensorError, safe_open
+
+    dtype = policy.dtype_of(component)
+    missing = set(wanted)
+    for file in files:
+        header(file)
+        try:
+            with safe_open(file, framework="pt", device=str(policy.device)) as tensors:
+                places: dict[str, tuple[nn.Module, str]] = {}
+                for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    target = place(key)
+                    if target is None or (id(target[0]), target[1]) not in wanted:
+                        raise CheckpointError(f"{file}: unexpected tensor '{key}'")
+                    _check_shape(file, key, *target, tensors.get_slice(key).get_shape())
+                    places[key] = target
+
+                def read(key: str) -> torch.Tensor:
+                    value: torch.Tensor = tensors.get_tensor(key)
+                    return value.to(dtype) if value.is_floating_point() else value
+
+                # To an H100, one thread brought 5.5 GiB in 1.8 s, four in 1.1 s.
+                with ThreadPoolExecutor(_READERS) as readers:
+                    values = readers.map(read, places)
+                    for (module, name), value in zip(places.values(), values, strict=True):
+                        set_module_tensor_to_device(
+                            module, name, policy.device, value, dtype=value.dtype
+                        )
+                        missing.discard((id(module), name))
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{file}: damaged or truncated ({error}); fetch the file again"
+            ) from None
+    if missing:
+        names = sorted(name for _, name in missing)
+        raise CheckpointError(
+            f"{folder}: {len(names)} tensors are missing from its weights, among them "
+            + ", ".join(f"'{name}'" for name in names[:3])
+        )
+
+
+def _check_shape(file: Path, key: str, module: nn.Module, name: str, shape: Iterable[int]) -> None:
+    owner, _, leaf = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    expected: torch.Tensor | None = holder._parameters.get(leaf)
+    if expected is None:
+        expected = holder._buffers[leaf]
+    if expected is not None and tuple(shape) != tuple(expected.shape):
+        raise CheckpointError(
+            f"{file}: tensor '{key}' has shape {tuple(shape)}, its config asks for "
+            f"{tuple(expected.shape)}"
+        )
+
+
+def component_classes() -> dict[str, Any]:
+    from diffusers.models import AceStepTransformer1DModel, AutoencoderOobleck
+    from diffusers.pipelines.ace_step import (
+        AceStepAudioTokenDetokenizer,
+        AceStepAudioTokenizer,
+        AceStepConditionEncoder,
+    )
+
+    return {
+        "transformer": AceStepTransformer1DModel,
+        "condition_encoder": AceStepConditionEncoder,
+        "audio_tokenizer": AceStepAudioTokenizer,
+        "audio_token_detokenizer": AceStepAudioTokenDetokenizer,
+        "vae": AutoencoderOobleck,
+    }
