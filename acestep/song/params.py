@@ -40,12 +40,17 @@ class GenerationParams:
         inference_steps: diffusion steps.
         seed: of the first song; -1 draws one. Later songs of a batch count up from it.
         guidance_scale: classifier-free guidance; turbo checkpoints ignore it.
-        use_adg: angle-domain guidance; not available, True is refused.
+        use_adg: angle-domain guidance, for checkpoints that take guidance.
         cfg_interval_start, cfg_interval_end: share of the schedule that is guided, 0 to 1.
         shift: shift of the timestep schedule.
         infer_method: `ode` or `sde`.
         timesteps: an explicit schedule, falling, in (0, 1].
-        repainting_start, repainting_end: seconds; an end of -1 is the end.
+        repainting_start, repainting_end: seconds; an end of -1 is the end. A range may start
+            before the source (below 0) or end after it, which makes the song longer.
+        repaint_mode: conservative, balanced or aggressive.
+        repaint_strength: 0 to 1, how freely `balanced` renews.
+        repaint_latent_crossfade_frames, repaint_wav_crossfade_sec: how softly the renewed part
+            joins the rest; None follows from mode and strength.
         audio_cover_strength: how much of the cover's source to keep, 0 to 1.
         thinking, lm_*, use_cot_*, use_constrained_decoding: the language model's settings.
         track_name: for extract and lego, for example `vocals`.
@@ -76,6 +81,10 @@ class GenerationParams:
     timesteps: Sequence[float] | None = None
     repainting_start: float = 0.0
     repainting_end: float = -1.0
+    repaint_mode: str = "balanced"
+    repaint_strength: float = 0.5
+    repaint_latent_crossfade_frames: int | None = None
+    repaint_wav_crossfade_sec: float | None = None
     audio_cover_strength: float = 1.0
     thinking: bool = True
     lm_temperature: float = 0.85
@@ -118,8 +127,6 @@ def make_request(params: GenerationParams, config: GenerationConfig) -> Request:
     Raises:
         RequestError: an audio file cannot be read, or an option is not available.
     """
-    if params.use_adg:
-        raise RequestError("angle-domain guidance (use_adg) is not available; leave it out")
     end = params.repainting_end
     source = _audio(params.src_audio)
     return Request(
@@ -139,8 +146,13 @@ def make_request(params: GenerationParams, config: GenerationConfig) -> Request:
         reference_audio=_audio(params.reference_audio),
         audio_codes=params.audio_codes,
         repaint=(params.repainting_start, None if end in (None, -1) else end),
+        repaint_mode=params.repaint_mode,
+        repaint_strength=params.repaint_strength,
+        repaint_latent_crossfade_frames=params.repaint_latent_crossfade_frames,
+        repaint_wav_crossfade_sec=params.repaint_wav_crossfade_sec,
         steps=params.inference_steps,
         guidance_scale=params.guidance_scale,
+        use_adg=params.use_adg,
         cfg_interval=(params.cfg_interval_start, params.cfg_interval_end),
         shift=params.shift,
         infer_method=params.infer_method,

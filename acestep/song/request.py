@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 DEFAULT_DURATION = 30.0
 """Seconds of a song when neither the request nor source audio says."""
 
+FRAMES_PER_SECOND = 25
+"""Latent frames of the model in a second of music."""
+
 CODES_PER_SECOND = 5
 """Audio codes of the language model in a second of music."""
 
@@ -39,6 +42,9 @@ _LANGUAGE_CODES = (
 LANGUAGES = tuple(_LANGUAGE_CODES.split())
 SOURCE_TASKS = ("cover", "repaint", "extract", "lego", "complete")
 INFER_METHODS = ("ode", "sde")
+REPAINT_MODES = ("conservative", "balanced", "aggressive")
+MAX_CROSSFADE = 10.0
+"""Seconds of the longest crossfade between a repainted part and the rest."""
 
 _KEY = re.compile(r"[A-G][#b♯♭]? (major|minor)")
 _AUDIO_CODE = re.compile(r"<\|audio_code_(\d+)\|>")
@@ -58,7 +64,13 @@ class Request:
         reference_audio: `[2, samples]` at 48 kHz, whose timbre to follow.
         audio_codes: semantic codes as text, `<|audio_code_N|>`, five a second.
         song_codes: the same for each song of the batch, in place of `audio_codes`.
-        repaint: (start, end) in seconds of the part to renew; an end of None is the end.
+        repaint: (start, end) in seconds of the part to renew; an end of None is the end of the
+            source. A range may start before the source or end after it, which makes it longer.
+        repaint_mode: one of `REPAINT_MODES`: how firmly the rest keeps to the source.
+        repaint_strength: 0 to 1, how freely `balanced` renews.
+        repaint_latent_crossfade_frames, repaint_wav_crossfade_sec: how softly the renewed part
+            joins the rest; None follows from mode and strength.
+        use_adg: guide by angles instead of differences (checkpoints that take guidance).
         timesteps: an explicit descending schedule in (0, 1], in place of steps and shift.
     """
 
@@ -79,8 +91,13 @@ class Request:
     audio_codes: str = ""
     song_codes: tuple[str, ...] = field(default=(), repr=False)
     repaint: tuple[float, float | None] = (0.0, None)
+    repaint_mode: str = "balanced"
+    repaint_strength: float = 0.5
+    repaint_latent_crossfade_frames: int | None = None
+    repaint_wav_crossfade_sec: float | None = None
     steps: int = 8
     guidance_scale: float = 7.0
+    use_adg: bool = False
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     shift: float = 1.0
     infer_method: str = "ode"
@@ -152,6 +169,7 @@ class Request:
             raise RequestError("the batch is empty; ask for at least one song")
         for seed in self.seeds:
             check_range("seed", seed, 0, MAX_SEED)
+        self._check_repaint_settings()
         start, end = self.cfg_interval
         if not 0 <= start <= end <= 1:
             raise RequestError(f"guidance interval {start:g}..{end:g} is not a range within 0..1")
@@ -187,19 +205,37 @@ class Request:
         if self.reference_audio is not None and self.reference_audio.shape[-1] < sample_rate // 10:
             raise RequestError("the reference audio is shorter than 0.1 s")
 
+    def _check_repaint_settings(self) -> None:
+        if self.repaint_mode not in REPAINT_MODES:
+            raise RequestError(
+                f"unknown repaint mode '{self.repaint_mode}'; choose from "
+                + ", ".join(REPAINT_MODES)
+            )
+        frames = self.repaint_latent_crossfade_frames
+        check_range("repaint strength", self.repaint_strength, 0, 1)
+        check_range("repaint crossfade", frames, 0, MAX_CROSSFADE * FRAMES_PER_SECOND, "frames")
+        seconds = self.repaint_wav_crossfade_sec
+        check_range("repaint crossfade", seconds, 0, MAX_CROSSFADE, "seconds")
+
     def _check_repaint(self, seconds: float) -> None:
         if self.task not in ("repaint", "lego"):
             return
-        start, end = self.repaint
-        if not (math.isfinite(start) and 0 <= start < seconds):
+        start, end = self.repaint[0], seconds if self.repaint[1] is None else self.repaint[1]
+        if not math.isfinite(start) or start > seconds or (start == seconds == end):
             raise RequestError(
                 f"the repaint range starts at {start:g} s; the source audio runs from 0 to "
                 f"{seconds:.2f} s"
             )
-        if end is not None and not start < end:
+        if not start < end:
             raise RequestError(
                 f"the repaint range {start:g}:{end:g} ends before it starts; give START:END"
             )
+        if end < 0:
+            raise RequestError(
+                f"the repaint range ends at {end:g} s, before the source audio begins"
+            )
+        total = max(end, seconds) - min(start, 0.0)
+        check_range("length of the song with its new ends", total, MIN_DURATION, MAX_DURATION, "s")
 
 
 def count_audio_codes(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -55,6 +56,15 @@ SONG = torch.zeros(2, 48000)
         ({"src_audio": torch.zeros(2, 9)}, "length of the source audio"),
         ({"task": "repaint", "src_audio": SONG, "repaint": (2.0, None)}, "starts at 2 s"),
         ({"task": "repaint", "src_audio": SONG, "repaint": (0.5, 0.2)}, "ends before it starts"),
+        ({"task": "repaint", "src_audio": SONG, "repaint": (-2.0, -1.0)}, "ends at -1 s, before"),
+        ({"task": "repaint", "src_audio": SONG, "repaint": (1.0, None)}, "starts at 1 s"),
+        ({"task": "lego", "src_audio": SONG, "repaint": (math.nan, None)}, "starts at nan s"),
+        ({"task": "lego", "src_audio": SONG, "repaint": (0.0, math.inf)}, "new ends inf is out"),
+        ({"task": "repaint", "src_audio": SONG, "repaint": (-300.0, 301.0)}, "new ends 601 is"),
+        ({"repaint_mode": "bold"}, "unknown repaint mode 'bold'; choose from conservative, bal"),
+        ({"repaint_strength": 1.5}, "repaint strength 1.5 is out of range; expected 0 to 1"),
+        ({"repaint_latent_crossfade_frames": -1}, "repaint crossfade -1 is out of range"),
+        ({"repaint_wav_crossfade_sec": 11.0}, "repaint crossfade 11 is out of range"),
     ],
 )
 def test_refusals(changes: dict[str, Any], expected: str) -> None:
@@ -71,6 +81,11 @@ def test_refusals(changes: dict[str, Any], expected: str) -> None:
         {"task": "cover", "audio_codes": "<|audio_code_1|>"},
         {"task": "extract", "caption": "", "src_audio": SONG},
         {"task": "repaint", "src_audio": SONG, "repaint": (0.0, 99.0)},
+        {"task": "repaint", "src_audio": SONG, "repaint": (-5.0, 0.0)},
+        {"task": "repaint", "src_audio": SONG, "repaint": (1.0, 9.0)},
+        {"task": "lego", "src_audio": SONG, "repaint": (-5.0, None), "repaint_strength": 1},
+        {"repaint_mode": "aggressive", "repaint_latent_crossfade_frames": 0},
+        {"use_adg": True},
         {"timesteps": (1.0, 0.25)},
     ],
 )
