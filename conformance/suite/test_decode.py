@@ -36,7 +36,11 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @covers(
-    "A1", "vae.decode:decode", "vae.decode:decoder_halo", "vae.convolution:conv1d", "device:resolve"
+    "A1",
+    "vae.decode:decode",
+    "vae.decode:decoder_halo",
+    "vae.convolution:conv1d",
+    "device.choosing:resolve",
 )
 @torch.inference_mode()
 def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any) -> None:
