@@ -37,7 +37,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
     ),
     "draws a picture of numbers, or names devices": (
         "bench.picture:draw",
-        "device:every_device",
+        "device.choosing:every_device",
     ),
     "random weights at sizes that no test can hold": (
         "bench.shapes:large_pipeline",

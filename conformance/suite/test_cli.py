@@ -126,7 +126,7 @@ def test_unknown_device(
     assert "device" in line
 
 
-@covers("acestep_v15_pipeline:main", "device:resolve")
+@covers("acestep_v15_pipeline:main", "device.choosing:resolve")
 @pytest.mark.names_cuda("the case itself asks for a device that is absent")
 def test_absent_device(
     api: Api, target: Target, capsys: pytest.CaptureFixture[str], tmp_path: Path

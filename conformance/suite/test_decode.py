@@ -40,7 +40,7 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     "engines.torch.codec:decode",
     "vae.windows:decoder_halo",
     "vae.convolution:conv1d",
-    "device:resolve",
+    "device.choosing:resolve",
 )
 @torch.inference_mode()
 def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any) -> None:

@@ -10,7 +10,13 @@ from conformance.suite.support import Api, absent_device
 from conformance.targets import Target
 
 
-@covers("A2", "device:resolve", "device:describe_devices", "device:DtypeChoice.name")
+@covers(
+    "A2",
+    "device.choosing:resolve",
+    "device.presence:describe_devices",
+    "device.dtypes:DtypeChoice.name",
+    "device.dtypes:dtypes_of",
+)
 def test_policy_of_this_device(api: Api, target: Target) -> None:
     policy = api.get("device:resolve")(target.device)
     assert policy.device.type == target.device
@@ -26,7 +32,14 @@ def test_policy_of_this_device(api: Api, target: Target) -> None:
     assert (policy.max_conv_output is not None) is limited, api.keyword("max_conv_output")
 
 
-@covers("device:DevicePolicy.*", "device:supports_float64", "device:default_lm_backend", "S5")
+@covers(
+    "S5",
+    "device.policy:DevicePolicy.*",
+    "device.memory:*",
+    "device.kernels:*",
+    "device.dtypes:supports_float64",
+    "device.choosing:default_lm_backend",
+)
 def test_policy_answers(api: Api, target: Target) -> None:
     policy = api.get("device:resolve")(target.device)
     assert policy.name.startswith(target.device)
@@ -66,7 +79,7 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert why
 
 
-@covers("device:DevicePolicy.autocast")
+@covers("device.policy:DevicePolicy.autocast", "device.dtypes:has_bfloat16")
 def test_autocast_is_of_the_device(api: Api, target: Target) -> None:
     policy = api.get("device:resolve")(target.device)
     kinds = ("cpu", "cuda", "mps")
@@ -76,7 +89,7 @@ def test_autocast_is_of_the_device(api: Api, target: Target) -> None:
         assert on == (set() if wanted.dtype == torch.float32 else {target.device})
 
 
-@covers("A2", "device:resolve")
+@covers("A2", "device.choosing:resolve", "device.presence:*")
 @pytest.mark.names_cuda("the case itself asks for a device that is absent")
 def test_nothing_is_silently_replaced(
     api: Api, target: Target, monkeypatch: pytest.MonkeyPatch

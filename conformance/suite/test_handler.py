@@ -68,7 +68,7 @@ def canonical(api: Api) -> Any:
     return api.get("device:canonical")
 
 
-@covers("handler:AceStepHandler._is_on_target_device", "device:canonical")
+@covers("handler:AceStepHandler._is_on_target_device", "device.presence:canonical")
 @pytest.mark.names_cuda("the case itself asks about CUDA devices")
 @given(
     kind=st.sampled_from(["cpu", "cuda", "mps"]),

@@ -76,7 +76,7 @@ def test_gradients_are_those_of_the_host(api: Api, target: Target) -> None:
     "acestep_v15_pipeline:main",
     "checkpoint.adapters:*",
     "cli.train:*",
-    "device:DevicePolicy.for_training",
+    "device.policy:DevicePolicy.for_training",
     "corrections.masks:*",
     "training.configs:TrainingConfig.*",
     "training.data:*",

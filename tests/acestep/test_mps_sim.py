@@ -117,7 +117,7 @@ def held(simulation: simulate.Simulation) -> int:
 def test_the_memory_ratchet_is_prevented(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the allocator that keeps every freed block, songs of rising length must not pile up."""
     with simulate.mps(memory_gb=16, ratchet=True) as simulation:
-        monkeypatch.setattr(device, "MPS_CACHE_SLACK", 4 * 2**20)
+        monkeypatch.setattr(device.policy, "MPS_CACHE_SLACK", 4 * 2**20)
         ours = AceStepHandler()
         ours.load("demo", resolve("mps", dtype="float32"))
         levels = []

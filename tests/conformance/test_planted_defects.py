@@ -73,7 +73,7 @@ DEFECTS = (
     ),
     Defect(
         "S3: mps is lost from the command line's choices",
-        "device/__init__.py",
+        "device/presence.py",
         'DEVICE_CHOICES = ("auto", "cuda", "mps", "cpu")',
         'DEVICE_CHOICES = ("auto", "cuda", "cpu")',
         f"{CLI}::test_device_choices",
@@ -98,7 +98,7 @@ DEFECTS = (
     ),
     Defect(
         "S5: the backend defaults to vllm everywhere",
-        "device/__init__.py",
+        "device/choosing.py",
         '        return "pt", "vLLM runs on CUDA only"\n',
         '        return "vllm", "the fastest"\n',
         f"{CLI}::test_backend_default",
@@ -147,7 +147,7 @@ DEFECTS = (
     ),
     Defect(
         "a hard-coded autocast, as in S7",
-        "device/__init__.py",
+        "device/policy.py",
         "        return torch.autocast(device_type=self.device.type, dtype=dtype)",
         '        return torch.autocast(device_type="cuda", dtype=dtype)',
         f"{DEVICE}::test_autocast_is_of_the_device",
@@ -162,21 +162,21 @@ DEFECTS = (
     ),
     Defect(
         "an unguarded MPS call",
-        "device/__init__.py",
+        "device/policy.py",
         '        """Give memory that the allocator holds but does not use back to the system."""\n',
         "        import torch; torch.mps.empty_cache()\n",
         ANSWERS,
     ),
     Defect(
         "a generator on the wrong device",
-        "device/__init__.py",
+        "device/policy.py",
         '        return torch.Generator("cpu").manual_seed(seed)',
         '        return torch.Generator("cuda").manual_seed(seed)',
         ANSWERS,
     ),
     Defect(
         "a generator on the device instead of the host",
-        "device/__init__.py",
+        "device/policy.py",
         '        return torch.Generator("cpu").manual_seed(seed)',
         "        return torch.Generator(self.device).manual_seed(seed)",
         ANSWERS,
@@ -193,7 +193,7 @@ DEFECTS = (
     ),
     Defect(
         "a silent fall-back from an absent device",
-        "device/__init__.py",
+        "device/choosing.py",
         "    if not available:\n        raise DeviceError(\n            f\"device '{requested}' is not available here: {detail}",
         '    if not available: return torch.device("cpu")\n    if not available:\n        raise DeviceError(\n            f"device \'{requested}\' is not available here: {detail}',
         f"{DEVICE}::test_nothing_is_silently_replaced",
@@ -222,7 +222,7 @@ DEFECTS = (
     ),
     Defect(
         "a CUDA call whose error is swallowed",
-        "device/__init__.py",
+        "device/policy.py",
         '        """Wait until the device has finished all work submitted so far."""\n',
         "        import contextlib, torch\n        with contextlib.suppress(Exception): "
         "torch.cuda.synchronize()\n",
@@ -230,14 +230,14 @@ DEFECTS = (
     ),
     Defect(
         "a CUDA query by another name",
-        "device/__init__.py",
+        "device/policy.py",
         '        """Give memory that the allocator holds but does not use back to the system."""\n',
         '        torch = __import__("torch"); getattr(torch, "cuda").is_initialized()\n',
         ANSWERS,
     ),
     Defect(
         "CUDA's random state",
-        "device/__init__.py",
+        "device/policy.py",
         '        return torch.Generator("cpu").manual_seed(seed)',
         '        torch.cuda.manual_seed_all(seed); return torch.Generator("cpu").manual_seed(seed)',
         ANSWERS,
@@ -252,7 +252,7 @@ DEFECTS = (
     ),
     Defect(
         "a device object for CUDA",
-        "device/__init__.py",
+        "device/policy.py",
         '        return torch.Generator("cpu").manual_seed(seed)',
         '        torch.device("cuda", 0); return torch.Generator("cpu").manual_seed(seed)',
         ANSWERS,
@@ -266,7 +266,7 @@ DEFECTS = (
     ),
     Defect(
         "the convolution limit is lost",
-        "device/__init__.py",
+        "device/choosing.py",
         '        max_conv_output=MPS_MAX_CONV_OUTPUT if device.type == "mps" else None,\n',
         "        max_conv_output=None,\n",
         f"{DEVICE}::test_policy_of_this_device",
@@ -274,7 +274,7 @@ DEFECTS = (
     ),
     Defect(
         "float16 by default",
-        "device/__init__.py",
+        "device/dtypes.py",
         '        torch.bfloat16,\n        "native',
         '        torch.float16,\n        "native',
         f"{DEVICE}::test_policy_of_this_device",

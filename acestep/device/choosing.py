@@ -1,0 +1,131 @@
+"""Choosing a device: from what the caller asked for to the policy of one device, or a refusal."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from acestep.device import memory
+from acestep.device.dtypes import dtypes_of
+from acestep.device.policy import DevicePolicy
+from acestep.device.presence import DEVICE_CHOICES, canonical, names_here, probe, unknown_device
+from acestep.errors import DeviceError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+BACKEND_CHOICES = ("pt", "vllm")
+
+# A convolution output with a dimension above this is refused inside the MPS kernels
+# ("Output channels > 65536 not supported at the MPS device"), on macOS before 15.1 and
+# with several PyTorch releases later too; splitting is exact, so it is always applied.
+MPS_MAX_CONV_OUTPUT = 65536
+
+
+def resolve(
+    choice: str | torch.device | None = "auto", *, dtype: str | None = None
+) -> DevicePolicy:
+    """Decide on a device and everything that follows from it.
+
+    Args:
+        choice: one of `DEVICE_CHOICES`, an indexed name such as `cuda:1`, or a
+            `torch.device`; case and surrounding space do not matter. For `auto` (or
+            None) the environment variable `ACESTEP_DEVICE` decides when it is set, else
+            the order is CUDA, MPS, CPU.
+        dtype: one of `DTYPE_CHOICES` for every component, or None for the policy's own.
+
+    Raises:
+        DeviceError: the device is unknown or absent; the message says what is available.
+        RequestError: the dtype is unknown or the device lacks it.
+    """
+    import torch
+
+    requested = str(choice if choice is not None else "auto").strip().lower()
+    origin = "asked for"
+    if requested in ("auto", ""):
+        requested = os.environ.get("ACESTEP_DEVICE", "").strip().lower() or "auto"
+        origin = "ACESTEP_DEVICE"
+    if requested == "auto":
+        name, reason = _best()
+        device = torch.device(name)
+    else:
+        device, reason = _explicit(requested), origin
+    policy = _build(device, requested, reason)
+    return policy if dtype is None else policy.with_dtype(dtype)
+
+
+def every_device() -> list[str]:
+    """All devices of the kind that `auto` picks, for one worker on each."""
+    import torch
+
+    policy = resolve("auto")
+    named: int | None = policy.device.index
+    if policy.device.type != "cuda" or named is not None:
+        return [policy.name]
+    return [f"cuda:{index}" for index in range(torch.accelerator.device_count())]
+
+
+def default_lm_backend(device: str | torch.device) -> tuple[str, str]:
+    """The language model's default engine on a device, and why: (`vllm` or `pt`, reason)."""
+    if canonical(device)[0] != "cuda":
+        return "pt", "vLLM runs on CUDA only"
+    if importlib.util.find_spec("vllm") is None:
+        return "pt", "vLLM is not installed"
+    return "vllm", "CUDA with vLLM installed"
+
+
+def _best() -> tuple[str, str]:
+    for name in ("cuda", "mps"):
+        available, detail = probe(name)
+        if available:
+            return name, f"auto: {detail}"
+    return "cpu", "auto: no CUDA or MPS device here"
+
+
+def _explicit(requested: str) -> torch.device:
+    import torch
+
+    kind, colon, index = requested.partition(":")
+    if kind not in DEVICE_CHOICES[1:] or (colon and not (index.isascii() and index.isdecimal())):
+        raise DeviceError(unknown_device(requested))
+    available, detail = probe(kind)
+    if not available:
+        raise DeviceError(
+            f"device '{requested}' is not available here: {detail}; available: {names_here()}"
+        )
+    count = torch.accelerator.device_count() if kind == "cuda" else 1
+    if index and int(index) >= count:
+        raise DeviceError(
+            f"device '{requested}' is not available here: the last one is "
+            f"'{kind}:{count - 1}'; available: {names_here()}"
+        )
+    return torch.device(kind, int(index)) if kind == "cuda" and index else torch.device(kind)
+
+
+def _build(device: torch.device, requested: str, reason: str) -> DevicePolicy:
+    backend, backend_reason = default_lm_backend(device)
+    return DevicePolicy(
+        device=device,
+        requested=requested,
+        reason=reason,
+        dtypes=MappingProxyType(dtypes_of(device)),
+        lm_backend=backend,
+        lm_backend_reason=backend_reason,
+        unified_memory=device.type != "cuda",
+        max_conv_output=MPS_MAX_CONV_OUTPUT if device.type == "mps" else None,
+        channels_last=_channels_last(device),
+        total_memory=memory.free_and_total(device)[1],
+    )
+
+
+def _channels_last(device: torch.device) -> bool:
+    """Side by side on the CPU, where it is quicker by measurement. On MPS it was never measured,
+    and wrong results of such convolutions were reported there (pytorch/pytorch issue 180984).
+    On CUDA it is quickest where kernels are tried (`fixed_shapes`), but what cuDNN takes without
+    trying was up to twenty times as slow."""
+    text = os.environ.get("ACESTEP_CHANNELS_LAST", "").strip()
+    if text not in ("", "0", "1"):
+        raise RequestError(f"ACESTEP_CHANNELS_LAST is '{text}'; expected 0 or 1")
+    return text == "1" if text else device.type == "cpu"

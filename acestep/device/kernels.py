@@ -1,0 +1,86 @@
+"""What a GPU's kernels can do, and recording what they are told to do."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# Libraries pick their kernels and workspaces in the first runs, which a graph must not record.
+_WARM_UP_STEPS = 3
+# Compute capability from which PyTorch's flash kernels run, and the major one of GPUs that
+# copy tiles by themselves, and products of 64 rows.
+_AMPERE, _HOPPER = (8, 0), 9
+
+
+def has_packed_attention(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch's flash kernel for packed sequences runs here in this dtype."""
+    return _is_half(dtype) and _capability(device) >= _AMPERE
+
+
+def has_tile_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the decoder's own kernels run here: Triton's, with a Hopper GPU's copies of
+    tiles. On other GPUs nobody has run them."""
+    if not _is_half(dtype) or _capability(device)[0] != _HOPPER:
+        return False
+    return importlib.util.find_spec("triton") is not None
+
+
+def recording_pool(device: torch.device) -> Any:
+    """Memory for several recordings of which no two run at the same time; see `captured`."""
+    import torch
+
+    return torch.get_device_module(device).graph_pool_handle() if device.type == "cuda" else None
+
+
+def captured(
+    device: torch.device, step: Callable[[], None], pool: Any = None
+) -> Callable[[], None]:
+    """A step in the form that costs the host least: on CUDA a graph to replay.
+
+    Args:
+        device: where the step computes.
+        step: works in place on tensors that stay where they are, and never waits for
+            the device. On CUDA it is run a few times here, before it is recorded.
+        pool: what `recording_pool` gave; by default a recording has its own memory.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return step
+    module = torch.get_device_module(device)
+    with module.device(device):
+        stream = module.Stream()
+        stream.wait_stream(module.current_stream())
+        with module.stream(stream):
+            for _ in range(_WARM_UP_STEPS):
+                step()
+        module.current_stream().wait_stream(stream)
+        graph = module.CUDAGraph()
+        with module.graph(graph, pool=pool):
+            step()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def _is_half(dtype: torch.dtype) -> bool:
+    import torch
+
+    return dtype in (torch.bfloat16, torch.float16)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of an NVIDIA GPU; (0, 0) of anything else.
+
+    PyTorch built for ROCm calls AMD's GPUs `cuda` too and gives them numbers of their own
+    architecture: a Radeon Instinct MI300 says 9.4 and would pass for a Hopper.
+    """
+    import torch
+
+    if device.type != "cuda" or torch.version.hip is not None:
+        return 0, 0
+    major, minor = torch.get_device_module(device).get_device_capability(device)
+    return int(major), int(minor)

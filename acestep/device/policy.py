@@ -1,0 +1,233 @@
+"""Serving a device at run time: `DevicePolicy`, the one object that all else asks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from acestep.device import kernels, memory
+from acestep.device.dtypes import COMPONENTS, DTYPE_CHOICES, DtypeChoice, has_bfloat16
+from acestep.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+# The MPS allocator keeps freed blocks of varying sizes, and over a song they add up until
+# the machine has no memory left. Flushing costs about 0.3 s, so it is done between steps
+# only once this much is held but unused.
+MPS_CACHE_SLACK = memory.GIB
+
+
+@dataclass(frozen=True)
+class DevicePolicy:
+    """Everything the rest of the package may want to know about the device in use.
+
+    Attributes:
+        device: where tensors and modules go.
+        requested: what the caller asked for, as text.
+        reason: why this device, in one phrase.
+        dtypes: component name (`COMPONENTS`) to `DtypeChoice`.
+        lm_backend: default engine of the 5 Hz language model, `vllm` or `pt`.
+        lm_backend_reason: why that engine.
+        unified_memory: the device shares the host's memory, so offloading gains nothing.
+        max_conv_output: longest allowed dimension of a convolution's output, or None.
+        channels_last: layout of the VAE's signals, side by side or one channel after another;
+            the environment variable `ACESTEP_CHANNELS_LAST` (0 or 1) decides when it is set.
+        total_memory: memory that the device can use, GiB.
+    """
+
+    device: torch.device
+    requested: str
+    reason: str
+    dtypes: Mapping[str, DtypeChoice]
+    lm_backend: str
+    lm_backend_reason: str
+    unified_memory: bool
+    max_conv_output: int | None
+    channels_last: bool
+    total_memory: float
+
+    @property
+    def name(self) -> str:
+        """The device as text, for example `cuda:1`."""
+        return str(self.device)
+
+    @property
+    def is_accelerator(self) -> bool:
+        """True unless the device is the host itself."""
+        return self.device.type != "cpu"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the diffusion transformer."""
+        return self.dtypes["dit"].dtype
+
+    @property
+    def has_flash_attention(self) -> bool:
+        """Whether the flash-attn package has kernels for this device."""
+        return self.device.type == "cuda"
+
+    @property
+    def prefers_vllm(self) -> bool:
+        """Whether vLLM is the language model's usual engine here, installed or not."""
+        return self.device.type == "cuda"
+
+    @property
+    def records(self) -> bool:
+        """Whether `captured` makes a recording that outlives its tensors' contents."""
+        return self.device.type == "cuda"
+
+    @property
+    def tunes(self) -> bool:
+        """Whether `fixed_shapes` makes a difference."""
+        return self.device.type == "cuda"
+
+    def has_packed_attention(self, dtype: torch.dtype) -> bool:
+        """Whether PyTorch's flash kernel for packed sequences runs here in this dtype."""
+        return kernels.has_packed_attention(self.device, dtype)
+
+    def has_tile_kernels(self, dtype: torch.dtype) -> bool:
+        """Whether the decoder's own kernels run here, see `kernels.has_tile_kernels`."""
+        return kernels.has_tile_kernels(self.device, dtype)
+
+    def recording_pool(self) -> Any:
+        """Memory for several recordings of which no two run at the same time; see `captured`."""
+        return kernels.recording_pool(self.device)
+
+    def captured(self, step: Callable[[], None], pool: Any = None) -> Callable[[], None]:
+        """A step in the form that costs the host least: on CUDA a graph to replay.
+
+        Args:
+            step: works in place on tensors that stay where they are, and never waits for
+                the device. On CUDA it is run a few times here, before it is recorded.
+            pool: what `recording_pool` gave; by default a recording has its own memory.
+        """
+        return kernels.captured(self.device, step, pool)
+
+    def dtype_of(self, component: str) -> torch.dtype:
+        """The dtype of one of `COMPONENTS`."""
+        return self.dtypes[component].dtype
+
+    @property
+    def free_memory(self) -> float:
+        """Memory that can still be allocated on the device now, GiB."""
+        return memory.free_and_total(self.device)[0]
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished all work submitted so far."""
+        if self.is_accelerator:
+            import torch
+
+            torch.accelerator.synchronize(self.device)
+
+    def flush(self) -> None:
+        """Give memory that the allocator holds but does not use back to the system."""
+        if self.is_accelerator:
+            import torch
+
+            torch.accelerator.empty_cache()
+
+    def host_buffer(self, *shape: int) -> torch.Tensor:
+        """A float32 tensor on the host that the device can write to while it computes."""
+        import torch
+
+        return torch.empty(shape, dtype=torch.float32, pin_memory=self.device.type == "cuda")
+
+    def after_request(self) -> None:
+        """Give memory back where the allocator would pile it up. CUDA's keeps its blocks in
+        order, and taking them anew would cost the next song more than its launch."""
+        if self.device.type == "mps":
+            self.flush()
+
+    def between_steps(self) -> None:
+        """Housekeeping after a diffusion step: keep the MPS allocator from ratcheting up."""
+        if memory.held_unused(self.device) > MPS_CACHE_SLACK:
+            self.flush()
+
+    def autocast(self, component: str = "dit") -> AbstractContextManager[Any]:
+        """Autocast to the component's dtype on this device; does nothing in float32."""
+        import torch
+
+        dtype = self.dtype_of(component)
+        if dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(device_type=self.device.type, dtype=dtype)
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Compute float32 as float32: CUDA's convolutions round it to TF32 by default."""
+        import torch
+
+        if self.device.type != "cuda" or self.dtype != torch.float32:
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+
+    @contextmanager
+    def fixed_shapes(self) -> Iterator[None]:
+        """Convolutions of few shapes, met often: CUDA times its kernels for each and keeps the
+        fastest."""
+        import torch
+
+        if not self.tunes:
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            yield
+
+    def for_training(self, dtype: str | None = None) -> DevicePolicy:
+        """This policy for training: float32 on MPS unless a dtype is asked for.
+
+        Args:
+            dtype: one of `DTYPE_CHOICES`; None leaves the choice to the device.
+
+        Raises:
+            RequestError: the device lacks the dtype, or it is float16, whose gradients
+                underflow without the loss scaling that only float32 weights allow.
+        """
+        if dtype == "float16":
+            raise RequestError(
+                "float16 overflows in this model, the more so in training; use bfloat16 or float32"
+            )
+        if dtype is None and self.device.type == "mps":
+            dtype = "float32"
+        return self if dtype is None else self.with_dtype(dtype)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A generator on the host: its stream is the same whatever the device."""
+        import torch
+
+        return torch.Generator("cpu").manual_seed(seed)
+
+    def reset_peak_memory(self) -> None:
+        """Start a new measurement for `peak_memory` where the device can."""
+        memory.reset_peak(self.device)
+
+    def peak_memory(self) -> float:
+        """Highest memory use in GiB: of tensors since the last reset on CUDA, of the
+        driver now on MPS (it keeps no maximum), of the whole process on the CPU."""
+        return memory.peak(self.device)
+
+    def with_dtype(self, dtype: str) -> DevicePolicy:
+        """This policy with every component at one dtype (one of `DTYPE_CHOICES`).
+
+        Raises:
+            RequestError: the name is unknown, or the device lacks the dtype.
+        """
+        import torch
+
+        if dtype == "auto":
+            return self
+        if dtype not in DTYPE_CHOICES:
+            raise RequestError(f"unknown dtype '{dtype}'; choose from {', '.join(DTYPE_CHOICES)}")
+        wanted: torch.dtype = getattr(torch, dtype)
+        if wanted == torch.bfloat16 and not has_bfloat16(self.device):
+            raise RequestError(f"{self.name} has no bfloat16 here; use --dtype float32")
+        choice = DtypeChoice(wanted, "asked for", "--dtype")
+        dtypes = MappingProxyType(dict.fromkeys(COMPONENTS, choice))
+        return dataclasses.replace(self, dtypes=dtypes)
