@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import importlib.util
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +14,15 @@ from acestep.checkpoint import finding, folders
 from acestep.checkpoint.adapters import AdapterMixin
 from acestep.checkpoint.kinds import Checkpoint, tasks_of
 from acestep.device import DevicePolicy, canonical, resolve
-from acestep.diffusion.pipeline import Denoised, Pipeline
-from acestep.engines.torch import codec
-from acestep.engines.torch.loading import load_pipeline
-from acestep.errors import AceStepError, GenerationError, RequestError
+from acestep.diffusion.making import Maker
+from acestep.engines.protocol import Engine
+from acestep.engines.torch.loading import Options, flash_attention_problem, load_engine
+from acestep.errors import AceStepError, RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
-from acestep.song.generation import (
-    Clock,
-    Generation,
-    Progress,
-    Report,
-    Song,
-    check_latents,
-    extra_outputs,
-    latent_frames,
-    lyric_tokens,
-    normalized,
-    out_of_memory,
-    pipeline_arguments,
-)
+from acestep.song.outcome import Generation, extra_outputs
 from acestep.song.params import GenerationConfig, GenerationParams, make_request
+from acestep.song.progress import Progress, Report
 from acestep.song.request import Request
-
-# Share of the progress bar at which the diffusion starts and ends.
-_DIFFUSION = (0.05, 0.8)
 
 
 class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
@@ -55,13 +38,18 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
     def __init__(self) -> None:
         self.policy: DevicePolicy = resolve("cpu")
         self.checkpoint: Checkpoint | None = None
-        self.pipeline: Pipeline | None = None
+        self.engine: Engine | None = None
         self.lm_initialized = False
         self.offload = "none"
         self._project_root: str | None = None
         self._lock = threading.RLock()
         self._cancel = threading.Event()
-        self._send_home: Callable[[], None] = lambda: None
+        self._maker: Maker | None = None
+
+    @property
+    def pipeline(self) -> Any:
+        """The loaded modules as a diffusers pipeline, where the engine has one; else None."""
+        return getattr(self.engine, "pipeline", None)
 
     @property
     def device(self) -> str:
@@ -76,7 +64,7 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
     @property
     def tasks(self) -> tuple[str, ...]:
         """What the loaded checkpoint can do; empty when none is loaded."""
-        return tasks_of(self.pipeline.is_turbo) if self.pipeline else ()
+        return tasks_of(self.engine.traits.is_turbo) if self.engine else ()
 
     @property
     def gpu_config(self) -> GPUConfig:
@@ -129,8 +117,6 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
             )
         except AceStepError as error:
             return str(error), False
-        except torch.OutOfMemoryError as error:
-            return out_of_memory(self.policy, error), False
         return self.status(), True
 
     def load(
@@ -154,7 +140,8 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
             RequestError: an option that this device or installation does not have.
             CheckpointError: see `finding.find` and `loading.load`.
         """
-        _check_options(policy, use_flash_attention, offload, quantization)
+        options = Options(use_flash_attention, compile_model, offload, quantization)
+        options.check(policy)
         with self._lock:
             checkpoint = finding.find(model, project_root)
 
@@ -162,29 +149,23 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
                 if progress is not None:
                     progress(0.0, desc=f"loading {name.replace('_', ' ')}")
 
-            # With offloading, weights go to the host first and visit the device in turn.
-            home = resolve("cpu") if offload == "all" else policy
-            pipeline = load_pipeline(checkpoint, _placed(policy, home), on_component)
-            pipeline.set_progress_bar_config(disable=True)
-            if use_flash_attention:
-                pipeline.transformer.set_attention_backend("flash")
-            if compile_model:
-                pipeline.compiles = True
-            send_home = _offload(pipeline, policy, offload)
-            self.unload()
-            self.pipeline, self.policy, self.checkpoint = pipeline, policy, checkpoint
+            engine = load_engine(checkpoint, policy, options, on_component)
+            self.adopt(engine, policy, checkpoint)
             self.offload, self._project_root = offload, project_root
-            self._send_home = send_home
+
+    def adopt(self, engine: Engine, policy: DevicePolicy, checkpoint: Checkpoint) -> None:
+        """Make music with an engine from now on, in place of the one there."""
+        with self._lock:
+            self.unload()
+            self.engine, self.policy, self.checkpoint = engine, policy, checkpoint
+            self._maker = Maker(engine, policy)
 
     def unload(self) -> None:
         """Drop the loaded checkpoint and give its memory back."""
         with self._lock:
-            if self.pipeline is not None:
-                self.pipeline.remove_all_hooks()
-                self.pipeline = None
-                self.checkpoint = None
-                gc.collect()
-                self.policy.flush()
+            if self.engine is not None:
+                self.engine.close()
+                self.engine = self.checkpoint = self._maker = None
 
     def status(self) -> str:
         """One line: what is loaded where."""
@@ -206,7 +187,7 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
 
     def is_flash_attention_available(self) -> bool:
         """Whether the flash-attn package is installed and the device can run it."""
-        return _flash_attention_problem(self.policy) is None
+        return flash_attention_problem(self.policy) is None
 
     def cancel(self) -> None:
         """Stop the generation that is running, after its current step."""
@@ -315,71 +296,12 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
             CancelledError: `cancel` was called meanwhile.
         """
         with self._lock:
-            if self.pipeline is None:
+            if self.engine is None or self._maker is None:
                 raise RequestError("no checkpoint is loaded; call initialize_service first")
-            request = request.validated(self.tasks, self.pipeline.sample_rate)
+            request = request.validated(self.tasks, self.engine.traits.sample_rate)
             request, warnings = request.limited(self.gpu_config, self.lm_initialized)
             self._cancel.clear()
-            report = Report(progress, self._cancel)
-            try:
-                with self.policy.full_precision():
-                    return self._generate(self.pipeline, request, warnings, report)
-            except torch.OutOfMemoryError as error:
-                raise GenerationError(out_of_memory(self.policy, error)) from None
-            finally:
-                self._send_home()
-                self.pipeline.maybe_free_model_hooks()
-                self.policy.after_request()
-
-    def _generate(
-        self, pipeline: Pipeline, request: Request, warnings: list[str], report: Report
-    ) -> Generation:
-        policy, clock = self.policy, Clock(self.policy)
-        policy.reset_peak_memory()
-        report(0.0, "reading the prompt")
-        with clock("diffusion"), torch.inference_mode():
-            denoised = self._denoise(pipeline, request, report)
-            self._send_home()
-            check_latents(denoised.latents, policy)
-        with clock("decoding"), torch.inference_mode():
-            report(_DIFFUSION[1], "decoding")
-            audio = codec.decode(
-                pipeline.vae,
-                denoised.latents.transpose(1, 2),
-                policy,
-                compiled=pipeline.compiles,
-                on_chunk=lambda done: report.part(_DIFFUSION[1], 1.0, done, "decoding"),
-            )
-            audio = normalized(audio)
-        songs = [
-            Song(item, pipeline.sample_rate, seed)
-            for item, seed in zip(audio, request.seeds, strict=True)
-        ]
-        tensors = {"latents": denoised.latents, **denoised.condition}
-        return Generation(
-            songs=songs,
-            request=request,
-            warnings=warnings,
-            tensors={name: t.to("cpu", torch.float32) for name, t in tensors.items()},
-            lyric_token_ids=lyric_tokens(pipeline, request),
-            times=clock.seconds,
-            peak_memory=policy.peak_memory(),
-        )
-
-    def _denoise(self, pipeline: Pipeline, request: Request, report: Report) -> Denoised:
-        low, high = _DIFFUSION
-
-        def on_step(done: int, steps: int) -> None:
-            report.part(low, high, done / steps, f"step {done}/{steps}")
-
-        return pipeline.denoise(
-            self.policy,
-            pipeline_arguments(pipeline, request),
-            request.seeds,
-            latent_frames(pipeline, request),
-            on_step,
-            stochastic=request.infer_method == "sde",
-        )
+            return self._maker.make(request, warnings, Report(progress, self._cancel))
 
     def _is_on_target_device(
         self, tensor: torch.Tensor | None, target_device: str | torch.device
@@ -391,55 +313,3 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         """
         wanted = canonical(target_device)
         return tensor is not None and canonical(tensor.device) == wanted
-
-
-def _placed(policy: DevicePolicy, home: DevicePolicy) -> DevicePolicy:
-    """The policy with its dtypes kept and its tensors placed on another device."""
-    import dataclasses
-
-    return dataclasses.replace(policy, device=home.device)
-
-
-def _offload(pipeline: Pipeline, policy: DevicePolicy, offload: str) -> Callable[[], None]:
-    """Arrange offloading; returns what brings the transformer home after the diffusion."""
-    if offload == "all":
-        # Each module that is called sends the one before it home.
-        pipeline.enable_model_cpu_offload(device=policy.device)
-        return pipeline.forget
-    if offload == "dit":
-        from accelerate import cpu_offload_with_hook
-
-        _, hook = cpu_offload_with_hook(pipeline.transformer, policy.device)
-        hook.offload()
-
-        def send_home() -> None:
-            pipeline.forget()
-            hook.offload()
-
-        return send_home
-    return lambda: None
-
-
-def _check_options(
-    policy: DevicePolicy, use_flash_attention: bool, offload: str, quantization: str | None
-) -> None:
-    if quantization is not None:
-        raise RequestError(
-            f"quantization '{quantization}' is not available; leave it out, and use offloading "
-            "where memory is short"
-        )
-    if offload != "none" and policy.unified_memory:
-        raise RequestError(
-            f"offloading is pointless on {policy.name}: the host and the device share their "
-            "memory; leave it out"
-        )
-    if use_flash_attention and (problem := _flash_attention_problem(policy)):
-        raise RequestError(f"flash attention is not available: {problem}; leave it out")
-
-
-def _flash_attention_problem(policy: DevicePolicy) -> str | None:
-    if not policy.has_flash_attention:
-        return f"it does not run on {policy.name}"
-    if importlib.util.find_spec("flash_attn") is None:
-        return "the package flash-attn is not installed"
-    return None

@@ -16,7 +16,8 @@ from acestep.song.planning import SampleResult, create_sample, format_sample, un
 if TYPE_CHECKING:
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
-    from acestep.song.generation import Generation, Progress
+    from acestep.song.outcome import Generation
+    from acestep.song.progress import Progress
 
 __all__ = [
     "GenerationConfig",
@@ -92,7 +93,7 @@ def generate_music(
                 audio["path"] = str(path)
     except AceStepError as error:
         return GenerationResult(success=False, error=str(error), status_message=str(error))
-    from acestep.song.generation import extra_outputs
+    from acestep.song.outcome import extra_outputs
 
     status = "; ".join(made.warnings) or f"made {len(audios)} on {dit_handler.device}"
     outputs = extra_outputs(made)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from acestep.alignment.cross_attention import alignment_heads, capture_cross_attention
 from acestep.alignment.decoding import TokenDecoder, TokenIds, id_list, lyric_span
+from acestep.alignment.heads import alignment_heads
+from acestep.diffusion.conditions import Conditioner
+from acestep.diffusion.prompts import lyric_ids
 from acestep.dit_alignment_score import MusicLyricScorer, MusicStampsAligner
-from acestep.engines.torch import codec
-from acestep.errors import AceStepError, GenerationError, RequestError
-from acestep.song.generation import lyric_tokens, out_of_memory, pipeline_arguments
+from acestep.engines.protocol import Engine, Traits
+from acestep.errors import AceStepError, RequestError
 from acestep.song.request import Request
 
 if TYPE_CHECKING:
     from acestep.checkpoint.kinds import Checkpoint
     from acestep.device import DevicePolicy
-    from acestep.diffusion.pipeline import Pipeline
 
 HeadOverride = Mapping[Any, Sequence[int]]
 
@@ -62,12 +61,12 @@ class SongInputs:
     custom_layers_config: HeadOverride | None = None
     encoder_attention_mask: torch.Tensor | None = None
 
-    def checked(self, lyric_stop: int, config: Any) -> SongInputs:
+    def checked(self, lyric_stop: int, traits: Traits) -> SongInputs:
         """These inputs, known to be of one song, and to fit the transformer.
 
         Args:
             lyric_stop: the token at which the lyrics end.
-            config: of the transformer.
+            traits: of the checkpoint.
 
         Raises:
             RequestError: they are not; the message names the shapes that differ.
@@ -80,9 +79,7 @@ class SongInputs:
                 "encoder_hidden_states [1, tokens, width] and context_latents "
                 f"[1, frames, 2 * channels], got {latent}, {encoded} and {context}"
             )
-        channels = config.audio_acoustic_hidden_dim
-        width = config.encoder_hidden_size or config.hidden_size
-        expected = [channels, width, config.in_channels - channels]
+        expected = [traits.channels, traits.condition_width, traits.context_width]
         if (found := [latent[2], encoded[2], context[2]]) != expected:
             raise RequestError(
                 f"pred_latent {latent}, encoder_hidden_states {encoded} and context_latents "
@@ -128,7 +125,7 @@ def song_inputs(extra_outputs: Mapping[str, Any], number: int = 0) -> dict[str, 
         "encoder_hidden_states": extra_outputs["encoder_hidden_states"][one],
         "context_latents": extra_outputs["context_latents"][one],
         "lyric_token_ids": extra_outputs["lyric_token_ids"],
-        "total_duration_seconds": extra_outputs["duration"],
+        "total_duration_seconds": extra_outputs["latent_duration"],
         "inference_steps": extra_outputs["steps"],
         "seed": extra_outputs["seeds"][number],
     }
@@ -159,7 +156,7 @@ class LyricAlignmentMixin:
     if TYPE_CHECKING:
         policy: DevicePolicy
         checkpoint: Checkpoint | None
-        pipeline: Pipeline | None
+        engine: Engine | None
         _lock: threading.RLock
 
     def get_lyric_timestamp(
@@ -245,19 +242,18 @@ class LyricAlignmentMixin:
             CheckpointError: the checkpoint has no table of heads, and none was given.
             GenerationError: memory ran out.
         """
-        with self._memory_in_words():
-            read = self._read_lyrics(song, last_step=True)
-            seconds = song.total_duration_seconds
-            aligner = MusicStampsAligner(read.tokenizer)
-            info = aligner.stamps_align_info(
-                read.weights, read.ids, read.seconds if seconds is None else seconds, read.heads
-            )
-            found = aligner.get_timestamps_and_lrc(**info)
-            if return_matrices:
-                scorer = MusicLyricScorer(read.tokenizer)
-                seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
-                found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
-            return found
+        read = self._read_lyrics(song, last_step=True)
+        seconds = song.total_duration_seconds
+        aligner = MusicStampsAligner(read.tokenizer)
+        info = aligner.stamps_align_info(
+            read.weights, read.ids, read.seconds if seconds is None else seconds, read.heads
+        )
+        found = aligner.get_timestamps_and_lrc(**info)
+        if return_matrices:
+            scorer = MusicLyricScorer(read.tokenizer)
+            seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+            found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
+        return found
 
     def score_lyrics(self, song: SongInputs) -> dict[str, float]:
         """What `get_lyric_score` does, for callers that want errors raised.
@@ -271,12 +267,11 @@ class LyricAlignmentMixin:
             RequestError, CheckpointError, GenerationError: as for `align_lyrics`.
         """
         scores = []
-        with self._memory_in_words():
-            for last_step in (True, False):
-                read = self._read_lyrics(song, last_step=last_step)
-                scorer = MusicLyricScorer(read.tokenizer)
-                info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
-                scores.append(scorer.calculate_score(**info))
+        for last_step in (True, False):
+            read = self._read_lyrics(song, last_step=last_step)
+            scorer = MusicLyricScorer(read.tokenizer)
+            info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+            scores.append(scorer.calculate_score(**info))
         sung, asked = scores
         return {**sung, "dit_score": sung["lyrics_score"], "lm_score": asked["lyrics_score"]}
 
@@ -298,31 +293,26 @@ class LyricAlignmentMixin:
             RequestError: no checkpoint is loaded, or the audio or text is not usable.
             GenerationError: memory ran out.
         """
-        with self._lock, self._memory_in_words():
-            pipeline, _ = self._loaded()
-            seconds = audio.shape[-1] / pipeline.sample_rate
-            # One step: all that is wanted of the run is its condition.
+        with self._lock:
+            engine, _ = self._loaded()
+            rate = engine.traits.sample_rate
             request = Request(
-                caption, (0,), lyrics, duration=seconds, language=language, steps=1
-            ).validated(("text2music",), pipeline.sample_rate)
-            try:
-                with torch.inference_mode():
-                    encoded = codec.encode(pipeline.vae, audio[None], self.policy)
-                    latents = encoded.transpose(1, 2)
-                    made = pipeline.denoise(
-                        self.policy,
-                        pipeline_arguments(pipeline, request),
-                        request.seeds,
-                        latents.shape[1],
-                        lambda done, steps: None,
-                    )
-            finally:
-                self._tidy(pipeline)
+                caption, (0,), lyrics, duration=audio.shape[-1] / rate, language=language
+            ).validated(("text2music",), rate)
+            with engine.working():
+                latents, conditioner = engine.encode(audio), Conditioner(engine)
+                seconds = audio.shape[-1] / rate
+                encoded = engine.host(conditioner.encoded(request, request.task, seconds, None))
+            frames = len(latents)
+            context = conditioner.context(engine.silence(frames)[None], request)
             return {
-                "latents": latents.float().cpu(),
-                **{name: values.float().cpu() for name, values in made.condition.items()},
-                "lyric_token_ids": lyric_tokens(pipeline, request),
-                "duration": latents.shape[1] / float(pipeline.latents_per_second),
+                "pred_latents": latents[None],
+                "latents": latents[None],
+                "encoder_hidden_states": encoded,
+                "context_latents": context,
+                "lyric_token_ids": lyric_ids(engine.tokenizer, request),
+                "duration": frames / engine.traits.frame_rate,
+                "latent_duration": frames / engine.traits.frame_rate,
                 "seeds": [0],
                 "steps": _STEPS,
             }
@@ -330,51 +320,30 @@ class LyricAlignmentMixin:
     def _read_lyrics(self, song: SongInputs, *, last_step: bool) -> _Reading:
         """Cross-attention on the lyrics, at the last step of the diffusion or on pure noise."""
         with self._lock:
-            pipeline, checkpoint = self._loaded()
+            engine, checkpoint = self._loaded()
             heads = alignment_heads(checkpoint.name, song.custom_layers_config)
             ids = id_list(song.lyric_token_ids)
-            start, stop = lyric_span(pipeline.tokenizer, ids)
-            song.checked(stop, pipeline.transformer.config)
+            start, stop = lyric_span(engine.tokenizer, ids)
+            song.checked(stop, engine.traits)
             time = 1 / song.inference_steps if last_step else 1.0
             latent = song.pred_latent.float().cpu()
             noise = torch.randn(latent.shape, generator=self.policy.generator(song.seed))
-            at = torch.full((1,), time)
             inputs = {
                 "hidden_states": time * noise + (1 - time) * latent,
-                "timestep": at,
-                "timestep_r": at,
+                "timestep": torch.full((1,), time),
                 "encoder_hidden_states": song.encoder_hidden_states,
                 "context_latents": song.context_latents,
             }
-            place = self.policy.device, self.policy.dtype
-            placed = {name: tensor.to(*place) for name, tensor in inputs.items()}
-            try:
-                weights = capture_cross_attention(
-                    pipeline.transformer, placed, heads, slice(start, stop)
-                )
-            finally:
-                self._tidy(pipeline)
-            seconds = latent.shape[1] / float(pipeline.latents_per_second)
+            with engine.working():
+                weights = engine.cross_attention(inputs, heads, slice(start, stop))
+            seconds = latent.shape[1] / engine.traits.frame_rate
         named = {0: list(range(weights.shape[1]))}
-        return _Reading(weights, named, ids[start:stop], pipeline.tokenizer, seconds)
+        return _Reading(weights, named, ids[start:stop], engine.tokenizer, seconds)
 
-    def _loaded(self) -> tuple[Pipeline, Checkpoint]:
-        if self.pipeline is None or self.checkpoint is None:
+    def _loaded(self) -> tuple[Engine, Checkpoint]:
+        if self.engine is None or self.checkpoint is None:
             raise RequestError("no checkpoint is loaded; call initialize_service first")
-        return self.pipeline, self.checkpoint
-
-    @contextmanager
-    def _memory_in_words(self) -> Iterator[None]:
-        """Running out of memory becomes an error that says what to do."""
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise GenerationError(out_of_memory(self.policy, error)) from None
-
-    def _tidy(self, pipeline: Pipeline) -> None:
-        pipeline.maybe_free_model_hooks()
-        if self.policy.is_accelerator:
-            self.policy.flush()
+        return self.engine, self.checkpoint
 
 
 def _answered(work: Callable[[], dict[str, Any]], empty: dict[str, Any]) -> dict[str, Any]:

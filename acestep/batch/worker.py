@@ -12,7 +12,7 @@ from acestep.batch.jobs import Job, Made
 from acestep.errors import AceStepError, first_line
 
 if TYPE_CHECKING:
-    from acestep.song.generation import Song
+    from acestep.song.outcome import Song
 
 
 @dataclass(frozen=True)

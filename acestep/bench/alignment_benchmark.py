@@ -270,7 +270,8 @@ def benchmark_capture(
     import torch
     from diffusers.models import AceStepTransformer1DModel
 
-    from acestep.alignment.cross_attention import TURBO_HEADS, capture_cross_attention
+    from acestep.alignment.heads import TURBO_HEADS
+    from acestep.engines.torch.cross_attention import capture_cross_attention
 
     quiet_libraries()
     needed = max(TURBO_HEADS) + 1

@@ -14,7 +14,8 @@ from acestep.checkpoint.kinds import Checkpoint
 from acestep.corrections.weight_norm import old_weight_norm
 from acestep.demo.recipe import BUILTIN, DemoShape, build, make_tokenizer
 from acestep.device import DevicePolicy
-from acestep.diffusion.pipeline import Pipeline
+from acestep.engines.torch.engine import TorchEngine
+from acestep.engines.torch.pipeline import Pipeline
 from acestep.handler import AceStepHandler
 
 SHAPES = ("demo", "wide", "turbo", "xl")
@@ -62,8 +63,8 @@ def make_handler(shape: str, policy: DevicePolicy, *, compiled: bool = False) ->
     pipeline = large_pipeline(policy, _XL if shape == "xl" else _TURBO)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.compiles = compiled
-    handler.pipeline, handler.policy = pipeline, policy
-    handler.checkpoint = Checkpoint(f"{shape}, random weights", cache_dir(), "diffusers")
+    checkpoint = Checkpoint(f"{shape}, random weights", cache_dir(), "diffusers")
+    handler.adopt(TorchEngine(pipeline, policy), policy, checkpoint)
     return handler
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from acestep.demo import MODEL_VERSION
 
 TURBO_TASKS = ("text2music", "repaint", "cover")
 ALL_TASKS = (*TURBO_TASKS, "extract", "lego", "complete")
@@ -29,3 +32,11 @@ class Checkpoint:
 def tasks_of(is_turbo: bool) -> tuple[str, ...]:
     """The tasks a checkpoint can do; turbo checkpoints were distilled for three."""
     return TURBO_TASKS if is_turbo else ALL_TASKS
+
+
+def is_xl(config: Any) -> bool:
+    """Whether a transformer's config is of ACE-Step 1.5 XL: its conditions have a width of
+    their own. Those of our own recipe have one too, and are otherwise built like the 2B."""
+    version = str(getattr(config, "model_version", None) or "")
+    own = getattr(config, "encoder_hidden_size", None)
+    return own is not None and not version.startswith(MODEL_VERSION)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from acestep.device import DevicePolicy
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
-    from acestep.song.generation import Generation
+    from acestep.song.outcome import Generation
 
 OFFLOAD_CHOICES = ("none", "dit", "all")
 DEMO_NOTICE = (
@@ -255,7 +255,7 @@ def _time_lyrics(
     options: lyric_output.LyricOptions,
 ) -> None:
     """Write the lyric files of each song, and note them in its record."""
-    from acestep.song.generation import extra_outputs
+    from acestep.song.outcome import extra_outputs
 
     outputs = extra_outputs(made)
     for number, record in enumerate(records):

@@ -91,7 +91,7 @@ def lyric_options(arguments: argparse.Namespace) -> LyricOptions:
     """
     heads = None
     if arguments.lyric_heads is not None:
-        from acestep.alignment.cross_attention import parse_heads
+        from acestep.alignment.heads import parse_heads
 
         heads = parse_heads(arguments.lyric_heads)
     return LyricOptions(
@@ -120,7 +120,7 @@ def check(
     if all(LyricLine(line, 0, 0).is_tag for line in lyrics.splitlines() if line.strip()):
         found = "hold only section tags" if lyrics.strip() else "are empty"
         raise RequestError(f"there is nothing to align: the lyrics {found}; give --lyrics")
-    from acestep.alignment.cross_attention import alignment_heads
+    from acestep.alignment.heads import alignment_heads
 
     alignment_heads(checkpoint.name, options.heads)
     for song in songs:

@@ -9,8 +9,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Part of the cached folder's name: a changed recipe never meets an old cache."""
+
+
+MODEL_VERSION = "built-in"
+"""How the `model_version` of checkpoints of this recipe begins."""
 
 
 def path(cache: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from acestep.corrections.weight_norm import old_weight_norm
+from acestep.demo import MODEL_VERSION
 
 SEED = 1920
 
@@ -142,7 +143,7 @@ def make_pipeline(shape: DemoShape, seed: int = SEED, tokenizer: Any = None) -> 
             audio_acoustic_hidden_dim=shape.latent,
             encoder_hidden_size=shape.condition_hidden,
             is_turbo=shape.is_turbo,
-            model_version="turbo" if shape.is_turbo else "base",
+            model_version=f"{MODEL_VERSION} {'turbo' if shape.is_turbo else 'base'}",
         ),
         "condition_encoder": AceStepConditionEncoder(
             **shape.condition_attention,

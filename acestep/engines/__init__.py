@@ -1,1 +1,1 @@
-"""How the heavy parts are computed."""
+"""How the heavy parts are computed: one folder an engine, behind `protocol.Engine`."""

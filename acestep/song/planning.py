@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from acestep.errors import GenerationError, RequestError
+from acestep.song import audio_files
 from acestep.song.params import SAMPLE_RATE, GenerationConfig, GenerationParams
 from acestep.song.request import CODES_PER_SECOND, Request
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
     from acestep.lm.options import WritingOptions
-    from acestep.song.generation import Progress
+    from acestep.song.progress import Progress
 
 UNKNOWN_LANGUAGE = "unknown"
 
@@ -223,30 +224,18 @@ def audio_to_codes(handler: AceStepHandler, audio: str | Path | torch.Tensor) ->
     Raises:
         RequestError: the audio cannot be read, or the checkpoint has no audio tokenizer.
     """
-    import torch
-
-    from acestep.engines.torch import codec
-    from acestep.engines.torch.offloading import bring
-    from acestep.song import audio_files
-
-    pipeline = handler.pipeline
-    if pipeline is None:
+    engine = handler.engine
+    if engine is None:
         raise RequestError("no checkpoint is loaded; call initialize_service first")
-    if pipeline.audio_tokenizer is None:
+    if not engine.traits.codes:
         raise RequestError("this checkpoint has no audio tokenizer; use another one")
     if isinstance(audio, str | Path):
         audio = audio_files.read(audio, SAMPLE_RATE)
     if audio.shape[-1] < SAMPLE_RATE // CODES_PER_SECOND:
         raise RequestError("the audio is shorter than one code, 0.2 s")
-    for module in (pipeline.vae, pipeline.audio_tokenizer, pipeline.condition_encoder):
-        bring(module)
-    with torch.inference_mode():
-        latents = codec.encode(pipeline.vae, audio[None], handler.policy).transpose(1, 2)
-        latents = latents.to(handler.dtype)
-        silence = pipeline.condition_encoder.silence_latent.to(latents)
-        _, indices = pipeline.audio_tokenizer.tokenize(latents, silence)
-    pipeline.maybe_free_model_hooks()
-    return "".join(f"<|audio_code_{int(code)}|>" for code in indices.flatten().tolist())
+    with engine.working():
+        codes = engine.codes_of(engine.encode(audio))
+    return "".join(f"<|audio_code_{code}|>" for code in codes)
 
 
 def _made(answer: dict[str, Any]) -> dict[str, Any]:

@@ -238,6 +238,11 @@ class Request:
         check_range("length of the song with its new ends", total, MIN_DURATION, MAX_DURATION, "s")
 
 
+def audio_codes_in(text: str) -> list[int]:
+    """The numbers of the `<|audio_code_N|>` in a text; five make a second."""
+    return [int(number) for number in _AUDIO_CODE.findall(text)]
+
+
 def count_audio_codes(text: str) -> int:
     """How many `<|audio_code_N|>` a text holds; five make a second."""
     return len(_AUDIO_CODE.findall(text))

@@ -48,15 +48,15 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "bench.shapes:save",
     ),
     "called where weights leave the device, which offloading alone does": (
-        "diffusion.pipeline:Pipeline.forget",
+        "engines.torch.pipeline:Pipeline.forget",
         "engines.torch.wave_decoder:forget",
     ),
     "for undistilled checkpoints, which need no code of their own for a device": (
-        "diffusion.sampling:Guidance",
+        "diffusion.guidance:Guidance",
     ),
     "text in, text out": (
         "console.terminal:OneLineParser",
-        "alignment.cross_attention:parse_heads",
+        "alignment.heads:parse_heads",
         "errors:first_line",
         "song.request:check_range",
     ),

@@ -80,10 +80,10 @@ def test_encode_is_exact_in_chunks(api: Api, target: Target, handler: Any) -> No
     assert api.get("vae.windows:encoder_halo")(vae) > 0
 
 
-@covers("A1", "song.generation:normalized")
+@covers("A1", "song.level:normalized")
 def test_silence_and_noise_are_errors(api: Api, target: Target) -> None:
     """What is not music never becomes a file."""
     error = api.get("errors:GenerationError")
     for bad in (torch.zeros(1, 2, 8), torch.full((1, 2, 8), float("nan"))):
         with pytest.raises(error):
-            api.get("song.generation:normalized")(bad.to(target.device))
+            api.get("song.level:normalized")(bad.to(target.device))

@@ -110,14 +110,14 @@ def test_nothing_is_silently_replaced(
     assert resolve("auto").device.type == target.device
 
 
-@covers("song.generation:out_of_memory", "song.generation:check_latents")
+@covers("engines.torch.engine:out_of_memory", "diffusion.denoise:check_latents")
 def test_what_a_device_can_do_wrong(api: Api, target: Target) -> None:
     """Out of memory and NaN are told in one line that names the device."""
     policy = api.get("device:resolve")(target.device)
-    line = api.get("song.generation:out_of_memory")(policy, MemoryError("no more\nat all"))
+    line = api.get("engines.torch.engine:out_of_memory")(policy, MemoryError("no more\nat all"))
     assert policy.name in line
     assert len(line.splitlines()) == 1
     error = api.get("errors:GenerationError")
     for bad in (torch.zeros(1, 4, 4), torch.full((1, 4, 4), float("nan"))):
         with pytest.raises(error, match=policy.name):
-            api.get("song.generation:check_latents")(bad.to(target.device), policy)
+            api.get("diffusion.denoise:check_latents")(bad.to(target.device), policy)

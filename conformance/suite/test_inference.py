@@ -30,19 +30,19 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "inference:describe",
     "handler:AceStepHandler.generate",
     "handler:AceStepHandler.gpu_config",
-    "song.generation:check_latents",
-    "song.generation:normalized",
-    "song.generation:extra_outputs",
-    "song.generation:Report",
-    "song.generation:Report.part",
-    "song.generation:Clock",
-    "song.generation:pipeline_arguments",
+    "diffusion.denoise:check_latents",
+    "song.level:normalized",
+    "song.outcome:extra_outputs",
+    "song.progress:Report",
+    "song.progress:Report.part",
+    "song.progress:Clock",
+    "x:pipeline_arguments",
     "song.generation:latent_frames",
-    "song.generation:lyric_tokens",
-    "song.generation:Song.seconds",
-    "diffusion.pipeline:Pipeline.denoise",
-    "diffusion.sampling:Denoiser.velocity",
-    "diffusion.sampling:Schedule.*",
+    "diffusion.prompts:lyric_tokens",
+    "song.outcome:Song.seconds",
+    "engines.torch.pipeline:Pipeline.denoise",
+    "engines.torch.denoiser:Denoiser.velocity",
+    "diffusion.schedule:Schedule.*",
     "engines.torch.transformer:StepTransformer.condition",
     "engines.torch.transformer:StepTransformer.context",
     "engines.torch.transformer:StepTransformer.times",
@@ -72,7 +72,7 @@ def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     "A3",
     "inference:generate_music",
     "inference:save_song",
-    "diffusion.pipeline:Pipeline.prepare_src_latents",
+    "engines.torch.pipeline:Pipeline.prepare_src_latents",
     "engines.torch.codec:encode",
 )
 @pytest.mark.parametrize("task", ["cover", "repaint"])
@@ -116,8 +116,8 @@ def on_audio(task: str) -> dict[str, Any]:
     "A1",
     "A3",
     "handler:AceStepHandler.generate_music",
-    "diffusion.pipeline:Pipeline.prepare_reference_audio_latents",
-    "diffusion.pipeline:Pipeline.prepare_src_latents",
+    "engines.torch.pipeline:Pipeline.prepare_reference_audio_latents",
+    "engines.torch.pipeline:Pipeline.prepare_src_latents",
     "engines.torch.offloading:bring",
     "song.request:count_audio_codes",
 )
@@ -167,7 +167,7 @@ def test_memory_does_not_grow(api: Api, target: Target, handler: Any) -> None:
     assert live_bytes() == before
 
 
-@covers("A1", "handler:AceStepHandler.cancel", "song.generation:Report")
+@covers("A1", "handler:AceStepHandler.cancel", "song.progress:Report")
 def test_a_cancelled_song_leaves_the_handler_usable(api: Api, target: Target, handler: Any) -> None:
     def stop(fraction: float, desc: str = "") -> None:
         handler.cancel()

@@ -23,7 +23,7 @@ from conformance.targets import Target
     "batch.worker:Worker.compute",
     "batch.worker:Worker.encode",
     "engines.torch.attention:SdpaAttention*",
-    "diffusion.sampling:Denoiser*",
+    "engines.torch.denoiser:Denoiser*",
     "engines.torch.transformer:StepTransformer",
     "engines.torch.transformer:StepTransformer.rotary",
     "engines.torch.wave_decoder:WaveDecoder",

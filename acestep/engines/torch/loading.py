@@ -1,20 +1,104 @@
-"""A checkpoint's components as the pipeline that the torch engine runs."""
+"""A checkpoint's components as the torch engine, or why it cannot be had."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+from dataclasses import dataclass
+
+import torch
 from torch import nn
 
-from acestep.checkpoint.kinds import Checkpoint
+from acestep.checkpoint.kinds import Checkpoint, is_xl
 from acestep.checkpoint.loading import Progress, load
-from acestep.device import DevicePolicy
-from acestep.diffusion.pipeline import Pipeline
+from acestep.corrections.timbre import hear_special_token
+from acestep.device import DevicePolicy, resolve
 from acestep.engines.torch.addresses import align
+from acestep.engines.torch.engine import TorchEngine, out_of_memory
+from acestep.engines.torch.pipeline import Pipeline
+from acestep.errors import GenerationError, RequestError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a checkpoint is to be run.
+
+    Attributes:
+        use_flash_attention: attention through the flash-attn package.
+        compile_model: compile the transformer's layers and the VAE's decoder on first use.
+        offload: what waits on the host while it is idle: `none`, `dit` or `all`.
+        quantization: not available; anything but None is refused.
+    """
+
+    use_flash_attention: bool = False
+    compile_model: bool = False
+    offload: str = "none"
+    quantization: str | None = None
+
+    def check(self, policy: DevicePolicy) -> None:
+        """Refuse what the device or this installation does not have.
+
+        Raises:
+            RequestError: names the option and what to do.
+        """
+        if self.quantization is not None:
+            raise RequestError(
+                f"quantization '{self.quantization}' is not available; leave it out, and use "
+                "offloading where memory is short"
+            )
+        if self.offload != "none" and policy.unified_memory:
+            raise RequestError(
+                f"offloading is pointless on {policy.name}: the host and the device share their "
+                "memory; leave it out"
+            )
+        if self.use_flash_attention and (problem := flash_attention_problem(policy)):
+            raise RequestError(f"flash attention is not available: {problem}; leave it out")
+
+
+def flash_attention_problem(policy: DevicePolicy) -> str | None:
+    """Why the flash-attn package cannot be used, or None."""
+    if not policy.has_flash_attention:
+        return f"it does not run on {policy.name}"
+    if importlib.util.find_spec("flash_attn") is None:
+        return "the package flash-attn is not installed"
+    return None
+
+
+def load_engine(
+    checkpoint: Checkpoint,
+    policy: DevicePolicy,
+    options: Options,
+    on_component: Progress | None = None,
+) -> TorchEngine:
+    """The engine of a checkpoint.
+
+    Args:
+        checkpoint: what `finding.find` returned.
+        policy: where it runs and at what precision.
+        options: checked before.
+        on_component: told the name of each component before it is loaded.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the architecture.
+        GenerationError: it does not fit into memory.
+    """
+    # With offloading, weights go to the host first and visit the device in turn.
+    home = resolve("cpu") if options.offload == "all" else policy
+    try:
+        placed = dataclasses.replace(policy, device=home.device)
+        pipeline = load_pipeline(checkpoint, placed, on_component)
+        if options.use_flash_attention:
+            pipeline.transformer.set_attention_backend("flash")
+        pipeline.compiles = options.compile_model
+        return TorchEngine(pipeline, policy, options.offload)
+    except torch.OutOfMemoryError as error:
+        raise GenerationError(out_of_memory(policy, error)) from None
 
 
 def load_pipeline(
     checkpoint: Checkpoint, policy: DevicePolicy, on_component: Progress | None = None
 ) -> Pipeline:
-    """The pipeline of a checkpoint, on the policy's device.
+    """The modules of a checkpoint, on the policy's device.
 
     Args:
         checkpoint: what `finding.find` returned.
@@ -30,5 +114,9 @@ def load_pipeline(
     for part in parts.values():
         if isinstance(part, nn.Module):
             align(part)
+    if is_xl(parts["transformer"].config):
+        hear_special_token(parts["condition_encoder"].timbre_encoder)
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
-    return Pipeline(scheduler=scheduler, **parts)
+    pipeline = Pipeline(scheduler=scheduler, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.alignment.cross_attention import DEMO_HEADS, capture_cross_attention
+from acestep.alignment.heads import DEMO_HEADS
+from acestep.engines.torch.cross_attention import capture_cross_attention
 from acestep.alignment.decoding import lyric_span
 from acestep.alignment.service import song_inputs
 from acestep.dit_alignment_score import MusicLyricScorer, MusicStampsAligner

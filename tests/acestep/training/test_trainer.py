@@ -16,7 +16,7 @@ from torch import nn
 
 from acestep.corrections.masks import lean_masks
 from acestep.device import resolve
-from acestep.diffusion.sampling import Schedule
+from acestep.diffusion.schedule import Schedule
 from acestep.errors import DeviceError, RequestError, TrainingError
 from acestep.training import trainer as trainer_module
 from acestep.training.configs import TrainingConfig

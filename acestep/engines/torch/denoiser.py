@@ -1,14 +1,13 @@
-"""From noise to latents: the steps of the diffusion, without a wait of the host between them."""
+"""The velocities of a song's steps, without a wait of the host between them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from acestep.device import DevicePolicy
+from acestep.engines.protocol import Velocity
 from acestep.engines.recent import Recent, rounded_up
 from acestep.engines.torch.attention import PackedAttention, SdpaAttention, packed_starts
 from acestep.engines.torch.transformer import SongInputs, StepTransformer
@@ -20,36 +19,6 @@ waste is 10 s of a song, and songs of all lengths need 59 recordings at most."""
 MAX_RECORDINGS = 3
 """Recorded steps kept at a time; each holds the activations of one step."""
 
-MOMENTUM = -0.75
-GUIDANCE_NORM = 2.5
-"""Adaptive projected guidance as ACE-Step 1.5 sets it (diffusers' pipeline, step 10)."""
-
-Velocity = Callable[[torch.Tensor, int], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Times of the steps, falling from 1; the end, 0, is not among them."""
-
-    times: tuple[float, ...]
-
-    @classmethod
-    def make(cls, steps: int, shift: float = 1.0, times: Sequence[float] | None = None) -> Schedule:
-        """Evenly spaced times moved towards noise by `shift`, or the given ones."""
-        if times is not None:
-            return cls(tuple(times))
-        even = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float32)[:-1]
-        moved = shift * even / (1 + (shift - 1) * even) if shift != 1.0 else even
-        return cls(tuple(moved.tolist()))
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-    def span(self, step: int) -> tuple[float, float]:
-        """Time before and after a step."""
-        after = (*self.times[1:], 0.0)
-        return self.times[step], after[step]
-
 
 class Denoiser:
     """Prepares songs for a transformer and runs its steps, recorded where that pays."""
@@ -59,22 +28,21 @@ class Denoiser:
         self._recordings: Recent[tuple[int, ...], _Recording] = Recent(MAX_RECORDINGS)
 
     def velocity(
-        self, encoded: torch.Tensor, context: torch.Tensor, schedule: Schedule, place: int = 0
+        self, encoded: torch.Tensor, context: torch.Tensor, times: Sequence[float]
     ) -> Velocity:
         """A function of latents `[batch, frames, channels]` and a step's number.
 
         Args:
             encoded: the condition, `[batch, tokens, width]`.
             context: `[batch, frames, 2 * channels]`.
-            schedule: the times of the steps.
-            place: songs that are in use at the same time need different places.
+            times: of the steps.
         """
         dtype = context.dtype
         plain, layers = self.model.times(
-            torch.tensor(schedule.times, dtype=torch.float32).to(dtype).to(context.device)
+            torch.tensor(list(times), dtype=torch.float32).to(dtype).to(context.device)
         )
         if self.policy.records and self.policy.has_packed_attention(dtype):
-            recording = self._recording(encoded, context, place)
+            recording = self._recording(encoded, context)
             recording.fill(encoded, context)
             return lambda latents, step: recording(latents, plain[step], layers[step])
         song = self._song(encoded, context)
@@ -89,12 +57,12 @@ class Denoiser:
         attention = SdpaAttention(patches, model.window, groups, embedded)
         return SongInputs(keys, values, embedded, model.rotary(patches, embedded), attention)
 
-    def _recording(self, encoded: torch.Tensor, context: torch.Tensor, place: int) -> _Recording:
+    def _recording(self, encoded: torch.Tensor, context: torch.Tensor) -> _Recording:
         """The recorded step with room for this song; the one unused longest makes way."""
         room = rounded_up(self.model.patches(context.shape[1]), BUCKET)
-        key = (encoded.shape[0], room, rounded_up(encoded.shape[1], BUCKET), place)
+        key = (encoded.shape[0], room, rounded_up(encoded.shape[1], BUCKET))
         return self._recordings.find(
-            key, lambda: _Recording(self.model, self.policy, *key[:3], like=encoded)
+            key, lambda: _Recording(self.model, self.policy, *key, like=encoded)
         )
 
 
@@ -167,23 +135,3 @@ class _Recording:
 
     def _step(self) -> None:
         self._velocity.copy_(self.model(self._latents, self._song, self._plain, self._times))
-
-
-class Guidance:
-    """Adaptive projected guidance: pushes away from the unconditional answer, but not along
-    the conditional one, and never by more than a fixed norm."""
-
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-        self._average: torch.Tensor | float = 0.0
-
-    def __call__(self, wanted: torch.Tensor, unconditional: torch.Tensor) -> torch.Tensor:
-        """The guided velocity; all `[batch, frames, channels]`. Keeps momentum between calls."""
-        difference = wanted.float() - unconditional.float()
-        self._average = difference = difference + MOMENTUM * self._average
-        norm = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
-        difference = difference * (GUIDANCE_NORM / norm).clamp(max=1.0)
-        direction = F.normalize(wanted.float(), dim=1)
-        along = (difference * direction).sum(dim=1, keepdim=True) * direction
-        guided: torch.Tensor = wanted + (self.scale - 1.0) * (difference - along)
-        return guided

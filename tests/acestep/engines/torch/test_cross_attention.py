@@ -9,13 +9,8 @@ import torch
 from diffusers.models import AceStepTransformer1DModel
 from diffusers.models.attention_dispatch import attention_backend
 
-from acestep.alignment.cross_attention import (
-    DEMO_HEADS,
-    TURBO_HEADS,
-    alignment_heads,
-    capture_cross_attention,
-    parse_heads,
-)
+from acestep.alignment.heads import DEMO_HEADS, TURBO_HEADS, alignment_heads, parse_heads
+from acestep.engines.torch.cross_attention import capture_cross_attention
 from acestep.errors import CheckpointError, RequestError
 
 HEADS = {1: [0, 3], 2: [1]}
