@@ -19,6 +19,7 @@ from acestep.engines.protocol import Engine
 from acestep.engines.torch.loading import Options, flash_attention_problem, load_engine
 from acestep.errors import AceStepError, RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
+from acestep.song.defaults import TABLE, Defaults, kind_of
 from acestep.song.outcome import Generation, extra_outputs
 from acestep.song.params import GenerationConfig, GenerationParams, make_request
 from acestep.song.progress import Progress, Report
@@ -65,6 +66,18 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
     def tasks(self) -> tuple[str, ...]:
         """What the loaded checkpoint can do; empty when none is loaded."""
         return tasks_of(self.engine.traits.is_turbo) if self.engine else ()
+
+    @property
+    def defaults(self) -> Defaults:
+        """Steps, shift and guidance of the loaded checkpoint.
+
+        Raises:
+            RequestError: none is loaded.
+        """
+        if self.engine is None or self.checkpoint is None:
+            raise RequestError("no checkpoint is loaded; call initialize_service first")
+        found, traits = self.checkpoint, self.engine.traits
+        return TABLE[kind_of(found.name, traits.is_turbo, traits.version, found.builtin)]
 
     @property
     def gpu_config(self) -> GPUConfig:
@@ -197,19 +210,19 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         self,
         captions: str,
         lyrics: str = "",
-        bpm: int | None = None,
-        key_scale: str = "",
-        time_signature: str = "",
+        bpm: float | str | None = None,
+        key_scale: str | None = "",
+        time_signature: str | int | None = "",
         vocal_language: str = "unknown",
-        inference_steps: int = 8,
-        guidance_scale: float = 7.0,
+        inference_steps: int | str | None = None,
+        guidance_scale: float | str | None = None,
         use_random_seed: bool = True,
-        seed: int | Sequence[int] = -1,
+        seed: int | str | Sequence[int] = -1,
         reference_audio: str | Path | torch.Tensor | None = None,
-        audio_duration: float = -1,
+        audio_duration: float | str | None = -1,
         batch_size: int = 1,
         src_audio: str | Path | torch.Tensor | None = None,
-        audio_code_string: str = "",
+        audio_code_string: str | Sequence[str] = "",
         repainting_start: float = 0.0,
         repainting_end: float | None = None,
         instruction: str | None = None,
@@ -218,17 +231,21 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         use_adg: bool = False,
         cfg_interval_start: float = 0.0,
         cfg_interval_end: float = 1.0,
-        shift: float = 1.0,
+        shift: float | str | None = None,
         infer_method: str = "ode",
-        timesteps: Sequence[float] | None = None,
+        timesteps: Sequence[float] | str | None = None,
         track_name: str | None = None,
         complete_track_classes: Sequence[str] = (),
+        repaint_mode: str = "balanced",
+        repaint_strength: float = 0.5,
+        repaint_latent_crossfade_frames: int | None = None,
+        repaint_wav_crossfade_sec: float | None = None,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Generate a batch of songs.
 
         The arguments are those of `inference.GenerationParams`, under the names that the
-        handler's callers know.
+        handler's callers know; steps, guidance and shift are the checkpoint's own unless given.
 
         Returns:
             dict with `success`, `error` (a line, or None), `status_message`, `audios` (a list
@@ -257,14 +274,17 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
             infer_method=infer_method,
             timesteps=timesteps,
             repainting_start=repainting_start,
-            repainting_end=-1 if repainting_end is None else repainting_end,
+            repainting_end=repainting_end,
+            repaint_mode=repaint_mode,
+            repaint_strength=repaint_strength,
+            repaint_latent_crossfade_frames=repaint_latent_crossfade_frames,
+            repaint_wav_crossfade_sec=repaint_wav_crossfade_sec,
             audio_cover_strength=audio_cover_strength,
             track_name=track_name,
             complete_track_classes=complete_track_classes,
         )
-        seeds = [seed] if isinstance(seed, int) else list(seed)
         config = GenerationConfig(
-            batch_size=batch_size, use_random_seed=use_random_seed, seeds=seeds
+            batch_size=batch_size, use_random_seed=use_random_seed, seeds=seed
         )
         try:
             made = self.generate(make_request(params, config), progress)
@@ -300,8 +320,32 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
                 raise RequestError("no checkpoint is loaded; call initialize_service first")
             request = request.validated(self.tasks, self.engine.traits.sample_rate)
             request, warnings = request.limited(self.gpu_config, self.lm_initialized)
+            request, notices = request.resolved(self.defaults)
+            warnings += notices
             self._cancel.clear()
             return self._maker.make(request, warnings, Report(progress, self._cancel))
+
+    def codes_of(self, audio: torch.Tensor) -> list[int]:
+        """The audio codes of a song, five a second.
+
+        Args:
+            audio: `[2, samples]` at 48 kHz.
+
+        Raises:
+            RequestError: no checkpoint is loaded, it has no audio tokenizer, or the audio is
+                shorter than a code.
+            GenerationError: memory ran out.
+        """
+        with self._lock:
+            if self.engine is None:
+                raise RequestError("no checkpoint is loaded; call initialize_service first")
+            traits = self.engine.traits
+            if not traits.codes:
+                raise RequestError("this checkpoint has no audio tokenizer; use another one")
+            if audio.shape[-1] < traits.code_frames * traits.frame_samples:
+                raise RequestError("the audio is shorter than one code, 0.2 s")
+            with self.engine.working():
+                return self.engine.codes_of(self.engine.encode(audio))
 
     def _is_on_target_device(
         self, tensor: torch.Tensor | None, target_device: str | torch.device

@@ -1,21 +1,23 @@
-"""The Python API: parameters in, songs and files out."""
+"""The Python API: parameters in, songs and files out; a few words in, a song's description out."""
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from acestep.errors import AceStepError
+from acestep.errors import AceStepError, GenerationError, RequestError
 from acestep.song import audio_files, planning
-from acestep.song.params import GenerationConfig, GenerationParams, make_request
-from acestep.song.planning import SampleResult, create_sample, format_sample, understand_music
+from acestep.song.params import SAMPLE_RATE, GenerationConfig, GenerationParams, make_request
+from acestep.song.records import describe, save_song
 
 if TYPE_CHECKING:
+    import torch
+
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
+    from acestep.lm.options import WritingOptions
     from acestep.song.outcome import Generation
     from acestep.song.progress import Progress
 
@@ -24,6 +26,7 @@ __all__ = [
     "GenerationParams",
     "GenerationResult",
     "SampleResult",
+    "audio_to_codes",
     "create_sample",
     "describe",
     "format_sample",
@@ -55,6 +58,32 @@ class GenerationResult:
     error: str | None = None
 
 
+@dataclass
+class SampleResult:
+    """A song described: by hearing it, from a query, or rewritten.
+
+    Attributes:
+        caption, lyrics, bpm, duration, keyscale, language, timesignature: as in
+            `GenerationParams`; duration in seconds.
+        instrumental: whether it has no vocals.
+        status_message: a line for the user.
+        success: whether there is a description.
+        error: what was wrong, or None.
+    """
+
+    caption: str = ""
+    lyrics: str = ""
+    bpm: int | None = None
+    duration: float | None = None
+    keyscale: str = ""
+    language: str = ""
+    timesignature: str = ""
+    instrumental: bool = False
+    status_message: str = ""
+    success: bool = True
+    error: str | None = None
+
+
 def generate_music(
     dit_handler: AceStepHandler,
     llm_handler: LLMHandler | None,
@@ -67,8 +96,8 @@ def generate_music(
 
     Args:
         dit_handler: a handler with a checkpoint loaded.
-        llm_handler: plans text2music songs when it is loaded and `params.thinking` is on;
-            None does without.
+        llm_handler: plans text2music songs when it is loaded: what `params.use_cot_*` ask for,
+            and audio codes when `params.thinking` is on; None does without.
         params: what to generate.
         config: how many, from which seeds, in which format.
         save_dir: where to write `song-1.flac`, `song-1.json`, …; None writes nothing.
@@ -97,9 +126,10 @@ def generate_music(
 
     status = "; ".join(made.warnings) or f"made {len(audios)} on {dit_handler.device}"
     outputs = extra_outputs(made)
-    if made.request.song_codes:
+    if made.request.planned:
         outputs["lm_metadata"] = planning.metadata_of(made.request)
-        outputs["audio_codes"] = list(made.request.song_codes[: len(audios)])
+    if made.request.song_codes:
+        outputs["audio_codes"] = list(made.request.song_codes)
     return GenerationResult(audios, status, outputs)
 
 
@@ -120,45 +150,91 @@ def run(
     request = make_request(params, config)
     if llm_handler is not None:
         dit_handler.lm_initialized = llm_handler.llm_initialized
-    if llm_handler is None or not planning.plans(llm_handler, params):
+    if llm_handler is None or not planning.plans(llm_handler, request):
         return dit_handler.generate(request, progress)
     request = request.validated(dit_handler.tasks)
     request, warnings = request.limited(dit_handler.gpu_config, True)
-    request = planning.plan(llm_handler, request, params, config, progress)
+    request = planning.plan(llm_handler, request, progress)
     made = dit_handler.generate(request, progress)
     return replace(made, warnings=[*warnings, *made.warnings])
 
 
-def describe(handler: AceStepHandler, made: Generation, number: int) -> dict[str, Any]:
-    """Everything needed to make a song of a batch again, as plain data."""
-    request = replace(made.request, src_audio=None, reference_audio=None)
-    record = {k: v for k, v in asdict(request).items() if v not in (None, "", ())}
-    for name in ("src_audio", "reference_audio"):
-        record.pop(name, None)
-    if codes := record.pop("song_codes", ()):
-        record["audio_codes"] = codes[number]
-        record["planned"] = planning.metadata_of(request)
-    song = made.songs[number]
-    return {
-        **record,
-        "seed": song.seed,
-        "batch_index": number,
-        "seconds": round(song.seconds, 3),
-        "checkpoint": handler.checkpoint.name if handler.checkpoint else None,
-        "device": handler.device,
-        "dtype": {name: choice.name for name, choice in handler.policy.dtypes.items()},
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+def understand_music(
+    llm_handler: LLMHandler,
+    audio_codes: str = "",
+    *,
+    audio: str | Path | torch.Tensor | None = None,
+    dit_handler: AceStepHandler | None = None,
+    **options: Unpack[WritingOptions],
+) -> SampleResult:
+    """Describe a song, given as audio codes or as audio.
+
+    Args:
+        audio: a file, or `[2, samples]` at 48 kHz, in place of codes.
+        dit_handler: a handler with a checkpoint loaded, which turns audio into codes.
+        options: see `WritingOptions`; the temperature is 0.3 unless given.
+    """
+    try:
+        if audio is not None:
+            if dit_handler is None:
+                raise RequestError("understanding audio needs a checkpoint: give a dit_handler")
+            audio_codes = audio_to_codes(dit_handler, audio)
+    except (RequestError, GenerationError) as error:
+        return _sample({}, str(error))
+    return _sample(*llm_handler.understand_audio_from_codes(audio_codes, **options))
 
 
-def save_song(path: Path, made: Generation, number: int, record: dict[str, Any]) -> None:
-    """Write a song, and its parameters in a JSON file of the same name beside it.
+def create_sample(
+    llm_handler: LLMHandler,
+    query: str,
+    instrumental: bool = False,
+    vocal_language: str | None = None,
+    **options: Unpack[WritingOptions],
+) -> SampleResult:
+    """Invent a song from a few words: caption, lyrics and metadata.
+
+    Args:
+        vocal_language: of the lyrics, by code or name; None lets the model choose.
+        options: see `WritingOptions`; the temperature is 0.85 unless given.
+    """
+    return _sample(
+        *llm_handler.create_sample_from_query(query, instrumental, vocal_language, **options)
+    )
+
+
+def format_sample(
+    llm_handler: LLMHandler,
+    caption: str,
+    lyrics: str,
+    user_metadata: Mapping[str, Any] | None = None,
+    **options: Unpack[WritingOptions],
+) -> SampleResult:
+    """Rewrite caption and lyrics in more detail, and add metadata.
+
+    Args:
+        user_metadata: fields that stay as they are.
+        options: see `WritingOptions`; the temperature is 0.85 unless given.
+    """
+    return _sample(*llm_handler.format_sample_from_input(caption, lyrics, user_metadata, **options))
+
+
+def audio_to_codes(handler: AceStepHandler, audio: str | Path | torch.Tensor) -> str:
+    """The audio codes of a song, five a second, as text.
+
+    Args:
+        handler: with a checkpoint that has an audio tokenizer.
+        audio: a file, or `[2, samples]` at 48 kHz.
 
     Raises:
-        RequestError: one of the two cannot be written; neither is left behind new.
+        RequestError: the audio cannot be read, or the checkpoint has no audio tokenizer.
     """
-    song = made.songs[number]
-    text = json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n"
-    with audio_files.replacing(path.with_suffix(".json")) as part:
-        part.write_text(text, encoding="utf-8")
-        audio_files.write(path, song.audio, song.sample_rate)
+    if isinstance(audio, str | Path):
+        audio = audio_files.read(audio, SAMPLE_RATE)
+    codes = handler.codes_of(audio)
+    return "".join(f"<|audio_code_{code}|>" for code in codes)
+
+
+def _sample(made: dict[str, Any], message: str) -> SampleResult:
+    if not made:
+        return SampleResult(status_message=message, success=False, error=message)
+    return SampleResult(**made, status_message=message)

@@ -17,9 +17,11 @@ from acestep.lm import backend as backends
 from acestep.lm import cot, models
 from acestep.lm.backend import Backend
 from acestep.lm.options import WritingOptions, sampling_of
-from acestep.lm.prompts import NO_NEGATIVE_PROMPT, Prompt, Prompts
+from acestep.lm.prompts import NO_CAPTION, NO_NEGATIVE_PROMPT, Prompt, Prompts
 from acestep.lm.sampling import Sampling
 from acestep.lm.writer import Wish, Writer
+from acestep.song import normalise
+from acestep.song import seeds as seeding
 
 INFER_TYPES = ("dit", "llm_dit")
 _DEMO_LINES = 3
@@ -210,7 +212,8 @@ class LLMHandler:
             user_metadata: fields of `lm.cot.FIELDS` that are used as they are.
             use_cot_metas, use_cot_caption, use_cot_language: which fields the model may add.
             batch_size: items; None or 1 gives single results, more gives lists.
-            seeds: one an item; missing ones count up from the last, or from 0.
+            seeds: one an item; negative ones are drawn, missing ones count up from the last, or
+                from 0 where none is given.
             progress: called as `progress(fraction, desc=text)`.
 
         Returns:
@@ -270,7 +273,7 @@ class LLMHandler:
         **options: Unpack[WritingOptions],
     ) -> tuple[dict[str, Any], str]:
         """Make a whole sample of a query: (metadata, `lyrics` and `instrumental`, message)."""
-        known = {} if vocal_language in (None, "", "unknown") else {"language": vocal_language}
+        known = {} if vocal_language == "unknown" else {"language": vocal_language}
 
         def prompt(prompts: Prompts) -> Prompt:
             if not query.strip():
@@ -280,7 +283,6 @@ class LLMHandler:
         made, message = self._describe(prompt, known, options, _INVENTIVE)
         if made:
             made["instrumental"] = instrumental
-            made["lyrics"] = "[Instrumental]" if instrumental else made["lyrics"]
         return made, message
 
     def format_sample_from_input(
@@ -290,12 +292,18 @@ class LLMHandler:
         user_metadata: Mapping[str, Any] | None = None,
         **options: Unpack[WritingOptions],
     ) -> tuple[dict[str, Any], str]:
-        """Rewrite caption and lyrics in full: (metadata and `lyrics`, message)."""
+        """Rewrite caption and lyrics in full: (metadata and `lyrics`, message).
+
+        The one that is empty reads as the original's: `NO USER INPUT`, `[Instrumental]`.
+        """
 
         def prompt(prompts: Prompts) -> Prompt:
             if not caption.strip() and not lyrics.strip():
                 raise RequestError("caption and lyrics are empty; give at least one")
-            return prompts.format(caption, lyrics)
+            return prompts.format(
+                caption if caption.strip() else NO_CAPTION,
+                lyrics if lyrics.strip() else normalise.INSTRUMENTAL,
+            )
 
         return self._describe(prompt, user_metadata or {}, options, _INVENTIVE)
 
@@ -318,7 +326,7 @@ class LLMHandler:
                 writer = self._writer(options.get("progress"))
                 sampling.checked()
                 fields = cot.known_fields(known, writer.max_duration)
-                seed = options.get("seed", 0)
+                (seed,) = _seeds(options.get("seed", 0), 1)
                 made = writer.describe(make_prompt, fields, sampling, constrained, seed)
         except AceStepError as error:
             return {}, str(error)
@@ -373,6 +381,6 @@ def _check_request(infer_type: str, batch: int, sampling: Sampling) -> None:
     sampling.checked()
 
 
-def _seeds(seeds: Sequence[int] | None, batch: int) -> list[int]:
-    given = list(seeds or (0,))[:batch]
-    return given + [given[-1] + n for n in range(1, batch - len(given) + 1)]
+def _seeds(seeds: Sequence[int] | str | int | None, batch: int) -> list[int]:
+    """One an item, counted up from the last given or from 0; a negative one is drawn."""
+    return list(seeding.completed(normalise.seeds(seeds) or (0,), batch))

@@ -21,7 +21,6 @@ from acestep.errors import GenerationError
 from acestep.handler import AceStepHandler
 from acestep.llm_inference import LLMHandler
 from acestep.song import audio_files
-from acestep.song.params import GenerationConfig, GenerationParams
 from acestep.song.planning import plan
 from acestep.song.request import Request
 
@@ -124,10 +123,9 @@ def planning(
     planner: LLMHandler, seconds: float, batch: int, policy: DevicePolicy, repeats: int = 2
 ) -> float:
     """Seconds that the language model takes for such songs, metadata and audio codes, warm."""
-    params, config = GenerationParams(), GenerationConfig()
 
     def run() -> Any:
-        return plan(planner, _request(seconds, batch), params, config)
+        return plan(planner, _request(seconds, batch))
 
     return min(_timed(run, policy) for _ in range(repeats))
 

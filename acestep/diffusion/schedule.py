@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from acestep.song.request import Request
+
+TURBO_STEPS = 8
+TURBO_SHIFTS = (1.0, 2.0, 3.0)
+"""Turbo checkpoints learned eight evenly spaced steps, moved towards noise by these shifts."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Schedule:
         """The schedule of a request; a turbo checkpoint takes custom times where it was distilled."""
         times = request.timesteps
         if times is not None and is_turbo:
-            times = tuple(distilled_times(times))
+            times = distilled_times([time for time in times if time > 0])
         return cls.make(request.steps, request.shift, times)
 
     def __len__(self) -> int:
@@ -43,12 +47,22 @@ class Schedule:
         return self.times[step], after[step]
 
 
-DISTILLED_STEPS, DISTILLED_SHIFTS = 8, (1.0, 2.0, 3.0)
-"""What ACE-Step 1.5's turbo checkpoints were distilled at."""
+def taught_times(
+    steps: int = TURBO_STEPS, shifts: Iterable[float] = TURBO_SHIFTS
+) -> tuple[float, ...]:
+    """Every time that a checkpoint was distilled at, falling from 1."""
+    even = [(step + 1) / steps for step in range(steps)]
+    return tuple(sorted({s * t / (1 + (s - 1) * t) for s in shifts for t in even}, reverse=True))
 
 
-def distilled_times(times: Sequence[float]) -> list[float]:
-    """Each time moved to the nearest that turbo was distilled at; the end, 0, is dropped."""
-    even = [step / DISTILLED_STEPS for step in range(1, DISTILLED_STEPS + 1)]
-    known = {s * t / (1 + (s - 1) * t) for s in DISTILLED_SHIFTS for t in even}
-    return [min(sorted(known), key=lambda t: abs(t - time)) for time in times if time > 0]
+def distilled_times(
+    times: Sequence[float], steps: int = TURBO_STEPS, shifts: Iterable[float] = TURBO_SHIFTS
+) -> tuple[float, ...]:
+    """Each time moved to the nearest that a checkpoint was distilled at, as the original does.
+
+    Args:
+        times: falling, in (0, 1].
+        steps, shifts: of the distillation.
+    """
+    taught = taught_times(steps, shifts)
+    return tuple(min(taught, key=lambda known: abs(known - time)) for time in times)

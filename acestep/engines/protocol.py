@@ -36,6 +36,7 @@ class Traits:
 
     Attributes:
         is_turbo: guidance is in the weights: three tasks, and no second pass.
+        version: the config's `model_version`, or nothing.
         sample_rate: of the audio, Hz.
         frame_samples: samples of audio in a latent frame.
         channels: of a latent frame.
@@ -46,6 +47,7 @@ class Traits:
     """
 
     is_turbo: bool
+    version: str
     sample_rate: int
     frame_samples: int
     channels: int

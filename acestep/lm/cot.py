@@ -10,6 +10,7 @@ import yaml
 
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION, MIN_DURATION
+from acestep.song import normalise
 from acestep.song.request import BPM_RANGE, LANGUAGES, TIME_SIGNATURES, check_range
 
 METAS = ("bpm", "duration", "keyscale", "timesignature")
@@ -29,7 +30,6 @@ _CODE = re.compile(r"<\|audio_code_\d+\|>")
 _CONTROL = re.compile(r"<\|[^|<>]*\|>|</?think>")
 _FIELD = re.compile(r"([A-Za-z_]+)[ \t]*:(.*)")
 _LYRIC_HEADING = re.compile(r"\A\s*#\s*Lyrics?\s*(?:\n|\Z)", re.IGNORECASE)
-_ABSENT = (None, "", "N/A", "auto")
 
 
 def known_fields(metadata: Mapping[str, Any] | None, max_duration: float) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def known_fields(metadata: Mapping[str, Any] | None, max_duration: float) -> dic
     for name, value in (metadata or {}).items():
         if name not in FIELDS:
             raise RequestError(f"unknown field '{name}'; choose from {', '.join(FIELDS)}")
-        if value in _ABSENT or (name == "duration" and value == -1):
-            continue
-        fields[name] = _checked(name, value, max_duration)
+        read = _checked(name, value, max_duration)
+        if read not in (None, ""):
+            fields[name] = read
     return fields
 
 
@@ -98,29 +98,21 @@ def without_control_tokens(text: str) -> str:
 
 
 def _checked(name: str, value: Any, max_duration: float) -> Any:
+    """A field as it is used; None or empty where it is not given."""
+    if isinstance(value, str):
+        value = without_control_tokens(value)
     if name == "bpm":
-        number = _number(value)
-        check_range("bpm", number, *BPM_RANGE)
-        return round(number)
+        return normalise.bpm(value)
     if name == "duration":
-        number = _number(value)
-        check_range("duration", number, MIN_DURATION, min(max_duration, MAX_DURATION), "seconds")
-        return number
-    text = without_control_tokens(str(value)).strip()
+        seconds = normalise.duration(value)
+        check_range("duration", seconds, MIN_DURATION, min(max_duration, MAX_DURATION), "seconds")
+        return seconds
     if name == "caption":
-        return text
-    allowed = {"keyscale": KEYS, "language": LANGUAGES, "timesignature": TIME_SIGNATURES}[name]
-    if text not in allowed:
-        examples = ", ".join(allowed[:4])
-        raise RequestError(f"unknown {name} '{text}'; expected for example {examples}")
-    return text
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise RequestError(f"'{value}' is not a number") from None
+        return "" if normalise.given(value) is None else normalise.text("caption", value).strip()
+    if name == "language":
+        # A caller who names no language and one who says that it is unknown are not the same.
+        return None if normalise.given(value) is None else normalise.language(value)
+    return {"keyscale": normalise.key, "timesignature": normalise.time_signature}[name](value, name)
 
 
 def _plain(name: str, value: Any) -> Any:

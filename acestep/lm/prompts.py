@@ -12,6 +12,9 @@ from acestep.lm.cot import CLOSE, OPEN, block, without_control_tokens
 NO_NEGATIVE_PROMPT = "NO USER INPUT"
 """As a negative prompt: there is none."""
 
+NO_CAPTION = "NO USER INPUT"
+"""As a caption to rewrite: there is none."""
+
 INSTRUCTIONS = {
     "generate": "Generate audio semantic tokens based on the given conditions:",
     "understand": (

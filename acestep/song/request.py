@@ -17,6 +17,7 @@ from acestep.gpu_config import (
     check_batch_size_limit,
     check_duration_limit,
 )
+from acestep.song.defaults import MAX_DISTILLED_TIMES, Defaults
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,8 @@ CODES_PER_SECOND = 5
 
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
+MAX_SONGS = 1000
+"""Songs of a batch that anybody may ask for; a memory tier allows fewer."""
 
 BPM_RANGE = (30, 300)
 TIME_SIGNATURES = ("2", "3", "4", "6")
@@ -40,14 +43,50 @@ _LANGUAGE_CODES = (
     "no pa pl pt ro ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown"
 )
 LANGUAGES = tuple(_LANGUAGE_CODES.split())
+UNKNOWN_LANGUAGE = "unknown"
+"""Of vocals: the one that nobody named."""
 SOURCE_TASKS = ("cover", "repaint", "extract", "lego", "complete")
 INFER_METHODS = ("ode", "sde")
+REPAINT_TASKS = ("repaint", "lego")
 REPAINT_MODES = ("conservative", "balanced", "aggressive")
 MAX_CROSSFADE = 10.0
 """Seconds of the longest crossfade between a repainted part and the rest."""
 
 _KEY = re.compile(r"[A-G][#b♯♭]? (major|minor)")
 _AUDIO_CODE = re.compile(r"<\|audio_code_(\d+)\|>")
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What the language model is to add to a request, and how it is to choose its words.
+
+    Attributes:
+        codes: make audio codes too, unless the request has some.
+        metas, caption, language: whether it may add what is missing, or rewrite the caption.
+        temperature: 0 always takes the most probable token.
+        guidance_scale: above 1 an unconditional prompt runs beside the other.
+        top_k, top_p: tokens to choose from; 0 and 1 for no limit.
+        negative_prompt: caption of the unconditional prompt.
+        constrained: hold the metadata to their grammar.
+        songs_at_once: how many it makes codes for together.
+    """
+
+    codes: bool = True
+    metas: bool = True
+    caption: bool = True
+    language: bool = True
+    temperature: float = 0.85
+    guidance_scale: float = 2.0
+    top_k: int = 0
+    top_p: float = 0.9
+    negative_prompt: str = "NO USER INPUT"
+    constrained: bool = True
+    songs_at_once: int = 1
+
+    @property
+    def asked(self) -> bool:
+        """Whether it has anything to do."""
+        return self.codes or self.metas or self.caption or self.language
 
 
 @dataclass(frozen=True)
@@ -71,7 +110,10 @@ class Request:
         repaint_latent_crossfade_frames, repaint_wav_crossfade_sec: how softly the renewed part
             joins the rest; None follows from mode and strength.
         use_adg: guide by angles instead of differences (checkpoints that take guidance).
+        steps, guidance_scale, shift: of the diffusion; None for the checkpoint's own.
         timesteps: an explicit descending schedule in (0, 1], in place of steps and shift.
+        planning: what a language model is to add, where one is loaded.
+        planned: whether one has added it.
     """
 
     caption: str
@@ -95,14 +137,16 @@ class Request:
     repaint_strength: float = 0.5
     repaint_latent_crossfade_frames: int | None = None
     repaint_wav_crossfade_sec: float | None = None
-    steps: int = 8
-    guidance_scale: float = 7.0
+    steps: int | None = 8
+    guidance_scale: float | None = 7.0
     use_adg: bool = False
     cfg_interval: tuple[float, float] = (0.0, 1.0)
-    shift: float = 1.0
+    shift: float | None = 1.0
     infer_method: str = "ode"
     timesteps: tuple[float, ...] | None = None
     cover_strength: float = 1.0
+    planning: Planning = Planning()
+    planned: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -115,8 +159,7 @@ class Request:
         Raises:
             RequestError: a field is out of its range; the message names field and range.
         """
-        self._check_text()
-        self._check_numbers()
+        self.check_words_and_numbers()
         self._check_task(tasks, sample_rate)
         return self
 
@@ -133,9 +176,58 @@ class Request:
         within, line = check_batch_size_limit(self.batch_size, config, lm_initialized)
         if not within:
             limit = config.max_batch_size(lm_initialized)
-            request = dataclasses.replace(request, seeds=self.seeds[:limit])
+            request = dataclasses.replace(
+                request, seeds=self.seeds[:limit], song_codes=self.song_codes[:limit]
+            )
             warnings.append(f"{line}; making {limit}")
         return request, warnings
+
+    def resolved(self, defaults: Defaults) -> tuple[Request, list[str]]:
+        """This request with the checkpoint's own steps, shift and guidance where it names none,
+        and a notice for what the checkpoint was not distilled for.
+
+        Raises:
+            RequestError: more timesteps than a distilled checkpoint takes.
+        """
+        request = dataclasses.replace(
+            self,
+            steps=defaults.steps if self.steps is None else self.steps,
+            shift=defaults.shift if self.shift is None else self.shift,
+            guidance_scale=(
+                defaults.guidance_scale if self.guidance_scale is None else self.guidance_scale
+            ),
+        )
+        return request, request._beyond_distillation(defaults)
+
+    def _beyond_distillation(self, defaults: Defaults) -> list[str]:
+        learned, shifts = defaults.distilled_steps, defaults.distilled_shifts
+        if learned is None:
+            return []
+        if self.timesteps is not None:
+            if len(self.timesteps) > MAX_DISTILLED_TIMES:
+                raise RequestError(
+                    f"{len(self.timesteps)} timesteps are too many for this checkpoint; give at "
+                    f"most {MAX_DISTILLED_TIMES}"
+                )
+            return []
+        asked = [f"{self.steps} steps"] if self.steps != learned else []
+        asked += [f"shift {self.shift:g}"] if self.shift not in shifts else []
+        if not asked:
+            return []
+        taught = " or ".join(f"{shift:g}" for shift in shifts)
+        return [
+            f"this checkpoint was distilled for {learned} steps at shift {taught}; running "
+            f"{' and '.join(asked)} as asked"
+        ]
+
+    def check_words_and_numbers(self) -> None:
+        """What `validated` checks that depends on no checkpoint and no audio.
+
+        Raises:
+            RequestError: see `validated`.
+        """
+        self._check_text()
+        self._check_numbers()
 
     def _check_text(self) -> None:
         if not self.caption.strip() and self.task != "extract":
@@ -180,6 +272,8 @@ class Request:
             )
         if self.timesteps is not None:
             falling = all(a > b for a, b in zip(self.timesteps, self.timesteps[1:], strict=False))
+            if len(self.timesteps) > MAX_STEPS:
+                raise RequestError(f"timesteps are more than {MAX_STEPS}; give fewer")
             if not self.timesteps or not falling or not all(0 < t <= 1 for t in self.timesteps):
                 raise RequestError("timesteps must be falling numbers in (0, 1]")
 
@@ -188,9 +282,15 @@ class Request:
             raise RequestError(
                 f"this checkpoint cannot do the task '{self.task}'; it can do: {', '.join(tasks)}"
             )
-        if self.audio_codes and not _AUDIO_CODE.search(self.audio_codes):
+        codes = self.song_codes or (self.audio_codes,)
+        if any(codes) and not all(_AUDIO_CODE.search(one) for one in codes):
             raise RequestError("the audio codes hold no <|audio_code_N|>")
-        coded = self.task == "cover" and self.audio_codes
+        if self.song_codes and len(self.song_codes) != self.batch_size:
+            raise RequestError(
+                f"there are audio codes for {len(codes)} songs, and {self.batch_size} to make; "
+                "give one text for all, or one a song"
+            )
+        coded = self.task == "cover" and any(codes)
         if self.task in SOURCE_TASKS and self.src_audio is None and not coded:
             raise RequestError(f"the task '{self.task}' needs source audio (--source FILE)")
         for name, audio in (("source", self.src_audio), ("reference", self.reference_audio)):
@@ -218,7 +318,7 @@ class Request:
         check_range("repaint crossfade", seconds, 0, MAX_CROSSFADE, "seconds")
 
     def _check_repaint(self, seconds: float) -> None:
-        if self.task not in ("repaint", "lego"):
+        if self.task not in REPAINT_TASKS:
             return
         start, end = self.repaint[0], seconds if self.repaint[1] is None else self.repaint[1]
         if not math.isfinite(start) or start > seconds or (start == seconds == end):
@@ -256,7 +356,10 @@ def check_range(name: str, value: float | None, low: float, high: float, unit: s
     """
     if value is None:
         return
-    if not (isinstance(value, int | float) and low <= value <= high):
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (known and low <= value <= high):
         unit = f" {unit}" if unit else ""
-        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        # Python writes no integer of thousands of digits.
+        long = isinstance(value, int) and abs(value) >= 10**20
+        shown = "beyond 1e+20" if long else f"{value:g}" if isinstance(value, float) else value
         raise RequestError(f"{name} {shown} is out of range; expected {low:g} to {high:g}{unit}")

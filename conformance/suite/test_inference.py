@@ -27,7 +27,7 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "inference:generate_music",
     "inference:run",
     "inference:make_request",
-    "inference:describe",
+    "song.records:describe",
     "handler:AceStepHandler.generate",
     "handler:AceStepHandler.gpu_config",
     "diffusion.denoise:check_latents",
@@ -71,8 +71,8 @@ def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     "A1",
     "A3",
     "inference:generate_music",
-    "inference:save_song",
-    "engines.torch.pipeline:Pipeline.prepare_src_latents",
+    "song.records:save_song",
+    "diffusion.pipeline:Pipeline.prepare_src_latents",
     "engines.torch.codec:encode",
 )
 @pytest.mark.parametrize("task", ["cover", "repaint"])

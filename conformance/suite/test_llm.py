@@ -79,14 +79,14 @@ def test_backend_by_device(api: Api, target: Target, tmp_path: Path) -> None:
     "lm.sampling:*",
     "lm.writer:*",
     "lm.cot:*",
-    "song.planning:understand_music",
-    "song.planning:create_sample",
-    "song.planning:format_sample",
-    "song.planning:audio_to_codes",
+    "inference:understand_music",
+    "inference:create_sample",
+    "inference:format_sample",
+    "inference:audio_to_codes",
 )
 def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:
     """Plan, understand, invent and rewrite, held to the grammar and free, on this device."""
-    understand = api.get("song.planning:understand_music")
+    understand = api.get("inference:understand_music")
     made, message, ok = started(api, tmp_path, device=target.device)
     assert ok, message
     assert made.llm_initialized
@@ -110,8 +110,8 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
     assert made.parse_lm_output("<think>\nbpm: 90\n</think>")[0]["bpm"] == 90
     for answer in (
         understand(made, audio=tone(1.0), dit_handler=handler),
-        api.get("song.planning:create_sample")(made, "rain in Lisbon"),
-        api.get("song.planning:format_sample")(made, "piano", "la la"),
+        api.get("inference:create_sample")(made, "rain in Lisbon"),
+        api.get("inference:format_sample")(made, "piano", "la la"),
     ):
         assert answer.success, answer.error
     made.cancel()

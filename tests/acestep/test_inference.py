@@ -107,7 +107,7 @@ def test_request_from_parameters(song_file: Path, song: torch.Tensor) -> None:
         complete_track_classes=["drums"],
     )  # fmt: skip
     request = make_request(params, GenerationConfig(batch_size=1))
-    assert request.lyrics == ""
+    assert request.lyrics == "[Instrumental]"
     assert request.duration is None, "the source decides"
     assert request.repaint == (1, None)
     assert request.timesteps == (1.0, 0.5)

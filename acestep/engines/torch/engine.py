@@ -59,6 +59,7 @@ class TorchEngine:
         channels = transformer.audio_acoustic_hidden_dim
         return Traits(
             is_turbo=bool(pipeline.is_turbo),
+            version=str(transformer.get("model_version") or ""),
             sample_rate=int(pipeline.sample_rate),
             frame_samples=math.prod(vae.downsampling_ratios),
             channels=channels,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.alignment.heads import DEMO_HEADS
-from acestep.engines.torch.cross_attention import capture_cross_attention
 from acestep.alignment.decoding import lyric_span
+from acestep.alignment.heads import DEMO_HEADS
 from acestep.alignment.service import song_inputs
 from acestep.dit_alignment_score import MusicLyricScorer, MusicStampsAligner
 from acestep.engines.torch import codec
+from acestep.engines.torch.cross_attention import capture_cross_attention
 from acestep.engines.torch.transformer import StepTransformer
 from acestep.errors import RequestError
 from acestep.handler import AceStepHandler

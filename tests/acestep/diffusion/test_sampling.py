@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from acestep.device import DevicePolicy, resolve
 from acestep.diffusion import sampling
-from acestep.engines.torch.denoiser import Denoiser
 from acestep.diffusion.guidance import Guidance
 from acestep.diffusion.schedule import Schedule
 from acestep.engines.torch.attention import PackedAttention, SdpaAttention, packed_starts
+from acestep.engines.torch.denoiser import Denoiser
 from acestep.engines.torch.transformer import StepTransformer
 
 SHAPE: dict[str, Any] = {

@@ -16,7 +16,6 @@ from acestep.acestep_v15_pipeline import main
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music
 from acestep.llm_inference import LLMHandler
-from acestep.song import planning
 
 PARAMS = GenerationParams(caption="warm piano", duration=2, seed=4, bpm=90, inference_steps=2)
 
@@ -98,7 +97,7 @@ def test_understanding_what_the_checkpoint_made(
     handler: AceStepHandler, planner: LLMHandler
 ) -> None:
     song = generate_music(handler, None, PARAMS, GenerationConfig(batch_size=1)).audios[0]
-    codes = planning.audio_to_codes(handler, song["tensor"])
+    codes = inference.audio_to_codes(handler, song["tensor"])
     assert codes.count("<|audio_code_") == 10
     heard = inference.understand_music(planner, audio=song["tensor"], dit_handler=handler)
     assert heard.success, heard.error
