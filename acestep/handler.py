@@ -45,7 +45,7 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         self._project_root: str | None = None
         self._lock = threading.RLock()
         self._cancel = threading.Event()
-        self._maker: Maker | None = None
+        self.maker: Maker | None = None
 
     @property
     def pipeline(self) -> Any:
@@ -171,14 +171,14 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         with self._lock:
             self.unload()
             self.engine, self.policy, self.checkpoint = engine, policy, checkpoint
-            self._maker = Maker(engine, policy)
+            self.maker = Maker(engine, policy)
 
     def unload(self) -> None:
         """Drop the loaded checkpoint and give its memory back."""
         with self._lock:
             if self.engine is not None:
                 self.engine.close()
-                self.engine = self.checkpoint = self._maker = None
+                self.engine = self.checkpoint = self.maker = None
 
     def status(self) -> str:
         """One line: what is loaded where."""
@@ -316,14 +316,14 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
             CancelledError: `cancel` was called meanwhile.
         """
         with self._lock:
-            if self.engine is None or self._maker is None:
+            if self.engine is None or self.maker is None:
                 raise RequestError("no checkpoint is loaded; call initialize_service first")
             request = request.validated(self.tasks, self.engine.traits.sample_rate)
             request, warnings = request.limited(self.gpu_config, self.lm_initialized)
             request, notices = request.resolved(self.defaults)
             warnings += notices
             self._cancel.clear()
-            return self._maker.make(request, warnings, Report(progress, self._cancel))
+            return self.maker.make(request, warnings, Report(progress, self._cancel))
 
     def codes_of(self, audio: torch.Tensor) -> list[int]:
         """The audio codes of a song, five a second.

@@ -12,7 +12,7 @@ purpose, because it is the form that the model learned from (the language model'
 - time signatures: `4/4` becomes `4`, `6/8` becomes `6`.
 - tempos: `120.0` and `120 bpm` become `120`; a fraction is rounded.
 - languages: `English`, `EN` and `en-US` become `en`.
-- durations are rounded to a tenth of a second, as the original does too.
+- durations are kept to the sample; latent frames are counted from them rounded to 0.1 s (`diffusion.lengths`).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def bpm(value: Any, name: str = "bpm") -> int | None:
 
 
 def duration(value: Any, name: str = "duration") -> float | None:
-    """Seconds, to a tenth, from a number, `30.5`, `30 s`, `2:30` or `2m 30s`; None where none
+    """Seconds from a number, `30.5`, `30 s`, `2:30` or `2m 30s`; None where none
     are given.
 
     Raises:
@@ -162,7 +162,7 @@ def duration(value: Any, name: str = "duration") -> float | None:
         return None
     seconds = _seconds(name, value)
     check_range(name, seconds, MIN_DURATION, MAX_DURATION, "seconds")
-    return round(float(seconds), 1)
+    return float(seconds)
 
 
 def number(name: str, value: Any) -> float | None:

@@ -38,7 +38,7 @@ class GenerationParams:
         bpm: beats per minute, 30 to 300.
         keyscale: for example `C major`, `F# minor` or `Am`.
         timesignature: 2, 3, 4 or 6, or as `4/4`.
-        duration: seconds, rounded to a tenth; -1 takes the source's length, or 30 s.
+        duration: seconds; -1 takes the source's length, or 30 s.
         inference_steps: diffusion steps; None for the checkpoint's own.
         seed: of the first song, or of each (`"7,8"`); -1 draws one. Later songs of a batch
             count up from it.

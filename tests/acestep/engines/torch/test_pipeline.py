@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from acestep.device import DevicePolicy, resolve
-from acestep.diffusion import pipeline
+from acestep.diffusion import prompts
+from acestep.diffusion.prompts import lyric_ids, prompt_text, text_ids
 from acestep.engines.recent import Recent
 from acestep.engines.torch import prompt_encoder, wave_decoder
 from acestep.engines.torch.prompt_encoder import PromptEncoder
@@ -22,15 +23,17 @@ REQUEST = Request("a harp nobody heard before", (1,), duration=0.6, steps=1)
 
 @pytest.fixture
 def encodings(handler: AceStepHandler, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The prompts that reach the text encoder, as they do."""
+    """The captions that reach the text encoder, as they do."""
     seen: list[str] = []
-    encode = pipeline.Pipeline._tokens
+    engine = handler.engine
+    assert engine is not None
+    encode = engine.encode_words
 
-    def noted(self: Any, prompt: str, *rest: Any, **named: Any) -> Any:
-        seen.append(prompt)
-        return encode(self, prompt, *rest, **named)
+    def noted(text: Any, lyrics: Any) -> Any:
+        seen.append(engine.tokenizer.decode(text).partition("# Caption\n")[2].partition("\n")[0])
+        return encode(text, lyrics)
 
-    monkeypatch.setattr(pipeline.Pipeline, "_tokens", noted)
+    monkeypatch.setattr(engine, "encode_words", noted)
     return seen
 
 
@@ -51,9 +54,8 @@ def test_a_prompt_is_encoded_once(
 def test_encodings_kept_are_bounded(
     handler: AceStepHandler, encodings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = handler.pipeline
-    assert loaded is not None
-    monkeypatch.setitem(loaded.__dict__, "_kept", Recent(2))
+    assert handler.maker is not None
+    monkeypatch.setattr(handler.maker.conditioner, "kept", Recent(2))
     for caption in ("one", "two", "three", "two", "one"):
         handler.generate(dataclasses.replace(REQUEST, caption=caption))
     assert encodings == ["one", "two", "three", "one"]
@@ -66,10 +68,10 @@ def test_forget_frees_what_was_made_of_the_weights(base_folder: Any) -> None:
     loaded = handler.pipeline
     assert loaded is not None
     before = handler.generate(REQUEST).songs[0].audio
-    assert getattr(loaded, "_denoiser", None) is not None
+    assert loaded._denoiser is not None
     assert loaded.vae in wave_decoder._DECODERS
     loaded.forget()
-    assert getattr(loaded, "_denoiser", None) is None
+    assert loaded._denoiser is None
     assert loaded.vae not in wave_decoder._DECODERS
     with torch.no_grad():
         loaded.transformer.layers[0].mlp.down_proj.weight.mul_(2)
@@ -82,27 +84,25 @@ def test_the_tokens_are_those_of_diffusers(handler: AceStepHandler) -> None:
     """Also where a text is cut."""
     loaded = handler.pipeline
     assert loaded is not None
-    settings: dict[str, Any] = {
-        "vocal_language": "en",
-        "audio_duration": 12.0,
-        "instruction": "Fill the audio semantic mask based on the given conditions:",
-        "bpm": 90,
-        "keyscale": "C major",
-        "timesignature": "4",
-    }
     seen: list[torch.Tensor] = []
     watch = loaded.text_encoder.get_input_embeddings().register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0])
     )
     for prompt, lyrics in (("a harp", "[verse]\nla la"), ("harp " * 400, "la la\n" * 1500)):
         with torch.no_grad():
-            loaded.encode_prompt(prompt, lyrics, torch.device("cpu"), **settings)
-        text, words = loaded._tokens(prompt, lyrics, **settings)
-        assert torch.equal(text, seen[-2])
-        assert torch.equal(words, seen[-1])
+            loaded.encode_prompt(
+                prompt, lyrics, torch.device("cpu"), vocal_language="en", audio_duration=12.0,
+                instruction="Fill the audio semantic mask based on the given conditions:",
+                bpm=90, keyscale="C major", timesignature="4",
+            )  # fmt: skip
+        request = Request(prompt, (1,), lyrics, 12.0, 90, "C major", "4", "en")
+        text = text_ids(loaded.tokenizer, prompt_text(request, "text2music", 12.0))
+        words = lyric_ids(loaded.tokenizer, request)
+        assert [text] == seen[-2].tolist()
+        assert [words] == seen[-1].tolist()
     watch.remove()
-    assert text.shape[1] == pipeline.MAX_TEXT_TOKENS
-    assert words.shape[1] == pipeline.MAX_LYRIC_TOKENS
+    assert len(text) == prompts.MAX_TEXT_TOKENS
+    assert len(words) == prompts.MAX_LYRIC_TOKENS
 
 
 def test_recorded_prompts_are_encoded_as_they_are_alone(

@@ -10,9 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from acestep.device import DevicePolicy, resolve
-from acestep.diffusion import sampling
-from acestep.diffusion.guidance import Guidance
 from acestep.diffusion.schedule import Schedule
+from acestep.engines.torch import denoiser
 from acestep.engines.torch.attention import PackedAttention, SdpaAttention, packed_starts
 from acestep.engines.torch.denoiser import Denoiser
 from acestep.engines.torch.transformer import StepTransformer
@@ -122,7 +121,7 @@ def expected(model: Any, state: torch.Tensor, *conditions: torch.Tensor, time: f
 def test_a_step_equals_diffusers(model: Any, policy: DevicePolicy, frames: int, batch: int) -> None:
     state, encoded, context = inputs(batch, frames)
     schedule = Schedule.make(3, shift=3.0)
-    made = Denoiser(StepTransformer(model), policy).velocity(encoded, context, schedule)
+    made = Denoiser(StepTransformer(model), policy).velocity(encoded, context, schedule.times)
     for step, time in enumerate(schedule.times):
         wanted = expected(model, state, encoded, context, time=time)
         torch.testing.assert_close(made(state, step), wanted, atol=2e-5, rtol=1e-5)
@@ -170,7 +169,7 @@ def test_a_fused_step_equals_diffusers(
     fused.compile(policy)
     assert fused._kernels is not None
     state, encoded, context = (x.to(policy.device, dtype) for x in song)
-    velocity = Denoiser(fused, policy).velocity(encoded, context, schedule)
+    velocity = Denoiser(fused, policy).velocity(encoded, context, schedule.times)
     for step, answer in enumerate(wanted):
         made = velocity(state, step).float().cpu()
         scale = float(answer.abs().max()) if own_kernels else 1.0
@@ -204,33 +203,35 @@ def test_one_recording_serves_every_song_that_fits(
     schedule = Schedule.make(2)
     for frames, tokens in ((256, 128), (101, 5), (230, 90)):
         state, encoded, context = inputs(2, frames, tokens)
-        made = steps.velocity(encoded, context, schedule)
+        made = steps.velocity(encoded, context, schedule.times)
         for step in (0, 1):
             wanted = expected(model, state, encoded, context, time=schedule.times[step])
             torch.testing.assert_close(made(state, step), wanted, atol=2e-5, rtol=1e-5)
     assert len(recorded) == 1
     _, encoded, context = inputs(2, 258)
-    steps.velocity(encoded, context, schedule)
+    steps.velocity(encoded, context, schedule.times)
     assert len(recorded) == 2, "a song that does not fit gets a recording of its own"
     for frames in (600, 900, 1200):
         _, encoded, context = inputs(2, frames)
-        steps.velocity(encoded, context, schedule)
-    assert len(steps._recordings) == sampling.MAX_RECORDINGS
+        steps.velocity(encoded, context, schedule.times)
+    assert len(steps._recordings) == denoiser.MAX_RECORDINGS
 
 
-def test_songs_at_two_places_do_not_disturb_each_other(
+def test_songs_of_two_sizes_do_not_disturb_each_other(
     model: Any, recording: DevicePolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As a step with guidance and one without are in use at the same time."""
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash)
     steps = Denoiser(StepTransformer(model), recording)
     state, encoded, context = inputs(1, 40)
     schedule = Schedule.make(1)
-    first = steps.velocity(encoded, context, schedule)
-    second = steps.velocity(-encoded, context, schedule, place=1)
-    one, other = first(state, 0), second(state, 0)
+    first = steps.velocity(encoded, context, schedule.times)
+    pair = torch.cat([-encoded, encoded]), torch.cat([context, context])
+    second = steps.velocity(*pair, schedule.times)
+    one, other = first(state, 0), second(torch.cat([state, state]), 0)
     torch.testing.assert_close(one, expected(model, state, encoded, context, time=1.0))
-    torch.testing.assert_close(other, expected(model, state, -encoded, context, time=1.0))
-    assert not torch.allclose(one, other)
+    torch.testing.assert_close(other[:1], expected(model, state, -encoded, context, time=1.0))
+    assert not torch.allclose(one, other[:1])
 
 
 def test_both_attentions_agree() -> None:
@@ -270,30 +271,10 @@ def test_adapters_and_exchanged_weights_are_noticed(model: Any, policy: DevicePo
         peft.LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False)
     )
     assert not steps.is_current(model)
-    made = Denoiser(StepTransformer(model), policy).velocity(encoded, context, schedule)(state, 0)
+    made = Denoiser(StepTransformer(model), policy).velocity(encoded, context, schedule.times)(
+        state, 0
+    )
     wanted = expected(model, state, encoded, context, time=1.0)
     torch.testing.assert_close(made, wanted, atol=2e-5, rtol=1e-5)
     model.disable_adapters()
     assert not torch.allclose(expected(model, state, encoded, context, time=1.0), wanted)
-
-
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_the_schedule_is_diffusers(shift: float, diffusers_pipeline: Any) -> None:
-    wanted = diffusers_pipeline._get_timestep_schedule(8, shift, "cpu", torch.float32)
-    schedule = Schedule.make(8, shift)
-    assert schedule.times == tuple(wanted.tolist())
-    assert schedule.span(7) == (schedule.times[7], 0.0)
-    assert Schedule.make(8, shift, [0.9, 0.2]).times == (0.9, 0.2)
-
-
-def test_guidance_equals_diffusers() -> None:
-    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
-
-    guidance, momentum = Guidance(4.0), MomentumBuffer(momentum=-0.75)
-    for number in range(3):
-        wanted, other = drawn(2, 30 + number, 8)[:, :30], drawn(2, 40 + number, 8)[:, :30]
-        made = guidance(wanted, other)
-        theirs = normalized_guidance(
-            wanted, other, 3.0, momentum, 0.0, 2.5, use_original_formulation=True, norm_dim=(1,)
-        )
-        torch.testing.assert_close(made, theirs, atol=1e-5, rtol=1e-5)

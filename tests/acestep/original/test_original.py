@@ -1,0 +1,86 @@
+"""The same music as the original: its own cases, number for number."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from acestep.device import resolve
+from acestep.handler import AceStepHandler
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from inputs import INPUTS  # noqa: E402 (a file beside this one)
+
+CASES = sorted((HERE / "cases").glob("*/*.json"))
+BOUNDS = {"encoder_hidden_states": 1e-5, "context_latents": 1e-5, "pred_latents": 5e-5}
+"""Of what other people's kernels, on another machine, rounded in float32."""
+ELSEWHERE = 2e-4
+"""The same for latents on an accelerator."""
+
+
+@lru_cache
+def original(kind: str) -> AceStepHandler:
+    """A handler with one of the original's checkpoints, in float32 where `auto` puts it."""
+    handler = AceStepHandler()
+    path = HERE / "checkpoints" / f"acestep-v15-{kind}"
+    message, ok = handler.initialize_service(None, str(path), "auto", dtype="float32")
+    assert ok, message
+    return handler
+
+
+def made(case: dict[str, Any], **changes: Any) -> dict[str, torch.Tensor]:
+    arguments = {**case["arguments"], **changes}
+    for name in ("src_audio", "reference_audio"):
+        if name in arguments:
+            arguments[name] = INPUTS[arguments[name]]()
+    result = original(case["kind"]).generate_music(**arguments)
+    assert result["success"], result["error"]
+    outputs: dict[str, torch.Tensor] = result["extra_outputs"]
+    return outputs
+
+
+@pytest.mark.parametrize("file", CASES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_the_same_music(file: Path) -> None:
+    case = json.loads(file.read_text(encoding="utf-8"))
+    found, wanted = made(case), np.load(file.with_suffix(".npz"))
+    for name, bound in BOUNDS.items():
+        if resolve("auto").is_accelerator:
+            bound = max(bound, ELSEWHERE)
+        assert tuple(found[name].shape) == wanted[name].shape
+        worst = float(np.abs(found[name].numpy() - wanted[name]).max())
+        assert worst <= bound, f"{name} differs by {worst:.1e}"
+
+
+@pytest.mark.parametrize("file", CASES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_the_same_words(file: Path) -> None:
+    """Prompt and lyrics, string for string and token for token."""
+    case = json.loads(file.read_text(encoding="utf-8"))
+    handler = original(case["kind"])
+    assert handler.engine is not None
+    seen: list[tuple[list[int], list[int]]] = []
+    encode = handler.engine.encode_words
+
+    def noted(text: Any, lyrics: Any) -> Any:
+        seen.append((list(text), list(lyrics)))
+        return encode(text, lyrics)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handler.engine, "encode_words", noted)
+        patch.setattr(handler.maker.conditioner, "kept", type(handler.maker.conditioner.kept)(9))
+        made(case, **({} if "timesteps" in case["arguments"] else {"inference_steps": 1}))
+    text, lyrics = seen[0]
+    assert [text] == case["text_ids"][:1]
+    assert [lyrics] == case["lyric_ids"][:1]
+    tokenizer = handler.engine.tokenizer
+    whole = case["text"][0]
+    assert whole.startswith("# Instruction\n")
+    assert tokenizer(whole.partition("\n\n\n# Languages")[0] + "\n").input_ids == text
