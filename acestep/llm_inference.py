@@ -1,10 +1,14 @@
-"""`LLMHandler`: the 5 Hz language model, from a caption to metadata and audio codes."""
+"""`LLMHandler`: the 5 Hz language model, from a caption to metadata and audio codes.
+
+A face: it holds what is loaded, lets one generation run at a time and turns errors into
+answers. Loading is in `lm.loading`, planning in `lm.planner`, descriptions in `lm.describing`.
+"""
 
 from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,20 +17,14 @@ import torch
 from acestep.device import DevicePolicy, resolve
 from acestep.errors import AceStepError, CancelledError, RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
-from acestep.lm import backend as backends
-from acestep.lm import cot, models
+from acestep.lm import cot, describing, loading, models, planner
 from acestep.lm.backend import Backend
 from acestep.lm.options import WritingOptions, sampling_of
-from acestep.lm.prompts import NO_CAPTION, NO_NEGATIVE_PROMPT, Prompt, Prompts
+from acestep.lm.prompts import NO_NEGATIVE_PROMPT
 from acestep.lm.sampling import Sampling
-from acestep.lm.writer import Wish, Writer
-from acestep.song import normalise
-from acestep.song import seeds as seeding
+from acestep.lm.writer import Writer
 
-INFER_TYPES = ("dit", "llm_dit")
 _DEMO_LINES = 3
-# Temperatures of a description of what is there, and of one that is made up.
-_FAITHFUL, _INVENTIVE = 0.3, 0.85
 
 
 class LLMHandler:
@@ -47,7 +45,6 @@ class LLMHandler:
         self.model_name: str | None = None
         self.caption_lines, self.line_length, self.lyric_lines = 12, 120, 120
         self._checkpoint_dir: str | None = None
-        self._tokens: models.AudioTokens | None = None
         self._lock = threading.RLock()
         self._cancel = threading.Event()
 
@@ -136,29 +133,24 @@ class LLMHandler:
             RequestError: the device or installation lacks what is asked for.
             CheckpointError: see `lm.models.find`.
         """
-        if offload and policy.unified_memory:
-            raise RequestError(
-                f"offloading is pointless on {policy.name}: the host and the device share their "
-                "memory; leave it out"
-            )
-        name, note = backends.choose(backend, policy)
-        folder = models.find(model, checkpoint_dir, get_gpu_config(policy=policy))
+        choice = loading.find(
+            model,
+            policy,
+            checkpoint_dir=checkpoint_dir,
+            backend=backend,
+            offload=offload,
+            compile_model=compile_model,
+        )
         with self._lock:
-            loaded = backends.load(
-                name, folder, policy, offload=offload, compile_model=compile_model
-            )
-            tokens = models.audio_tokens(loaded.tokenizer, folder)
+            loaded = choice.load()
             self.unload()
-            self.backend, self.policy, self._tokens = loaded, policy, tokens
-            self.model_name = folder.name
-            if models.is_demo(folder):
+            self.backend, self.policy, self.model_name = loaded, policy, choice.folder.name
+            if models.is_demo(choice.folder):
                 # Random weights seldom end a text by themselves.
                 self.caption_lines = min(self.caption_lines, _DEMO_LINES)
                 self.lyric_lines = min(self.lyric_lines, _DEMO_LINES)
             self._checkpoint_dir = str(checkpoint_dir) if checkpoint_dir else None
-        dtype_name = policy.dtypes["lm"].name
-        status = f"{folder.name} on {policy.name} ({dtype_name}), backend {name}"
-        return f"{status}; {note}" if note else status
+        return choice.status
 
     def unload(self) -> None:
         """Drop the loaded model and give its memory back."""
@@ -220,31 +212,26 @@ class LLMHandler:
             dict with `metadata` and `audio_codes` (lists for a batch), `success`, `error`
             and `extra_outputs` (the text of each block, the seeds).
         """
-        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, cfg_scale)
-        batch = batch_size or 1
         known = dict(user_metadata or {})
         if target_duration is not None and target_duration > 0:
             known["duration"] = target_duration
-        wanted = {
-            *(cot.METAS if use_cot_metas else ()),
-            *(("caption",) if use_cot_caption else ()),
-            *(("language",) if use_cot_language else ()),
-        }
+        request = planner.PlanRequest(
+            caption=caption,
+            lyrics=lyrics,
+            infer_type=infer_type,
+            sampling=Sampling(temperature, top_k, top_p, repetition_penalty, cfg_scale),
+            negative_prompt=negative_prompt,
+            constrained=use_constrained_decoding,
+            known=known,
+            wanted=planner.wanted_fields(use_cot_metas, use_cot_caption, use_cot_language),
+            batch=batch_size or 1,
+            seeds=seeds,
+        )
         try:
             with self._lock:
-                writer = self._writer(progress)
-                _check_request(infer_type, batch, sampling)
-                numbers = _seeds(seeds, batch)
-                known = cot.known_fields(known, writer.max_duration)
-                wish = Wish(caption, lyrics, negative_prompt, sampling, numbers)
-                plans, texts = writer.plan(wish, known, wanted, use_constrained_decoding)
-                codes = writer.codes(wish, plans) if infer_type == "llm_dit" else [""] * batch
+                return planner.plan(self._writer(progress), request)
         except AceStepError as error:
-            return _answer({}, "", error=str(error))
-        extra = {"cot": texts, "seeds": numbers}
-        if batch == 1:
-            return _answer(plans[0], codes[0], extra)
-        return _answer(plans, codes, extra)
+            return planner.answer({}, "", error=str(error))
 
     def understand_audio_from_codes(
         self,
@@ -257,13 +244,7 @@ class LLMHandler:
             options: see `WritingOptions`; the temperature is 0.3 unless given.
         """
 
-        def prompt(prompts: Prompts) -> Prompt:
-            codes = cot.parse(audio_codes)[1]
-            if not codes:
-                raise RequestError("there are no audio codes to understand")
-            return prompts.understand(codes)
-
-        return self._describe(prompt, {}, options, _FAITHFUL)
+        return self._describe(describing.understand(audio_codes), {}, options, describing.FAITHFUL)
 
     def create_sample_from_query(
         self,
@@ -274,13 +255,8 @@ class LLMHandler:
     ) -> tuple[dict[str, Any], str]:
         """Make a whole sample of a query: (metadata, `lyrics` and `instrumental`, message)."""
         known = {} if vocal_language == "unknown" else {"language": vocal_language}
-
-        def prompt(prompts: Prompts) -> Prompt:
-            if not query.strip():
-                raise RequestError("the query is empty; say in a few words what to make")
-            return prompts.inspire(query, instrumental)
-
-        made, message = self._describe(prompt, known, options, _INVENTIVE)
+        use = describing.inspire(query, instrumental)
+        made, message = self._describe(use, known, options, describing.INVENTIVE)
         if made:
             made["instrumental"] = instrumental
         return made, message
@@ -296,16 +272,8 @@ class LLMHandler:
 
         The one that is empty reads as the original's: `NO USER INPUT`, `[Instrumental]`.
         """
-
-        def prompt(prompts: Prompts) -> Prompt:
-            if not caption.strip() and not lyrics.strip():
-                raise RequestError("caption and lyrics are empty; give at least one")
-            return prompts.format(
-                caption if caption.strip() else NO_CAPTION,
-                lyrics if lyrics.strip() else normalise.INSTRUMENTAL,
-            )
-
-        return self._describe(prompt, user_metadata or {}, options, _INVENTIVE)
+        use = describing.rewrite(caption, lyrics)
+        return self._describe(use, user_metadata or {}, options, describing.INVENTIVE)
 
     def parse_lm_output(self, output_text: str) -> tuple[dict[str, Any], str]:
         """Metadata and audio codes in any text, see `lm.cot.parse`."""
@@ -313,24 +281,19 @@ class LLMHandler:
 
     def _describe(
         self,
-        make_prompt: Callable[[Prompts], Prompt],
+        use: describing.MakePrompt,
         known: Mapping[str, Any],
         options: WritingOptions,
         temperature: float,
     ) -> tuple[dict[str, Any], str]:
-        """A whole block and lyrics after it."""
+        """(a whole block and its lyrics, `done`), or nothing and the line that says why."""
         sampling = sampling_of(options, temperature)
-        constrained = options.get("use_constrained_decoding", True)
         try:
             with self._lock:
                 writer = self._writer(options.get("progress"))
-                sampling.checked()
-                fields = cot.known_fields(known, writer.max_duration)
-                (seed,) = _seeds(options.get("seed", 0), 1)
-                made = writer.describe(make_prompt, fields, sampling, constrained, seed)
+                return describing.describe(writer, use, known, sampling, options), "done"
         except AceStepError as error:
             return {}, str(error)
-        return made, "done"
 
     def _writer(self, progress: Any) -> Writer:
         """The loaded model, ready for one generation.
@@ -338,7 +301,7 @@ class LLMHandler:
         Raises:
             RequestError: none is loaded.
         """
-        if self.backend is None or self._tokens is None:
+        if self.backend is None:
             raise RequestError("no language model is loaded; call initialize first")
         self._cancel.clear()
 
@@ -350,37 +313,9 @@ class LLMHandler:
 
         return Writer(
             self.backend,
-            self._tokens,
             int(self.gpu_config.max_duration(True)),
             self.caption_lines,
             self.line_length,
             self.lyric_lines,
             report,
         )
-
-
-def _answer(
-    metadata: Any, codes: Any, extra: dict[str, Any] | None = None, error: str | None = None
-) -> dict[str, Any]:
-    return {
-        "metadata": metadata,
-        "audio_codes": codes,
-        "success": error is None,
-        "error": error,
-        "extra_outputs": extra or {},
-    }
-
-
-def _check_request(infer_type: str, batch: int, sampling: Sampling) -> None:
-    if infer_type not in INFER_TYPES:
-        raise RequestError(
-            f"unknown infer_type '{infer_type}'; choose from {', '.join(INFER_TYPES)}"
-        )
-    if batch < 1:
-        raise RequestError(f"batch size {batch} is out of range; expected at least 1")
-    sampling.checked()
-
-
-def _seeds(seeds: Sequence[int] | str | int | None, batch: int) -> list[int]:
-    """One an item, counted up from the last given or from 0; a negative one is drawn."""
-    return list(seeding.completed(normalise.seeds(seeds) or (0,), batch))

@@ -20,9 +20,9 @@ from acestep.lm.cot import FIELDS
 from acestep.lm.decoding import Decoding, Plan
 from acestep.lm.demo import LmShape
 from acestep.lm.grammar import Grammar, Shape, Vocabulary, lark
-from acestep.lm.models import CODEBOOK_SIZE, AudioTokens
 from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling
+from acestep.lm.tokens import CODEBOOK_SIZE, AudioTokens
 
 SHAPES = {
     "1.7B": (LmShape(2048, 28, 16, 8, 128, 6144, tied=True), 217_204),

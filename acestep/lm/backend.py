@@ -1,16 +1,21 @@
-"""The interface that every engine of the language model offers, and the choice among them."""
+"""The seam "prompts to tokens": what every engine of the language model offers.
+
+Above it (`writer`, `planner`, `describing`) everything is written once and knows an engine by
+`Backend` alone; `loading` is the one place that knows them all. Below it each engine has a file
+of its own. No tensor crosses the seam, and it imports no library, so that an engine may compute
+with any.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from acestep.device import BACKEND_CHOICES, DevicePolicy
-from acestep.errors import RequestError
-from acestep.lm.prompts import Prompt
-from acestep.lm.sampling import Sampling
+if TYPE_CHECKING:
+    from acestep.lm.prompts import Prompt
+    from acestep.lm.sampling import Sampling
+    from acestep.lm.tokens import AudioTokens
 
 OnToken = Callable[[int, int], None]
 """Called with (tokens made, most tokens that there can be); may raise to stop the work."""
@@ -23,7 +28,7 @@ class TextJob:
     Attributes:
         prompts: one for each item of the batch.
         seeds: likewise.
-        grammar: see `grammar.lark`; None for free text.
+        grammar: see `grammar.lark`; None for free text, which holds no audio codes.
         end_id: token that ends the text.
         limit: most tokens; a grammar is always followed to its end.
     """
@@ -52,10 +57,29 @@ class CodeJob:
 
 
 class Backend(Protocol):
-    """An engine with a model loaded."""
+    """An engine with a model loaded: prompts go in as token ids, token ids come out.
+
+    An engine is made with a model's folder and a `DevicePolicy`. It computes on that device
+    and in the policy's dtype for `lm`, or refuses in its constructor (`CheckpointError`: the
+    folder does not hold a 5 Hz language model; `RequestError`: it does not fit into memory).
+
+    - Guidance: where `sampling.guided`, every prompt has its unconditional counterpart. The
+      scores of both are mixed as `unconditional + scale * (conditional - unconditional)`,
+      before penalties and temperature, and both go on with the token that was chosen.
+    - Seeds: each item of a batch has its own, and the rest of the batch does not matter to it.
+      Noise of `sampling.gumbel` is alike on every device, so engines that draw it agree.
+    - Whatever `on_token` raises passes through, and the engine can be used again afterwards.
+    - Callers make one call at a time.
+
+    Attributes:
+        name: which engine, one of `device.BACKEND_CHOICES`.
+        tokenizer: the model's own, of transformers.
+        tokens: the ids in it that matter to the planner.
+    """
 
     name: str
     tokenizer: Any
+    tokens: AudioTokens
 
     def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
         """Token ids of each item's text, its end token included.
@@ -66,54 +90,13 @@ class Backend(Protocol):
         ...
 
     def codes(self, job: CodeJob, on_token: OnToken) -> list[list[int]]:
-        """The audio codes of each item, as numbers of the codebook."""
+        """The audio codes of each item, as numbers of the codebook.
+
+        Raises:
+            GenerationError: memory ran out.
+        """
         ...
 
     def close(self) -> None:
         """Give back the memory; the engine is of no use afterwards."""
         ...
-
-
-def choose(requested: str | None, policy: DevicePolicy) -> tuple[str, str | None]:
-    """The engine for a device, and a line for the user where it differs from the ideal.
-
-    Args:
-        requested: one of `BACKEND_CHOICES`; None, empty or `auto` lets the device decide.
-        policy: the device.
-
-    Raises:
-        RequestError: the engine is unknown, or the device or installation lacks it.
-    """
-    wanted = (requested or "auto").strip().lower()
-    if wanted == "auto":
-        missing = policy.lm_backend == "pt" and policy.prefers_vllm
-        note = "vLLM is not installed: the language model uses pt" if missing else None
-        return policy.lm_backend, note
-    if wanted not in BACKEND_CHOICES:
-        raise RequestError(f"unknown backend '{wanted}'; choose from {', '.join(BACKEND_CHOICES)}")
-    if wanted != "pt" and wanted != policy.lm_backend:
-        raise RequestError(
-            f"the backend '{wanted}' cannot be used on {policy.name}: "
-            f"{policy.lm_backend_reason}; use {policy.lm_backend}"
-        )
-    return wanted, None
-
-
-def load(name: str, folder: Path, policy: DevicePolicy, **options: Any) -> Backend:
-    """Load a model into an engine that `choose` returned.
-
-    Args:
-        options: `offload` and `compile_model`, see `pt.PtBackend`; vLLM places and compiles
-            by itself and ignores them.
-
-    Raises:
-        CheckpointError: the folder does not hold a 5 Hz language model.
-        RequestError: the model does not fit into the device's memory.
-    """
-    if name == "vllm":
-        from acestep.lm.vllm import VllmBackend
-
-        return VllmBackend(folder, policy)
-    from acestep.lm.pt import PtBackend
-
-    return PtBackend(folder, policy, **options)

@@ -18,9 +18,9 @@ from transformers import AttentionInterface, StaticCache
 
 from acestep.device import DevicePolicy
 from acestep.engines.recent import rounded_up
-from acestep.lm.models import AudioTokens
 from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold, gumbel
+from acestep.lm.tokens import AudioTokens
 
 ATTENTION = "acestep_grouped"
 # Lengths are rounded up to this, so that songs of similar length share their buffers.

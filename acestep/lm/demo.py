@@ -8,6 +8,7 @@ from typing import Any
 
 from acestep.demo import make_folder
 from acestep.demo.recipe import make_tokenizer, seed_weights
+from acestep.lm.tokens import CODEBOOK_SIZE
 
 RECIPE_VERSION = 3
 SEED = 5
@@ -92,8 +93,6 @@ def build(folder: Path, shape: LmShape | None = None, seed: int = SEED) -> None:
 def lm_tokenizer(text_tokens: int) -> Any:
     """The demo's byte-level tokenizer with think tags, audio codes and a chat template."""
     from tokenizers import AddedToken
-
-    from acestep.lm.models import CODEBOOK_SIZE
 
     tokenizer = make_tokenizer(text_tokens)
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in ("<think>", "</think>")])

@@ -1,43 +1,16 @@
-"""Language models on disk: where they are, what they hold, and loading their tokenizer."""
+"""Language models on disk: where they are, and whether they fit into memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from acestep.checkpoint.files import read_json, weight_files
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
 from acestep.device import GIB, DevicePolicy
-from acestep.errors import CheckpointError, RequestError, first_line
+from acestep.errors import CheckpointError, RequestError
 from acestep.gpu_config import LM_MEMORY_GB, GPUConfig
 
 DEMO = "demo"
-CODEBOOK_SIZE = 64000
-"""Audio codes of ACE-Step 1.5: FSQ levels 8 * 8 * 8 * 5 * 5 * 5."""
-
-
-@dataclass(frozen=True)
-class AudioTokens:
-    """Token ids that matter to the planner.
-
-    Attributes:
-        codes: id of `<|audio_code_N|>` at index N.
-        think_open, think_close: ids of the tags of the block.
-        end: id that ends a turn.
-        text: ids below this make up all text, or None where codes and text are mixed.
-    """
-
-    codes: tuple[int, ...]
-    think_open: int
-    think_close: int
-    end: int
-    text: int | None
-
-    @property
-    def is_run(self) -> bool:
-        """Whether the codes' ids follow each other."""
-        return self.codes == tuple(range(self.codes[0], self.codes[0] + len(self.codes)))
 
 
 def find(
@@ -92,44 +65,6 @@ def available(checkpoint_dir: str | Path | None = None) -> list[str]:
         if "5hz-lm" in folder.name.lower() and _is_model(folder)
     ]
     return [*dict.fromkeys(names), DEMO]
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a language model.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # noqa: BLE001
-        # The tokenizer libraries raise their own kinds, down to plain Exception.
-        raise CheckpointError(
-            f"{folder}: the tokenizer cannot be loaded ({first_line(error)})"
-        ) from None
-
-
-def audio_tokens(tokenizer: Any, folder: Path) -> AudioTokens:
-    """The ids of the tokens that make a 5 Hz language model of a plain one.
-
-    Raises:
-        CheckpointError: some of them are missing.
-    """
-    vocabulary = tokenizer.get_vocab()
-    names = [f"<|audio_code_{n}|>" for n in range(CODEBOOK_SIZE)]
-    others = ["<think>", "</think>", "<|im_end|>"]
-    missing = [name for name in (*others, *names) if name not in vocabulary]
-    if missing:
-        raise CheckpointError(
-            f"{folder}: not a 5 Hz language model; its tokenizer has no {missing[0]}"
-        )
-    ids = [int(vocabulary[name]) for name in others]
-    codes = tuple(int(vocabulary[name]) for name in names)
-    # Added last, the codes are the end of the vocabulary, and text is all before them.
-    at_end = min(codes) == len(vocabulary) - len(codes) and max(codes) == len(vocabulary) - 1
-    return AudioTokens(codes, ids[0], ids[1], ids[2], min(codes) if at_end else None)
 
 
 def check_memory(folder: Path, policy: DevicePolicy) -> None:

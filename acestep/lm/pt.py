@@ -11,7 +11,7 @@ from acestep.device import DevicePolicy
 from acestep.engines.recent import Recent
 from acestep.engines.torch.addresses import align
 from acestep.errors import CheckpointError, GenerationError, first_line
-from acestep.lm import models
+from acestep.lm import models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.decoding import Decoding, Plan
 from acestep.lm.grammar import Constraint, FreeText, Grammar, Vocabulary
@@ -51,8 +51,8 @@ class PtBackend:
         compile_model: bool = False,
     ) -> None:
         models.check_memory(folder, policy)
-        self.tokenizer = models.load_tokenizer(folder)
-        self.tokens = models.audio_tokens(self.tokenizer, folder)
+        self.tokenizer = tokens.load_tokenizer(folder)
+        self.tokens = tokens.audio_tokens(self.tokenizer, folder)
         self._policy, self._offload, self._compile = policy, offload, compile_model
         self.model = _load_model(folder, policy, "cpu" if offload else policy.device)
         rows = self.model.get_output_embeddings().weight.shape[0]

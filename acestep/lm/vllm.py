@@ -9,7 +9,7 @@ from typing import Any
 
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
-from acestep.lm import models
+from acestep.lm import models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold
@@ -35,8 +35,8 @@ class VllmBackend:
 
     def __init__(self, folder: Path, policy: DevicePolicy) -> None:
         models.check_memory(folder, policy)
-        self.tokenizer = models.load_tokenizer(folder)
-        self.tokens = models.audio_tokens(self.tokenizer, folder)
+        self.tokenizer = tokens.load_tokenizer(folder)
+        self.tokens = tokens.audio_tokens(self.tokenizer, folder)
         self._policy = policy
         from vllm import LLM
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from acestep.lm import cot, grammar
 from acestep.lm.backend import Backend, CodeJob, OnToken, TextJob
-from acestep.lm.models import AudioTokens
 from acestep.lm.prompts import Prompt, Prompts
 from acestep.lm.sampling import Sampling
 from acestep.song.request import CODES_PER_SECOND, DEFAULT_DURATION
@@ -40,14 +39,12 @@ class Writer:
 
     Attributes:
         engine: the loaded model.
-        tokens: its control and audio tokens.
         max_duration: seconds; most that a grammar lets through.
         caption_lines, line_length, lyric_lines: most free text that it lets through.
         report: called after each token; may raise to stop.
     """
 
     engine: Backend
-    tokens: AudioTokens
     max_duration: int
     caption_lines: int
     line_length: int
@@ -118,7 +115,7 @@ class Writer:
         shape: grammar.Shape | None,
         lyrics: bool = False,
     ) -> list[str]:
-        tokens = self.tokens
+        tokens = self.engine.tokens
         end = tokens.end if lyrics else tokens.think_close
         rules, limit = None, _FREE_TEXT_LIMIT
         if shape is not None:

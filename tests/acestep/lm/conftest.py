@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from acestep.llm_inference import LLMHandler
-from acestep.lm import models
+from acestep.lm import tokens
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_tokenizer() -> Iterator[None]:
     """Read the tokenizer once: its 64 thousand added tokens take seconds each time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_tokenizer", functools.cache(models.load_tokenizer))
+        patch.setattr(tokens, "load_tokenizer", functools.cache(tokens.load_tokenizer))
         yield
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from acestep.device import resolve
 from acestep.errors import GenerationError, RequestError
 from acestep.llm_inference import LLMHandler
-from acestep.lm import cot, decoding, grammar, models
+from acestep.lm import cot, decoding, grammar, models, tokens
 from acestep.lm.backend import TextJob
 from acestep.lm.prompts import Prompt, Prompts
 from acestep.lm.sampling import Sampling
@@ -82,8 +82,8 @@ def test_a_thousand_blocks_from_random_weights(planner: LLMHandler, part: int) -
 @pytest.mark.parametrize("part", PARTS)
 def test_the_number_of_codes_is_exact(planner: LLMHandler, part: int) -> None:
     """250 a part, as above; every song gets exactly its own number."""
-    tokens = models.audio_tokens(planner.backend.tokenizer, Path())  # type: ignore[union-attr]
-    assert len(tokens.codes) == 64000
+    found = tokens.audio_tokens(planner.backend.tokenizer, Path())  # type: ignore[union-attr]
+    assert len(found.codes) == 64000
     ran = 0
     for run in range(70):
         batch = 1 if run % 7 == 6 else 4
