@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from conformance.scan.findings import Severity
-from conformance.scan.ignorefile import Patterns
-from conformance.scan.rule import Rule
-from conformance.scan.rules import BY_CODE, RULES
+from conformance.scan.judging.rule import Rule
+from conformance.scan.judging.rules import BY_CODE, RULES
+from conformance.scan.reading.ignorefile import Patterns
 
 FORMATS = ("concise", "full", "json", "sarif", "github", "junit")
 

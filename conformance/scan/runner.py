@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from conformance.scan.analysis import analyse, declared_by, failure
-from conformance.scan.cache import Cache, content_key
+from conformance.scan.answering.cache import Cache, content_key
 from conformance.scan.config import Config
-from conformance.scan.discover import Target
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.reach import in_kernel_package
-from conformance.scan.rule import Rule
-from conformance.scan.rules import BY_CODE
+from conformance.scan.judging.analysis import analyse, declared_by, failure
+from conformance.scan.judging.rule import Rule
+from conformance.scan.judging.rules import BY_CODE
+from conformance.scan.knowing.reach import in_kernel_package
+from conformance.scan.reading.discover import Target
 
 #: Fewer bytes than this are scanned sooner than a second process is started.
 _WORTH_A_PROCESS = 3_000_000

@@ -1,0 +1,263 @@
+"""Expressions resolved to what they name: dotted paths, device literals and definitions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from conformance.scan.knowing.conditions import Conditions
+from conformance.scan.knowing.facts import Facts
+from conformance.scan.knowing.scopes import Bound, Key, Scope, Scopes
+from conformance.scan.knowing.vocabulary import device_type
+
+_DEPTH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One value that a device expression can take, where it is written and what is known there.
+
+    ``device`` is its type, None when unknown; ``key`` the variable it is read from; ``fallback``
+    says that it stands in for a missing value (``device or "cuda"``).
+    """
+
+    node: ast.expr
+    device: str | None
+    facts: Facts
+    key: Key | None = None
+    fallback: bool = False
+    chosen: bool = False
+
+
+class Resolver:
+    """Looks names up through the scopes of one module."""
+
+    def __init__(self, scopes: Scopes) -> None:
+        self.scopes = scopes
+        self.conditions = Conditions(self)
+        self._dotted: dict[tuple[int, int], str | None] = {}
+
+    def dotted(self, node: ast.expr | None, scope: Scope, depth: int = 0) -> str | None:
+        """Dotted path that an expression names, imports and aliases undone, or None.
+
+        A name that nothing binds stands for itself, so a fragment without its imports (a
+        notebook cell, a star import) is still understood.
+        """
+        if isinstance(node, ast.Attribute | ast.Call):
+            place = (id(node), id(scope))
+            if place not in self._dotted:
+                self._dotted[place] = self._compound(node, scope, depth)
+            return self._dotted[place]
+        if isinstance(node, ast.Name):
+            found = scope.find(node.id)
+            if found is None:
+                return node.id
+            owner, bounds = found
+            for bound in bounds:
+                if bound.kind == "import":
+                    return bound.dotted
+            bound = bounds[0]
+            if (
+                bound.kind == "value"
+                and len(bounds) == 1
+                and depth < _DEPTH
+                and isinstance(bound.value, ast.Name | ast.Attribute | ast.Call)
+            ):
+                target = self.dotted(bound.value, owner, depth + 1)
+                if target is not None and target.startswith("torch."):
+                    return target
+        return None
+
+    def _compound(self, node: ast.Attribute | ast.Call, scope: Scope, depth: int) -> str | None:
+        if isinstance(node, ast.Call):
+            return self._module_call(node, scope, depth)
+        base = self.dotted(node.value, scope, depth)
+        return f"{base}.{node.attr}" if base is not None else None
+
+    def _module_call(self, node: ast.Call, scope: Scope, depth: int) -> str | None:
+        """``getattr(torch, "cuda")`` and ``import_module("torch.cuda")``."""
+        function = self.dotted(node.func, scope, depth + 1)
+        if function == "getattr" and len(node.args) >= 2:
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                base = self.dotted(node.args[0], scope, depth + 1)
+                return f"{base}.{name.value}" if base is not None else None
+        if function in ("importlib.import_module", "__import__") and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                return name.value
+        return None
+
+    def key(self, node: ast.expr, scope: Scope) -> Key | None:
+        """The variable that a name or an attribute of self stands for."""
+        if isinstance(node, ast.Name):
+            found = scope.find(node.id)
+            owner = found[0] if found is not None else scope
+            return id(owner.node), node.id
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ("self", "cls")
+        ):
+            owner_class = scope.enclosing("class")
+            if owner_class is not None:
+                return id(owner_class.node), "self." + node.attr
+        return None
+
+    def bounds(self, node: ast.expr, scope: Scope) -> tuple[list[Bound], Scope]:
+        """Bindings of a name or an attribute of self, and the scope that holds them."""
+        if isinstance(node, ast.Name):
+            found = scope.find(node.id)
+            if found is not None:
+                return found[1], found[0]
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ("self", "cls")
+        ):
+            owner = scope.enclosing("class")
+            if owner is not None:
+                held = owner.names.get("self." + node.attr) or owner.names.get(node.attr, [])
+                return held, owner
+        return [], scope
+
+    def only_value(self, node: ast.expr, scope: Scope) -> tuple[ast.expr, Scope] | None:
+        """The single expression that a variable is ever bound to, with its scope."""
+        bounds, owner = self.bounds(node, scope)
+        if len(bounds) == 1 and bounds[0].kind == "value" and bounds[0].value is not None:
+            return bounds[0].value, owner
+        return None
+
+    def definition(self, node: ast.expr, scope: Scope) -> ast.AST | None:
+        """The function or class of this file that an expression calls."""
+        bounds, _ = self.bounds(node, scope)
+        for bound in bounds:
+            if bound.kind == "def":
+                return bound.node
+        return None
+
+    def text(self, node: ast.expr, scope: Scope) -> str | None:
+        """The string that an expression is, where it can be seen."""
+        if isinstance(node, ast.Constant):
+            return node.value if isinstance(node.value, str) else None
+        if isinstance(node, ast.Name | ast.Attribute):
+            value = self.only_value(node, scope)
+            if value is not None and isinstance(value[0], ast.Constant):
+                return self.text(value[0], value[1])
+        return None
+
+    def device_set(self, node: ast.expr, scope: Scope) -> tuple[str, ...] | None:
+        """Device types that a constant or a collection of constants names, None if other."""
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            devices = [self.literal(item, scope) for item in node.elts]
+            return tuple(device for device in devices if device is not None) or None
+        if (
+            isinstance(node, ast.Call)
+            and len(node.args) == 1
+            and self.dotted(node.func, scope) in ("set", "frozenset", "tuple", "list")
+        ):
+            return self.device_set(node.args[0], scope)
+        if isinstance(node, ast.Name | ast.Attribute):
+            value = self.only_value(node, scope)
+            if value is not None and not isinstance(value[0], ast.Name | ast.Attribute | ast.Call):
+                return self.device_set(value[0], value[1])
+            return None
+        device = self.literal(node, scope)
+        return (device,) if device is not None else None
+
+    def literal(self, node: ast.expr, scope: Scope) -> str | None:
+        """Device type of an expression that writes a device out, None otherwise."""
+        match node:
+            case ast.Constant(value=str(text)):
+                return device_type(text)
+            case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
+                return device_type(text) if ":" in text else None
+            case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Add() | ast.Mod()):
+                return device_type(text.partition("%")[0])
+            case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="format")):
+                return device_type(text.partition("{")[0])
+            case ast.Call(args=[first, *_]) if self._wraps_device(node, scope):
+                return self.literal(first, scope)
+            case ast.Call(args=[], keywords=[ast.keyword(arg="type", value=first), *_]):
+                return self.literal(first, scope) if self._wraps_device(node, scope) else None
+            case _:
+                return None
+
+    def _wraps_device(self, node: ast.Call, scope: Scope) -> bool:
+        return self.dotted(node.func, scope) in ("torch.device", "str")
+
+    def leaves(
+        self,
+        node: ast.expr,
+        scope: Scope,
+        facts: Facts,
+        fallback: bool = False,
+        chosen: bool = False,
+    ) -> Iterator[Leaf]:
+        """Every value that a device expression can take, with what is known where it does."""
+        device = self.literal(node, scope)
+        if device is not None:
+            yield Leaf(node, device, facts, None, fallback, chosen)
+            return
+        match node:
+            case ast.IfExp():
+                true, false = self.conditions.of(node.test, scope)
+                none_test = _tests_none(node.test)
+                yield from self.leaves(
+                    node.body, scope, facts.both(true), none_test == "body", True
+                )
+                yield from self.leaves(
+                    node.orelse, scope, facts.both(false), none_test == "orelse", True
+                )
+            case ast.BoolOp():
+                yield from self._short_circuit(node, scope, facts)
+            case ast.NamedExpr():
+                yield from self.leaves(node.value, scope, facts, fallback, chosen)
+            case ast.Call(args=[first, *_]) if self._wraps_device(node, scope):
+                yield from self.leaves(first, scope, facts, fallback, chosen)
+            case ast.Subscript(value=ast.Tuple(elts=[no, yes]) | ast.List(elts=[no, yes])):
+                true, false = self.conditions.of(node.slice, scope)
+                yield from self.leaves(yes, scope, facts.both(true), False, True)
+                yield from self.leaves(no, scope, facts.both(false), False, True)
+            case ast.Subscript(value=ast.Dict() as table):
+                true, false = self.conditions.of(node.slice, scope)
+                for name, value in zip(table.keys, table.values, strict=True):
+                    side = true if isinstance(name, ast.Constant) and name.value else false
+                    yield from self.leaves(value, scope, facts.both(side), False, True)
+            case ast.Attribute(value=ast.BoolOp() | ast.IfExp() as inner, attr="type"):
+                yield from self.leaves(inner, scope, facts, fallback, chosen)
+            case ast.JoinedStr(values=[ast.FormattedValue(value=first), *_]):
+                yield from self.leaves(first, scope, facts, fallback, chosen)
+            case _:
+                yield Leaf(node, None, facts, self.key(node, scope), fallback, chosen)
+
+    def _short_circuit(self, node: ast.BoolOp, scope: Scope, facts: Facts) -> Iterator[Leaf]:
+        """``device or "cuda"``, ``torch.cuda.is_available() and "cuda" or "cpu"``."""
+        conjunction = isinstance(node.op, ast.And)
+        through = facts
+        for index, value in enumerate(node.values):
+            last = index == len(node.values) - 1
+            true, false = self.conditions.of(value, scope)
+            if conjunction and not last:
+                through = through.both(true)
+                continue
+            stands_in = not conjunction and index > 0 and false.known == true.known
+            yield from self.leaves(value, scope, through, stands_in, index > 0)
+            if not conjunction:
+                through = through.both(false)
+
+
+def _tests_none(test: ast.expr) -> str:
+    """Which branch of a conditional stands in for a missing value, if any."""
+    match test:
+        case ast.Compare(ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant(value=None)]):
+            return "body"
+        case ast.Compare(ops=[ast.IsNot() | ast.NotEq()], comparators=[ast.Constant(value=None)]):
+            return "orelse"
+        case ast.UnaryOp(op=ast.Not(), operand=ast.Name() | ast.Attribute()):
+            return "body"
+        case ast.Name(id=name) | ast.Attribute(attr=name) if "device" in name.lower():
+            return "orelse"
+        case _:
+            return ""
