@@ -14,6 +14,7 @@ from conformance.scan.findings import Finding, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Hook, Rule
 from conformance.scan.judging.suppress import apply_ignores
+from conformance.scan.judging.verdicts import Judge
 from conformance.scan.judging.walker import Walker
 from conformance.scan.knowing.facts import NOTHING, Facts, known
 from conformance.scan.knowing.packages import PROVIDERS
@@ -154,14 +155,10 @@ def _walk(
 ) -> list[Finding]:
     """One walk over a tree, with the hooks of some rules."""
     context = Context(source, Resolver(scopes))
-    context.placements = Placements(
-        context, [kind["placement"] for kind in hooks if "placement" in kind]
-    )
-    try:
-        Walker(context, hooks, hot).run(tree, _path_facts(source.path))
-        context.placements.finish()
-    finally:
-        context.close()
+    judge = Judge(context, [kind["placement"] for kind in hooks if "placement" in kind])
+    placements = Placements(context, judge)
+    Walker(context, placements, hooks, hot).run(tree, _path_facts(source.path))
+    placements.finish()
     return context.findings
 
 

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import TYPE_CHECKING
 
 from conformance.scan.findings import Edit, Finding, Fix, Severity
-from conformance.scan.knowing.facts import NOTHING, Facts
+from conformance.scan.judging.rule import Rule
+from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
-from conformance.scan.knowing.vocabulary import asks_other
-
-if TYPE_CHECKING:
-    from conformance.scan.judging.rule import Rule
-    from conformance.scan.knowing.placements import Placements
-    from conformance.scan.knowing.resolve import Leaf, Resolver
-    from conformance.scan.reading.source import Source
+from conformance.scan.reading.source import Source
 
 _TEXT_LIMIT = 200
-
-
 #: A string, kept as it is, or a name that no dot precedes.
 _NAMES = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?<![\w.])[^\W\d]\w*""")
 
@@ -28,64 +21,13 @@ def _masked(match: re.Match[str]) -> str:
     return match[0] if match[1] or match[0] in ("torch", "self") else "_"
 
 
-class Context:
-    """State of the walk in one file: scope, facts and statement; findings gather here."""
-
-    placements: Placements
+class Context(Point):
+    """A point as the rules see it; findings gather here."""
 
     def __init__(self, source: Source, resolver: Resolver) -> None:
-        self.source = source
-        self.resolver = resolver
-        self.scope: Scope = resolver.scopes.module
-        self.facts: Facts = NOTHING
-        self.statement: ast.stmt = ast.Pass()
-        self.branches: list[ast.expr] = []
-        self.decorating = False
+        super().__init__(source, resolver)
         self.findings: list[Finding] = []
-        self.consumed: set[int] = set()
-        self.positive: set[int] = set()
-        self.settled: set[int] = set()
-        self.refusing: set[int] = set()
         self._reported: set[tuple[str, int, int]] = set()
-        self._asks: dict[int, bool] = {}
-
-    def close(self) -> None:
-        """Part with what points back here: the file's tree is then freed without a collector."""
-        del self.placements, self.resolver.conditions
-
-    def dotted(self, node: ast.expr | None) -> str | None:
-        """Dotted path that an expression names in the current scope."""
-        return self.resolver.dotted(node, self.scope)
-
-    @property
-    def in_tests(self) -> bool:
-        """Whether the file is a test by its name or folder."""
-        parts = self.source.path.split("/")
-        folders = ("tests", "test", "testing")
-        return not set(folders).isdisjoint(parts) or parts[-1].startswith(("test_", "conftest"))
-
-    def leaves(self, node: ast.expr) -> list[Leaf]:
-        """Values that a device expression can take here."""
-        return list(self.resolver.leaves(node, self.scope, self.facts))
-
-    def guarded(self, *backends: str) -> bool:
-        """Whether one of the backends is known to be in use here."""
-        return any(self.facts.guard(backend) is not None for backend in backends)
-
-    def probed_only(self, backend: str) -> ast.AST | None:
-        """The availability test that is the only guard of a backend here, if that is so."""
-        guard = self.facts.guard(backend)
-        return guard.node if guard is not None and guard.kind == "probe" else None
-
-    def asks_others(self, scope: Scope | None = None) -> bool:
-        """Whether the enclosing function (or the module's own statements) speaks of another
-        accelerator than CUDA, in a name, an attribute or a string."""
-        scope = scope or self.scope
-        owner = scope.enclosing("function") or scope
-        known = self._asks.get(id(owner.node))
-        if known is None:
-            known = self._asks[id(owner.node)] = _mentions_other(owner.node)
-        return known
 
     def report(
         self,
@@ -191,27 +133,3 @@ def _is_tensor(annotation: ast.expr) -> bool:
         or (isinstance(annotation, ast.Attribute) and annotation.attr == "Tensor")
         or (isinstance(annotation, ast.Constant) and annotation.value in ("torch.Tensor", "Tensor"))
     )
-
-
-def _mentions_other(owner: ast.AST) -> bool:
-    stack: list[ast.AST] = list(ast.iter_child_nodes(owner))
-    in_module = isinstance(owner, ast.Module)
-    while stack:
-        node = stack.pop()
-        if in_module and isinstance(node, FunctionNode | ast.ClassDef):
-            continue
-        if isinstance(node, ast.Name):
-            word = node.id
-        elif isinstance(node, ast.Attribute):
-            word = node.attr
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # A sentence (a docstring, a message) mentions much that the code does not do.
-            word = node.value if len(node.value) < 40 and " " not in node.value else ""
-        elif isinstance(node, ast.alias):
-            word = node.asname or node.name
-        else:
-            word = ""
-        if word and asks_other(word):
-            return True
-        stack.extend(ast.iter_child_nodes(node))
-    return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Hook
-from conformance.scan.knowing.resolve import Leaf
+from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.scopes import Scope
 from conformance.scan.knowing.shapes import names_no_device, only_not_cpu
 from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_other, device_type
@@ -125,18 +125,6 @@ class Judge:
                 "selection", leaf.node, device, how, scope, Severity.WARNING, guard.node
             )
         return None
-
-
-def is_of_another_library(context: Context, held: ast.expr) -> bool:
-    """Whether a test says that a value is of another library's class, with methods of its own."""
-    wanted = ast.dump(held)
-    for branch in context.branches:
-        match branch:
-            case ast.Call(func=ast.Name(id="isinstance"), args=[first, kind]):
-                if ast.dump(first) == wanted:
-                    name = context.dotted(kind) or ""
-                    return "." in name and not name.startswith((".", "torch."))
-    return False
 
 
 def _asked(context: Context, leaves: list[Leaf], scope: Scope) -> bool:

@@ -21,7 +21,7 @@ from conformance.scan.knowing.markers import (
     set_up,
 )
 from conformance.scan.knowing.packages import needed_package, provided_backend
-from conformance.scan.knowing.resolve import Resolver
+from conformance.scan.knowing.placements import Placements
 from conformance.scan.knowing.scopes import HotLines
 from conformance.scan.knowing.shapes import passes_through, pattern_devices, pattern_truth
 
@@ -32,10 +32,16 @@ class Walker:
     """Walks one module once; every rule sees every hot node with what is known there."""
 
     def __init__(
-        self, context: Context, hooks: Iterable[Mapping[str, Hook]], hot: HotLines
+        self,
+        context: Context,
+        placements: Placements,
+        hooks: Iterable[Mapping[str, Hook]],
+        hot: HotLines,
     ) -> None:
         self.context = context
-        self.resolver: Resolver = context.resolver
+        self.placements = placements
+        self.resolver = context.resolver
+        self.conditions = context.conditions
         self.hot = hot
         self.hooks: dict[str, list[Hook]] = {}
         for group in hooks:
@@ -112,7 +118,7 @@ class Walker:
 
     def _on_Assign(self, node: ast.Assign, facts: Facts) -> Facts:  # noqa: N802
         for target in node.targets:
-            self.context.placements.assign(target, node.value)
+            self.placements.assign(target, node.value)
         self._show("assign", node)
         self.context.facts = facts
         for target in node.targets:
@@ -123,14 +129,14 @@ class Walker:
     def _on_AnnAssign(self, node: ast.AnnAssign, facts: Facts) -> Facts:  # noqa: N802
         self._show("assign", node)
         if node.value is not None:
-            self.context.placements.assign(node.target, node.value)
+            self.placements.assign(node.target, node.value)
             self.expression(node.value, facts)
         self.expression(node.annotation, facts)
         return facts
 
     def _on_Return(self, node: ast.Return, facts: Facts) -> None:  # noqa: N802
         if node.value is not None:
-            self.context.placements.returned(node.value)
+            self.placements.returned(node.value)
             self._show("return", node)
             self.expression(node.value, facts)
 
@@ -139,12 +145,12 @@ class Walker:
 
     def _on_Assert(self, node: ast.Assert, facts: Facts) -> Facts:  # noqa: N802
         self.expression(node.test, facts)
-        true, _ = self.resolver.conditions.of(node.test, self.context.scope)
+        true, _ = self.conditions.of(node.test, self.context.scope)
         return facts.both(true.declared(node))
 
     def _on_If(self, node: ast.If, facts: Facts) -> Facts | None:  # noqa: N802
         context = self.context
-        true, false = self.resolver.conditions.of(node.test, context.scope)
+        true, false = self.conditions.of(node.test, context.scope)
         context.branches.append(node.test)
         if passes_through(node):
             context.settled.update(id(part) for part in ast.walk(node.test))
@@ -164,7 +170,7 @@ class Walker:
         return after_true if after_false is None else after_true.either(after_false)
 
     def _on_While(self, node: ast.While, facts: Facts) -> Facts:  # noqa: N802
-        true, _ = self.resolver.conditions.of(node.test, self.context.scope)
+        true, _ = self.conditions.of(node.test, self.context.scope)
         self._test(node.test, facts)
         self.block(node.body, facts.both(true))
         self.block(node.orelse, facts)
@@ -173,7 +179,7 @@ class Walker:
     def _on_For(self, node: ast.For | ast.AsyncFor, facts: Facts) -> Facts:  # noqa: N802
         self._show("for", node)
         self.expression(node.iter, facts)
-        inner = facts.both(self.resolver.conditions.filled(node.iter, self.context.scope))
+        inner = facts.both(self.conditions.filled(node.iter, self.context.scope))
         for part in ast.walk(node.iter):
             # `for i in range(torch.cuda.device_count())` runs only where there is a device.
             if isinstance(part, ast.Name):
@@ -230,11 +236,11 @@ class Walker:
                 if case.guard is None:
                     rest = rest.without(*devices)
             elif pattern_truth(case.pattern) is not None:
-                true, false = self.resolver.conditions.of(node.subject, self.context.scope)
+                true, false = self.conditions.of(node.subject, self.context.scope)
                 inner = rest.both(true if pattern_truth(case.pattern) else false)
             if case.guard is not None:
                 self._test(case.guard, inner)
-                inner = inner.both(self.resolver.conditions.of(case.guard, self.context.scope)[0])
+                inner = inner.both(self.conditions.of(case.guard, self.context.scope)[0])
             after = self.block(case.body, inner)
             if after is not None:
                 afters.append(after)
@@ -249,7 +255,7 @@ class Walker:
         context = self.context
         self._show("function", node)
         self._decorator_expressions(node.decorator_list, facts)
-        context.placements.parameters(node.args)
+        self.placements.parameters(node.args)
         for default in [*node.args.defaults, *node.args.kw_defaults]:
             if default is not None:
                 self.expression(default, facts)
@@ -305,7 +311,7 @@ class Walker:
         context = self.context
         context.facts = facts
         if kind is ast.Call:
-            context.placements.call(node)  # type: ignore[arg-type]
+            self.placements.call(node)  # type: ignore[arg-type]
             self._show("call", node)
             self._children(node, facts)
         elif kind is ast.BoolOp:
@@ -314,7 +320,7 @@ class Walker:
             self._show("ifexp", node)
             self._if_exp(node, facts)  # type: ignore[arg-type]
         elif kind is ast.Compare:
-            context.placements.compared(node)  # type: ignore[arg-type]
+            self.placements.compared(node)  # type: ignore[arg-type]
             self._show("compare", node)
             for part in [node.left, *node.comparators]:  # type: ignore[attr-defined]
                 # Of `torch.device("cuda").type` the device is compared as well, not used.
@@ -331,7 +337,7 @@ class Walker:
             self._show("collection", node)
             self._children(node, facts)
         elif kind is ast.Dict:
-            context.placements.dictionary(node)  # type: ignore[arg-type]
+            self.placements.dictionary(node)  # type: ignore[arg-type]
             self._children(node, facts)
         elif kind is ast.Subscript:
             self._show("subscript", node)
@@ -368,12 +374,12 @@ class Walker:
                 # One condition of several opens a fast path; it does not divide the devices.
                 self.context.consumed.add(id(value))
             self.expression(value, facts)
-            true, false = self.resolver.conditions.of(value, self.context.scope)
+            true, false = self.conditions.of(value, self.context.scope)
             # After an `or`, that the device is not the CPU is one case of several, no reasoning.
             facts = facts.both(true if conjunction else Facts(false.known, {}))
 
     def _if_exp(self, node: ast.IfExp, facts: Facts) -> None:
-        true, false = self.resolver.conditions.of(node.test, self.context.scope)
+        true, false = self.conditions.of(node.test, self.context.scope)
         self._test(node.test, facts)
         self.expression(node.body, facts.both(true))
         self.expression(node.orelse, facts.both(false))
@@ -384,7 +390,7 @@ class Walker:
             self.expression(generator.iter, facts)
             for test in generator.ifs:
                 self._test(test, inner)
-                inner = inner.both(self.resolver.conditions.of(test, self.context.scope)[0])
+                inner = inner.both(self.conditions.of(test, self.context.scope)[0])
         for name in ("elt", "key", "value"):
             part = getattr(node, name, None)
             if part is not None:

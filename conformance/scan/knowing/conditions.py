@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import TYPE_CHECKING
 
 from conformance.scan.knowing.facts import ANY, NOTHING, Facts, excluded, known
+from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
@@ -18,9 +18,6 @@ from conformance.scan.knowing.vocabulary import (
     named_backends,
     torch_is_newer,
 )
-
-if TYPE_CHECKING:
-    from conformance.scan.knowing.resolve import Resolver
 
 Pair = tuple[Facts, Facts]
 UNKNOWN: Pair = (NOTHING, NOTHING)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
-from conformance.scan.judging.context import Context
 from conformance.scan.knowing.conditions import UNKNOWN
 from conformance.scan.knowing.facts import NOTHING, Facts, known
+from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.vocabulary import declared_backends, is_negated, named_backends
 
 _LEAVING_CALLS = frozenset(
@@ -16,7 +16,7 @@ _LEAVING_CALLS = frozenset(
 _SKIPS = {"skipif": True, "skipIf": True, "skipUnless": False, "run_if": False, "xfail": True}
 
 
-def module_marker(context: Context, tree: ast.Module) -> Facts:
+def module_marker(point: Point, tree: ast.Module) -> Facts:
     """``pytestmark = pytest.mark.skipif(...)`` guards the whole module."""
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and any(
@@ -25,30 +25,30 @@ def module_marker(context: Context, tree: ast.Module) -> Facts:
         ):
             value = statement.value
             marks = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
-            return decorators_say(context, marks)
+            return decorators_say(point, marks)
     return NOTHING
 
 
-def decorators_say(context: Context, decorators: Iterable[ast.expr]) -> Facts:
+def decorators_say(point: Point, decorators: Iterable[ast.expr]) -> Facts:
     """What decorators and skip markers say about where their function runs."""
     facts = NOTHING
     for decorator in decorators:
-        facts = facts.both(_decorator(context, decorator))
+        facts = facts.both(_decorator(point, decorator))
     return facts
 
 
-def _decorator(context: Context, decorator: ast.expr) -> Facts:
-    conditions = context.resolver.conditions
+def _decorator(point: Point, decorator: ast.expr) -> Facts:
+    conditions = point.conditions
     if isinstance(decorator, ast.Name | ast.Attribute):
-        held = context.resolver.only_value(decorator, context.scope)
+        held = point.resolver.only_value(decorator, point.scope)
         if held is not None and isinstance(held[0], ast.Call):
-            inner = _decorator(context, held[0])
+            inner = _decorator(point, held[0])
             if inner is not NOTHING:
                 return inner
     if isinstance(decorator, ast.Call):
-        name = (context.dotted(decorator.func) or "").rpartition(".")[2]
+        name = (point.dotted(decorator.func) or "").rpartition(".")[2]
         if name in _SKIPS and decorator.args:
-            pair = conditions.of(decorator.args[0], context.scope)
+            pair = conditions.of(decorator.args[0], point.scope)
             if pair is not UNKNOWN:
                 skipped = _SKIPS[name]
                 true, false = pair
@@ -68,12 +68,12 @@ def _decorator(context: Context, decorator: ast.expr) -> Facts:
     return known("name", *words, node=decorator) if words else NOTHING
 
 
-def set_up(context: Context, node: ast.ClassDef) -> Facts:
+def set_up(point: Point, node: ast.ClassDef) -> Facts:
     """Facts that a class establishes: in ``setUp`` by skipping the rest, in ``__init__`` by
     refusing to be made."""
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-            facts = _refusals(context, method)
+            facts = _refusals(point, method)
             if facts is not NOTHING:
                 return facts
         if isinstance(method, ast.FunctionDef) and method.name in (
@@ -85,23 +85,23 @@ def set_up(context: Context, node: ast.ClassDef) -> Facts:
             for statement in method.body:
                 if isinstance(statement, ast.If) and any(
                     isinstance(last, ast.Raise)
-                    or (isinstance(last, ast.Expr) and exits(context, last.value))
+                    or (isinstance(last, ast.Expr) and exits(point, last.value))
                     for last in statement.body[-1:]
                 ):
-                    return context.resolver.conditions.of(statement.test, context.scope)[1]
+                    return point.conditions.of(statement.test, point.scope)[1]
     return NOTHING
 
 
-def _refusals(context: Context, method: ast.FunctionDef) -> Facts:
+def _refusals(point: Point, method: ast.FunctionDef) -> Facts:
     """What the assertions and refusals say that stand in a method's own block."""
-    scope = context.resolver.scopes.of.get(id(method))
+    scope = point.resolver.scopes.of.get(id(method))
     facts = NOTHING
     for statement in method.body if scope is not None else ():
         assert scope is not None
         if isinstance(statement, ast.Assert):
-            facts = facts.both(context.resolver.conditions.of(statement.test, scope)[0])
+            facts = facts.both(point.conditions.of(statement.test, scope)[0])
         elif isinstance(statement, ast.If) and refuses(statement.body):
-            facts = facts.both(context.resolver.conditions.of(statement.test, scope)[1])
+            facts = facts.both(point.conditions.of(statement.test, scope)[1])
     return known("name", *facts.known, node=method) if facts.known else NOTHING
 
 
@@ -110,25 +110,25 @@ def refuses(body: list[ast.stmt]) -> bool:
     return bool(body) and isinstance(body[-1], ast.Raise)
 
 
-def refused(context: Context, body: list[ast.stmt]) -> Facts:
+def refused(point: Point, body: list[ast.stmt]) -> Facts:
     """What a function declares by refusing every other device in hand, wherever it does so."""
     facts = NOTHING
     for statement in body:
         if isinstance(statement, ast.If) and not statement.orelse and refuses(statement.body):
-            held = context.resolver.conditions.of(statement.test, context.scope)[1].known
+            held = point.conditions.of(statement.test, point.scope)[1].known
             backends = [name for name, guard in held.items() if guard.kind == "test"]
             facts = facts.both(known("name", *backends, node=statement))
     return facts
 
 
-def exits(context: Context, value: ast.expr) -> bool:
+def exits(point: Point, value: ast.expr) -> bool:
     """Whether a call ends the function or the test (``sys.exit()``, ``self.skipTest()``)."""
     if not isinstance(value, ast.Call):
         return False
     if isinstance(value.func, ast.Attribute) and value.func.attr == "skipTest":
         return True
     return isinstance(value.func, ast.Attribute | ast.Name) and (
-        context.dotted(value.func) in _LEAVING_CALLS
+        point.dotted(value.func) in _LEAVING_CALLS
     )
 
 

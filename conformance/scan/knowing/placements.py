@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from conformance.scan.findings import Severity
-from conformance.scan.judging.context import Context
-from conformance.scan.judging.rule import Hook
-from conformance.scan.judging.verdicts import Judge, is_of_another_library
+from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.packages import TWO_DEVICES
-from conformance.scan.knowing.resolve import Leaf
+from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, Key, Scope
 from conformance.scan.knowing.shapes import stands_in, stored_name
 from conformance.scan.knowing.vocabulary import (
@@ -62,12 +60,28 @@ class _Candidate:
     standing_in: bool
 
 
-class Placements:
-    """Collects device expressions during the walk; tells the rules when the file is done."""
+class Judging(Protocol):
+    """Whoever decides about the values of a device, once it is known where they end up."""
 
-    def __init__(self, context: Context, hooks: Iterable[Hook]) -> None:
-        self.context = context
-        self.judge = Judge(context, hooks)
+    def __call__(
+        self,
+        leaves: list[Leaf],
+        how: str,
+        scope: Scope,
+        *,
+        others: list[Leaf] | None = None,
+        standing_in: bool = False,
+        severity: Severity | None = None,
+    ) -> None:
+        """``how`` names the place; ``others`` are the values of all bindings of a variable."""
+
+
+class Placements:
+    """Collects device expressions during the walk; has them judged, the last when it is over."""
+
+    def __init__(self, point: Point, judge: Judging) -> None:
+        self.point = point
+        self.judge = judge
         self.held: dict[Key, list[_Candidate]] = {}
         self.used: dict[Key, str] = {}
         self.compared_keys: set[Key] = set()
@@ -82,15 +96,15 @@ class Placements:
                 for part, item in zip(target.elts, value.elts, strict=True):
                     self.assign(part, item)
             return
-        context = self.context
-        key = context.resolver.key(target, context.scope)
+        point = self.point
+        key = point.resolver.key(target, point.scope)
         if key is not None:
-            leaves = context.leaves(value)
+            leaves = point.leaves(value)
             if any(leaf.device or leaf.key for leaf in leaves):
                 self._consume(value, leaves)
-                standing_in = stands_in(target, context.branches)
+                standing_in = stands_in(target, point.branches)
                 self.held.setdefault(key, []).append(
-                    _Candidate(leaves, context.scope, context.statement, standing_in)
+                    _Candidate(leaves, point.scope, point.statement, standing_in)
                 )
             return
         name = stored_name(target)
@@ -99,23 +113,23 @@ class Placements:
 
     def parameters(self, arguments: ast.arguments) -> None:
         """Defaults of parameters that choose a device (a literal one is another rule's)."""
-        context = self.context
+        point = self.point
         positional = [*arguments.posonlyargs, *arguments.args]
         defaults = [*arguments.defaults, *arguments.kw_defaults]
         names = [*positional[len(positional) - len(arguments.defaults) :], *arguments.kwonlyargs]
         for argument, default in zip(names, defaults, strict=True):
             if default is None or not is_device_name(argument.arg):
                 continue
-            if any(leaf.device and leaf.chosen for leaf in context.leaves(default)):
+            if any(leaf.device and leaf.chosen for leaf in point.leaves(default)):
                 self._place(default, f"parameter `{argument.arg}`")
 
     def returned(self, value: ast.expr) -> None:
         """A value returned by a function whose name says that it is a device."""
-        context = self.context
-        function = context.scope.enclosing("function")
+        point = self.point
+        function = point.scope.enclosing("function")
         if function is None or not isinstance(function.node, FunctionNode):
             return
-        leaves = context.leaves(value)
+        leaves = point.leaves(value)
         if not any(leaf.device or leaf.key for leaf in leaves):
             return
         if is_device_name(function.name) or any(
@@ -125,18 +139,18 @@ class Placements:
             key = (id(function.node), "return")
             self.used[key] = f"the device that {function.name}() returns"
             self.held.setdefault(key, []).append(
-                _Candidate(leaves, context.scope, context.statement, False)
+                _Candidate(leaves, point.scope, point.statement, False)
             )
 
     def call(self, node: ast.Call) -> None:
         """Arguments of a call that say where to put something."""
-        context = self.context
+        point = self.point
         function = node.func
-        dotted = context.dotted(function) or ""
+        dotted = point.dotted(function) or ""
         name = getattr(function, "attr", getattr(function, "id", "")) or dotted
         if name == "partial" and node.args:
             name = getattr(node.args[0], "attr", getattr(node.args[0], "id", name))
-        if name == "fork_rng" and context.asks_others():
+        if name == "fork_rng" and point.asks_others():
             describes = True  # the state of another accelerator is kept beside it
         elif dotted.startswith("torch.cuda."):
             describes = True  # what asks CUDA about its own device chooses none
@@ -146,10 +160,10 @@ class Placements:
             )
         if dotted in CLAIMED or describes:
             for argument in [*node.args, *(k.value for k in node.keywords)]:
-                self._consume(argument, context.leaves(argument))
-                context.settled.add(id(argument))
+                self._consume(argument, point.leaves(argument))
+                point.settled.add(id(argument))
             return
-        if name in _FALLBACK_READS or context.decorating:
+        if name in _FALLBACK_READS or point.decorating:
             return
         if (
             name == "cuda"
@@ -160,16 +174,12 @@ class Placements:
             return
         if dotted.partition(".")[0] in TWO_DEVICES:
             for argument in [*node.args, *(k.value for k in node.keywords)]:
-                leaves = context.leaves(argument)
+                leaves = point.leaves(argument)
                 self.limited.update(leaf.key for leaf in leaves if leaf.key is not None)
                 if any(leaf.chosen for leaf in leaves):
                     self._consume(argument, leaves)
         how = f"{name}()" if name else "a call"
-        if (
-            node.args
-            and (name in _FIRST or "to_device" in name)
-            and id(node) not in context.consumed
-        ):
+        if node.args and (name in _FIRST or "to_device" in name) and id(node) not in point.consumed:
             self._place(node.args[0], how, consume_call=dotted == "torch.device" and node)
         if dotted == "torch.load" and len(node.args) > 1:
             self._place(node.args[1], "map_location")
@@ -177,7 +187,7 @@ class Placements:
             if keyword.arg is None:
                 continue
             if keyword.arg.startswith(("supports", "skip")):
-                context.settled.add(id(keyword.value))
+                point.settled.add(id(keyword.value))
             # Elsewhere the keyword describes; a choice between two devices still is one.
             describes = keyword.arg == "device_type" and name not in _TYPED
             if describes and not isinstance(keyword.value, ast.IfExp):
@@ -187,36 +197,34 @@ class Placements:
             ):
                 self._place(keyword.value, f"{keyword.arg}=")
         if dotted == "torch.set_default_tensor_type" and node.args:
-            text = context.resolver.text(node.args[0], context.scope) or context.dotted(
-                node.args[0]
-            )
+            text = point.resolver.text(node.args[0], point.scope) or point.dotted(node.args[0])
             if text is not None and text.startswith("torch.cuda."):
-                leaf = Leaf(node.args[0], "cuda", context.facts)
-                self.judge([leaf], "set_default_tensor_type()", context.scope)
+                leaf = Leaf(node.args[0], "cuda", point.facts)
+                self.judge([leaf], "set_default_tensor_type()", point.scope)
 
     def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
-        context = self.context
+        point = self.point
         if any(
             k.arg not in (None, "device", "non_blocking", "memory_format") for k in node.keywords
         ):
             return  # another library's method of that name
         if not node.args and not node.keywords and isinstance(function.value, ast.Call):
-            inner = context.dotted(function.value.func) or ""
+            inner = point.dotted(function.value.func) or ""
             if inner.startswith("torch.cuda."):
                 return
-        if node.args and is_of_another_library(context, function.value):
+        if node.args and _is_of_another_library(point, function.value):
             return
-        self.judge([Leaf(node, "cuda", context.facts)], ".cuda()", context.scope)
+        self.judge([Leaf(node, "cuda", point.facts)], ".cuda()", point.scope)
 
     def compared(self, node: ast.Compare) -> None:
         """``tensor.device.type == wanted``: a choice held in ``wanted`` is one of devices."""
-        context = self.context
+        point = self.point
         sides = [node.left, *node.comparators]
         if any(
             isinstance(side, ast.Attribute) and side.attr in ("type", "device") for side in sides
         ):
             for side in sides:
-                key = context.resolver.key(side, context.scope)
+                key = point.resolver.key(side, point.scope)
                 if key is not None:
                     self.compared_keys.add(key)
 
@@ -230,7 +238,7 @@ class Placements:
     # Judging
 
     def _consume(self, value: ast.expr, leaves: list[Leaf]) -> None:
-        consumed = self.context.consumed
+        consumed = self.point.consumed
         consumed.add(id(value))
         for leaf in leaves:
             consumed.add(id(leaf.node))
@@ -253,24 +261,24 @@ class Placements:
         consume_call: ast.Call | bool = False,
         severity: Severity | None = None,
     ) -> None:
-        context = self.context
-        if id(value) in context.consumed and not isinstance(value, ast.Name | ast.Attribute):
+        point = self.point
+        if id(value) in point.consumed and not isinstance(value, ast.Name | ast.Attribute):
             return
         if isinstance(value, ast.Dict):
             for item in value.values:
                 self._place(item, how, severity=severity)
             return
-        leaves = context.leaves(value)
+        leaves = point.leaves(value)
         self._consume(value, leaves)
         if isinstance(consume_call, ast.Call):
-            context.consumed.add(id(consume_call))
+            point.consumed.add(id(consume_call))
         for leaf in leaves:
             if leaf.key is not None:
                 if how == "device=" and leaf.key in self.limited:
                     continue
                 self.used.setdefault(leaf.key, how)
         if any(leaf.device for leaf in leaves):
-            self.judge(leaves, how, context.scope, severity=severity)
+            self.judge(leaves, how, point.scope, severity=severity)
 
     def finish(self) -> None:
         """Judge the variables, now that every use of them has been seen."""
@@ -305,7 +313,19 @@ class Placements:
             if not any(leaf.device in ACCELERATORS for leaf in leaves if leaf.device):
                 continue
             for item in candidates:
-                self.context.statement = item.statement
+                self.point.statement = item.statement
                 self.judge(
                     item.leaves, how or "", item.scope, others=leaves, standing_in=item.standing_in
                 )
+
+
+def _is_of_another_library(point: Point, held: ast.expr) -> bool:
+    """Whether a test says that a value is of another library's class, with methods of its own."""
+    wanted = ast.dump(held)
+    for branch in point.branches:
+        match branch:
+            case ast.Call(func=ast.Name(id="isinstance"), args=[first, kind]):
+                if ast.dump(first) == wanted:
+                    name = point.dotted(kind) or ""
+                    return "." in name and not name.startswith((".", "torch."))
+    return False

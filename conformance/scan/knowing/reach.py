@@ -11,14 +11,14 @@ from dataclasses import replace
 from functools import lru_cache
 
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.judging.context import Context
 from conformance.scan.knowing.packages import KERNELS
+from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, blocks_of
 from conformance.scan.reading.source import Source
 
 #: A call: whether CUDA is known there, and the functions and classes that it stands in.
 Call = tuple[bool, tuple[str, ...]]
-Record = Callable[[Context, ast.Call], None]
+Record = Callable[[Point, ast.Call], None]
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _TESTS = re.compile(r"(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py\Z")
 #: Long texts and comments, and short texts, which are kept: a name in one may be looked up.
@@ -121,7 +121,7 @@ class Helpers:
         """A hook that writes down where the helpers are called, from the beginning."""
         self.calls = {}
 
-        def record(context: Context, node: ast.Call) -> None:
+        def record(point: Point, node: ast.Call) -> None:
             function = node.func
             mentioned = [function]
             if self._in_tests:
@@ -129,8 +129,8 @@ class Helpers:
             for part in mentioned:
                 name = getattr(part, "attr", getattr(part, "id", ""))
                 if name in self.names:
-                    known = "cuda" in context.facts.known
-                    owners = tuple(context.scope.qualname.split("."))
+                    known = "cuda" in point.facts.known
+                    owners = tuple(point.scope.qualname.split("."))
                     self.calls.setdefault(name, []).append((known, owners))
 
         return record

@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-from conformance.scan.knowing.conditions import Conditions
-from conformance.scan.knowing.facts import Facts
 from conformance.scan.knowing.scopes import Bound, Key, Scope, Scopes
 from conformance.scan.knowing.vocabulary import device_type
 
 _DEPTH = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One value that a device expression can take, where it is written and what is known there.
-
-    ``device`` is its type, None when unknown; ``key`` the variable it is read from; ``fallback``
-    says that it stands in for a missing value (``device or "cuda"``).
-    """
-
-    node: ast.expr
-    device: str | None
-    facts: Facts
-    key: Key | None = None
-    fallback: bool = False
-    chosen: bool = False
 
 
 class Resolver:
@@ -35,7 +15,6 @@ class Resolver:
 
     def __init__(self, scopes: Scopes) -> None:
         self.scopes = scopes
-        self.conditions = Conditions(self)
         self._dotted: dict[tuple[int, int], str | None] = {}
 
     def dotted(self, node: ast.expr | None, scope: Scope, depth: int = 0) -> str | None:
@@ -177,87 +156,13 @@ class Resolver:
                 return device_type(text.partition("%")[0])
             case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="format")):
                 return device_type(text.partition("{")[0])
-            case ast.Call(args=[first, *_]) if self._wraps_device(node, scope):
+            case ast.Call(args=[first, *_]) if self.wraps_device(node, scope):
                 return self.literal(first, scope)
             case ast.Call(args=[], keywords=[ast.keyword(arg="type", value=first), *_]):
-                return self.literal(first, scope) if self._wraps_device(node, scope) else None
+                return self.literal(first, scope) if self.wraps_device(node, scope) else None
             case _:
                 return None
 
-    def _wraps_device(self, node: ast.Call, scope: Scope) -> bool:
+    def wraps_device(self, node: ast.Call, scope: Scope) -> bool:
+        """Whether a call only puts a device in another form: ``torch.device("cuda")``."""
         return self.dotted(node.func, scope) in ("torch.device", "str")
-
-    def leaves(
-        self,
-        node: ast.expr,
-        scope: Scope,
-        facts: Facts,
-        fallback: bool = False,
-        chosen: bool = False,
-    ) -> Iterator[Leaf]:
-        """Every value that a device expression can take, with what is known where it does."""
-        device = self.literal(node, scope)
-        if device is not None:
-            yield Leaf(node, device, facts, None, fallback, chosen)
-            return
-        match node:
-            case ast.IfExp():
-                true, false = self.conditions.of(node.test, scope)
-                none_test = _tests_none(node.test)
-                yield from self.leaves(
-                    node.body, scope, facts.both(true), none_test == "body", True
-                )
-                yield from self.leaves(
-                    node.orelse, scope, facts.both(false), none_test == "orelse", True
-                )
-            case ast.BoolOp():
-                yield from self._short_circuit(node, scope, facts)
-            case ast.NamedExpr():
-                yield from self.leaves(node.value, scope, facts, fallback, chosen)
-            case ast.Call(args=[first, *_]) if self._wraps_device(node, scope):
-                yield from self.leaves(first, scope, facts, fallback, chosen)
-            case ast.Subscript(value=ast.Tuple(elts=[no, yes]) | ast.List(elts=[no, yes])):
-                true, false = self.conditions.of(node.slice, scope)
-                yield from self.leaves(yes, scope, facts.both(true), False, True)
-                yield from self.leaves(no, scope, facts.both(false), False, True)
-            case ast.Subscript(value=ast.Dict() as table):
-                true, false = self.conditions.of(node.slice, scope)
-                for name, value in zip(table.keys, table.values, strict=True):
-                    side = true if isinstance(name, ast.Constant) and name.value else false
-                    yield from self.leaves(value, scope, facts.both(side), False, True)
-            case ast.Attribute(value=ast.BoolOp() | ast.IfExp() as inner, attr="type"):
-                yield from self.leaves(inner, scope, facts, fallback, chosen)
-            case ast.JoinedStr(values=[ast.FormattedValue(value=first), *_]):
-                yield from self.leaves(first, scope, facts, fallback, chosen)
-            case _:
-                yield Leaf(node, None, facts, self.key(node, scope), fallback, chosen)
-
-    def _short_circuit(self, node: ast.BoolOp, scope: Scope, facts: Facts) -> Iterator[Leaf]:
-        """``device or "cuda"``, ``torch.cuda.is_available() and "cuda" or "cpu"``."""
-        conjunction = isinstance(node.op, ast.And)
-        through = facts
-        for index, value in enumerate(node.values):
-            last = index == len(node.values) - 1
-            true, false = self.conditions.of(value, scope)
-            if conjunction and not last:
-                through = through.both(true)
-                continue
-            stands_in = not conjunction and index > 0 and false.known == true.known
-            yield from self.leaves(value, scope, through, stands_in, index > 0)
-            if not conjunction:
-                through = through.both(false)
-
-
-def _tests_none(test: ast.expr) -> str:
-    """Which branch of a conditional stands in for a missing value, if any."""
-    match test:
-        case ast.Compare(ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant(value=None)]):
-            return "body"
-        case ast.Compare(ops=[ast.IsNot() | ast.NotEq()], comparators=[ast.Constant(value=None)]):
-            return "orelse"
-        case ast.UnaryOp(op=ast.Not(), operand=ast.Name() | ast.Attribute()):
-            return "body"
-        case ast.Name(id=name) | ast.Attribute(attr=name) if "device" in name.lower():
-            return "orelse"
-        case _:
-            return ""

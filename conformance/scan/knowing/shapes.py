@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from conformance.scan.knowing.facts import ANY, Facts
-from conformance.scan.knowing.resolve import Leaf
+from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.vocabulary import ACCELERATORS, DEVICE_WORDS, device_type
 
 

@@ -82,7 +82,7 @@ def _refuses_others(context: Context, node: FunctionNode) -> bool:
         if isinstance(statement, ast.Assert) or (
             isinstance(statement, ast.If) and refuses(statement.body)
         ):
-            facts = context.resolver.conditions.of(statement.test, scope)[side]
+            facts = context.conditions.of(statement.test, scope)[side]
             if facts.guard("cuda") is not None:
                 return True
     return False

@@ -53,7 +53,7 @@ def _enabled_for_cuda(context: Context, node: ast.Call) -> bool:
     """Whether ``enabled=`` itself asks for a CUDA device."""
     for keyword in node.keywords:
         if keyword.arg == "enabled" and not isinstance(keyword.value, ast.Constant):
-            true, _ = context.resolver.conditions.of(keyword.value, context.scope)
+            true, _ = context.conditions.of(keyword.value, context.scope)
             guard = true.guard("cuda")
             return guard is not None and guard.kind == "test"
     return False
