@@ -13,9 +13,10 @@ from pathlib import Path
 from conformance.scan.answering.cache import Cache, content_key
 from conformance.scan.config import Config
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.judging.analysis import analyse, declared_by, failure
+from conformance.scan.judging.analysis import analyse, failure
 from conformance.scan.judging.rule import Rule
 from conformance.scan.judging.rules import BY_CODE
+from conformance.scan.knowing.paths import declared_by
 from conformance.scan.knowing.reach import in_kernel_package
 from conformance.scan.reading.discover import Target
 

@@ -22,8 +22,8 @@ from conformance.scan.knowing.markers import (
 )
 from conformance.scan.knowing.packages import needed_package, provided_backend
 from conformance.scan.knowing.placements import Placements
-from conformance.scan.knowing.scopes import HotLines
 from conformance.scan.knowing.shapes import passes_through, pattern_devices, pattern_truth
+from conformance.scan.reading.lines import HotLines
 
 _LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from conformance.scan.knowing.vocabulary import NAMESPACES, is_device_name
+from conformance.scan.reading.lines import HotLines
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 #: A variable: the identity of its scope's node and its name (``self.x`` belongs to the class).
@@ -286,28 +287,3 @@ def arguments_of(arguments: ast.arguments) -> list[ast.arg]:
     """Every parameter, starred ones included."""
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     return every + [extra for extra in (arguments.vararg, arguments.kwarg) if extra is not None]
-
-
-class HotLines:
-    """Line numbers that hold a word of interest, with a quick "any in this range?"."""
-
-    def __init__(self, lines: Iterable[int]) -> None:
-        self.numbers = sorted(set(lines))
-        top = (self.numbers[-1] if self.numbers else 0) + 2
-        # Prefix counts: a range test is then two look-ups, with no search.
-        self._before = [0] * (top + 1)
-        previous = 0
-        count = 0
-        for number in self.numbers:
-            self._before[previous + 1 : number + 1] = [count] * (number - previous)
-            count += 1
-            previous = number
-        self._before[previous + 1 :] = [count] * (top - previous)
-        self._top = top
-
-    def any(self, first: int, last: int) -> bool:
-        """Whether a hot line lies in the range, both ends included."""
-        top = self._top
-        if first >= top:
-            return False
-        return self._before[min(last + 1, top)] > self._before[first]

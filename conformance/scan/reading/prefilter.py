@@ -81,6 +81,18 @@ def find_all(data: bytes, word: bytes) -> list[int]:
     return found
 
 
+def occurrences(data: bytes, names: set[str]) -> list[int]:
+    """Byte offsets of identifiers where they stand as whole words."""
+    found: list[int] = []
+    for name in names:
+        word = name.encode("utf-8", "surrogatepass")
+        for at in find_all(data, word):
+            before, after = data[at - 1 : at], data[at + len(word) : at + len(word) + 1]
+            if not (before.isalnum() or before == b"_" or after.isalnum() or after == b"_"):
+                found.append(at)
+    return found
+
+
 def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:
     """Byte offsets of those words, sorted, without the look-alikes; none if no rule can fire."""
     found: list[int] = []

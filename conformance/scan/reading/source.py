@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
+#: Encodings whose bytes can be parsed as they are: UTF-8 and what is a part of it.
+AS_UTF8 = ("utf-8", "utf-8-sig", "ascii")
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
