@@ -14,10 +14,12 @@ from pathlib import Path
 
 from conformance.scan.answering.report import reporter
 from conformance.scan.answering.report.text import printable, statistics
-from conformance.scan.config import FORMATS, Config, ConfigError, find_root, load_config
+from conformance.scan.config import FORMATS, Config, find_root, load_config
+from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.reading.discover import Target, discover
-from conformance.scan.runner import Outcome, read_bytes, scan, scan_text
+from conformance.scan.reading.source import read_bytes
+from conformance.scan.runner import Outcome, scan, scan_text
 
 CLEAN, FOUND, FAILED = 0, 1, 2
 _DESCRIPTION = (

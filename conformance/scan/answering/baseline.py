@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conformance.scan.config import ConfigError
+from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Finding
 
 _FIELDS = ("path", "code", "scope", "text", "shape")

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from conformance.scan.config import ConfigError
+from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Finding
 
 _HUNK = re.compile(rb"^@@ -\S+ \+(\d+)(?:,(\d+))? @@")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.scan.config import ConfigError
+from conformance.scan.errors import ConfigError
 from conformance.scan.judging.rule import Rule
 from conformance.scan.judging.rules import BY_CODE, RULES
 

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from conformance.scan.config import Config, ConfigError
+from conformance.scan.errors import ConfigError
 from conformance.scan.reading.ignorefile import Patterns
 
 _SUFFIXES = (".py", ".pyi", ".pyw", ".ipynb")
@@ -39,6 +40,16 @@ _SKIPPED = frozenset(
 )
 
 
+class Project(Protocol):
+    """What is asked of the settings: the folder that paths count from, and what is left out."""
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def exclude(self) -> tuple[str, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A file to scan: where it is, how reports call it, and its path inside the project."""
@@ -48,13 +59,13 @@ class Target:
     logical: str
 
 
-def discover(paths: list[str], config: Config) -> list[Target]:
+def discover(paths: list[str], project: Project) -> list[Target]:
     """Every file below the paths, sorted, each once.
 
     ``.gitignore`` counts for what is found, not for files given by name; ``exclude`` counts for
     both. Links to folders are not followed. Raises ConfigError for a path that does not exist.
     """
-    excluded = Patterns(config.exclude)
+    excluded = Patterns(project.exclude)
     found: dict[str, Target] = {}
     for given in paths:
         path = Path(given)
@@ -63,18 +74,18 @@ def discover(paths: list[str], config: Config) -> list[Target]:
         full = Path(os.path.abspath(path))
         base = full.parent
         if full.is_dir():
-            files: Iterator[str] = _walk(full, config, excluded)
+            files: Iterator[str] = _walk(full, project, excluded)
         else:
             files = iter([str(full)])
         for file in files:
-            target = _target(file, given, full, base, config)
+            target = _target(file, given, full, base, project)
             if not excluded.match(target.logical, False):
                 found.setdefault(file, target)
     return [found[file] for file in sorted(found)]
 
 
-def _target(file: str, given: str, full: Path, base: Path, config: Config) -> Target:
-    root = str(config.root)
+def _target(file: str, given: str, full: Path, base: Path, project: Project) -> Target:
+    root = str(project.root)
     if file == root or file.startswith(root + os.sep):
         logical = os.path.relpath(file, root)
     else:
@@ -118,8 +129,8 @@ def _ignored(path: str, is_folder: bool, ignores: list[tuple[str, Patterns]]) ->
     return False
 
 
-def _walk(top: Path, config: Config, excluded: Patterns) -> Iterator[str]:
-    root = str(config.root)
+def _walk(top: Path, project: Project, excluded: Patterns) -> Iterator[str]:
+    root = str(project.root)
     inside = str(top).startswith(root)
     pending: list[tuple[str, list[tuple[str, Patterns]]]] = [(str(top), _ignores_above(top))]
     while pending:

@@ -9,7 +9,7 @@ import pytest
 
 from conformance.scan.answering import baseline
 from conformance.scan.answering.baseline import Entry, compare
-from conformance.scan.config import ConfigError
+from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Finding
 from conformance.scan.judging.analysis import analyse
 from conformance.scan.judging.rules import RULES

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.scan.config import Config, ConfigError
+from conformance.scan.config import Config
+from conformance.scan.errors import ConfigError
 from conformance.scan.reading.discover import discover
 from conformance.scan.reading.ignorefile import Patterns
 
