@@ -1,15 +1,14 @@
-"""The one walk over a file: carries facts through control flow and shows nodes to the rules."""
+"""The one walk over a file: carries facts through its statements' control flow."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from conformance.scan.judging.context import Context
-from conformance.scan.judging.rule import Hook
-from conformance.scan.knowing.conditions import probed_backend
+from conformance.scan.judging.expressions import Expressions
 from conformance.scan.knowing.facts import ANY, Facts, known
+from conformance.scan.knowing.flags import probed_backend
 from conformance.scan.knowing.handlers import expects, is_for_older
 from conformance.scan.knowing.markers import (
     declared,
@@ -21,43 +20,16 @@ from conformance.scan.knowing.markers import (
     set_up,
 )
 from conformance.scan.knowing.packages import needed_package, provided_backend
-from conformance.scan.knowing.placements import Placements
 from conformance.scan.knowing.shapes import passes_through, pattern_devices, pattern_truth
-from conformance.scan.reading.lines import HotLines
-
-_LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
 
 
-class Walker:
-    """Walks one module once; every rule sees every hot node with what is known there."""
-
-    def __init__(
-        self,
-        context: Context,
-        placements: Placements,
-        hooks: Iterable[Mapping[str, Hook]],
-        hot: HotLines,
-    ) -> None:
-        self.context = context
-        self.placements = placements
-        self.resolver = context.resolver
-        self.conditions = context.conditions
-        self.hot = hot
-        self.hooks: dict[str, list[Hook]] = {}
-        for group in hooks:
-            for kind, hook in group.items():
-                self.hooks.setdefault(kind, []).append(hook)
+class Walker(Expressions):
+    """Walks one module once, statement by statement, and the expressions in them."""
 
     def run(self, tree: ast.Module, facts: Facts) -> None:
         """Walk a module under the facts that its path teaches."""
         self.block(tree.body, facts.both(module_marker(self.context, tree)))
         self._show("finish", tree)
-
-    def _show(self, kind: str, node: ast.AST) -> None:
-        for hook in self.hooks.get(kind, ()):
-            hook(self.context, node)
-
-    # Statements
 
     def block(self, body: list[ast.stmt], facts: Facts) -> Facts | None:
         """Walk statements; returns the facts after them, None when control never gets there."""
@@ -290,111 +262,6 @@ class Walker:
         for decorator in decorators:
             self.expression(decorator, facts)
         self.context.decorating = outer
-
-    # Expressions
-
-    def _test(self, test: ast.expr, facts: Facts) -> None:
-        """A condition: comparisons in it choose a branch and are not values."""
-        for node in ast.walk(test):
-            if isinstance(node, ast.Compare | ast.Attribute):
-                self.context.consumed.add(id(node))
-        self.expression(test, facts)
-
-    def expression(self, node: ast.expr, facts: Facts) -> None:
-        """Walk an expression and show its nodes to the rules."""
-        kind = type(node)
-        if kind is ast.Name or kind is ast.Constant:
-            return
-        first, last = node.lineno, node.end_lineno or node.lineno
-        if last > first and not self.hot.any(first, last):
-            return
-        context = self.context
-        context.facts = facts
-        if kind is ast.Call:
-            self.placements.call(node)  # type: ignore[arg-type]
-            self._show("call", node)
-            self._children(node, facts)
-        elif kind is ast.BoolOp:
-            self._bool_op(node, facts)  # type: ignore[arg-type]
-        elif kind is ast.IfExp:
-            self._show("ifexp", node)
-            self._if_exp(node, facts)  # type: ignore[arg-type]
-        elif kind is ast.Compare:
-            self.placements.compared(node)  # type: ignore[arg-type]
-            self._show("compare", node)
-            for part in [node.left, *node.comparators]:  # type: ignore[attr-defined]
-                # Of `torch.device("cuda").type` the device is compared as well, not used.
-                context.consumed.update((id(part), id(getattr(part, "value", part))))
-            if not isinstance(context.statement, ast.Assert):
-                # A list that only opens a branch refuses nothing, unless the other one raises.
-                context.positive.update(
-                    id(right)
-                    for op, right in zip(node.ops, node.comparators, strict=True)  # type: ignore[attr-defined]
-                    if isinstance(op, ast.In) and id(node) not in context.refusing
-                )
-            self._children(node, facts)
-        elif kind in (ast.List, ast.Tuple, ast.Set):
-            self._show("collection", node)
-            self._children(node, facts)
-        elif kind is ast.Dict:
-            self.placements.dictionary(node)  # type: ignore[arg-type]
-            self._children(node, facts)
-        elif kind is ast.Subscript:
-            self._show("subscript", node)
-            self._children(node, facts)
-        elif kind is ast.Attribute:
-            self._show("attribute", node)
-            self._children(node, facts)
-        elif kind in (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp):
-            self._comprehension(node, facts)
-        else:
-            self._children(node, facts)
-
-    def _children(self, node: ast.AST, facts: Facts) -> None:
-        for name in node._fields:
-            child = getattr(node, name)
-            if isinstance(child, list):
-                for item in child:
-                    self._child(item, facts)
-            else:
-                self._child(child, facts)
-
-    def _child(self, child: object, facts: Facts) -> None:
-        if isinstance(child, _LEAVES):
-            return
-        if isinstance(child, ast.expr):
-            self.expression(child, facts)
-        elif isinstance(child, ast.AST):
-            self._children(child, facts)
-
-    def _bool_op(self, node: ast.BoolOp, facts: Facts) -> None:
-        conjunction = isinstance(node.op, ast.And)
-        for value in node.values:
-            if conjunction and isinstance(value, ast.Compare | ast.Attribute):
-                # One condition of several opens a fast path; it does not divide the devices.
-                self.context.consumed.add(id(value))
-            self.expression(value, facts)
-            true, false = self.conditions.of(value, self.context.scope)
-            # After an `or`, that the device is not the CPU is one case of several, no reasoning.
-            facts = facts.both(true if conjunction else Facts(false.known, {}))
-
-    def _if_exp(self, node: ast.IfExp, facts: Facts) -> None:
-        true, false = self.conditions.of(node.test, self.context.scope)
-        self._test(node.test, facts)
-        self.expression(node.body, facts.both(true))
-        self.expression(node.orelse, facts.both(false))
-
-    def _comprehension(self, node: ast.expr, facts: Facts) -> None:
-        inner = facts
-        for generator in node.generators:  # type: ignore[attr-defined]
-            self.expression(generator.iter, facts)
-            for test in generator.ifs:
-                self._test(test, inner)
-                inner = inner.both(self.conditions.of(test, self.context.scope)[0])
-        for name in ("elt", "key", "value"):
-            part = getattr(node, name, None)
-            if part is not None:
-                self.expression(part, inner)
 
 
 #: Functions of the class, not of a walker: those would keep it, and its tree, alive.

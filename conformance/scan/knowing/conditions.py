@@ -5,22 +5,15 @@ from __future__ import annotations
 import ast
 import re
 
-from conformance.scan.knowing.facts import ANY, NOTHING, Facts, excluded, known
+from conformance.scan.knowing.facts import ANY, NOTHING, UNKNOWN, Facts, Pair, excluded, known
+from conformance.scan.knowing.flags import asked, flag, matched, probed_backend, version
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
-    NAMESPACES,
-    PROBES,
-    device_type,
-    is_cpu_flag,
-    is_negated,
     named_backends,
-    torch_is_newer,
 )
 
-Pair = tuple[Facts, Facts]
-UNKNOWN: Pair = (NOTHING, NOTHING)
 _DEPTH = 4
 _OFF = re.compile(r"(?i)(?:none|off|never|disabled?|no_graphs?)\Z")
 _ORDERS = (ast.Gt, ast.GtE, ast.Lt, ast.LtE)
@@ -56,7 +49,7 @@ class Conditions:
             case ast.Name() | ast.Attribute():
                 return self._named(test, scope, depth)
             case ast.Subscript(slice=ast.Constant(value=str(text))):
-                return _flag(text, test)
+                return flag(text, test)
             case ast.IfExp():
                 first, second = self.of(test.body, scope, depth), self.of(test.orelse, scope, depth)
                 if isinstance(test.orelse, ast.Constant) and not test.orelse.value:
@@ -85,7 +78,7 @@ class Conditions:
         left, op, right = test.left, test.ops[0], test.comparators[0]
         if isinstance(op, _ORDERS):
             if self._is_version(left, scope):
-                return _version(isinstance(op, ast.Gt | ast.GtE), test)
+                return version(isinstance(op, ast.Gt | ast.GtE), test)
             if isinstance(op, ast.Gt) and isinstance(left, ast.Call):
                 # `torch.cuda.device_count() > rank`
                 return self.of(left, scope, depth)[0], NOTHING
@@ -136,20 +129,20 @@ class Conditions:
             for side in (right, left):
                 text = resolver.text(side, scope)
                 if text is not None and len(text) < 40:
-                    return _flag(text, test)
+                    return flag(text, test)
                 members = side.elts if isinstance(side, ast.Tuple | ast.List) else [side]
                 for member in members:
                     # `provider in ("CUDAExecutionProvider", ...)`
                     text = resolver.text(member, scope)
                     if text is not None and len(text) < 40 and named_backends(text):
-                        return _flag(text, test)
+                        return flag(text, test)
                     # A member of an enumeration: `RNGType.CUDA`, `DLDeviceType.kDLCUDA`, or one
                     # of a mode that CUDA alone has: `self.cuda_graphs_mode is Mode.FULL`.
                     if isinstance(member, ast.Attribute) and member.attr != member.attr.lower():
-                        pair = _flag(member.attr, test)
+                        pair = flag(member.attr, test)
                         if pair is UNKNOWN and not _OFF.match(member.attr):
                             word = getattr(left, "attr", getattr(left, "id", ""))
-                            return _flag(word, test)[0], NOTHING
+                            return flag(word, test)[0], NOTHING
                         return pair
             return UNKNOWN
         named = [device for device in devices if device in ACCELERATORS]
@@ -165,6 +158,15 @@ class Conditions:
         backend = probed_backend(dotted)
         if backend is not None:
             return known("probe", backend, node=test), excluded(backend, node=test)
+        pair = self._builtin(test, dotted, scope, depth)
+        if pair is None and isinstance(function, ast.Attribute):
+            pair = matched(test, function)
+        if pair is None and depth < _DEPTH:
+            pair = self._helper(function, scope, depth)
+        return asked(test, dotted) if pair is None else pair
+
+    def _builtin(self, test: ast.Call, dotted: str, scope: Scope, depth: int) -> Pair | None:
+        """What Python's own functions make of a condition, None for any other function."""
         if dotted in ("bool", "int", "len") and len(test.args) == 1:
             return self.of(test.args[0], scope, depth)
         if dotted in ("any", "all") and test.args:
@@ -181,39 +183,7 @@ class Conditions:
             name = self._resolver.dotted(test.args[1], scope) or ""
             backends = named_backends(name)
             return (known("test", *backends, node=test), NOTHING) if backends else UNKNOWN
-        if isinstance(function, ast.Attribute) and test.args:
-            text = test.args[0]
-            if (
-                function.attr in ("startswith", "match", "search", "fullmatch")
-                and isinstance(text, ast.Constant)
-                and isinstance(text.value, str)
-            ):
-                device = device_type(text.value.strip(":^$"))
-                if device is not None:
-                    return known("test", device, node=test), excluded(device, node=test)
-        if depth < _DEPTH:
-            pair = self._helper(function, scope, depth)
-            if pair is not None:
-                return pair
-        name = function.attr if isinstance(function, ast.Attribute) else dotted
-        name = name or getattr(function, "id", "")  # a function of this file
-        if name.endswith("is_torch_version"):
-            return _version(not _first_text(test).startswith("<"), test)
-        pair = _flag(name.rpartition(".")[2], test)
-        for keyword in test.keywords:
-            # `is_torch_xla_available(check_is_gpu=True)`
-            if keyword.arg and isinstance(keyword.value, ast.Constant) and keyword.value.value:
-                more = _flag(keyword.arg, test)
-                pair = pair[0].both(more[0]), pair[1]
-        if pair[0] is NOTHING and dotted.startswith("importlib."):
-            return _flag(_first_text(test), test)
-        if pair[0] is NOTHING and dotted in ("os.environ.get", "os.getenv"):
-            return _flag(_first_text(test), test)
-        if pair[0] is NOTHING and any(
-            word in name for word in ("available", "installed", "has_", "can_import", "on_device")
-        ):
-            return _flag(_first_text(test), test)
-        return pair
+        return None
 
     def _hasattr(self, test: ast.Call, scope: Scope) -> Pair:
         owner = self._resolver.dotted(test.args[0], scope)
@@ -226,9 +196,9 @@ class Conditions:
             if backends:
                 return known("name", *backends, node=test), excluded(*backends, node=test)
             # Anything else that may be missing is missing in an older PyTorch.
-            return _version(True, test) if owner == "torch" else UNKNOWN
+            return version(True, test) if owner == "torch" else UNKNOWN
         # `torch.cuda.memory_reserved` has older names.
-        return _version(True, test) if owner in ("torch.cuda", "torch.cuda.amp") else UNKNOWN
+        return version(True, test) if owner in ("torch.cuda", "torch.cuda.amp") else UNKNOWN
 
     def _helper(self, function: ast.expr, scope: Scope, depth: int) -> Pair | None:
         """A test moved into a function of the same file."""
@@ -273,7 +243,7 @@ class Conditions:
             true = self._sometimes(test, scope, depth)
             if true.known:
                 return true.seen_at(test), NOTHING
-        return _flag(word, test)
+        return flag(word, test)
 
     def _sometimes(self, test: ast.Name | ast.Attribute, scope: Scope, depth: int) -> Facts:
         """What a variable teaches when true that is bound to a probe here and to False there, or
@@ -323,18 +293,6 @@ class Conditions:
         return held
 
 
-def probed_backend(dotted: str) -> str | None:
-    """Backend whose presence a function asks for (``torch.cuda.is_available``), or None."""
-    parts = dotted.split(".")
-    if len(parts) < 3 or parts[0] != "torch":
-        return None
-    if parts[1] == "backends":
-        return parts[2] if parts[2] in NAMESPACES and parts[-1] in PROBES else None
-    if parts[1] in NAMESPACES and (parts[-1] in PROBES or "capability" in parts[-1]):
-        return parts[1]
-    return None
-
-
 def _is_empty(node: ast.expr) -> bool:
     """Whether a value is false whatever happens: None, False, an empty list."""
     if isinstance(node, ast.List | ast.Tuple):
@@ -344,29 +302,3 @@ def _is_empty(node: ast.expr) -> bool:
 
 def _callee(node: ast.expr) -> ast.expr:
     return node.func if isinstance(node, ast.Call) else node
-
-
-def _first_text(call: ast.Call) -> str:
-    """The first argument where it is a text or a name, else nothing."""
-    first = call.args[0] if call.args else None
-    if isinstance(first, ast.Constant) and isinstance(first.value, str):
-        return first.value
-    return first.id if isinstance(first, ast.Name) else ""
-
-
-def _version(newer: bool, node: ast.AST) -> Pair:
-    """A test of PyTorch's version: the older branch has nothing but CUDA to work with."""
-    old = known("name", "cuda", node=node)
-    return (NOTHING, old) if newer else (old, NOTHING)
-
-
-def _flag(identifier: str, node: ast.AST) -> Pair:
-    """What the name of a flag says about the backend."""
-    if is_cpu_flag(identifier):
-        return known("name", "cpu", node=node), excluded("cpu", node=node)
-    backends = named_backends(identifier)
-    if not backends:
-        newer = torch_is_newer(identifier)
-        return UNKNOWN if newer is None else _version(newer, node)
-    true, false = known("name", *backends, node=node), excluded(*backends, node=node)
-    return (false, true) if is_negated(identifier) else (true, false)

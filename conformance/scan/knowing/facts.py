@@ -102,6 +102,9 @@ def _common(left: dict[str, Guard], right: dict[str, Guard]) -> dict[str, Guard]
 
 
 NOTHING = Facts({}, {})
+#: What a test teaches when it is true, and when it is false.
+Pair = tuple[Facts, Facts]
+UNKNOWN: Pair = (NOTHING, NOTHING)
 
 
 def known(kind: str, *backends: str, node: ast.AST | None = None) -> Facts:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
-from conformance.scan.knowing.conditions import UNKNOWN
-from conformance.scan.knowing.facts import NOTHING, Facts, known
+from conformance.scan.knowing.facts import NOTHING, UNKNOWN, Facts, known
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.vocabulary import declared_backends, is_negated, named_backends
 

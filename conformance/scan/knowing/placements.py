@@ -150,15 +150,7 @@ class Placements:
         name = getattr(function, "attr", getattr(function, "id", "")) or dotted
         if name == "partial" and node.args:
             name = getattr(node.args[0], "attr", getattr(node.args[0], "id", name))
-        if name == "fork_rng" and point.asks_others():
-            describes = True  # the state of another accelerator is kept beside it
-        elif dotted.startswith("torch.cuda."):
-            describes = True  # what asks CUDA about its own device chooses none
-        else:
-            describes = name.startswith(_ASKING) or any(
-                word in name.lower() for word in _NOT_PLACING
-            )
-        if dotted in CLAIMED or describes:
+        if dotted in CLAIMED or self._describes(dotted, name):
             for argument in [*node.args, *(k.value for k in node.keywords)]:
                 self._consume(argument, point.leaves(argument))
                 point.settled.add(id(argument))
@@ -173,34 +165,53 @@ class Placements:
             self._cuda_method(node, function)
             return
         if dotted.partition(".")[0] in TWO_DEVICES:
-            for argument in [*node.args, *(k.value for k in node.keywords)]:
-                leaves = point.leaves(argument)
-                self.limited.update(leaf.key for leaf in leaves if leaf.key is not None)
-                if any(leaf.chosen for leaf in leaves):
-                    self._consume(argument, leaves)
+            self._limit(node)
         how = f"{name}()" if name else "a call"
         if node.args and (name in _FIRST or "to_device" in name) and id(node) not in point.consumed:
             self._place(node.args[0], how, consume_call=dotted == "torch.device" and node)
         if dotted == "torch.load" and len(node.args) > 1:
             self._place(node.args[1], "map_location")
         for keyword in node.keywords:
-            if keyword.arg is None:
-                continue
-            if keyword.arg.startswith(("supports", "skip")):
-                point.settled.add(id(keyword.value))
-            # Elsewhere the keyword describes; a choice between two devices still is one.
-            describes = keyword.arg == "device_type" and name not in _TYPED
-            if describes and not isinstance(keyword.value, ast.IfExp):
-                continue
-            if is_device_name(keyword.arg) or (
-                keyword.arg == "accelerator" and isinstance(keyword.value, ast.Constant)
-            ):
-                self._place(keyword.value, f"{keyword.arg}=")
+            if keyword.arg is not None:
+                self._keyword(keyword.arg, keyword.value, name)
         if dotted == "torch.set_default_tensor_type" and node.args:
-            text = point.resolver.text(node.args[0], point.scope) or point.dotted(node.args[0])
-            if text is not None and text.startswith("torch.cuda."):
-                leaf = Leaf(node.args[0], "cuda", point.facts)
-                self.judge([leaf], "set_default_tensor_type()", point.scope)
+            self._tensor_type(node.args[0])
+
+    def _describes(self, dotted: str, name: str) -> bool:
+        """Whether a function only speaks of the devices that it is given."""
+        if name == "fork_rng" and self.point.asks_others():
+            return True  # the state of another accelerator is kept beside it
+        if dotted.startswith("torch.cuda."):
+            return True  # what asks CUDA about its own device chooses none
+        return name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING)
+
+    def _limit(self, node: ast.Call) -> None:
+        """An engine that has two devices only: what it is given may choose between the two."""
+        for argument in [*node.args, *(k.value for k in node.keywords)]:
+            leaves = self.point.leaves(argument)
+            self.limited.update(leaf.key for leaf in leaves if leaf.key is not None)
+            if any(leaf.chosen for leaf in leaves):
+                self._consume(argument, leaves)
+
+    def _keyword(self, keyword: str, value: ast.expr, name: str) -> None:
+        if keyword.startswith(("supports", "skip")):
+            self.point.settled.add(id(value))
+        # Elsewhere the keyword describes; a choice between two devices still is one.
+        describes = keyword == "device_type" and name not in _TYPED
+        if describes and not isinstance(value, ast.IfExp):
+            return
+        if is_device_name(keyword) or (
+            keyword == "accelerator" and isinstance(value, ast.Constant)
+        ):
+            self._place(value, f"{keyword}=")
+
+    def _tensor_type(self, value: ast.expr) -> None:
+        """``torch.set_default_tensor_type(torch.cuda.FloatTensor)``, or its name."""
+        point = self.point
+        text = point.resolver.text(value, point.scope) or point.dotted(value)
+        if text is not None and text.startswith("torch.cuda."):
+            leaf = Leaf(value, "cuda", point.facts)
+            self.judge([leaf], "set_default_tensor_type()", point.scope)
 
     def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
         point = self.point

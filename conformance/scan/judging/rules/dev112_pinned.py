@@ -25,7 +25,11 @@ def _call(context: Context, node: ast.Call) -> None:
         if not node.args or context.resolver.literal(node.args[0], context.scope) == "cuda":
             context.report(RULE, node, "pin_memory() raises or pins nothing where there is no CUDA")
         return
-    pinned = keywords.get("pin_memory")
+    _pinned(context, keywords.get("pin_memory"), name)
+    _copied(context, node, keywords, name)
+
+
+def _pinned(context: Context, pinned: ast.expr | None, name: str) -> None:
     # `save_on_cpu` asks for the accelerator itself before it pins.
     if (
         pinned is not None
@@ -43,8 +47,13 @@ def _call(context: Context, node: ast.Call) -> None:
             else Severity.WARNING,
             fix=_pin_fix(context, pinned),
         )
+
+
+def _copied(
+    context: Context, node: ast.Call, keywords: dict[str | None, ast.expr], name: str
+) -> None:
     device = keywords.get("device") or (node.args[0] if node.args else None)
-    to_host = (name == "cpu" and isinstance(function, ast.Attribute)) or (
+    to_host = (name == "cpu" and isinstance(node.func, ast.Attribute)) or (
         name == "to"
         and device is not None
         and context.resolver.literal(device, context.scope) == "cpu"
