@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,13 +114,8 @@ def missing(
     return uncovered, sorted(exempt - (public - covered))
 
 
-def declared_by_suite() -> list[str]:
-    """Everything that the cases of the suite declare, whether or not they were collected."""
-    import conformance.suite as suite
-
-    for module in pkgutil.iter_modules(suite.__path__):
-        if module.name.startswith("test_"):
-            importlib.import_module(f"{suite.__name__}.{module.name}")
+def declared() -> list[str]:
+    """Everything that the cases imported so far declare, whether or not they were collected."""
     return list(_declared)
 
 

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from conformance.scan.config import FORMATS, Config, ConfigError, find_root, load_config
-from conformance.scan.discover import Target, discover
+from conformance.scan.answering.report import reporter
+from conformance.scan.answering.report.text import printable, statistics
+from conformance.scan.config import FORMATS, Config, find_root, load_config
+from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.report import reporter
-from conformance.scan.report.text import printable, statistics
-from conformance.scan.runner import Outcome, read_bytes, scan, scan_text
+from conformance.scan.reading.discover import Target, discover
+from conformance.scan.reading.source import read_bytes
+from conformance.scan.runner import Outcome, scan, scan_text
 
 CLEAN, FOUND, FAILED = 0, 1, 2
 _DESCRIPTION = (
@@ -123,7 +125,7 @@ def _mend(
     options: argparse.Namespace, config: Config, targets: list[Target], outcome: Outcome
 ) -> int:
     """Mend files (or print the patch); returns how many findings were mended."""
-    from conformance.scan.fixing import fix_source, patch, write
+    from conformance.scan.answering.fixing import fix_source, patch, write
 
     wanted = {
         finding.path
@@ -158,7 +160,7 @@ def _mend(
 def _gate(options: argparse.Namespace, config: Config, findings: list[Finding]) -> list[Finding]:
     """What is left after the baseline and the restriction to a change."""
     if config.baseline is not None:
-        from conformance.scan import baseline as baselines
+        from conformance.scan.answering import baseline as baselines
 
         path = Path(config.root, config.baseline) if not options.baseline else Path(config.baseline)
         entries = (
@@ -176,7 +178,7 @@ def _gate(options: argparse.Namespace, config: Config, findings: list[Finding]) 
     elif options.update_baseline:
         raise ConfigError("--update-baseline needs --baseline FILE")
     if options.diff is not None:
-        from conformance.scan.changes import changed_lines, touched
+        from conformance.scan.answering.changes import changed_lines, touched
 
         findings = touched(findings, changed_lines(Path.cwd(), options.diff))
     return findings
@@ -185,7 +187,7 @@ def _gate(options: argparse.Namespace, config: Config, findings: list[Finding]) 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit status. Raises ConfigError and OSError."""
     if options.explain is not None:
-        from conformance.scan.explain import explain
+        from conformance.scan.answering.explain import explain
 
         _emit(explain(options.explain))
         return CLEAN

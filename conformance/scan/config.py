@@ -7,16 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Severity
-from conformance.scan.ignorefile import Patterns
-from conformance.scan.rule import Rule
-from conformance.scan.rules import BY_CODE, RULES
+from conformance.scan.judging.rule import Rule
+from conformance.scan.judging.rules import BY_CODE, RULES
+from conformance.scan.reading.ignorefile import Patterns
 
 FORMATS = ("concise", "full", "json", "sarif", "github", "junit")
-
-
-class ConfigError(Exception):
-    """The run was asked for something that it cannot do; the text is one line for the user."""
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
-import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from conformance.scan.analysis import analyse, declared_by, failure
-from conformance.scan.cache import Cache, content_key
+from conformance.scan.answering.cache import Cache, content_key
 from conformance.scan.config import Config
-from conformance.scan.discover import Target
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.reach import in_kernel_package
-from conformance.scan.rule import Rule
-from conformance.scan.rules import BY_CODE
+from conformance.scan.judging.analysis import analyse, failure
+from conformance.scan.judging.rule import Rule
+from conformance.scan.judging.rules import BY_CODE
+from conformance.scan.knowing.paths import declared_by
+from conformance.scan.knowing.reach import in_kernel_package
+from conformance.scan.reading.discover import Target
+from conformance.scan.reading.source import read_bytes
 
 #: Fewer bytes than this are scanned sooner than a second process is started.
 _WORTH_A_PROCESS = 3_000_000
@@ -31,15 +32,6 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
     files: int = 0
     cached: int = 0
-
-
-def read_bytes(path: str) -> bytes:
-    """Content of a regular file; raises OSError, also for pipes and devices, which never end."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"not a regular file: {path}")
-        return stream.read()
 
 
 def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> list[Finding]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from conformance.entrypoints import declared_by_suite, missing, survey
+from conformance.entrypoints import missing, survey
+from conformance.suite.declared import declared_by_suite
 from conformance.suite.exempt import EXEMPT
 from conformance.tree import Absent, Tree
 

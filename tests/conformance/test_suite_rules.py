@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from conformance.entrypoints import CallLog, declared_by_suite, missing, survey
+from conformance.entrypoints import CallLog, missing, survey
 from conformance.plugin import register_markers
+from conformance.suite.declared import declared_by_suite
 from conformance.suite.exempt import EXEMPT
 from conformance.targets import find
 from conformance.tree import locate

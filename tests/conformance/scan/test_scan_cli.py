@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from conformance.cli import main as conformance
-from conformance.scan import study
-from conformance.scan.cache import Cache
+from conformance.scan.answering.cache import Cache
 from conformance.scan.cli import main
-from conformance.scan.config import Config, ConfigError, load_config
-from conformance.scan.discover import discover
-from conformance.scan.rules import RULES
-from conformance.scan.runner import read_bytes, scan
+from conformance.scan.config import Config, load_config
+from conformance.scan.errors import ConfigError
+from conformance.scan.judging.rules import RULES
+from conformance.scan.proving import study
+from conformance.scan.reading.discover import discover
+from conformance.scan.reading.source import read_bytes
+from conformance.scan.runner import scan
 
 BAD = "import torch\ntorch.cuda.synchronize()\n"
 TWO = BAD + "state = torch.load('x')\n"

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from conformance import simulate
-from conformance.simulate import benchmark, cli, report
+from conformance.bench import simulate as benchmark
+from conformance.simulate import cli, report
 
 SCRIPT = """
 import sys, torch

@@ -1,0 +1,1 @@
+"""What the scanner, the simulated device and the tripwire cost, measured."""

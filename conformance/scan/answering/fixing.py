@@ -1,0 +1,126 @@
+"""Applies fixes to files: non-overlapping edits, again until nothing is left to mend."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from conformance.scan.findings import Edit, Finding
+from conformance.scan.judging.analysis import analyse
+from conformance.scan.judging.rule import Rule
+from conformance.scan.reading.source import SourceError, decode
+
+_PASSES = 10
+
+
+@dataclass
+class Fixed:
+    """A file before and after, as bytes, and how many findings were mended."""
+
+    before: bytes
+    after: bytes
+    count: int
+
+
+def _parses(text: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def apply_edits(text: str, edits: Iterable[Edit]) -> str:
+    """Text with edits made; they must not overlap."""
+    parts: list[str] = []
+    done = 0
+    for edit in sorted(edits):
+        parts += [text[done : edit.start], edit.text]
+        done = edit.end
+    return "".join([*parts, text[done:]])
+
+
+def _choose(findings: Sequence[Finding], unsafe: bool) -> tuple[list[Edit], int]:
+    """Edits of as many findings as fit without overlap, first come first served."""
+    chosen: set[Edit] = set()
+    count = 0
+    for finding in findings:
+        fix = finding.fix
+        if fix is None or not (fix.safe or unsafe):
+            continue
+        fresh = [edit for edit in fix.edits if edit not in chosen]
+        if all(_apart(edit, other) for edit in fresh for other in chosen):
+            chosen.update(fresh)
+            count += 1
+    return list(chosen), count
+
+
+def _apart(one: Edit, other: Edit) -> bool:
+    if one.start == one.end == other.start == other.end:
+        return False
+    return one.end <= other.start or other.end <= one.start
+
+
+def fix_source(
+    path: str,
+    data: bytes,
+    rules: Sequence[Rule],
+    *,
+    unsafe: bool,
+    keep: Callable[[Finding], bool] = lambda finding: True,
+) -> Fixed:
+    """Bytes with every fixable finding mended, in the encoding they came in.
+
+    A pass whose result would not parse, or cannot be written in that encoding, is dropped whole.
+    """
+    before = data
+    total = 0
+    for _ in range(_PASSES):
+        findings = [finding for finding in analyse(path, data, rules) if keep(finding)]
+        edits, count = _choose(findings, unsafe)
+        if not edits:
+            break
+        try:
+            text, encoding = decode(data)
+            mended = apply_edits(text, edits)
+            encoded = mended.encode(encoding)
+        except (SourceError, UnicodeEncodeError):
+            break
+        if mended == text or not _parses(mended):
+            break
+        data, total = encoded, total + count
+    return Fixed(before, data, total)
+
+
+def patch(shown: str, fixed: Fixed) -> str:
+    """Unified diff of what was mended."""
+    before, after = (
+        decode(content)[0].splitlines(keepends=True) for content in (fixed.before, fixed.after)
+    )
+    return "".join(
+        line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
+        for line in difflib.unified_diff(before, after, f"a/{shown}", f"b/{shown}")
+    )
+
+
+def write(path: str, content: bytes) -> None:
+    """Replace a file in one step, keeping its permissions; raises OSError."""
+    target = os.path.realpath(path)
+    handle, name = tempfile.mkstemp(dir=os.path.dirname(target), suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(name, os.stat(target).st_mode & 0o7777)
+        os.replace(name, target)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(name)
+        raise

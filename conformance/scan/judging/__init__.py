@@ -1,0 +1,1 @@
+"""From facts to findings: the walk over a file, the rules, and what silences them."""

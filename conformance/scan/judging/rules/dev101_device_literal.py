@@ -1,0 +1,146 @@
+"""DEV101: a device written out where something is placed."""
+
+from __future__ import annotations
+
+import ast
+
+from conformance.scan.findings import Fix, Severity
+from conformance.scan.judging.context import Context
+from conformance.scan.judging.mending import device_text, replace_device
+from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.judging.verdicts import Placement
+
+
+def _placement(context: Context, placement: Placement) -> None:
+    if placement.kind != "literal":
+        return
+    context.report(
+        RULE,
+        placement.node,
+        f"device '{placement.device}' is hard-coded in {placement.how}",
+        severity=placement.severity,
+        fix=_fix(context, placement),
+        scope=placement.scope,
+    )
+
+
+def _fix(context: Context, placement: Placement) -> Fix | None:
+    node = placement.node
+    scope, context.scope = context.scope, placement.scope
+    try:
+        if placement.how == ".cuda()" and isinstance(node, ast.Call):
+            return _method_fix(context, node)
+        if placement.how.startswith(("set_default_tensor_type", '"')):
+            return None
+        return replace_device(context, node, as_text="type" in placement.how)
+    finally:
+        context.scope = scope
+
+
+def _method_fix(context: Context, node: ast.Call) -> Fix | None:
+    """``x.cuda(non_blocking=True)`` as ``x.to(device, non_blocking=True)``."""
+    text = device_text(context, as_text=False)
+    if text is None or not isinstance(node.func, ast.Attribute):
+        return None
+    if any(keyword.arg != "non_blocking" for keyword in node.keywords):
+        return None
+    rest = "".join(f", non_blocking={context.segment(k.value)}" for k in node.keywords)
+    return Fix((context.replace(node, f"{context.segment(node.func.value)}.to({text}{rest})"),))
+
+
+RULE = Rule(
+    code="DEV101",
+    name="device-literal",
+    severity=Severity.ERROR,
+    summary="a device is hard-coded where something is placed",
+    why=(
+        'A tensor or model sent to "cuda" by name raises on every machine without CUDA. The '
+        "literal also hides in a variable, a constant or an attribute: what counts is where the "
+        "value ends up. What is left after other accelerators were asked for is a warning."
+    ),
+    remedy=(
+        "Take the device from the caller or from a tensor in hand (`x.device`), or ask "
+        "`torch.accelerator.current_accelerator()`."
+    ),
+    invalid=(
+        Bad("import torch\nx = torch.zeros(3, device='cuda')", 2),
+        Bad(
+            "def f(x, device):\n    return x.to('cuda:0')",
+            2,
+            "def f(x, device):\n    return x.to(device)",
+        ),
+        Bad(
+            "def f(model, device):\n    model.cuda()",
+            2,
+            "def f(model, device):\n    model.to(device)",
+        ),
+        Bad("import torch as t\nd = t.device('cuda', 1)", 2),
+        Bad("import torch\nstate = torch.load('x.pt', map_location='cuda')", 2),
+        Bad("import torch\ntorch.set_default_device('cuda')", 2),
+        Bad("import torch\nwith torch.device('cuda'):\n    pass", 2),
+        Bad("dev = 'cuda'\ndef f(x):\n    return x.to(dev)", 1),
+        Bad("class A:\n    def __init__(self):\n        self.device = 'cuda'", 3),
+        Bad("def f(x, i):\n    return x.to(f'cuda:{i}')", 2),
+        Bad(
+            "from transformers import AutoModel\nm = AutoModel.from_pretrained('x', device_map='cuda')",
+            2,
+        ),
+        Bad(
+            "import torch\nif torch.cuda.is_available():\n    print('ok')\nx = torch.ones(2, device='cuda')",
+            4,
+        ),
+        Bad("def f(x):\n    return x.to('mps')", 2),
+        Bad(
+            "import torch\nCUDA_DEVICE = torch.device('cuda')\ndef f(x):\n    return x.to(CUDA_DEVICE)",
+            2,
+        ),
+        Bad("device: str = 'cuda'", 1),
+        Bad("import torch\ntorch.set_default_tensor_type(torch.cuda.FloatTensor)", 2),
+        Bad(
+            "import torch\ndef f(x, moved):\n    left = [1]\n    for i in left:\n        x[i] = x[i].cuda()\n"
+            "    return x",
+            5,
+        ),
+        Bad(
+            "from torch import nn\ndef f(module, index):\n    if isinstance(module, nn.Linear):\n"
+            "        module.cuda(index)",
+            4,
+        ),
+        Bad(
+            "import torch\ndef pick():\n    found = [kind for kind in ('cuda', 'xpu') if getattr(torch, kind).is_available()]\n"
+            "    device = found[0] if found else 'cuda'\n    return torch.device(device)",
+            4,
+        ),
+    ),
+    valid=(
+        "def f(x, y):\n    return x.to(y.device)",
+        "def f(x):\n    return x.to('cpu')",
+        "import torch\ndef f(x):\n    if x.device.type == 'cuda':\n        return x.cuda()\n    return x",
+        "def f(x):\n    '''Moves to 'cuda': x.to(\"cuda\").'''\n    return x",
+        "import logging\nlogging.info('moving to cuda')",
+        "help_text = 'cuda'\nprint(help_text)",
+        "def f(device):\n    return device == 'cuda'",
+        "import torch\ndef f(x):\n    return torch.device('cuda').type == x.device.type",
+        "def f(x):\n    try:\n        return x.cuda()\n    except RuntimeError:\n        return x",
+        "import pytest, torch\n@pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA')\n"
+        "def test_a():\n    torch.ones(2, device='cuda')",
+        "import torch\ndef f(x):\n    if not x.is_cuda:\n        return x\n    return x.to('cuda:1')",
+        "def _to_cuda(x):\n    return x.cuda()",
+        "def f(x, graph):\n    moved = []\n    if graph:\n        moved = cuda_inputs(graph)\n"
+        "    for i in moved:\n        x[i] = x[i].cuda()\n    return x",
+        "from quantizer import Packed\ndef f(module, device):\n    if isinstance(module, Packed):\n"
+        "        module.cuda(device)",
+        "import torch\nMPS_DEVICE = torch.device('mps')\nCPU_DEVICE = torch.device('cpu')",
+        "def f(x):\n    if False:\n        x = x.to('cuda')\n    return x",
+        "import torch\ndef measure(x, device=torch.device('cuda')):\n    assert torch.cuda.is_available()",
+        "def f(event, newer):\n    device_str = 'device' if newer else 'cuda'\n    return getattr(event, device_str + '_time')",
+        "import torch\nkind = torch.accelerator.current_accelerator().type if hasattr(torch, 'accelerator') else 'cuda'\n"
+        "device = torch.device(kind)",
+        "import torch\ndef keep():\n    with torch.random.fork_rng(device_type='cuda'):\n"
+        "        with torch.random.fork_rng(device_type='mps'):\n            pass",
+        "import torch\ndef f(x):\n    match x.device.type:\n        case 'cuda':\n            return x.cuda()\n"
+        "        case _:\n            return x",
+    ),
+    hooks={"placement": _placement},
+    fixable=True,
+)

@@ -1,0 +1,133 @@
+"""DEV104: automatic selection that knows only CUDA and the CPU."""
+
+from __future__ import annotations
+
+import ast
+
+from conformance.scan.findings import Fix, Severity
+from conformance.scan.judging.context import Context
+from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.judging.verdicts import Placement
+
+
+def _placement(context: Context, placement: Placement) -> None:
+    if placement.kind != "selection":
+        return
+    node = placement.probe if placement.probe is not None else placement.node
+    if not hasattr(node, "lineno"):
+        node = placement.node
+    context.report(
+        RULE,
+        node,
+        f"{placement.how} is chosen between CUDA and the CPU only",
+        severity=placement.severity,
+        fix=_fix(context, placement),
+        scope=placement.scope,
+    )
+
+
+def _fix(context: Context, placement: Placement) -> Fix | None:
+    """Unsafe: one conditional expression becomes "the accelerator that is there, else the CPU"."""
+    torch = context.torch_name()
+    if torch is None:
+        return None
+    for node in ast.walk(context.statement):
+        if isinstance(node, ast.IfExp) and placement.node in (node.body, node.orelse):
+            other = node.orelse if placement.node is node.body else node.body
+            if context.resolver.literal(other, placement.scope) != "cpu":
+                return None
+            found = (
+                f"({torch}.accelerator.current_accelerator(check_available=True)"
+                f' or {torch}.device("cpu"))'
+            )
+            as_device = isinstance(placement.node, ast.Call)
+            return Fix((context.replace(node, found if as_device else found + ".type"),))
+    return None
+
+
+RULE = Rule(
+    code="DEV104",
+    name="cuda-or-cpu",
+    severity=Severity.WARNING,
+    summary="automatic selection knows only CUDA and the CPU",
+    why=(
+        "On a Mac, or on any accelerator but CUDA, the choice falls to the CPU: everything works "
+        "and is many times slower than it has to be, which nobody reports as a bug."
+    ),
+    remedy=(
+        "Ask `torch.accelerator.current_accelerator(check_available=True)`, or add an "
+        "`elif torch.backends.mps.is_available()` branch."
+    ),
+    invalid=(
+        Bad(
+            "import torch\ndevice = 'cuda' if torch.cuda.is_available() else 'cpu'",
+            2,
+            "import torch\ndevice = (torch.accelerator.current_accelerator(check_available=True)"
+            ' or torch.device("cpu")).type',
+        ),
+        Bad(
+            "import torch\nif torch.cuda.is_available():\n    device = 'cuda'\nelse:\n    device = 'cpu'",
+            2,
+        ),
+        Bad(
+            "import torch\ndevice = torch.device('cpu' if not torch.cuda.is_available() else 'cuda:0')",
+            2,
+        ),
+        Bad(
+            "import torch\ndef get_device():\n    if torch.cuda.is_available():\n        return 'cuda'\n    return 'cpu'",
+            3,
+        ),
+        Bad("import torch\ndevice = ('cpu', 'cuda')[torch.cuda.is_available()]", 2),
+        Bad(
+            "import torch\ndef run(output_dir):\n    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n    return device",
+            3,
+        ),
+        Bad(
+            "def f(x, use_gpu):\n    if use_gpu:\n        device = 'cuda'\n    else:\n        device = 'cpu'\n    return x.to(device)",
+            2,
+        ),
+        Bad(
+            "import torch\nclass A:\n    def __init__(self, device='cuda' if torch.cuda.is_available() else 'cpu'):\n"
+            "        self.model = torch.ones(1).to(device)",
+            3,
+        ),
+        Bad("import torch\ndevice = torch.cuda.is_available() and 'cuda' or 'cpu'", 2),
+        Bad(
+            "import torch\ndef f(model):\n    if torch.cuda.is_available():\n        model = model.cuda()\n    return model",
+            3,
+        ),
+        Bad(
+            "import torch\ndef f(x, use_cuda=torch.cuda.is_available()):\n    return x.to('cuda' if use_cuda else 'cpu')",
+            3,
+        ),
+        Bad(
+            "import torch\ndevice = 'cuda'\nif not torch.cuda.is_available():\n    device = 'cpu'",
+            2,
+        ),
+        Bad(
+            "import torch\nclass H:\n    def initialize(self, device='auto'):\n        if device == 'auto':\n"
+            "            device = 'cuda' if torch.cuda.is_available() else 'cpu'\n        self.device = device",
+            5,
+        ),
+    ),
+    valid=(
+        "import torch\ndevice = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'",
+        "import torch\ndef pick():\n    if torch.cuda.is_available():\n        return 'cuda'\n"
+        "    if torch.backends.mps.is_available():\n        return 'mps'\n    return 'cpu'",
+        "import torch\ndevice = torch.accelerator.current_accelerator() or torch.device('cpu')",
+        "import torch\ndef f(x):\n    if torch.cuda.is_available():\n        x = x.cuda()\n"
+        "    elif torch.backends.mps.is_available():\n        x = x.to('mps')\n    return x",
+        "import torch\nfrom faster_whisper import WhisperModel\ndef load():\n"
+        "    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n    return WhisperModel('x', device=device)",
+        "def f(backend, x):\n    device = 'cuda' if backend == 'nccl' else 'cpu'\n    return x.to(device)",
+        "import torch\ndef _has_mps():\n    return look_up('mps')()\ndef pick_device():\n"
+        "    if torch.cuda.is_available():\n        return torch.device('cuda')\n    if _has_mps():\n"
+        "        return torch.device('mps')\n    return torch.device('cpu')",
+        "import torch\ndef cases(add):\n    add(device='cpu')\n    if torch.cuda.is_available():\n        add(device='cuda')",
+        "import torch\nprint('cuda' if torch.cuda.is_available() else 'cpu')",
+        "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
+        "    return torch.cuda.get_device_properties(torch.device('cuda')).major",
+    ),
+    hooks={"placement": _placement},
+    fixable=True,
+)

@@ -1,0 +1,240 @@
+"""DEV108: double precision on, or asked of, a device that may be MPS."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from conformance.scan.findings import Fix, Severity
+from conformance.scan.judging.context import Context
+from conformance.scan.judging.rule import Bad, Rule
+
+_DOUBLE = {
+    "torch.float64": "float32",
+    "torch.double": "float32",
+    "torch.complex128": "complex64",
+    "torch.cdouble": "complex64",
+}
+_META = re.compile(r"(?:^|_)(?:meta|fake)(?:_|$)")
+_METHODS = {"double": "float", "cdouble": "cfloat"}
+
+
+def _double(context: Context, node: ast.expr | None) -> str | None:
+    """Dotted name of a double precision dtype that an expression is."""
+    if not isinstance(node, ast.Name | ast.Attribute):
+        return None
+    dotted = context.dotted(node)
+    if dotted in _DOUBLE:
+        return dotted
+    value = context.resolver.only_value(node, context.scope)
+    if value is not None:
+        dotted = context.resolver.dotted(value[0], value[1])
+    return dotted if dotted in _DOUBLE else None
+
+
+def _argument(node: ast.Call, name: str) -> ast.expr | None:
+    return next((k.value for k in node.keywords if k.arg == name), None)
+
+
+def _on_host(context: Context, node: ast.expr | None) -> bool:
+    """Whether a device expression can only be the CPU."""
+    if node is None:
+        return True
+    if isinstance(node, ast.Attribute) and node.attr == "device":
+        return _placed(context, node.value) is False
+    if isinstance(node, ast.Name):
+        value = context.resolver.only_value(node, context.scope)
+        if value is not None:  # `host = torch.device("cpu")`
+            return context.resolver.literal(*value) in ("cpu", "meta")
+    leaves = context.leaves(node)
+    return all(leaf.device in ("cpu", "meta") for leaf in leaves) and bool(leaves)
+
+
+def _call(context: Context, node: ast.Call) -> None:
+    if context.facts.excluded.get("mps") or context.guarded("cuda", "cpu"):
+        return
+    owner = context.scope.enclosing("function")
+    if owner is not None and _META.search(owner.name):
+        return  # it describes the result, on the meta device
+    function = node.func
+    if isinstance(function, ast.Attribute) and function.attr in _METHODS and not node.args:
+        _method(context, node, function)
+        return
+    dtype = _argument(node, "dtype")
+    found = _double(context, dtype)
+    name = function.attr if isinstance(function, ast.Attribute) else ""
+    dotted = context.dotted(function) or ""
+    if dotted == "torch.set_default_dtype" and node.args and _double(context, node.args[0]):
+        context.report(
+            RULE,
+            node,
+            "double precision becomes the default, on MPS too",
+            severity=Severity.NOTE,
+        )
+        return
+    if name in ("to", "type") and found is None:
+        dtype = next((a for a in node.args if _double(context, a)), None)
+        found = _double(context, dtype)
+    if found is None or dtype is None:
+        return
+    if name in ("to", "type"):
+        others = [a for a in node.args if a is not dtype]
+        device = _argument(node, "device") or (others[0] if others else None)
+        if device is not None:
+            if not _on_host(context, device):
+                _report(context, dtype, found, "asked of a device that may be MPS")
+        elif isinstance(function, ast.Attribute):
+            _receiver(context, dtype, found, function.value)
+        return
+    device = _argument(node, "device")
+    if dotted.startswith("torch.") and device is not None and not _on_host(context, device):
+        _report(context, dtype, found, "asked of a device that may be MPS")
+
+
+def _method(context: Context, node: ast.Call, function: ast.Attribute) -> None:
+    where = _placed(context, function.value)
+    if where is False:
+        return
+    fix = None
+    start = context.span(function)[1] - len(function.attr)
+    edit = context.replace(function, context.source.text[context.span(function)[0] : start])
+    edit = type(edit)(start, edit.end, _METHODS[function.attr])
+    fix = Fix((edit,))
+    context.report(
+        RULE,
+        node,
+        f".{function.attr}() on a tensor that may be on MPS",
+        severity=Severity.WARNING if where else Severity.NOTE,
+        fix=fix,
+    )
+
+
+def _receiver(context: Context, dtype: ast.expr, found: str, receiver: ast.expr) -> None:
+    where = _placed(context, receiver)
+    if where is False:
+        return
+    _report(
+        context,
+        dtype,
+        found,
+        "asked of a tensor that may be on MPS",
+        Severity.WARNING if where else Severity.NOTE,
+    )
+
+
+def _report(
+    context: Context, node: ast.expr, found: str, what: str, severity: Severity | None = None
+) -> None:
+    short = found.removeprefix("torch.")
+    fix = None
+    if isinstance(node, ast.Attribute):
+        owner = context.segment(node.value)
+        fix = Fix((context.replace(node, f"{owner}.{_DOUBLE[found]}"),))
+    context.report(RULE, node, f"{short} is {what}", severity=severity, fix=fix)
+
+
+def _placed(context: Context, node: ast.expr, depth: int = 0) -> bool | None:
+    """Whether a tensor expression was put on a device: True, False (on the host) or unknown."""
+    if isinstance(node, ast.Name) and depth < 4:
+        value = context.resolver.only_value(node, context.scope)
+        if value is not None:
+            return _placed(context, value[0], depth + 1)
+        return False if _starts_on_host(context, node, depth) else None
+    if isinstance(node, ast.BinOp):
+        sides = [_placed(context, side, depth + 1) for side in (node.left, node.right)]
+        return False if False in sides else None
+    if not isinstance(node, ast.Call):
+        return None
+    function = node.func
+    name = function.attr if isinstance(function, ast.Attribute) else ""
+    if name in ("cpu", "numpy", "from_numpy", "tolist"):
+        return False
+    device = _argument(node, "device")
+    if name == "to" and device is None and node.args:
+        first = node.args[0]
+        if not _double(context, first) and not _is_dtype(context, first):
+            device = first
+    if device is not None:
+        return not _on_host(context, device)
+    dotted = context.dotted(function) or ""
+    if dotted.startswith("torch.") and dotted.count(".") == 1:
+        if name in ("tensor", "zeros", "ones", "arange", "linspace", "empty", "full", "eye"):
+            return False
+        return _placed(context, node.args[0], depth + 1) if node.args and depth < 4 else None
+    if isinstance(function, ast.Attribute) and depth < 6:
+        return _placed(context, function.value, depth + 1)
+    return None
+
+
+def _starts_on_host(context: Context, node: ast.Name, depth: int) -> bool:
+    """Whether a variable is made on the host, and every later value of it is made from it."""
+    first, *later = [bound.value for bound in context.resolver.bounds(node, context.scope)[0]] or [
+        None
+    ]
+    if first is None or _placed(context, first, depth + 1) is not False:
+        return False
+    return all(
+        value is not None
+        and any(isinstance(part, ast.Name) and part.id == node.id for part in ast.walk(value))
+        for value in later
+    )
+
+
+def _is_dtype(context: Context, node: ast.expr) -> bool:
+    dotted = context.dotted(node) or ""
+    return "float" in dotted or "int" in dotted or "dtype" in dotted or "half" in dotted
+
+
+RULE = Rule(
+    code="DEV108",
+    name="double-on-device",
+    severity=Severity.WARNING,
+    summary="double precision on a device that may be MPS",
+    why=(
+        "MPS has no float64 and no complex128: the conversion raises TypeError. Moving such code "
+        "from cuda to the caller's device is therefore not enough."
+    ),
+    remedy="Compute in float32, or in float64 on the host: `x.cpu().double()`.",
+    invalid=(
+        Bad("import torch\ndef f(x, device):\n    return x.to(device, torch.float64)", 3),
+        Bad(
+            "import torch\ndef f(n, device):\n    return torch.zeros(n, dtype=torch.float64, device=device)",
+            3,
+            "import torch\ndef f(n, device):\n    return torch.zeros(n, dtype=torch.float32, device=device)",
+        ),
+        Bad(
+            "def f(x, device):\n    return x.to(device).double()",
+            2,
+            "def f(x, device):\n    return x.to(device).float()",
+        ),
+        Bad(
+            "import torch\ndef f(x, y):\n    return torch.ones(3, dtype=torch.complex128, device=y.device)",
+            3,
+        ),
+        Bad(
+            "import torch\ndef f(x, device):\n    dtype = torch.float64\n    return torch.tensor(x, dtype=dtype, device=device)",
+            4,
+        ),
+        Bad(
+            "import torch\ndef f(a, device):\n    x = torch.tensor(a, device=device)\n    return x.to(torch.float64)",
+            4,
+        ),
+    ),
+    valid=(
+        "def f(x):\n    return x.cpu().double()",
+        "import torch\nx = torch.zeros(3, dtype=torch.float64)",
+        "import torch\ndef f(n):\n    x = torch.arange(n, device='cpu')\n    x = torch.outer(x, x)\n"
+        "    return torch.ones(n, device=x.device, dtype=torch.float64)",
+        "import torch\ndef scale_meta(x):\n    return torch.empty(1, dtype=torch.double, device=x.device)",
+        "import torch\ndef f(x):\n    host = torch.device('cpu')\n    return x.to(host).double()",
+        "import torch\nhost = torch.device('cpu')\nx = torch.zeros(3, dtype=torch.float64, device=host)",
+        "import numpy as np\nx = np.zeros(3, dtype=np.float64)",
+        "import torch\ndef f(x, device):\n    return x.to('cpu', torch.float64)",
+        "import torch\ndef f(x, device):\n    if device.type == 'mps':\n        return x.to(device)\n"
+        "    return x.to(device, torch.float64)",
+        "import torch\ndef f(n, device):\n    d = torch.float32 if device.type == 'mps' else torch.float64\n"
+        "    return torch.zeros(n, dtype=d, device=device)",
+    ),
+    hooks={"call": _call},
+    fixable=True,
+)

@@ -1,0 +1,74 @@
+"""DEV113: a CUDA-only package imported at module level."""
+
+from __future__ import annotations
+
+import ast
+
+from conformance.scan.findings import Severity
+from conformance.scan.judging.context import Context
+from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.knowing.facts import ANY
+from conformance.scan.knowing.packages import KERNELS, MISSING, POORER, imported_packages
+
+_NAMED = MISSING | POORER | KERNELS
+
+
+def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
+    if context.scope.kind == "function" or _optional(context):
+        return
+    for package in imported_packages(node):
+        if package in _NAMED:
+            context.report(
+                RULE,
+                node,
+                f"{package}, which needs CUDA, is imported with the module",
+                severity=Severity.NOTE if _is_aware(context, package) else _severity(context),
+            )
+
+
+def _severity(context: Context) -> Severity | None:
+    """An error where the whole package, or all its tests, load the file; whether anyone without
+    CUDA imports another module is not to be seen in it."""
+    everyone = context.source.path.endswith(("__init__.py", "conftest.py"))
+    return Severity.ERROR if everyone else None
+
+
+def _is_aware(context: Context, package: str) -> bool:
+    """Whether the import is what the file is for: it holds kernels, and who imports it matters."""
+    return package not in MISSING or (package == "triton" and "@triton.jit" in context.source.text)
+
+
+def _optional(context: Context) -> bool:
+    """Whether the import stands under a condition or a ``try`` of any kind."""
+    return bool(context.branches) or ANY in context.facts.known or context.guarded("cuda")
+
+
+RULE = Rule(
+    code="DEV113",
+    name="cuda-only-import",
+    severity=Severity.WARNING,
+    summary="a CUDA-only package is imported at module level",
+    why=(
+        "The package has no build for a Mac, so the module, and all that imports it, cannot be "
+        "imported there, whichever device was asked for. In an `__init__.py` that is the whole "
+        "package, and an error."
+    ),
+    remedy="Import it inside the function that needs it, or in a `try` that expects ImportError.",
+    invalid=(
+        Bad("import flash_attn", 1),
+        Bad("from flash_attn import flash_attn_func", 1),
+        Bad("import os\nimport vllm.engine as engine", 2),
+        Bad("import triton\nimport triton.language as tl", 1),
+        Bad("import cupy as cp", 1),
+        Bad("import cupy as cp", 1, path="package/__init__.py"),
+    ),
+    valid=(
+        "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None",
+        "def f():\n    import vllm\n    return vllm",
+        "import torch\nif torch.cuda.is_available():\n    import flash_attn",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import triton",
+        "from .triton import kernels",
+        "def is_flash_attn_available():\n    return True\nif is_flash_attn_available():\n    import flash_attn",
+    ),
+    hooks={"import": _import},
+)

@@ -1,0 +1,170 @@
+"""DEV114: torch.load without map_location."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from conformance.scan.findings import Edit, Fix, Severity
+from conformance.scan.judging.context import Context
+from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.knowing.facts import ANY
+
+_LOADS = frozenset({"torch.load", "torch.serialization.load"})
+_SAVED = re.compile(r"torch\.save\(\s*(\w+|\{)")
+_TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
+_TENSORS = re.compile(r"\btorch\.(?!save\b|load\b)|[Tt]ensor|\bnn\.|\.(?:to|cpu|cuda|detach)\(")
+_HOST_STATE = re.compile(r"(?:^|[^a-z])rng|scheduler|scaler\.load_state_dict|scaler_state")
+_NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
+
+
+def _call(context: Context, node: ast.Call) -> None:
+    if context.dotted(node.func) not in _LOADS or len(node.args) != 1:
+        return
+    if any(keyword.arg in (None, "map_location") for keyword in node.keywords):
+        return
+    if isinstance(node.args[0], ast.Starred) or _is_placed(context, node.args[0]):
+        return
+    if _is_compared(context, node) or _is_round_trip(context, node.args[0]):
+        return
+    if _holds_host_state(context):
+        return
+    if context.scope.enclosing("class") is not None and _holds_numbers(context):
+        return
+    end = context.span(node.args[0])[1]
+    context.report(
+        RULE,
+        node,
+        "torch.load without map_location restores tensors to the device they were saved from",
+        # A test loads what it, or its code, wrote on this machine.
+        severity=Severity.NOTE if context.in_tests else None,
+        fix=Fix((Edit(end, end, ', map_location="cpu"'),)),
+    )
+
+
+def _is_placed(context: Context, file: ast.expr) -> bool:
+    """Whether the code knows where the tensors are: it runs with one backend, or they are bytes
+    of tensors that were copied to the host."""
+    if any(name != ANY for name in context.facts.known):
+        return True
+    value = context.resolver.only_value(file, context.scope)
+    return any(
+        isinstance(part, ast.Attribute) and part.attr == "cpu"
+        for part in ast.walk(value[0] if value is not None else file)
+    )
+
+
+def _is_compared(context: Context, node: ast.Call) -> bool:
+    """Whether the whole file is compared with something: tensors are not."""
+    test = getattr(context.statement, "test", context.statement)
+    return any(
+        isinstance(part, ast.Compare) and node in (part.left, *part.comparators)
+        for part in ast.walk(test)
+    )
+
+
+def _is_round_trip(context: Context, file: ast.expr) -> bool:
+    """Whether the same function saved the file: the device is still there."""
+    owner = context.scope.enclosing("function")
+    if isinstance(file, ast.Name) and len(context.resolver.bounds(file, context.scope)[0]) > 1:
+        return False  # another file by then
+    wanted = ast.dump(file)
+    return owner is not None and any(
+        isinstance(part, ast.Call)
+        and len(part.args) > 1
+        and context.dotted(part.func) == "torch.save"
+        and ast.dump(part.args[1]) == wanted
+        for part in ast.walk(owner.node)
+    )
+
+
+def _holds_host_state(context: Context) -> bool:
+    """Whether the state of a schedule, a scaler or a random generator is loaded: numbers and host
+    tensors."""
+    statement = context.statement
+    if not isinstance(statement, ast.Expr | ast.Assign):
+        return False
+    return _HOST_STATE.search(context.segment(statement).lower()) is not None
+
+
+def _holds_numbers(context: Context) -> bool:
+    """Whether the class writes such files itself, and tables of plain numbers only.
+
+    Read off the text: a method that only saves was not parsed.
+    """
+    owner = context.scope.enclosing("class")
+    if owner is None or not isinstance(owner.node, ast.ClassDef):
+        return False
+    lines = context.source.lines[owner.node.lineno :]
+    indent = owner.node.col_offset
+    end = next(
+        (n for n, line in enumerate(lines) if line.strip() and not line[: indent + 1].isspace()),
+        len(lines),
+    )
+    header = context.source.lines[owner.node.lineno - 1]
+    text = _TEXTS.sub("", "\n".join([header, *lines[:end]]))
+    saved = _SAVED.findall(text)
+    tables = [
+        re.search(rf"\b{name}\s*=\s*\{{(.*?)\}}", text, re.DOTALL) for name in saved if name != "{"
+    ]
+    if not saved or not all(tables):
+        return False
+    numbers = all(
+        _NUMBERS.fullmatch(entry)
+        for table in tables
+        if table is not None
+        for entry in table[1].split(",")
+        if entry.strip()
+    )
+    return (numbers and "{" not in saved) or not _TENSORS.search(text)
+
+
+RULE = Rule(
+    code="DEV114",
+    name="load-without-map-location",
+    severity=Severity.WARNING,
+    summary="torch.load has no map_location",
+    why=(
+        "A file saved on CUDA asks for CUDA when it is loaded, and loading raises on a machine "
+        "without it."
+    ),
+    remedy='Pass `map_location="cpu"` and move the tensors afterwards.',
+    invalid=(
+        Bad(
+            "import torch\nstate = torch.load('x.pt')",
+            2,
+            "import torch\nstate = torch.load('x.pt', map_location=\"cpu\")",
+        ),
+        Bad(
+            "import torch\nstate = torch.load('x.pt', weights_only=True)",
+            2,
+            "import torch\nstate = torch.load('x.pt', map_location=\"cpu\", weights_only=True)",
+        ),
+        Bad("from torch import load\nstate = load('x.pt')", 2),
+        Bad("import torch as t\nstate = t.load('x.pt')", 2),
+        Bad(
+            "import torch\nclass Cache:\n    def save(self, value, path):\n        torch.save(value, path)\n"
+            "    def load(self, path):\n        return torch.load(path)",
+            6,
+        ),
+    ),
+    valid=(
+        "import torch\nstate = torch.load('x.pt', map_location='cpu')",
+        "import torch\nstate = torch.load('x.pt', 'cpu')",
+        "import torch\ndef f(path, **options):\n    return torch.load(path, **options)",
+        "import torch\ndef f(x, path):\n    if x.is_cuda:\n        return torch.load(path)",
+        "import io, torch\ndef f(x):\n    buffer = io.BytesIO(x.cpu().numpy())\n    return torch.load(buffer)",
+        "import torch\nclass Schedule:\n    def save(self, path):\n        data = {'steps': self.steps}\n"
+        "        torch.save(data, path)\n    def load(self, path):\n        data = torch.load(path)\n"
+        "        self.steps = data['steps']",
+        "import torch\nclass Model(torch.nn.Module):\n    def keep(self, mean, path):\n        data = {'mean': mean.item()}\n"
+        "        torch.save(data, path)\n    def load(self, path):\n        return torch.load(path)['mean']",
+        "import torch\ndef same(path, shown):\n    if torch.load(path) != shown:\n        print('changed')",
+        "import torch\ndef copy(x, path):\n    torch.save(x, path)\n    return torch.load(path)",
+        "import torch\ndef resume(scheduler, path):\n    scheduler.load_state_dict(torch.load(path))",
+        "import torch\ndef resume(path):\n    rng_state = torch.load(path)\n    return rng_state",
+        "import json\nstate = json.load(open('x.json'))",
+    ),
+    hooks={"call": _call},
+    fixable=True,
+)

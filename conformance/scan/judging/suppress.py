@@ -1,0 +1,114 @@
+"""Comments that silence a finding: ``# conformance: ignore[DEV101] reason``."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tokenize
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from conformance.scan.findings import Finding, Severity
+from conformance.scan.judging.rule import Rule
+from conformance.scan.reading.source import Source
+
+#: Codes of the comments' own faults.
+NO_REASON = "DEV001"
+UNUSED = "DEV002"
+
+_COMMENT = re.compile(r"#\s*conformance:\s*ignore\b(?:\[([^\]]*)\])?[ \t]*(.*)")
+_CODE = re.compile(r"DEV\d{3}\Z")
+
+
+@dataclass
+class _Ignore:
+    line: int
+    column: int
+    codes: tuple[str, ...]
+    reason: str
+    text: str
+    used: set[str] = field(default_factory=set)
+
+
+def _comments(source: Source) -> list[tuple[int, int, str]]:
+    """Line, column (from 0) and text of every comment; strings that look like one are not."""
+    found: list[tuple[int, int, str]] = []
+    # A fault ends the tokens; the comments that came before it still count.
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):
+        found.extend(
+            (*token.start, token.string)
+            for token in tokenize.generate_tokens(io.StringIO(source.text).readline)
+            if token.type == tokenize.COMMENT and "conformance:" in token.string
+        )
+    return found
+
+
+def _ignores(source: Source) -> list[_Ignore]:
+    result = []
+    for line, column, text in _comments(source):
+        match = _COMMENT.search(text)
+        if match is not None:
+            codes = tuple(code.strip() for code in (match[1] or "").split(",") if code.strip())
+            reason = match[2].strip(" \t-:")
+            result.append(_Ignore(line, column + match.start(), codes, reason, match[0]))
+    return result
+
+
+def apply_ignores(source: Source, findings: list[Finding], rules: Iterable[Rule]) -> list[Finding]:
+    """Findings without the silenced ones, with the faults of the comments added.
+
+    A comment works on the lines of the finding's statement, or alone on the line above it. One
+    without codes or without a reason silences nothing.
+    """
+    active = {rule.code for rule in rules}
+    ignores = _ignores(source)
+    by_line: dict[int, list[_Ignore]] = {}
+    for ignore in ignores:
+        alone = not source.lines[ignore.line - 1][: ignore.column].strip()
+        by_line.setdefault(ignore.line + 1 if alone else ignore.line, []).append(ignore)
+    kept = []
+    for finding in findings:
+        silenced = False
+        for line in range(finding.line, max(finding.last_line, finding.end_line) + 1):
+            for ignore in by_line.get(line, ()):
+                if finding.code in ignore.codes and ignore.reason:
+                    ignore.used.add(finding.code)
+                    silenced = True
+        if not silenced:
+            kept.append(finding)
+    for ignore in ignores:
+        kept += _faults(source, ignore, active)
+    return kept
+
+
+def _faults(source: Source, ignore: _Ignore, active: set[str]) -> list[Finding]:
+    def fault(code: str, message: str) -> Finding:
+        end = ignore.column + len(ignore.text)
+        return Finding(
+            source.path,
+            ignore.line,
+            ignore.column + 1,
+            ignore.line,
+            end + 1,
+            code,
+            Severity.WARNING,
+            message,
+            text=ignore.text,
+            shape=code,
+            source=(source.lines[ignore.line - 1][:400],),
+        )
+
+    if not ignore.codes or not ignore.reason:
+        return [
+            fault(
+                NO_REASON, "an ignore needs its codes and a reason: ignore[DEV101] why it is right"
+            )
+        ]
+    unknown = [code for code in ignore.codes if not _CODE.match(code)]
+    if unknown:
+        return [fault(NO_REASON, f"not a rule code: {', '.join(unknown)}")]
+    unused = [code for code in ignore.codes if code in active and code not in ignore.used]
+    if unused:
+        return [fault(UNUSED, f"this ignore silences nothing: {', '.join(unused)}")]
+    return []

@@ -1,0 +1,1 @@
+"""From syntax to facts: what names stand for, what guards teach, where devices end up."""

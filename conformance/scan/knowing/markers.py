@@ -1,0 +1,143 @@
+"""What markers say about where code runs: decorators, names, set-up methods, ways to leave."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+from conformance.scan.knowing.facts import NOTHING, UNKNOWN, Facts, known
+from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.vocabulary import declared_backends, is_negated, named_backends
+
+_LEAVING_CALLS = frozenset(
+    {"sys.exit", "exit", "quit", "os._exit", "pytest.skip", "pytest.fail", "pytest.exit"}
+)
+_SKIPS = {"skipif": True, "skipIf": True, "skipUnless": False, "run_if": False, "xfail": True}
+
+
+def module_marker(point: Point, tree: ast.Module) -> Facts:
+    """``pytestmark = pytest.mark.skipif(...)`` guards the whole module."""
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "pytestmark"
+            for target in statement.targets
+        ):
+            value = statement.value
+            marks = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
+            return decorators_say(point, marks)
+    return NOTHING
+
+
+def decorators_say(point: Point, decorators: Iterable[ast.expr]) -> Facts:
+    """What decorators and skip markers say about where their function runs."""
+    facts = NOTHING
+    for decorator in decorators:
+        facts = facts.both(_decorator(point, decorator))
+    return facts
+
+
+def _decorator(point: Point, decorator: ast.expr) -> Facts:
+    conditions = point.conditions
+    if isinstance(decorator, ast.Name | ast.Attribute):
+        held = point.resolver.only_value(decorator, point.scope)
+        if held is not None and isinstance(held[0], ast.Call):
+            inner = _decorator(point, held[0])
+            if inner is not NOTHING:
+                return inner
+    if isinstance(decorator, ast.Call):
+        name = (point.dotted(decorator.func) or "").rpartition(".")[2]
+        if name in _SKIPS and decorator.args:
+            pair = conditions.of(decorator.args[0], point.scope)
+            if pair is not UNKNOWN:
+                skipped = _SKIPS[name]
+                true, false = pair
+                guards = (false if skipped else true).known
+                return known("name", *guards) if guards else (false if skipped else true)
+    words: set[str] = set()
+    for node in ast.walk(decorator):
+        word = ""
+        if isinstance(node, ast.Name):
+            word = node.id
+        elif isinstance(node, ast.Attribute):
+            word = node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            word = node.value if len(node.value) < 24 else ""
+        if word and _runs_with(word):
+            words.update(named_backends(word))
+    return known("name", *words, node=decorator) if words else NOTHING
+
+
+def set_up(point: Point, node: ast.ClassDef) -> Facts:
+    """Facts that a class establishes: in ``setUp`` by skipping the rest, in ``__init__`` by
+    refusing to be made."""
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+            facts = _refusals(point, method)
+            if facts is not NOTHING:
+                return facts
+        if isinstance(method, ast.FunctionDef) and method.name in (
+            "setUp",
+            "setUpClass",
+            "setup_method",
+            "setup_class",
+        ):
+            for statement in method.body:
+                if isinstance(statement, ast.If) and any(
+                    isinstance(last, ast.Raise)
+                    or (isinstance(last, ast.Expr) and exits(point, last.value))
+                    for last in statement.body[-1:]
+                ):
+                    return point.conditions.of(statement.test, point.scope)[1]
+    return NOTHING
+
+
+def _refusals(point: Point, method: ast.FunctionDef) -> Facts:
+    """What the assertions and refusals say that stand in a method's own block."""
+    scope = point.resolver.scopes.of.get(id(method))
+    facts = NOTHING
+    for statement in method.body if scope is not None else ():
+        assert scope is not None
+        if isinstance(statement, ast.Assert):
+            facts = facts.both(point.conditions.of(statement.test, scope)[0])
+        elif isinstance(statement, ast.If) and refuses(statement.body):
+            facts = facts.both(point.conditions.of(statement.test, scope)[1])
+    return known("name", *facts.known, node=method) if facts.known else NOTHING
+
+
+def refuses(body: list[ast.stmt]) -> bool:
+    """Whether a block ends by raising, not by returning something else."""
+    return bool(body) and isinstance(body[-1], ast.Raise)
+
+
+def refused(point: Point, body: list[ast.stmt]) -> Facts:
+    """What a function declares by refusing every other device in hand, wherever it does so."""
+    facts = NOTHING
+    for statement in body:
+        if isinstance(statement, ast.If) and not statement.orelse and refuses(statement.body):
+            held = point.conditions.of(statement.test, point.scope)[1].known
+            backends = [name for name, guard in held.items() if guard.kind == "test"]
+            facts = facts.both(known("name", *backends, node=statement))
+    return facts
+
+
+def exits(point: Point, value: ast.expr) -> bool:
+    """Whether a call ends the function or the test (``sys.exit()``, ``self.skipTest()``)."""
+    if not isinstance(value, ast.Call):
+        return False
+    if isinstance(value.func, ast.Attribute) and value.func.attr == "skipTest":
+        return True
+    return isinstance(value.func, ast.Attribute | ast.Name) and (
+        point.dotted(value.func) in _LEAVING_CALLS
+    )
+
+
+def declared(name: str) -> Facts:
+    """What a name declares its code to be for (``_sync_cuda``, ``class MPSBackend``)."""
+    backends = () if is_negated(name) else declared_backends(name)
+    return known("name", *backends) if backends else NOTHING
+
+
+def _runs_with(word: str) -> bool:
+    """Whether a decorator's word says "only with" (``require_cuda``, ``skip_if_no_gpu``)."""
+    low = word.lower()
+    return ("skip" not in low or "_lt_" in low) != is_negated(low.replace("skip", "", 1))

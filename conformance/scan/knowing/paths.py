@@ -1,0 +1,30 @@
+"""What the path of a file says about the backend that it is written for."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from conformance.scan.knowing.facts import NOTHING, Facts, known
+from conformance.scan.knowing.packages import PROVIDERS
+from conformance.scan.knowing.vocabulary import declared_backends
+
+
+def _path_backends(path: str) -> list[str]:
+    backends: set[str] = set()
+    for part in PurePosixPath(path).parts:
+        backends.update(declared_backends(part.removesuffix(".py")))
+    for package, backend in PROVIDERS.items():
+        if f"/{package.replace('.', '/')}/" in f"/{path}":
+            backends.add(backend)
+    return sorted(backends)
+
+
+def declared_by(path: str) -> str:
+    """What a path adds to the identity of a file's content: the backends that it declares."""
+    return "+".join(_path_backends(path))
+
+
+def path_facts(path: str) -> Facts:
+    """What the parts of a path say about the backend that the file is written for."""
+    backends = _path_backends(path)
+    return known("name", *backends) if backends else NOTHING

@@ -1,0 +1,342 @@
+"""Where devices end up: literals followed through variables to the places that use them."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Protocol
+
+from conformance.scan.findings import Severity
+from conformance.scan.knowing.leaves import Leaf
+from conformance.scan.knowing.packages import TWO_DEVICES
+from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.scopes import FunctionNode, Key, Scope
+from conformance.scan.knowing.shapes import stands_in, stored_name
+from conformance.scan.knowing.vocabulary import (
+    ACCELERATORS,
+    is_device_name,
+    named_backends,
+)
+
+#: Calls whose device argument another rule looks at.
+CLAIMED = frozenset(
+    {
+        "torch.Generator",
+        "torch.autocast",
+        "torch.amp.autocast",
+        "torch.amp.autocast_mode.autocast",
+        "torch.amp.GradScaler",
+        "torch.amp.grad_scaler.GradScaler",
+        "torch.amp.custom_fwd",
+        "torch.amp.custom_bwd",
+    }
+)
+#: Functions that take a device as their first positional argument.
+_FIRST = frozenset(
+    {
+        "to",
+        "to_empty",
+        "device",
+        "set_default_device",
+        "init_device_mesh",
+        "DeviceMesh",
+        "set_device",
+        "set_default_tensor_type",
+        "get_device_module",
+    }
+)
+#: Functions for which ``device_type=`` decides where things go; elsewhere it only describes.
+_TYPED = frozenset({"init_device_mesh", "DeviceMesh", "fork_rng", "device", "set_default_device"})
+_NOT_PLACING = ("register", "skip", "require", "expected", "mock", "dispatch", "impl", "only")
+_ASKING = ("is_", "has_", "check_", "supports_", "can_", "_is_", "_has_", "_check_", "assert")
+_FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
+
+
+@dataclass(slots=True)
+class _Candidate:
+    leaves: list[Leaf]
+    scope: Scope
+    statement: ast.stmt
+    standing_in: bool
+
+
+class Judging(Protocol):
+    """Whoever decides about the values of a device, once it is known where they end up."""
+
+    def __call__(
+        self,
+        leaves: list[Leaf],
+        how: str,
+        scope: Scope,
+        *,
+        others: list[Leaf] | None = None,
+        standing_in: bool = False,
+        severity: Severity | None = None,
+    ) -> None:
+        """``how`` names the place; ``others`` are the values of all bindings of a variable."""
+
+
+class Placements:
+    """Collects device expressions during the walk; has them judged, the last when it is over."""
+
+    def __init__(self, point: Point, judge: Judging) -> None:
+        self.point = point
+        self.judge = judge
+        self.held: dict[Key, list[_Candidate]] = {}
+        self.used: dict[Key, str] = {}
+        self.compared_keys: set[Key] = set()
+        self.limited: set[Key] = set()
+
+    # What the walk shows
+
+    def assign(self, target: ast.expr, value: ast.expr) -> None:
+        """A value stored in a variable, an attribute or an item."""
+        if isinstance(target, ast.Tuple | ast.List):
+            if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts):
+                for part, item in zip(target.elts, value.elts, strict=True):
+                    self.assign(part, item)
+            return
+        point = self.point
+        key = point.resolver.key(target, point.scope)
+        if key is not None:
+            leaves = point.leaves(value)
+            if any(leaf.device or leaf.key for leaf in leaves):
+                self._consume(value, leaves)
+                standing_in = stands_in(target, point.branches)
+                self.held.setdefault(key, []).append(
+                    _Candidate(leaves, point.scope, point.statement, standing_in)
+                )
+            return
+        name = stored_name(target)
+        if name is not None and is_device_name(name):
+            self._place(value, f"`{name}`")
+
+    def parameters(self, arguments: ast.arguments) -> None:
+        """Defaults of parameters that choose a device (a literal one is another rule's)."""
+        point = self.point
+        positional = [*arguments.posonlyargs, *arguments.args]
+        defaults = [*arguments.defaults, *arguments.kw_defaults]
+        names = [*positional[len(positional) - len(arguments.defaults) :], *arguments.kwonlyargs]
+        for argument, default in zip(names, defaults, strict=True):
+            if default is None or not is_device_name(argument.arg):
+                continue
+            if any(leaf.device and leaf.chosen for leaf in point.leaves(default)):
+                self._place(default, f"parameter `{argument.arg}`")
+
+    def returned(self, value: ast.expr) -> None:
+        """A value returned by a function whose name says that it is a device."""
+        point = self.point
+        function = point.scope.enclosing("function")
+        if function is None or not isinstance(function.node, FunctionNode):
+            return
+        leaves = point.leaves(value)
+        if not any(leaf.device or leaf.key for leaf in leaves):
+            return
+        if is_device_name(function.name) or any(
+            leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves
+        ):
+            self._consume(value, leaves)
+            key = (id(function.node), "return")
+            self.used[key] = f"the device that {function.name}() returns"
+            self.held.setdefault(key, []).append(
+                _Candidate(leaves, point.scope, point.statement, False)
+            )
+
+    def call(self, node: ast.Call) -> None:
+        """Arguments of a call that say where to put something."""
+        point = self.point
+        function = node.func
+        dotted = point.dotted(function) or ""
+        name = getattr(function, "attr", getattr(function, "id", "")) or dotted
+        if name == "partial" and node.args:
+            name = getattr(node.args[0], "attr", getattr(node.args[0], "id", name))
+        if dotted in CLAIMED or self._describes(dotted, name):
+            for argument in [*node.args, *(k.value for k in node.keywords)]:
+                self._consume(argument, point.leaves(argument))
+                point.settled.add(id(argument))
+            return
+        if name in _FALLBACK_READS or point.decorating:
+            return
+        if (
+            name == "cuda"
+            and isinstance(function, ast.Attribute)
+            and not dotted.startswith("torch")
+        ):
+            self._cuda_method(node, function)
+            return
+        if dotted.partition(".")[0] in TWO_DEVICES:
+            self._limit(node)
+        how = f"{name}()" if name else "a call"
+        if node.args and (name in _FIRST or "to_device" in name) and id(node) not in point.consumed:
+            self._place(node.args[0], how, consume_call=dotted == "torch.device" and node)
+        if dotted == "torch.load" and len(node.args) > 1:
+            self._place(node.args[1], "map_location")
+        for keyword in node.keywords:
+            if keyword.arg is not None:
+                self._keyword(keyword.arg, keyword.value, name)
+        if dotted == "torch.set_default_tensor_type" and node.args:
+            self._tensor_type(node.args[0])
+
+    def _describes(self, dotted: str, name: str) -> bool:
+        """Whether a function only speaks of the devices that it is given."""
+        if name == "fork_rng" and self.point.asks_others():
+            return True  # the state of another accelerator is kept beside it
+        if dotted.startswith("torch.cuda."):
+            return True  # what asks CUDA about its own device chooses none
+        return name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING)
+
+    def _limit(self, node: ast.Call) -> None:
+        """An engine that has two devices only: what it is given may choose between the two."""
+        for argument in [*node.args, *(k.value for k in node.keywords)]:
+            leaves = self.point.leaves(argument)
+            self.limited.update(leaf.key for leaf in leaves if leaf.key is not None)
+            if any(leaf.chosen for leaf in leaves):
+                self._consume(argument, leaves)
+
+    def _keyword(self, keyword: str, value: ast.expr, name: str) -> None:
+        if keyword.startswith(("supports", "skip")):
+            self.point.settled.add(id(value))
+        # Elsewhere the keyword describes; a choice between two devices still is one.
+        describes = keyword == "device_type" and name not in _TYPED
+        if describes and not isinstance(value, ast.IfExp):
+            return
+        if is_device_name(keyword) or (
+            keyword == "accelerator" and isinstance(value, ast.Constant)
+        ):
+            self._place(value, f"{keyword}=")
+
+    def _tensor_type(self, value: ast.expr) -> None:
+        """``torch.set_default_tensor_type(torch.cuda.FloatTensor)``, or its name."""
+        point = self.point
+        text = point.resolver.text(value, point.scope) or point.dotted(value)
+        if text is not None and text.startswith("torch.cuda."):
+            leaf = Leaf(value, "cuda", point.facts)
+            self.judge([leaf], "set_default_tensor_type()", point.scope)
+
+    def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
+        point = self.point
+        if any(
+            k.arg not in (None, "device", "non_blocking", "memory_format") for k in node.keywords
+        ):
+            return  # another library's method of that name
+        if not node.args and not node.keywords and isinstance(function.value, ast.Call):
+            inner = point.dotted(function.value.func) or ""
+            if inner.startswith("torch.cuda."):
+                return
+        if node.args and _is_of_another_library(point, function.value):
+            return
+        self.judge([Leaf(node, "cuda", point.facts)], ".cuda()", point.scope)
+
+    def compared(self, node: ast.Compare) -> None:
+        """``tensor.device.type == wanted``: a choice held in ``wanted`` is one of devices."""
+        point = self.point
+        sides = [node.left, *node.comparators]
+        if any(
+            isinstance(side, ast.Attribute) and side.attr in ("type", "device") for side in sides
+        ):
+            for side in sides:
+                key = point.resolver.key(side, point.scope)
+                if key is not None:
+                    self.compared_keys.add(key)
+
+    def dictionary(self, node: ast.Dict) -> None:
+        """``{"device": "cuda"}``: settings on their way to a call."""
+        for key, value in zip(node.keys, node.values, strict=True):
+            name = key.value if isinstance(key, ast.Constant) else None
+            if isinstance(name, str) and is_device_name(name) and name != "device_type":
+                self._place(value, f'"{name}"', severity=Severity.WARNING)
+
+    # Judging
+
+    def _consume(self, value: ast.expr, leaves: list[Leaf]) -> None:
+        consumed = self.point.consumed
+        consumed.add(id(value))
+        for leaf in leaves:
+            consumed.add(id(leaf.node))
+        stack = [value]
+        while stack:
+            node = stack.pop()
+            consumed.add(id(node))
+            if isinstance(node, ast.IfExp):
+                stack += [node.body, node.orelse]
+            elif isinstance(node, ast.BoolOp):
+                stack += node.values
+            elif isinstance(node, ast.Call) and any(leaf.node is node for leaf in leaves):
+                stack += node.args
+
+    def _place(
+        self,
+        value: ast.expr,
+        how: str,
+        *,
+        consume_call: ast.Call | bool = False,
+        severity: Severity | None = None,
+    ) -> None:
+        point = self.point
+        if id(value) in point.consumed and not isinstance(value, ast.Name | ast.Attribute):
+            return
+        if isinstance(value, ast.Dict):
+            for item in value.values:
+                self._place(item, how, severity=severity)
+            return
+        leaves = point.leaves(value)
+        self._consume(value, leaves)
+        if isinstance(consume_call, ast.Call):
+            point.consumed.add(id(consume_call))
+        for leaf in leaves:
+            if leaf.key is not None:
+                if how == "device=" and leaf.key in self.limited:
+                    continue
+                self.used.setdefault(leaf.key, how)
+        if any(leaf.device for leaf in leaves):
+            self.judge(leaves, how, point.scope, severity=severity)
+
+    def finish(self) -> None:
+        """Judge the variables, now that every use of them has been seen."""
+        for key in self.held:
+            name = key[1].removeprefix("self.")
+            # `CUDA_DEVICE` says what it is; what counts is where it is used.
+            if key not in self.limited and is_device_name(name) and not named_backends(name):
+                self.used.setdefault(key, f"`{key[1]}`")
+        pending = list(self.used)
+        while pending:
+            key = pending.pop()
+            for candidate in self.held.get(key, ()):
+                for leaf in candidate.leaves:
+                    if leaf.key is not None and leaf.key not in self.used:
+                        self.used[leaf.key] = self.used[key]
+                        pending.append(leaf.key)
+        for key, candidates in self.held.items():
+            how = self.used.get(key)
+            if how is None:
+                wrapped = any(
+                    isinstance(leaf.node, ast.Call) for item in candidates for leaf in item.leaves
+                )
+                choice = key in self.compared_keys and any(
+                    leaf.chosen for item in candidates for leaf in item.leaves
+                )
+                declared = named_backends(key[1])
+                if declared or (not wrapped and not choice):
+                    continue
+            if key[1] != "return":
+                how = f"`{key[1]}`" + (f" (used in {how})" if how and how[0] != "`" else "")
+            leaves = [leaf for item in candidates for leaf in item.leaves]
+            if not any(leaf.device in ACCELERATORS for leaf in leaves if leaf.device):
+                continue
+            for item in candidates:
+                self.point.statement = item.statement
+                self.judge(
+                    item.leaves, how or "", item.scope, others=leaves, standing_in=item.standing_in
+                )
+
+
+def _is_of_another_library(point: Point, held: ast.expr) -> bool:
+    """Whether a test says that a value is of another library's class, with methods of its own."""
+    wanted = ast.dump(held)
+    for branch in point.branches:
+        match branch:
+            case ast.Call(func=ast.Name(id="isinstance"), args=[first, kind]):
+                if ast.dump(first) == wanted:
+                    name = point.dotted(kind) or ""
+                    return "." in name and not name.startswith((".", "torch."))
+    return False

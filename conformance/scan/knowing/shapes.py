@@ -1,0 +1,89 @@
+"""Shapes of code that the walk and the placements recognise."""
+
+from __future__ import annotations
+
+import ast
+
+from conformance.scan.knowing.facts import ANY, Facts
+from conformance.scan.knowing.leaves import Leaf
+from conformance.scan.knowing.vocabulary import ACCELERATORS, DEVICE_WORDS, device_type
+
+
+def names_no_device(leaf: Leaf) -> bool:
+    """``"device" if newer else "cuda"``: a part of a name, chosen beside one that is no device."""
+    node = leaf.node
+    return (
+        leaf.chosen
+        and isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.isalpha()
+        and node.value not in DEVICE_WORDS
+        and not node.value.startswith(("balanced", "sequential"))
+    )
+
+
+def only_not_cpu(facts: Facts) -> bool:
+    """Whether all that is known is that the device is not the CPU."""
+    return (
+        "cpu" in facts.excluded and ANY not in facts.known and not (set(facts.known) & ACCELERATORS)
+    )
+
+
+def stored_name(target: ast.expr) -> str | None:
+    """Name of the attribute or the item that an assignment stores in."""
+    match target:
+        case ast.Attribute(attr=name):
+            return name
+        case ast.Subscript(slice=ast.Constant(value=str(name))):
+            return name
+        case _:
+            return None
+
+
+def stands_in(target: ast.expr, branches: list[ast.expr]) -> bool:
+    """Whether the assignment is the body of ``if target is None`` or ``if not target``."""
+    if not branches:
+        return False
+    wanted = ast.dump(target).replace("Store()", "Load()")
+    match branches[-1]:
+        case ast.Compare(left=left, ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant()]):
+            return ast.dump(left) == wanted
+        case ast.UnaryOp(op=ast.Not(), operand=left):
+            return ast.dump(left) == wanted
+        case _:
+            return False
+
+
+def passes_through(node: ast.If) -> bool:
+    """``if device not in (...): return device``: what is not named is left as it is. So it is by
+    ``if small or device not in (...): return False``, which keeps others off a fast path."""
+    match node.body:
+        case [ast.Return(value=ast.Constant(value=False))]:
+            return isinstance(node.test, ast.BoolOp)
+        case [ast.Return(value=ast.Name(id=name))]:
+            return any(
+                isinstance(part, ast.Name) and part.id == name for part in ast.walk(node.test)
+            )
+        case _:
+            return False
+
+
+def pattern_devices(pattern: ast.pattern) -> tuple[str, ...]:
+    """Devices that a ``case`` names."""
+    match pattern:
+        case ast.MatchValue(value=ast.Constant(value=str(text))):
+            device = device_type(text)
+            return (device,) if device is not None else ()
+        case ast.MatchOr(patterns=patterns):
+            return tuple(device for part in patterns for device in pattern_devices(part))
+        case ast.MatchAs(pattern=inner) if inner is not None:
+            return pattern_devices(inner)
+        case _:
+            return ()
+
+
+def pattern_truth(pattern: ast.pattern) -> bool | None:
+    """Whether a ``case`` is for True or for False, None for any other."""
+    if isinstance(pattern, ast.MatchSingleton) and isinstance(pattern.value, bool):
+        return pattern.value
+    return None

@@ -1,0 +1,1 @@
+"""Tools that prove the scanner: made-up programs by the thousand, samples to judge by reading."""

@@ -1,0 +1,1 @@
+"""From bytes to syntax: which files, what text, which parts of it."""

@@ -1,0 +1,120 @@
+"""Notebooks as one Python source: code cells joined, each line traced back to the file."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from dataclasses import dataclass, field, replace
+
+from conformance.scan.findings import Finding
+from conformance.scan.reading.source import split_lines
+
+_MAGIC = re.compile(r"^\s*[%!?]|^\s*[\w.]+\?+\s*$")
+
+
+class NotebookError(Exception):
+    """The file is not a notebook; ``line`` counts from 1."""
+
+    def __init__(self, message: str, line: int = 1) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass
+class Notebook:
+    """Joined source; for each of its lines the cell, the line in the cell and in the file."""
+
+    text: str
+    places: list[tuple[int, int, int]]
+    errors: list[tuple[int, str]] = field(default_factory=list)
+
+    def place(self, finding: Finding) -> Finding:
+        """The finding with its lines in the file and its cell noted."""
+        cell, cell_line, raw = self._place(finding.line)
+        end_raw = max(self._place(finding.end_line)[2], raw)
+        last = max(self._place(finding.last_line)[2], end_raw) if finding.last_line else end_raw
+        return replace(
+            finding,
+            line=raw,
+            end_line=end_raw,
+            last_line=last,
+            cell=cell,
+            cell_line=cell_line,
+            fix=None,
+        )
+
+    def _place(self, line: int) -> tuple[int, int, int]:
+        if not self.places:
+            return 0, 0, 1
+        return self.places[min(max(line, 1), len(self.places)) - 1]
+
+
+def read_notebook(data: bytes) -> Notebook:
+    """Code cells of a notebook; magics and cells that do not parse are blanked.
+
+    Raises NotebookError when the bytes are not a notebook.
+    """
+    try:
+        raw = data.decode("utf-8-sig")
+        content = json.loads(raw)
+    except UnicodeDecodeError:
+        raise NotebookError("not valid utf-8 text") from None
+    except json.JSONDecodeError as error:
+        raise NotebookError(f"not a notebook: {error.msg}", error.lineno) from None
+    except RecursionError:
+        raise NotebookError("not a notebook: nested too deeply") from None
+    cells = content.get("cells") if isinstance(content, dict) else None
+    if not isinstance(cells, list):
+        raise NotebookError("not a notebook: it has no list of cells")
+    raw_lines = split_lines(raw)
+    lines: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    errors: list[tuple[int, str]] = []
+    at = 0
+    for number, cell in enumerate(cells, 1):
+        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
+            continue
+        code = _code(cell.get("source", ""))
+        first = len(lines) + 1
+        for index, (line, is_code) in enumerate(code, 1):
+            at = _raw_line(raw_lines, line, at)
+            lines.append(line if is_code else "")
+            places.append((number, index, at + 1))
+        problem = _problem("\n".join(lines[first - 1 :]))
+        if problem is not None:
+            errors.append((first + problem[0] - 1, problem[1]))
+            lines[first - 1 :] = [""] * (len(lines) - first + 1)
+    return Notebook("\n".join(lines) + "\n", places, errors)
+
+
+def _code(source: object) -> list[tuple[str, bool]]:
+    """Lines of a cell, with whether each is Python (a cell in another language is not)."""
+    if isinstance(source, list):
+        source = "".join(part for part in source if isinstance(part, str))
+    lines = split_lines(source) if isinstance(source, str) else []
+    foreign = bool(lines) and lines[0].startswith("%%") and not lines[0].startswith("%%time")
+    return [(line, not foreign and not _MAGIC.match(line)) for line in lines]
+
+
+def _raw_line(raw_lines: list[str], line: str, start: int) -> int:
+    """Index of the file's line that holds a source line, searched onwards from ``start``."""
+    if not line.strip():
+        return start
+    spelled = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1])
+    for index in range(start, min(len(raw_lines), start + 2000)):
+        if any(text in raw_lines[index] for text in spelled):
+            return index
+    return start
+
+
+def _problem(code: str) -> tuple[int, str] | None:
+    """Line and message of a cell's syntax error; top-level ``await`` is fine in a notebook."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(code, "<cell>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except (SyntaxError, ValueError) as error:
+        return getattr(error, "lineno", 1) or 1, getattr(error, "msg", "") or str(error)
+    return None

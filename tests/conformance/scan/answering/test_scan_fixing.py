@@ -1,0 +1,160 @@
+"""Fixes: they keep everything else as it was, parse, and are final."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformance.scan.answering.fixing import apply_edits, fix_source, patch, write
+from conformance.scan.findings import Edit
+from conformance.scan.judging.analysis import analyse
+from conformance.scan.judging.rules import RULES
+from conformance.scan.proving.fuzz import Tally, check, inputs, main, program
+
+
+def fix(code: str, *, unsafe: bool = False) -> str:
+    return fix_source("m.py", code.encode(), RULES, unsafe=unsafe).after.decode()
+
+
+SAFE = {
+    "synchronize": (
+        "import torch as t\ndef f():\n\tt.cuda.synchronize()\t# wait\n",
+        "import torch as t\ndef f():\n\tif t.accelerator.is_available():\n"
+        "\t\tt.accelerator.synchronize()\t# wait\n",
+    ),
+    "choices keep their quotes and comments": (
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--device', choices=[\n"
+        '    "cpu",  # always\n    "cuda",  # fast\n])\n',
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--device', choices=[\n"
+        '    "cpu",  # always\n    "cuda", "mps",  # fast\n])\n',
+    ),
+    "guarded cleaning": (
+        "import torch\ndef f():\n    if torch.cuda.is_available():  # free\n"
+        "        torch.cuda.synchronize()\n        torch.cuda.empty_cache()\n",
+        "import torch\ndef f():\n    if torch.accelerator.is_available():  # free\n"
+        "        torch.accelerator.synchronize()\n        torch.accelerator.empty_cache()\n",
+    ),
+    "seeds": ("import torch\ntorch.cuda.manual_seed(3)\n", "import torch\ntorch.manual_seed(3)\n"),
+    "autocast": (
+        "import torch\ndef f(a: int, x: torch.Tensor):\n    with torch.autocast( 'cuda' , dtype=a):\n        pass\n",
+        "import torch\ndef f(a: int, x: torch.Tensor):\n    with torch.autocast( x.device.type , dtype=a):\n        pass\n",
+    ),
+    "carriage returns stay": (
+        "import torch\r\ntorch.cuda.empty_cache()\r\n",
+        "import torch\r\nif torch.accelerator.is_available():\r\n    torch.accelerator.empty_cache()\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), SAFE.values(), ids=SAFE.keys())
+def test_safe_fix(before: str, after: str) -> None:
+    assert fix(before) == after
+    assert fix(after) == after
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch\nx = torch.zeros(3, device='cuda')\n",
+        "import torch\ndef f(x, device):\n    return x.cuda()\n",
+        "from torch.cuda import synchronize\nsynchronize()\n",
+        "import torch\nif x: torch.cuda.synchronize()\n",
+        "import torch\nx = torch.cuda.synchronize()\n",
+        "import torch\nif torch.cuda.is_available():\n    torch.cuda.empty_cache()\nelse:\n    print()\n",
+        "import torch\nwith torch.autocast('cuda'):\n    pass\n",
+    ],
+)
+def test_what_could_change_the_meaning_is_not_touched_without_leave(code: str) -> None:
+    assert fix(code) == code
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("def f(x, device):\n    return x.cuda(non_blocking=True)\n",
+         "def f(x, device):\n    return x.to(device, non_blocking=True)\n"),
+        ("import torch\ndef f(x, y: torch.Tensor):\n    return x.to('cuda')\n",
+         "import torch\ndef f(x, y: torch.Tensor):\n    return x.to(y.device)\n"),
+        ("def f(x):\n    return x.to('cuda')\n", "def f(x):\n    return x.to('cuda')\n"),
+        ("import torch\ng = torch.Generator('cuda')\n",
+         "import torch\ng = torch.Generator((torch.accelerator.current_accelerator(check_available=True)"
+         ' or torch.device("cpu")))\n'),
+    ],
+)  # fmt: skip
+def test_unsafe_fix_takes_the_device_in_hand(before: str, after: str) -> None:
+    assert fix(before, unsafe=True) == after
+
+
+def test_encoding_and_mark_stay() -> None:
+    for encoding, head in (("latin-1", "# coding: latin-1\n"), ("utf-8-sig", "")):
+        code = f"{head}import torch\nname = 'é'\ntorch.cuda.manual_seed_all(0)\n"
+        fixed = fix_source("m.py", code.encode(encoding), RULES, unsafe=False)
+        assert fixed.count == 1
+        assert fixed.after.decode(encoding) == code.replace("cuda.manual_seed_all", "manual_seed")
+
+
+def test_a_patch_is_what_changed_and_nothing_more() -> None:
+    code = "import torch\ntorch.cuda.manual_seed_all(0)"
+    text = patch("m.py", fix_source("m.py", code.encode(), RULES, unsafe=False))
+    assert text.splitlines()[:2] == ["--- a/m.py", "+++ b/m.py"]
+    assert "-torch.cuda.manual_seed_all(0)\n\\ No newline at end of file\n" in text
+
+
+def test_writing_keeps_permissions_and_links(tmp_path: Path) -> None:
+    file = tmp_path / "run.py"
+    file.write_bytes(b"old")
+    file.chmod(0o750)
+    (tmp_path / "link.py").symlink_to(file)
+    write(str(tmp_path / "link.py"), b"new")
+    assert file.read_bytes() == b"new"
+    assert os.stat(file).st_mode & 0o777 == 0o750
+    assert (tmp_path / "link.py").is_symlink()
+    with pytest.raises(OSError, match="gone"):
+        write(str(tmp_path / "gone.py"), b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.py", "run.py"]
+
+
+def test_edits_are_made_from_left_to_right() -> None:
+    assert apply_edits("abcdef", [Edit(4, 5, "X"), Edit(0, 1, ""), Edit(3, 3, "-")]) == "bc-dXf"
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=150)
+def test_grown_programs_break_nothing(seed: int) -> None:
+    import random
+
+    tally = Tally()
+    check(program(random.Random(seed)).encode(), tally)
+    assert tally.problems == []
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=100)
+def test_arbitrary_bytes_break_nothing(data: bytes) -> None:
+    for finding in analyse("m.py", b"cuda" + data, RULES):
+        assert finding.line >= 1
+
+
+def test_mutated_files_break_nothing_and_the_report_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "real.py").write_bytes(Path(__file__).read_bytes())
+    assert main([str(tmp_path), "--count", "200", "--seed", "5"]) == 0
+    assert capsys.readouterr().out.startswith("200 inputs, ")
+    assert len(set(inputs(5, 40, []))) > 30
+
+
+def test_the_fuzzer_sees_a_fix_that_is_not_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    from conformance.scan.proving import fuzz
+
+    broken = lambda path, data, rules, *, unsafe: fix_source(  # noqa: E731
+        path, data + b"(", rules, unsafe=unsafe
+    )
+    monkeypatch.setattr(fuzz, "fix_source", broken)
+    tally = Tally()
+    check(b"import torch\ntorch.cuda.manual_seed_all(0)\n", tally)
+    assert tally.problems
