@@ -74,7 +74,10 @@ def test_gradients_are_those_of_the_host(api: Api, target: Target) -> None:
 @covers(
     "S7",
     "acestep_v15_pipeline:main",
-    "checkpoint.adapters:*",
+    "checkpoint.adapters.applying:*",
+    "checkpoint.adapters.making:*",
+    "checkpoint.adapters.naming:*",
+    "checkpoint.adapters.reading:*",
     "cli.train:*",
     "device:DevicePolicy.for_training",
     "corrections.masks:*",
