@@ -121,7 +121,10 @@ def _no_layer(path: Path, stem: str, transformer: nn.Module) -> str:
     try:
         kind = type(transformer.get_submodule(stem)).__name__
     except AttributeError:
-        return f"{path}: this checkpoint has no layer '{stem}'; expected such as 'layers.0.self_attn.q_proj'"
+        return (
+            f"{path}: this checkpoint has no layer '{stem}'; expected such as "
+            "'layers.0.self_attn.q_proj'"
+        )
     return f"{path}: would change '{stem}', a {kind}; only linear layers can be adapted"
 
 
