@@ -99,6 +99,7 @@ def _load_original(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) 
         for name in module.state_dict()
         if name != "silence_latent"
     }
+    _check_beside(folder.parent)
     say("transformer")
     fill(files, place, wanted, policy, folder)
     for module in modules.values():
@@ -111,6 +112,16 @@ def _load_original(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) 
     tokenizer = _load_tokenizer(text_folder)
     absent = {"audio_tokenizer": None, "audio_token_detokenizer": None}
     return {**absent, **modules, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
+
+
+def _check_beside(root: Path) -> None:
+    """Refuse an original checkpoint whose VAE and text encoder were not fetched with it."""
+    for name in (VAE, TEXT_ENCODER):
+        if not (root / name).is_dir():
+            raise CheckpointError(
+                f"{root / name}: missing folder; the VAE and the text encoder, which checkpoints "
+                "in the original layout share, come with: acestep download turbo"
+            )
 
 
 def _load_vae(folder: Path, policy: DevicePolicy) -> nn.Module:

@@ -229,3 +229,14 @@ def test_pickles_are_not_executed(
     with pytest.raises(CheckpointError, match="damaged"):
         load_pipeline(find(str(dit)), policy)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("part", ["vae", "Qwen3-Embedding-0.6B"])
+def test_what_original_checkpoints_share_is_asked_for(
+    base_folder: Path, tmp_path: Path, policy: DevicePolicy, part: str,
+    write_original: Callable[..., Path],
+) -> None:  # fmt: skip
+    dit = write_original(base_folder, tmp_path / "checkpoints")
+    shutil.rmtree(dit.parent / part)
+    with pytest.raises(CheckpointError, match=f"{part}: missing .* acestep download turbo"):
+        load_pipeline(find(str(dit)), policy)
