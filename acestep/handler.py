@@ -11,7 +11,7 @@ import torch
 
 from acestep.alignment.service import LyricAlignmentMixin
 from acestep.checkpoint import finding, folders
-from acestep.checkpoint.adapters import AdapterMixin
+from acestep.checkpoint.adapters.applying import AdapterMixin
 from acestep.checkpoint.kinds import Checkpoint, tasks_of
 from acestep.device import DevicePolicy, canonical, resolve
 from acestep.diffusion.making import Maker

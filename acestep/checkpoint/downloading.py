@@ -12,19 +12,21 @@ from acestep.checkpoint.names import DEFAULT_REPOSITORY, SOURCES, TEXT_ENCODER, 
 from acestep.errors import CheckpointError, first_line
 
 
-def download(model: str, root: Path | None = None) -> Checkpoint:
+def download(model: str, root: Path | None = None, layout: str | None = None) -> Checkpoint:
     """Fetch a checkpoint from the Hugging Face Hub, resuming what is there already.
 
     Args:
         model: a short name or a Hub id.
         root: where to put it; by default `checkpoints` in the cache.
+        layout: `original` or `diffusers`, where a short name is published in both.
 
     Raises:
-        CheckpointError: unknown name, no network, no access, or not enough disk.
+        CheckpointError: unknown name, not published in that layout, no network, no access, or
+            not enough disk.
     """
     root = root or cache_dir() / "checkpoints"
     if model in SOURCES:
-        source = SOURCES[model]
+        source = _published(model, layout)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         source = Source(model, model.rpartition("/")[2])
     else:
@@ -40,6 +42,17 @@ def download(model: str, root: Path | None = None) -> Checkpoint:
         if source.original:
             _snapshot(DEFAULT_REPOSITORY, root, [f"{VAE}/*", f"{TEXT_ENCODER}/*"])
     return identified(root / source.folder, model)
+
+
+def _published(model: str, layout: str | None) -> Source:
+    sources = SOURCES[model]
+    for source in sources:
+        if layout in (None, source.layout):
+            return source
+    raise CheckpointError(
+        f"'{model}' is not published in {layout} layout, only in {sources[0].layout}; leave the "
+        "layout out"
+    )
 
 
 def _snapshot(repository: str, target: Path, patterns: list[str] | None) -> None:

@@ -10,7 +10,7 @@ from acestep import demo
 from acestep.checkpoint.files import WEIGHT_INDEX, read_json
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
 from acestep.checkpoint.kinds import Checkpoint
-from acestep.checkpoint.names import SOURCES
+from acestep.checkpoint.names import SOURCES, folders_of, short_name
 from acestep.errors import CheckpointError
 
 # `auto` takes the first of these that is here: guidance-distilled ones first, being faster.
@@ -22,7 +22,7 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
 
     Args:
         model: `auto` (the best real checkpoint here, else the built-in one), `demo`, a
-            short name (`turbo`, `base`, `sft`, `xl-turbo`), the name of a folder in one of
+            short name (see `names.SOURCES`; in either layout), the name of a folder in one of
             the `checkpoint_roots`, a path, or a Hub id that has been downloaded.
         project_root: see `checkpoint_roots`.
 
@@ -37,12 +37,12 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
         found = sorted(local_checkpoints(project_root), key=_rank)
         return found[0] if found else _demo()
     if model in SOURCES:
-        source = SOURCES[model]
-        for root in roots:
-            if checkpoint := identify(root / source.folder):
+        for folder in (root / name for root in roots for name in folders_of(model)):
+            if checkpoint := identify(folder):
                 return checkpoint
-        if not source.original and (path := _hub_cached(source.repository)):
-            return identified(path, model, source.folder)
+        for source in SOURCES[model]:
+            if not source.original and (path := _hub_cached(source.repository)):
+                return identified(path, model, source.folder)
         raise CheckpointError(
             f"checkpoint '{model}' is not on this machine; fetch it with: acestep download {model}"
         )
@@ -55,6 +55,10 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
         raise CheckpointError(
             f"no folder '{model}' here, and no such Hub repository on this machine; "
             f"fetch it with: acestep download {model}"
+        )
+    if (short := short_name(model)) is not None:
+        raise CheckpointError(
+            f"checkpoint '{model}' is not on this machine; fetch it with: acestep download {short}"
         )
     raise CheckpointError(
         f"no checkpoint folder '{model}'; give a folder, a Hub id, or one of: auto, demo, "

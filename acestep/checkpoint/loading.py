@@ -15,6 +15,7 @@ from acestep.checkpoint.kinds import Checkpoint
 from acestep.checkpoint.modules import component_classes, empty, fill, finish
 from acestep.checkpoint.names import TEXT_ENCODER, VAE
 from acestep.checkpoint.original import original_modules, original_name
+from acestep.checkpoint.settings import with_kind
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
 
@@ -45,11 +46,12 @@ def load(
     """
     say = on_component or (lambda name: None)
     if checkpoint.layout == "original":
-        return _load_original(checkpoint.path, policy, say)
-    return _load_diffusers(checkpoint.path, policy, say)
+        return _load_original(checkpoint, policy, say)
+    return _load_diffusers(checkpoint, policy, say)
 
 
-def _load_diffusers(folder: Path, policy: DevicePolicy, say: Progress) -> dict[str, Any]:
+def _load_diffusers(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) -> dict[str, Any]:
+    folder = checkpoint.path
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") != "AceStepPipeline":
         raise CheckpointError(
@@ -63,15 +65,21 @@ def _load_diffusers(folder: Path, policy: DevicePolicy, say: Progress) -> dict[s
             parts[name] = None
             continue
         say(name)
-        parts[name] = _load_component(cls, folder / name, policy, _dtype_name(name))
+        file = folder / name / "config.json"
+        config = {k: v for k, v in read_json(file).items() if not k.startswith("_")}
+        if name == "transformer":
+            config = with_kind(config, checkpoint.name, file)
+        parts[name] = _load_component(cls, folder / name, config, policy, _dtype_name(name))
     say("text_encoder")
     parts["text_encoder"] = _load_text_encoder(folder / "text_encoder", policy)
     parts["tokenizer"] = _load_tokenizer(folder / "tokenizer")
     return parts
 
 
-def _load_original(folder: Path, policy: DevicePolicy, say: Progress) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
+def _load_original(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) -> dict[str, Any]:
+    folder = checkpoint.path
+    config_file = folder / "config.json"
+    config = with_kind(read_json(config_file), checkpoint.name, config_file)
     files = weight_files(folder)
     shapes = {key: shape for file in files for key, shape in header(file).items()}
     modules = original_modules(folder, config, shapes)
@@ -91,12 +99,13 @@ def _load_original(folder: Path, policy: DevicePolicy, say: Progress) -> dict[st
         for name in module.state_dict()
         if name != "silence_latent"
     }
+    _check_beside(folder.parent)
     say("transformer")
     fill(files, place, wanted, policy, folder)
     for module in modules.values():
         finish(module, policy, "dit")
     say("vae")
-    vae = _load_component(component_classes()["vae"], folder.parent / VAE, policy, "vae")
+    vae = _load_vae(folder.parent / VAE, policy)
     say("text_encoder")
     text_folder = folder.parent / TEXT_ENCODER
     text_encoder = _load_text_encoder(text_folder, policy)
@@ -105,10 +114,25 @@ def _load_original(folder: Path, policy: DevicePolicy, say: Progress) -> dict[st
     return {**absent, **modules, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
 
 
-def _load_component(cls: Any, folder: Path, policy: DevicePolicy, component: str) -> nn.Module:
-    config_file = folder / "config.json"
-    config = {k: v for k, v in read_json(config_file).items() if not k.startswith("_")}
-    module = empty(cls, config, config_file)
+def _check_beside(root: Path) -> None:
+    """Refuse an original checkpoint whose VAE and text encoder were not fetched with it."""
+    for name in (VAE, TEXT_ENCODER):
+        if not (root / name).is_dir():
+            raise CheckpointError(
+                f"{root / name}: missing folder; the VAE and the text encoder, which checkpoints "
+                "in the original layout share, come with: acestep download turbo"
+            )
+
+
+def _load_vae(folder: Path, policy: DevicePolicy) -> nn.Module:
+    config = {k: v for k, v in read_json(folder / "config.json").items() if not k.startswith("_")}
+    return _load_component(component_classes()["vae"], folder, config, policy, "vae")
+
+
+def _load_component(
+    cls: Any, folder: Path, config: dict[str, Any], policy: DevicePolicy, component: str
+) -> nn.Module:
+    module = empty(cls, config, folder / "config.json")
     files = weight_files(folder, _COMPONENT_STEMS)
     wanted = {(id(module), name) for name in module.state_dict()}
     fill(files, lambda key: (module, key), wanted, policy, folder, component)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from acestep.checkpoint.files import header
+from acestep.checkpoint.settings import DEFAULT_WINDOW, layer_types, understood
+from acestep.corrections.layer_types import set_layer_types
 from acestep.corrections.weight_norm import old_weight_norm
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
@@ -19,17 +21,29 @@ _READERS = 4
 
 
 def empty(cls: Any, config: dict[str, Any], config_file: Path) -> nn.Module:
-    """A module without storage for its parameters; buffers that are not saved are real."""
+    """A module without storage for its parameters; buffers that are not saved are real.
+
+    Raises:
+        CheckpointError: the config does not describe one, see `settings.understood`.
+    """
     from accelerate import init_empty_weights
 
+    config = understood(config, config_file)
+    listed = config.pop("layer_types", None)
     try:
         with init_empty_weights(include_buffers=False), old_weight_norm():
-            module: nn.Module = cls(**config)
+            module: Any = cls(**config)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise CheckpointError(
             f"{config_file}: does not describe a {cls.__name__} ({first_line(error)})"
         ) from None
-    return module
+    if listed is not None:
+        settings = {"layer_types": listed}
+        window = config.get("sliding_window", DEFAULT_WINDOW)
+        set_layer_types(module, lambda count: layer_types(settings, count, config_file), window)
+        # Stored again with the module, from where it is read as it was here.
+        module.register_to_config(**settings)
+    return cast(nn.Module, module)
 
 
 def finish(module: nn.Module, policy: DevicePolicy, component: str) -> nn.Module:

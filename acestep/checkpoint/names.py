@@ -8,6 +8,8 @@ DEFAULT_REPOSITORY = "ACE-Step/Ace-Step1.5"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
 VAE = "vae"
 
+LAYOUTS = ("original", "diffusers")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -26,11 +28,43 @@ class Source:
     inside: str = ""
     original: bool = False
 
+    @property
+    def layout(self) -> str:
+        """`original` or `diffusers`."""
+        return "original" if self.original else "diffusers"
 
-# Hub ids: the table of variants in diffusers' documentation of AceStepPipeline.
-SOURCES = {
-    "turbo": Source(DEFAULT_REPOSITORY, "acestep-v15-turbo", "acestep-v15-turbo", True),
-    "base": Source("ACE-Step/acestep-v15-base", "acestep-v15-base", original=True),
-    "sft": Source("ACE-Step/acestep-v15-sft", "acestep-v15-sft", original=True),
-    "xl-turbo": Source("ACE-Step/acestep-v15-xl-turbo-diffusers", "acestep-v15-xl-turbo-diffusers"),
+
+def _original(name: str) -> Source:
+    return Source(f"ACE-Step/acestep-v15-{name}", f"acestep-v15-{name}", original=True)
+
+
+def _diffusers(name: str) -> Source:
+    return Source(f"ACE-Step/acestep-v15-{name}-diffusers", f"acestep-v15-{name}-diffusers")
+
+
+# Hub ids: the tables of variants in diffusers' documentation of AceStepPipeline and in
+# DiffSynth-Studio's of ACE-Step; the XL ones also from their repositories' own pages.
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "turbo": (Source(DEFAULT_REPOSITORY, "acestep-v15-turbo", "acestep-v15-turbo", True),),
+    "base": (_original("base"),),
+    "sft": (_original("sft"),),
+    "xl-turbo": (_diffusers("xl-turbo"), _original("xl-turbo")),
+    "xl-base": (_diffusers("xl-base"), _original("xl-base")),
+    "xl-sft": (_diffusers("xl-sft"), _original("xl-sft")),
+    "turbo-shift1": (_original("turbo-shift1"),),
+    "turbo-shift3": (_original("turbo-shift3"),),
+    "turbo-continuous": (_original("turbo-continuous"),),
 }
+"""By short name, the layout that is fetched by default first."""
+
+
+def folders_of(name: str) -> list[str]:
+    """Local folders that a short name stands for, in either layout, the preferred first."""
+    published = [source.folder for source in SOURCES[name]]
+    # Converted by hand, a checkpoint goes by the same rule.
+    return list(dict.fromkeys([*published, f"acestep-v15-{name}", f"acestep-v15-{name}-diffusers"]))
+
+
+def short_name(folder: str) -> str | None:
+    """The short name that a folder's name, as published, belongs to."""
+    return next((name for name in SOURCES if folder in folders_of(name)), None)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from acestep.checkpoint.modules import component_classes, empty
+from acestep.checkpoint.settings import understood
 
 _ATTENTION_NAMES = {
     "q_proj": "to_q",
@@ -50,8 +51,12 @@ def original_name(key: str) -> tuple[str, str] | None:
 def original_modules(
     folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, nn.Module]:
-    """Empty modules of the widths that an original checkpoint's config and tensors say."""
+    """Empty modules of the widths that an original checkpoint's config and tensors say.
+
+    Fields that no class knows are left out; the tensors must fit whatever they say.
+    """
     classes = component_classes()
+    config = understood(config, folder / "config.json")
     own = {
         name: config[f"encoder_{name}"]
         for name in ENCODER_WIDTHS
@@ -71,8 +76,5 @@ def original_modules(
     for name, values in settings.items():
         accepted = inspect.signature(classes[name].__init__).parameters
         arguments = {key: value for key, value in values.items() if key in accepted}
-        if name != "transformer":
-            # The list in the file is the transformer's; the others alternate by default.
-            arguments.pop("layer_types", None)
         modules[name] = empty(classes[name], arguments, folder / "config.json")
     return modules

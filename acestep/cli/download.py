@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.checkpoint.downloading import download
-from acestep.checkpoint.names import SOURCES
+from acestep.checkpoint.names import LAYOUTS, SOURCES
 from acestep.console.terminal import EXIT_OK, result
 
 
@@ -21,12 +21,17 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "name", help=f"one of {', '.join(SOURCES)}, or a Hub id such as ACE-Step/name"
     )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        help="of a short name that is published in both (default: diffusers where there is one)",
+    )
     parser.add_argument("--to", type=Path, help="folder to put it in (default: the cache)")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fetch it and print where it is."""
-    checkpoint = download(arguments.name, arguments.to)
+    checkpoint = download(arguments.name, arguments.to, arguments.layout)
     result(str(checkpoint.path))
     return EXIT_OK

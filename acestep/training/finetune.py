@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from acestep.checkpoint import adapters
+from acestep.checkpoint.adapters.making import add_adapter, save_adapter
 from acestep.checkpoint.finding import find
 from acestep.checkpoint.folders import cache_dir
 from acestep.checkpoint.kinds import Checkpoint
@@ -70,7 +70,7 @@ def run(
     )
     if config.lora_rank:
         alpha = config.lora_alpha or float(config.lora_rank)
-        adapters.add_adapter(transformer, config.lora_rank, alpha, LORA_TARGETS, config.seed)
+        add_adapter(transformer, config.lora_rank, alpha, LORA_TARGETS, config.seed)
     else:
         transformer.float().requires_grad_(True)
     check_memory(transformer, policy)
@@ -82,7 +82,7 @@ def run(
 
     trainer.fit(clips, folder, on_step=on_step, on_sample=sample)
     if config.lora_rank:
-        adapters.save_adapter(transformer, output)
+        save_adapter(transformer, output)
     else:
         from diffusers import AceStepPipeline
 

@@ -14,6 +14,12 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "checkpoint.kinds:tasks_of",
         "checkpoint.files:weight_files",
         "checkpoint.original:original_name",
+        "corrections.layer_types:set_layer_types",
+        "corrections.layer_types:stacks",
+        "checkpoint.settings:is_turbo",
+        "checkpoint.settings:layer_types",
+        "checkpoint.settings:understood",
+        "checkpoint.settings:with_kind",
     ),
     "fetches files over the network": (
         "checkpoint.downloading:download",

@@ -74,7 +74,11 @@ def test_gradients_are_those_of_the_host(api: Api, target: Target) -> None:
 @covers(
     "S7",
     "acestep_v15_pipeline:main",
-    "checkpoint.adapters:*",
+    "checkpoint.adapters.applying:*",
+    "checkpoint.adapters.making:*",
+    "checkpoint.adapters.naming:*",
+    "checkpoint.adapters.reading:*",
+    "checkpoint.adapters.updates:LowRank.rank",
     "cli.train:*",
     "device.policy:DevicePolicy.for_training",
     "corrections.masks:*",
@@ -113,5 +117,53 @@ def test_an_adapter_from_songs_to_song(
     handler.disable_lora()
     handler.unload_lora()
     after = handler.pipeline.transformer.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name].cpu()) for name, value in before.items())
+
+
+@covers(
+    "A1",
+    "checkpoint.adapters.layers:*",
+    "checkpoint.adapters.updates:Hadamard.*",
+    "checkpoint.adapters.updates:Kronecker.*",
+    *(f"checkpoint.adapters.updates:LowRank.{name}" for name in ("apply", "dense", "factors")),
+    "checkpoint.adapters.updates:LowRank.shape",
+)
+def test_adapters_of_every_kind_in_one_file(api: Api, target: Target, tmp_path: Path) -> None:
+    """Low-rank, Kronecker and Hadamard products with magnitudes change a song, and go again."""
+    from safetensors.torch import save_file
+
+    pytest.importorskip("peft", reason="an extra: acestep[train]")
+    handler = initialised(api, target.device)
+    transformer = handler.pipeline.transformer
+    before = {k: v.cpu() for k, v in transformer.state_dict().items()}
+    out, width = transformer.layers[0].self_attn.to_q.weight.shape
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return 0.1 * torch.randn(shape, generator=generator)
+
+    stem = "diffusion_model.decoder.layers.0.self_attn."
+    parts = {
+        "q_proj": {
+            "lora_A.weight": drawn(2, width),
+            "lora_B.weight": drawn(out, 2),
+            "dora_scale": torch.ones(1, width),
+        },
+        "o_proj": {"lokr_w1": drawn(2, 2), "lokr_w2_a": drawn(width // 2, 2)}
+        | {"lokr_w2_b": drawn(2, out // 2), "dora_scale": torch.ones(width, 1)},
+    }
+    cross = "lycoris_layers_0_cross_attn_q_proj."
+    file = {f"{stem}{name}.{part}": v for name, held in parts.items() for part, v in held.items()}
+    for number in (1, 2):
+        file[f"{cross}hada_w{number}_a"] = drawn(out, 2)
+        file[f"{cross}hada_w{number}_b"] = drawn(2, width)
+    file[f"{cross}dora_scale"] = torch.ones(out, 1)
+    save_file(file, tmp_path / "mixed.safetensors")
+    plain = song(generate(api, handler))
+    handler.load_lora(tmp_path / "mixed.safetensors")
+    assert not torch.equal(song(generate(api, handler)), plain)
+    handler.unload_lora()
+    after = transformer.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name].cpu()) for name, value in before.items())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from acestep.bench import adapt, evaluate
-from acestep.checkpoint import adapters
+from acestep.checkpoint.adapters import making
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, Song, compose, held_out
 from acestep.demo.parts import WEIGHTS
 from acestep.demo.synth import Voices
@@ -85,8 +85,8 @@ def test_an_adapter_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     handler.load("demo", resolve("cpu"))
     assert handler.pipeline is not None
     transformer = handler.pipeline.transformer
-    adapters.add_adapter(transformer, 2, 2.0, LORA_TARGETS, seed=1)
-    adapters.save_adapter(transformer, tmp_path / "new.lora")
+    making.add_adapter(transformer, 2, 2.0, LORA_TARGETS, seed=1)
+    making.save_adapter(transformer, tmp_path / "new.lora")
     adapt.main(["judge", "demo", str(tmp_path / "new.lora"), "--songs", "1", "--examples", "2",
                 "--device", "cpu"])  # fmt: skip
     shares = json.loads(capsys.readouterr().out)

@@ -16,6 +16,7 @@ from acestep.checkpoint.downloading import download
 from acestep.checkpoint.files import read_json, weight_files
 from acestep.checkpoint.finding import find, identify, local_checkpoints
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
+from acestep.checkpoint.names import SOURCES
 from acestep.errors import CheckpointError
 
 
@@ -91,6 +92,9 @@ def test_a_folder_by_path(tmp_path: Path) -> None:
     [
         ("turbo", "acestep download turbo"),
         ("xl-turbo", "acestep download xl-turbo"),
+        ("acestep-v15-xl-sft", "acestep download xl-sft"),
+        ("acestep-v15-xl-base-diffusers", "acestep download xl-base"),
+        ("turbo-continuous", "acestep download turbo-continuous"),
         ("ACE-Step/some-model", "acestep download ACE-Step/some-model"),
         ("no-such-thing", "one of: auto, demo, turbo, base, sft, xl-turbo"),
         ("/no/such/folder", "no checkpoint folder"),
@@ -148,6 +152,48 @@ def test_download_offline_is_one_clear_line(name: str, tmp_path: Path) -> None:
         download(name, tmp_path / "to")
     assert "it resumes" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_every_short_name_is_found_in_both_layouts(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "cache" / "checkpoints"
+    fake_original(root / f"acestep-v15-{name}")
+    assert find(name) == find(f"acestep-v15-{name}")
+    assert find(name).layout == "original"
+    shutil.rmtree(root / f"acestep-v15-{name}")
+    fake_diffusers(root / f"acestep-v15-{name}-diffusers")
+    assert find(name).layout == "diffusers"
+    other = "turbo" if name != "turbo" else "turbo-shift1"
+    with pytest.raises(CheckpointError, match=f"acestep download {other}"):
+        find(other)
+
+
+def test_which_files_a_short_name_fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, list[str] | None]] = []
+
+    def fetch(repository: str, local_dir: Path, allow_patterns: list[str] | None) -> None:
+        asked.append((repository, local_dir.name, allow_patterns))
+        if repository.endswith("-diffusers"):
+            fake_diffusers(local_dir)
+        elif allow_patterns is None:
+            fake_original(local_dir)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    shared = ("ACE-Step/Ace-Step1.5", "to", ["vae/*", "Qwen3-Embedding-0.6B/*"])
+    assert download("turbo-shift3", tmp_path / "to").layout == "original"
+    name = "acestep-v15-turbo-shift3"
+    assert asked == [(f"ACE-Step/{name}", name, None), shared]
+    asked.clear()
+    assert download("xl-sft", tmp_path / "to").layout == "diffusers"
+    assert download("xl-sft", tmp_path / "to", "original").layout == "original"
+    name = "acestep-v15-xl-sft"
+    assert asked == [
+        (f"ACE-Step/{name}-diffusers", f"{name}-diffusers", None),
+        (f"ACE-Step/{name}", name, None),
+        shared,
+    ]
+    with pytest.raises(CheckpointError, match="'sft' is not published in diffusers layout"):
+        download("sft", tmp_path / "to", "diffusers")
 
 
 def test_download_of_a_nonsense_name() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,81 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep.checkpoint.files import WEIGHT_INDEX
 from acestep.checkpoint.finding import find
 from acestep.checkpoint.kinds import Checkpoint
-from acestep.checkpoint.names import TEXT_ENCODER
-from acestep.checkpoint.original import ENCODER_WIDTHS, original_name
+from acestep.checkpoint.original import original_name
 from acestep.device import DevicePolicy, resolve
 from acestep.engines.torch.loading import load_pipeline
 from acestep.errors import CheckpointError
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
-
-_BACK = {
-    "to_q": "q_proj",
-    "to_k": "k_proj",
-    "to_v": "v_proj",
-    "norm_q": "q_norm",
-    "norm_k": "k_norm",
-}
-_PREFIX = {
-    "transformer": "decoder.",
-    "condition_encoder": "encoder.",
-    "audio_tokenizer": "tokenizer.",
-    "audio_token_detokenizer": "detokenizer.",
-}
-
-
-def original_key(component: str, name: str) -> str:
-    """The name a tensor has in the original layout, written out from the published rules."""
-    if name == "null_condition_emb":
-        return name
-    name = name.replace("to_out.0", "o_proj")
-    if component == "transformer":
-        name = name.replace("proj_in_conv.", "proj_in.1.").replace("proj_out_conv.", "proj_out.1.")
-    return _PREFIX[component] + ".".join(_BACK.get(part, part) for part in name.split("."))
-
-
-def write_original(source: Path, root: Path, shards: int = 1, xl: bool = False) -> Path:
-    """Write a diffusers checkpoint in the original layout; returns the DiT's folder."""
-    dit = root / "acestep-v15-turbo"
-    dit.mkdir(parents=True)
-    tensors: dict[str, torch.Tensor] = {}
-    config: dict[str, Any] = {"model_type": "acestep", "dtype": "float32"}
-    for component in _PREFIX:
-        folder = source / component
-        settings = json.loads((folder / "config.json").read_text())
-        own = {k: v for k, v in settings.items() if not k.startswith("_")}
-        if component == "transformer":
-            config |= own
-        else:
-            config = {**own, **config}
-        state = load_file(folder / "diffusion_pytorch_model.safetensors")
-        if component == "condition_encoder":
-            silence = state.pop("silence_latent")
-            torch.save(silence.transpose(1, 2).contiguous(), dit / "silence_latent.pt")
-            if xl:
-                for name in ENCODER_WIDTHS:
-                    config[f"encoder_{name}"] = own[name]
-        tensors |= {original_key(component, name): value for name, value in state.items()}
-    (dit / "config.json").write_text(json.dumps(config))
-    names = sorted(tensors)
-    if shards == 1:
-        save_file(tensors, dit / "model.safetensors")
-    else:
-        weight_map = {}
-        for number in range(shards):
-            file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-            part = {name: tensors[name] for name in names[number::shards]}
-            save_file(part, dit / file)
-            weight_map |= dict.fromkeys(part, file)
-        (dit / WEIGHT_INDEX).write_text(json.dumps({"weight_map": weight_map}))
-    shutil.copytree(source / "vae", root / "vae")
-    shutil.copytree(source / "text_encoder", root / TEXT_ENCODER)
-    for file in (source / "tokenizer").iterdir():
-        shutil.copy(file, root / TEXT_ENCODER)
-    return dit
 
 
 def loaded(folder: Path) -> AceStepHandler:
@@ -97,7 +29,11 @@ def loaded(folder: Path) -> AceStepHandler:
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_original_layout_gives_the_latents_of_its_twin(
-    base_folder: Path, base_handler: AceStepHandler, tmp_path: Path, shards: int
+    base_folder: Path,
+    base_handler: AceStepHandler,
+    tmp_path: Path,
+    shards: int,
+    write_original: Callable[..., Path],
 ) -> None:
     dit = write_original(base_folder, tmp_path / "checkpoints", shards)
     twin = loaded(dit)
@@ -113,7 +49,9 @@ def test_original_layout_gives_the_latents_of_its_twin(
     assert torch.equal(ours, theirs)
 
 
-def test_xl_gives_the_condition_encoder_its_own_widths(tmp_path: Path) -> None:
+def test_xl_gives_the_condition_encoder_its_own_widths(
+    tmp_path: Path, write_original: Callable[..., Path]
+) -> None:
     from acestep.demo.recipe import DemoShape, make_pipeline
 
     wide = make_pipeline(DemoShape(hidden=128, layers=1, text_hidden=64))
@@ -256,7 +194,9 @@ def test_damage_is_one_line_that_names_the_file(
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_silence(base_folder: Path, tmp_path: Path, policy: DevicePolicy) -> None:
+def test_damaged_silence(
+    base_folder: Path, tmp_path: Path, policy: DevicePolicy, write_original: Callable[..., Path]
+) -> None:
     dit = write_original(base_folder, tmp_path / "checkpoints")
     file = dit / "silence_latent.pt"
     for content, expected in (
@@ -275,7 +215,9 @@ def test_damaged_silence(base_folder: Path, tmp_path: Path, policy: DevicePolicy
         load_pipeline(find(str(dit)), policy)
 
 
-def test_pickles_are_not_executed(base_folder: Path, tmp_path: Path, policy: DevicePolicy) -> None:
+def test_pickles_are_not_executed(
+    base_folder: Path, tmp_path: Path, policy: DevicePolicy, write_original: Callable[..., Path]
+) -> None:
     import pickle
 
     class Evil:
@@ -287,3 +229,14 @@ def test_pickles_are_not_executed(base_folder: Path, tmp_path: Path, policy: Dev
     with pytest.raises(CheckpointError, match="damaged"):
         load_pipeline(find(str(dit)), policy)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("part", ["vae", "Qwen3-Embedding-0.6B"])
+def test_what_original_checkpoints_share_is_asked_for(
+    base_folder: Path, tmp_path: Path, policy: DevicePolicy, part: str,
+    write_original: Callable[..., Path],
+) -> None:  # fmt: skip
+    dit = write_original(base_folder, tmp_path / "checkpoints")
+    shutil.rmtree(dit.parent / part)
+    with pytest.raises(CheckpointError, match=f"{part}: missing .* acestep download turbo"):
+        load_pipeline(find(str(dit)), policy)

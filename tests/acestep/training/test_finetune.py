@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acestep.acestep_v15_pipeline import main
-from acestep.checkpoint import adapters
+from acestep.checkpoint.adapters import making
 from acestep.device import resolve
 from acestep.errors import AceStepError, CheckpointError, RequestError, TrainingError
 from acestep.handler import AceStepHandler
@@ -31,13 +31,13 @@ def adapter(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     handler = loaded(base_folder)
     assert handler.pipeline is not None
     transformer = handler.pipeline.transformer
-    adapters.add_adapter(transformer, 4, 8.0, LORA_TARGETS, seed=1)
+    making.add_adapter(transformer, 4, 8.0, LORA_TARGETS, seed=1)
     generator = torch.Generator().manual_seed(2)
     for name, value in transformer.named_parameters():
         if "lora_B" in name:
             value.data = 0.2 * torch.randn(value.shape, generator=generator)
     path = tmp_path_factory.mktemp("adapter") / "loud.lora"
-    adapters.save_adapter(transformer, path)
+    making.save_adapter(transformer, path)
     return path
 
 
@@ -100,10 +100,10 @@ def test_the_file_is_in_diffusers_format(base_folder: Path, adapter: Path, tmp_p
     handler = loaded(base_folder)
     handler.load_lora(adapter)
     assert handler.pipeline is not None
-    mine = adapters._peft().get_peft_model_state_dict(
+    mine = making.peft_package().get_peft_model_state_dict(
         handler.pipeline.transformer, adapter_name="acestep"
     )
-    theirs = adapters._peft().get_peft_model_state_dict(model, adapter_name="default_0")
+    theirs = making.peft_package().get_peft_model_state_dict(model, adapter_name="default_0")
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     one = latents(handler)
