@@ -54,6 +54,14 @@ def test_completed(given_seeds: list[int | None], songs: int, counting: bool) ->
     assert set(drawn).isdisjoint(seed for seed in given_seeds[:songs] if seed is not None)
 
 
+def test_drawn_seeds_differ_even_where_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeding, "_BITS", 3)
+    for _ in range(20):
+        assert set(seeding.completed([None, 5, None, None, 2], 8)) > {2, 5}
+        made = seeding.completed([5, None, 2], 8, counting=False)
+        assert sorted(made) == list(range(8))
+
+
 def test_the_same_holds_in_a_record(
     handler: AceStepHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
