@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.errors import RequestError
-from acestep.song import audio_files
+from acestep.song import audio_files, normalise
 from acestep.song.params import GenerationParams
 
 JOURNAL = "journal.jsonl"
@@ -90,11 +90,20 @@ def _job(where: str, line: str, number: int) -> Job:
         )
     if unknown := sorted(set(params) - set(_FIELDS)):
         raise RequestError(f"{where}: unknown field '{unknown[0]}'; known: {', '.join(_FIELDS)}")
-    if not isinstance(params.get("seed", 0), int):
+    return Job(name, {**params, "seed": _seed(where, name, params.get("seed"))})
+
+
+def _seed(where: str, name: str, given: Any) -> int:
+    """The seed of a line, or the one that follows from its name."""
+    try:
+        seeds = normalise.seeds(given)
+    except RequestError:
+        seeds = (None, None)
+    if len(seeds) > 1:
         raise RequestError(f"{where}: the seed must be a whole number")
-    if params.get("seed", -1) < 0:
-        params["seed"] = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
-    return Job(name, params)
+    if seeds and seeds[0] is not None:
+        return seeds[0]
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
 
 
 class Journal:

@@ -84,7 +84,7 @@ class Worker:
 
         start = time.perf_counter()
         try:
-            params = GenerationParams(**job.params)
+            params = GenerationParams.of(job.params)
             config = GenerationConfig(
                 batch_size=1, seeds=[job.params["seed"]], use_random_seed=False
             )

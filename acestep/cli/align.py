@@ -10,7 +10,8 @@ from typing import Any
 
 from acestep.checkpoint.finding import find
 from acestep.cli import lyrics as lyric_output
-from acestep.cli.generate import OFFLOAD_CHOICES, text_or_file
+from acestep.cli.generate import OFFLOAD_CHOICES
+from acestep.cli.song_options import text_or_file
 from acestep.console.terminal import EXIT_OK, add_device_option, progress_bar, quiet_libraries
 from acestep.console.terminal import result as print_result
 from acestep.device import DTYPE_CHOICES

@@ -15,6 +15,7 @@ from acestep.checkpoint.finding import find
 from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.checkpoint.names import SOURCES
 from acestep.cli import lyrics as lyric_output
+from acestep.cli import song_options
 from acestep.cli.planner import add_planner_options
 from acestep.console.terminal import (
     COMPILE_HELP,
@@ -27,8 +28,7 @@ from acestep.console.terminal import (
 from acestep.console.terminal import result as print_result
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
-from acestep.gpu_config import MAX_DURATION, MIN_DURATION
-from acestep.song.request import check_range
+from acestep.song import normalise
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
@@ -53,8 +53,7 @@ def add_parser(subparsers: Any) -> None:
         description="Make songs. Each file gets a JSON file beside it that says how it was made.",
     )
     parser.add_argument("prompt", help="what the music is like")
-    _add_music_options(parser)
-    _add_source_options(parser)
+    song_options.add_options(parser)
     _add_model_options(parser)
     lyric_output.add_options(parser)
     _add_output_options(parser)
@@ -64,14 +63,15 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the songs and print a line for each file."""
     paths = output_paths(arguments.output, arguments.batch)
-    params = _params(arguments)
-    check_output(paths, arguments.force, arguments.duration)
+    params = song_options.params(arguments)
+    check_output(paths, arguments.force, normalise.duration(params.duration))
     from acestep.device import resolve
 
     policy = resolve(arguments.device, dtype=arguments.dtype)
     checkpoint = find(arguments.model)
     timed = lyric_output.lyric_options(arguments)
-    sung = "" if params.instrumental else params.lyrics
+    words = normalise.lyrics(params.lyrics, params.instrumental)
+    sung = "" if words == normalise.INSTRUMENTAL else words
     lyric_output.check(timed, sung, checkpoint, paths, arguments.force)
     quiet = arguments.quiet or arguments.json
     if checkpoint.builtin and arguments.model == "auto" and not quiet:
@@ -99,10 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.lora is not None:
             handler.load_lora(arguments.lora, arguments.lora_scale)
         made = inference.run(handler, params, config, progress, _planner(arguments, policy))
-    for warning in made.warnings:
-        say(f"acestep: warning: {warning}")
     lora = arguments.lora and {"file": str(arguments.lora), "scale": arguments.lora_scale}
     records = _save(handler, made, paths, params, lora)
+    for warning in made.warnings:
+        say(f"acestep: warning: {warning}")
     if timed.any:
         _time_lyrics(handler, made, paths, records, timed)
     seconds = time.perf_counter() - started
@@ -162,67 +162,6 @@ def check_output(paths: list[Path], force: bool, duration: float | None) -> None
             f"the disk of {folder} is full: {free / 2**20:.1f} MiB free, up to "
             f"{needed / 2**20:.1f} MiB needed; free some space or choose another place with -o"
         )
-
-
-def _params(arguments: argparse.Namespace) -> Any:
-    from acestep.inference import GenerationParams
-
-    start, end = arguments.repaint or (0.0, None)
-    return GenerationParams(
-        task_type=_task(arguments),
-        caption=arguments.prompt,
-        lyrics=text_or_file(arguments.lyrics),
-        instrumental=arguments.instrumental,
-        vocal_language=arguments.vocal_language,
-        bpm=arguments.bpm,
-        keyscale=arguments.key,
-        timesignature=arguments.time_signature,
-        duration=-1.0 if arguments.duration is None else _duration(arguments.duration),
-        reference_audio=arguments.reference,
-        src_audio=arguments.source,
-        repainting_start=start,
-        repainting_end=-1.0 if end is None else end,
-        audio_cover_strength=arguments.cover_strength,
-        track_name=arguments.track,
-        inference_steps=arguments.steps,
-        seed=-1 if arguments.seed is None else _seed(arguments.seed),
-        guidance_scale=arguments.guidance_scale,
-        shift=arguments.shift,
-        infer_method=arguments.infer_method,
-    )
-
-
-def _task(arguments: argparse.Namespace) -> str:
-    """The task asked for, else the one that the other options mean."""
-    if arguments.task:
-        return str(arguments.task)
-    if arguments.repaint:
-        return "repaint"
-    return "cover" if arguments.source else "text2music"
-
-
-def _duration(seconds: float) -> float:
-    # The API reads -1 as "not given"; on the command line it is a mistake like any other.
-    check_range("duration", seconds, MIN_DURATION, MAX_DURATION, "seconds")
-    return seconds
-
-
-def _seed(seed: int) -> int:
-    if seed < 0:
-        raise RequestError(f"seed {seed} is out of range; expected at least 0")
-    return seed
-
-
-def text_or_file(text: str) -> str:
-    """The text itself, or with a leading @ the contents of the file it names."""
-    if not text.startswith("@"):
-        return text
-    path = Path(text[1:]).expanduser()
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise RequestError(f"cannot read lyrics from {path}: {reason}") from None
 
 
 def _save(
@@ -286,50 +225,6 @@ def _print(
                 lyric_output.print_record(Path(record["path"]), record)
 
 
-def _repaint_range(text: str) -> tuple[float, float | None]:
-    start, colon, end = text.partition(":")
-    try:
-        bounds = float(start or 0), float(end) if end else None
-    except ValueError:
-        colon = ""
-    if not colon:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a range; give START:END in seconds")
-    if bounds[1] is not None and not 0 <= bounds[0] < bounds[1] < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' does not run forward; give START:END in seconds, START before END"
-        )
-    return bounds
-
-
-def _add_music_options(parser: argparse.ArgumentParser) -> None:
-    music = parser.add_argument_group("music")
-    music.add_argument("--lyrics", default="", help="words with section tags, or @FILE")
-    music.add_argument("--instrumental", action="store_true", help="no vocals")
-    music.add_argument("--duration", type=float, help="seconds, 0.5 to 600 (default: 30)")
-    music.add_argument("--bpm", type=int, help="beats per minute, 30 to 300")
-    music.add_argument("--key", default="", help="for example 'C major' or 'F# minor'")
-    music.add_argument("--time-signature", default="", help="2, 3, 4 or 6")
-    music.add_argument(
-        "--language", dest="vocal_language", default="unknown", help="of the vocals, e.g. en"
-    )
-    music.add_argument("--seed", type=int, help="the same seed makes the same song")
-    music.add_argument("--batch", type=int, default=1, help="songs at once (default: 1)")
-
-
-def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_argument_group("working from audio")
-    source.add_argument("--task", choices=ALL_TASKS, help="what to do")
-    source.add_argument("--source", type=Path, metavar="FILE", help="audio to work on")
-    source.add_argument("--reference", type=Path, metavar="FILE", help="audio whose timbre to use")
-    source.add_argument(
-        "--repaint", type=_repaint_range, metavar="START:END", help="seconds of --source to renew"
-    )
-    source.add_argument(
-        "--cover-strength", type=float, default=1.0, help="share of the source kept, 0 to 1"
-    )
-    source.add_argument("--track", help="for extract and lego, e.g. vocals")
-
-
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model and device")
     model.add_argument(
@@ -348,11 +243,6 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--lora", type=Path, metavar="FILE", help="adapter made by acestep train")
     model.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")
     add_planner_options(model)
-    model.add_argument("--think", action="store_true", help="plan with the language model first")
-    model.add_argument("--steps", type=int, default=8, help="diffusion steps (default: 8)")
-    model.add_argument("--guidance-scale", type=float, default=7.0, help="for base and SFT models")
-    model.add_argument("--shift", type=float, default=1.0, help="of the timestep schedule")
-    model.add_argument("--infer-method", choices=("ode", "sde"), default="ode", help="sampler")
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:

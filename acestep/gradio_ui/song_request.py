@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.errors import RequestError
 from acestep.gradio_ui.limits import Limits
-from acestep.song.request import DEFAULT_DURATION, MAX_SEED, SOURCE_TASKS
+from acestep.song import normalise
+from acestep.song.request import DEFAULT_DURATION, MAX_SEED, SOURCE_TASKS, UNKNOWN_LANGUAGE
 
 if TYPE_CHECKING:
     from acestep.song.params import GenerationConfig, GenerationParams
@@ -33,20 +34,35 @@ class SongRequest:
         seed: -1 draws one.
         batch: songs at once.
         task: text2music, or one that works on `source_file` or `source_song`.
+        instruction: in place of the task's own words to the model.
         source_file, reference_file: paths of uploads, or None.
         source_song: id of one of the visitor's songs, or empty.
-        repaint_start, repaint_end: seconds; an end of 0 is the end of the source.
+        codes: audio codes to play.
+        repaint_start, repaint_end: seconds; an end of 0 is the end of the source, unless the
+            start is before the source: then it is its beginning.
+        repaint_mode, repaint_strength, repaint_latent_crossfade, repaint_wav_crossfade: how the
+            renewed part joins the rest, see `GenerationParams`; crossfades of -1 follow from
+            mode and strength.
         cover_strength: share of the source that a cover keeps.
         track: for extract and lego.
+        tracks: for complete, with commas between.
         thinking: plan with the language model first.
-        steps, guidance, shift, method: of the diffusion.
+        rewrite, fill_in, name_language: what planning may do to the prompt, to what is left
+            open, and to the language.
+        lm_temperature, lm_guidance, lm_top_k, lm_top_p, lm_negative_prompt, lm_constrained: how
+            the language model chooses its words.
+        steps, guidance, shift: of the diffusion; 0 takes the checkpoint's own.
+        adg: guide by angles.
+        guidance_start, guidance_end: times that are guided, 1 is noise.
+        timesteps: falling times with commas between, in place of steps and shift.
+        method: of the diffusion.
         audio_format: one of `FORMATS`.
     """
 
     prompt: str = ""
     lyrics: str = ""
     instrumental: bool = False
-    language: str = "unknown"
+    language: str = UNKNOWN_LANGUAGE
     bpm: int = 0
     key: str = ""
     time_signature: str = ""
@@ -54,17 +70,37 @@ class SongRequest:
     seed: int = -1
     batch: int = 1
     task: str = "text2music"
+    instruction: str = ""
     source_file: str | None = None
     source_song: str = ""
+    codes: str = ""
     repaint_start: float = 0.0
     repaint_end: float = 0.0
+    repaint_mode: str = "balanced"
+    repaint_strength: float = 0.5
+    repaint_latent_crossfade: int = -1
+    repaint_wav_crossfade: float = -1.0
     cover_strength: float = 1.0
     track: str = ""
+    tracks: str = ""
     reference_file: str | None = None
     thinking: bool = False
-    steps: int = 8
-    guidance: float = 7.0
-    shift: float = 1.0
+    rewrite: bool = True
+    fill_in: bool = True
+    name_language: bool = True
+    lm_temperature: float = 0.85
+    lm_guidance: float = 2.0
+    lm_top_k: int = 0
+    lm_top_p: float = 0.9
+    lm_negative_prompt: str = "NO USER INPUT"
+    lm_constrained: bool = True
+    steps: int = 0
+    guidance: float = 0.0
+    adg: bool = False
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    shift: float = 0.0
+    timesteps: str = ""
     method: str = "ode"
     audio_format: str = "flac"
 
@@ -73,14 +109,16 @@ class SongRequest:
         """A request from form values, which may be of any type and missing.
 
         Raises:
-            RequestError: a value is of the wrong kind.
+            RequestError: a value cannot be understood.
         """
         made: dict[str, Any] = {}
         for field in fields(cls):
             value = values.get(field.name)
             if value is None or value == "":
                 continue
-            made[field.name] = _of_kind(field.name, str(field.type), value)
+            understood = _understood(field.name, str(field.type), value)
+            if understood is not None:
+                made[field.name] = understood
         return cls(**made)
 
     @property
@@ -108,7 +146,7 @@ class SongRequest:
                 raise RequestError(
                     f"the {name} has {size} characters; the most is {most}: shorten the text"
                 )
-        bounds = (("number of steps", self.steps, 1, _MOST_STEPS),
+        bounds = (("number of steps", self.steps or 1, 1, _MOST_STEPS),
                   ("batch size", self.batch, 1, _MOST_SONGS),
                   ("seed", self.seed, -1, MAX_SEED))  # fmt: skip
         for name, value, low, high in bounds:
@@ -130,10 +168,13 @@ class SongRequest:
         from acestep.song.params import GenerationConfig, GenerationParams
 
         source = sound.get("src_audio") if self.task in SOURCE_TASKS else None
+        latent, wave = self.repaint_latent_crossfade, self.repaint_wav_crossfade
         params = GenerationParams(
             task_type=self.task,
+            instruction=self.instruction,
             reference_audio=sound.get("reference_audio"),
             src_audio=source,
+            audio_codes=self.codes,
             caption=self.prompt,
             lyrics=self.lyrics,
             instrumental=self.instrumental,
@@ -142,16 +183,34 @@ class SongRequest:
             keyscale=self.key,
             timesignature=self.time_signature,
             duration=self.duration,
-            inference_steps=self.steps,
+            inference_steps=self.steps or None,
             seed=self.seed,
-            guidance_scale=self.guidance,
-            shift=self.shift,
+            guidance_scale=self.guidance or None,
+            use_adg=self.adg,
+            cfg_interval_start=self.guidance_start,
+            cfg_interval_end=self.guidance_end,
+            shift=self.shift or None,
             infer_method=self.method,
+            timesteps=self.timesteps,
             repainting_start=self.repaint_start,
-            repainting_end=self.repaint_end or -1,
+            repainting_end=self.repaint_end if self.repaint_end or self.repaint_start < 0 else -1,
+            repaint_mode=self.repaint_mode,
+            repaint_strength=self.repaint_strength,
+            repaint_latent_crossfade_frames=None if latent < 0 else latent,
+            repaint_wav_crossfade_sec=None if wave < 0 else wave,
             audio_cover_strength=self.cover_strength,
             thinking=self.thinking,
-            track_name=self.track or None,
+            lm_temperature=self.lm_temperature,
+            lm_cfg_scale=self.lm_guidance,
+            lm_top_k=self.lm_top_k,
+            lm_top_p=self.lm_top_p,
+            lm_negative_prompt=self.lm_negative_prompt,
+            use_cot_metas=self.fill_in,
+            use_cot_caption=self.rewrite,
+            use_cot_language=self.name_language,
+            use_constrained_decoding=self.lm_constrained,
+            track_name=self.track,
+            complete_track_classes=self.tracks,
         )
         config = GenerationConfig(
             batch_size=self.batch, use_random_seed=False, audio_format=self.audio_format
@@ -177,42 +236,40 @@ class SongRequest:
 
     def _check_values(self, prompt_needed: bool) -> None:
         """What the models' own checks say, before the request has waited in the line."""
-        import acestep.song.request as requests
+        from acestep.song.params import words_and_numbers
 
-        plain = requests.Request(
-            self.prompt, (max(self.seed, 0),), self.lyrics,
-            duration=None if self.task in SOURCE_TASKS else self.duration,
-            bpm=self.bpm or None, key=self.key, time_signature=self.time_signature,
-            language=self.language, steps=self.steps, guidance_scale=self.guidance,
-            shift=self.shift, infer_method=self.method, cover_strength=self.cover_strength,
-            task="text2music" if prompt_needed and self.task != "extract" else "extract",
-        )  # fmt: skip
-        plain._check_text()
-        plain._check_numbers()
-        start, end = self.repaint_start, self.repaint_end
-        if not (math.isfinite(start) and math.isfinite(end) and start >= 0 and end >= 0):
+        request = words_and_numbers(*self.params())
+        if self.task in SOURCE_TASKS:
+            request = replace(request, duration=None)
+        if not prompt_needed:
+            request = replace(request, task="extract")
+        request.check_words_and_numbers()
+        start, end = request.repaint
+        if not (math.isfinite(start) and (end is None or math.isfinite(end))):
             raise RequestError("the repaint range must lie within the source")
-        if self.task == "repaint" and 0 < end <= start:
+        if self.task == "repaint" and end is not None and end <= start:
             raise RequestError(f"the repaint range {start:g}:{end:g} ends before it starts")
 
 
-def _of_kind(name: str, kind: str, value: Any) -> Any:
-    """A form's value as the type of its field."""
-    try:
-        if kind == "bool":
-            return bool(value)
-        if kind in ("int", "float"):
-            number = float(value)
-            if not math.isfinite(number) or (kind == "int" and number != int(number)):
-                raise ValueError
-            return int(value) if kind == "int" else number
-        if not isinstance(value, str):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        shown = str(value)[:40]
-        wanted = {"int": "a whole number", "float": "a number"}.get(kind, "text")
-        raise RequestError(f"{name.replace('_', ' ')} '{shown}' is not {wanted}") from None
-    return value
+def _understood(name: str, kind: str, value: Any) -> Any:
+    """A form's value as its field holds it; None for what says that it is not given."""
+    read: dict[str, Callable[[Any], Any]] = {
+        "bpm": lambda given: None if given in (0, "0") else normalise.bpm(given),
+        "key": normalise.key,
+        "time_signature": normalise.time_signature,
+        "language": normalise.language,
+        "duration": normalise.duration,
+    }
+    spoken = name.replace("_", " ")
+    if name in read:
+        return read[name](value)
+    if kind == "bool":
+        return normalise.flag(spoken, value)
+    if kind == "int":
+        return normalise.whole(spoken, value)
+    if kind == "float":
+        return normalise.number(spoken, value)
+    return normalise.text(spoken, value)
 
 
 def cleaned(text: str) -> str:

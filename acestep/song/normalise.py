@@ -160,9 +160,26 @@ def duration(value: Any, name: str = "duration") -> float | None:
     value = given(value)
     if value is None:
         return None
-    seconds = _seconds(name, value)
-    check_range(name, seconds, MIN_DURATION, MAX_DURATION, "seconds")
-    return float(seconds)
+    length = seconds(name, value)
+    check_range(name, length, MIN_DURATION, MAX_DURATION, "seconds")
+    return float(length)
+
+
+def seconds(name: str, value: Any) -> float:
+    """A length of time from what `duration` understands, of any length.
+
+    Raises:
+        RequestError: it is not a length of time.
+    """
+    if isinstance(value, str):
+        value = _ascii(value)
+        if found := _MINUTES.fullmatch(value):
+            return 60 * float(found[1]) + float(found[2])
+        found = _UNITS.fullmatch(value.lower())
+        if found and (found["m"] or found["s"]):
+            minutes, rest = (_number(name, part or 0, "30") for part in found.group("m", "s"))
+            return 60 * minutes + rest
+    return _number(name, value, "30 or 2:30")
 
 
 def number(name: str, value: Any) -> float | None:
@@ -366,14 +383,3 @@ def _whole(name: str, value: Any) -> int:
     if not math.isfinite(made) or made != int(made):
         raise RequestError(f"{name} '{shown(value)}' is not a whole number; expected for example 7")
     return int(made)
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, str):
-        if found := _MINUTES.fullmatch(value):
-            return 60 * float(found[1]) + float(found[2])
-        found = _UNITS.fullmatch(value.lower())
-        if found and (found["m"] or found["s"]):
-            minutes, seconds = (_number(name, part or 0, "30") for part in found.group("m", "s"))
-            return 60 * minutes + seconds
-    return _number(name, value, "30 or 2:30")

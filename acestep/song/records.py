@@ -15,7 +15,7 @@ from acestep.song.request import REPAINT_TASKS, Request
 if TYPE_CHECKING:
     from acestep.checkpoint.kinds import Checkpoint
     from acestep.device import DevicePolicy
-    from acestep.song.generation import Generation
+    from acestep.song.outcome import Generation
 
 _REPAINTING = (
     "repaint_mode", "repaint_strength", "repaint_latent_crossfade_frames",

@@ -214,7 +214,8 @@ class Request:
         asked += [f"shift {self.shift:g}"] if self.shift not in shifts else []
         if not asked:
             return []
-        taught = " or ".join(f"{shift:g}" for shift in shifts)
+        taught = ", ".join(f"{shift:g}" for shift in shifts)
+        taught = " or ".join(taught.rsplit(", ", 1))
         return [
             f"this checkpoint was distilled for {learned} steps at shift {taught}; running "
             f"{' and '.join(asked)} as asked"

@@ -49,6 +49,14 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "song.request:Request.*",
     "engines.torch.codec:decode",
 )
+@covers(
+    "handler:AceStepHandler.defaults",
+    "song.defaults:kind_of",
+    "song.languages:code_of",
+    "song.normalise:*",
+    "song.params:words_and_numbers",
+    "song.seeds:completed",
+)
 def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     told: list[float] = []
     result = api.get("inference:generate_music")(

@@ -155,7 +155,7 @@ def test_the_text_is_that_of_the_host(api: Api, target: Target, tmp_path: Path) 
 
 
 @covers("A1", "A3", "inference:generate_music", "song.planning:plan", "song.planning:plans")
-@covers("song.planning:metadata_of", "song.params:make_request")
+@covers("song.planning:metadata_of", "song.params:make_request", "song.request:Planning.asked")
 def test_a_song_with_a_plan(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:
     """The plan's codes reach the song, with the language model on the same device."""
     api.get("song.planning:plan")

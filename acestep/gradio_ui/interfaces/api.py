@@ -84,17 +84,38 @@ class Api:
         track: str = "",
         reference: dict | None = None,  # type: ignore[type-arg]
         thinking: bool = False,
-        steps: int = 8,
-        guidance: float = 7.0,
-        shift: float = 1.0,
+        steps: int = 0,
+        guidance: float = 0.0,
+        shift: float = 0.0,
         method: str = "ode",
         audio_format: str = "flac",
+        repaint_mode: str = "balanced",
+        repaint_strength: float = 0.5,
+        repaint_latent_crossfade: int = -1,
+        repaint_wav_crossfade: float = -1.0,
+        instruction: str = "",
+        codes: str = "",
+        tracks: str = "",
+        adg: bool = False,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
+        timesteps: str = "",
+        rewrite: bool = True,
+        fill_in: bool = True,
+        name_language: bool = True,
+        lm_temperature: float = 0.85,
+        lm_guidance: float = 2.0,
+        lm_top_k: int = 0,
+        lm_top_p: float = 0.9,
+        lm_negative_prompt: str = "NO USER INPUT",
+        lm_constrained: bool = True,
     ) -> list[dict[str, Any]]:
         """Make songs, and wait for them.
 
         `source` and `reference` are files (`gradio_client.handle_file`), `source_song` is the
-        id of a song made earlier; everything else is as on the page. Each song comes with its
-        id, seed, seconds, timed lyrics, score, parameters, warnings and files.
+        id of a song made earlier; everything else is as on the page, or as `SongRequest` says.
+        Steps, guidance and shift of 0 are the checkpoint's own. Each song comes with its id,
+        seed, seconds, timed lyrics, score, parameters, warnings and files.
         """
         values = {k: v for k, v in locals().items() if k not in ("self", "request")}
         who = self._caller(request)

@@ -286,7 +286,7 @@ class Events:
         made, p = job.result, self.parts.made
         values = {
             "prompt": made.caption,
-            "lyrics": "" if made.instrumental else made.lyrics,
+            "lyrics": made.lyrics,
             "bpm": made.bpm,
             "key": made.keyscale if made.keyscale in form.KEYS else None,
             "time_signature": made.timesignature,

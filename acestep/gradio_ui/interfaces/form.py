@@ -15,13 +15,13 @@ from acestep.gradio_ui.interfaces.parts import Choices, Parts, open_or, same_wor
 from acestep.gradio_ui.song_request import FORMATS
 from acestep.gradio_ui.studio import Studio
 from acestep.gradio_ui.uploads import EXTENSIONS
-from acestep.song.request import INFER_METHODS, LANGUAGES, TIME_SIGNATURES
+from acestep.song.request import INFER_METHODS, LANGUAGES, REPAINT_MODES, TIME_SIGNATURES
 
 FIELDS = (
     "prompt", "lyrics", "instrumental", "language", "bpm", "key", "time_signature", "duration",
     "seed", "batch", "task", "source_file", "source_song", "repaint_start", "repaint_end",
-    "cover_strength", "track", "reference_file", "thinking", "steps", "guidance", "shift",
-    "method", "audio_format",
+    "repaint_mode", "repaint_strength", "cover_strength", "track", "reference_file", "thinking",
+    "steps", "guidance", "shift", "adg", "timesteps", "method", "audio_format",
 )  # fmt: skip
 """The components that make a `SongRequest`, under its fields' names."""
 
@@ -121,18 +121,26 @@ def _source(parts: Parts, studio: Studio) -> None:
             sources.none(parts.words), elem_id="acestep-source-wave", js_on_load=RANGE_JS
         )
         with gr.Row():
-            parts.add("repaint_start", gr.Number, value=0, minimum=0, min_width=120)
-            parts.add("repaint_end", gr.Number, value=0, minimum=0, min_width=120)
+            parts.add("repaint_start", gr.Number, value=0, min_width=120)
+            parts.add("repaint_end", gr.Number, value=0, min_width=120)
             parts.add("cover_strength", gr.Slider, minimum=0, maximum=1, step=0.05, value=1)
             parts.add("track", gr.Textbox, max_length=40, lines=1, min_width=120)
+        with gr.Row():
+            modes = translated("repaint_mode", REPAINT_MODES)
+            parts.add("repaint_mode", gr.Radio, choices=modes, value="balanced")
+            parts.add("repaint_strength", gr.Slider, minimum=0, maximum=1, step=0.05, value=0.5)
 
 
 def _advanced(parts: Parts) -> None:
     with parts.add("advanced", gr.Accordion, open=False):
         with gr.Row():
-            parts.add("steps", gr.Slider, minimum=1, maximum=100, step=1, value=8)
-            parts.add("guidance", gr.Slider, minimum=0, maximum=20, step=0.5, value=7)
-            parts.add("shift", gr.Slider, minimum=0.5, maximum=5, step=0.1, value=1)
+            # Nought takes the checkpoint's own, see `song.defaults`.
+            parts.add("steps", gr.Slider, minimum=0, maximum=100, step=1, value=0)
+            parts.add("guidance", gr.Slider, minimum=0, maximum=20, step=0.5, value=0)
+            parts.add("shift", gr.Slider, minimum=0, maximum=5, step=0.1, value=0)
+        with gr.Row():
+            parts.add("timesteps", gr.Textbox, max_length=400, lines=1, scale=3)
+            parts.add("adg", gr.Checkbox, scale=1)
         with gr.Row():
             parts.add("method", gr.Radio, choices=translated("method", INFER_METHODS), value="ode")
             parts.add("audio_format", gr.Radio, choices=same_words(FORMATS), value="flac")

@@ -78,7 +78,9 @@ def finished(jobs: list[Job], folder: Path, pool: ScriptedPool) -> Progress:
         ({"caption": "x", "tempo": 3}, ":2: unknown field 'tempo'; known: task_type"),
         ({"caption": "x", "id": "../up"}, ":2: the id '../up' cannot name a file"),
         ({"caption": "x", "id": "000001"}, ":2: the id '000001' is taken by another line"),
-        ({"caption": "x", "seed": "1"}, ":2: the seed must be a whole number"),
+        ({"caption": "x", "seed": "one"}, ":2: the seed must be a whole number"),
+        ({"caption": "x", "seed": "1,2"}, ":2: the seed must be a whole number"),
+        ({"caption": "x", "seed": True}, ":2: the seed must be a whole number"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: Any, expected: str) -> None:

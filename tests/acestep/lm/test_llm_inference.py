@@ -194,7 +194,8 @@ def test_understand_inspire_format(planner: LLMHandler) -> None:
     assert made["language"] == "pt"
     assert made["instrumental"] is False
     made, _ = planner.create_sample_from_query("a rainy night", instrumental=True)
-    assert made["lyrics"] == "[Instrumental]"
+    assert made["instrumental"] is True
+    assert made["lyrics"] not in ("", "[Instrumental]"), "the model's own lyrics stand"
     made, _ = planner.format_sample_from_input("a", "b", {"bpm": 77, "keyscale": "F# minor"})
     assert (made["bpm"], made["keyscale"]) == (77, "F# minor")
     assert planner.parse_lm_output("bpm: 90")[0] == {"bpm": 90}
@@ -218,6 +219,36 @@ def test_bad_requests_come_back_as_one_line(
     assert not made["success"]
     assert words in made["error"]
     assert "\n" not in made["error"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "lyrics", "words"),
+    [
+        ("", "la", "# Caption\nNO USER INPUT\n\n# Lyric\nla<"),
+        ("piano", "  ", "# Caption\npiano\n\n# Lyric\n[Instrumental]<"),
+        ("piano", "la", "# Caption\npiano\n\n# Lyric\nla<"),
+    ],
+)
+def test_what_is_empty_reads_as_the_originals(
+    planner: LLMHandler,
+    monkeypatch: pytest.MonkeyPatch,
+    caption: str,
+    lyrics: str,
+    words: str,
+) -> None:
+    read: list[str] = []
+    engine = planner.backend
+    assert engine is not None
+    write = engine.text
+
+    def listen(job: Any, on_token: Any) -> Any:
+        read.append(engine.tokenizer.decode(job.prompts[0].conditional))
+        return write(job, on_token)
+
+    monkeypatch.setattr(engine, "text", listen)
+    made, message = planner.format_sample_from_input(caption, lyrics)
+    assert made, message
+    assert words in read[0]
 
 
 def test_empty_requests_are_refused(planner: LLMHandler) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,38 @@ def test_the_plan_reaches_the_song_and_its_record(
     torch.testing.assert_close(alone.audios[0]["tensor"], result.audios[0]["tensor"])
 
 
-@pytest.mark.parametrize("changes", [{"thinking": False}, {"audio_codes": "<|audio_code_5|>" * 10}])
-def test_no_planning_unless_it_is_of_use(
+CODES = "<|audio_code_5|>" * 10
+
+
+@pytest.mark.parametrize("changes", [{"thinking": False}, {"audio_codes": CODES}])
+def test_metadata_without_codes(
     handler: AceStepHandler, planner: LLMHandler, changes: dict[str, Any]
 ) -> None:
-    from dataclasses import replace
-
+    """What `use_cot_*` ask for is filled in; codes are the user's own, or there are none."""
     result = generate_music(
         handler, planner, replace(PARAMS, **changes), GenerationConfig(batch_size=1)
     )
+    assert result.success, result.error
+    planned = result.extra_outputs["lm_metadata"]
+    assert planned["caption"] not in ("", PARAMS.caption)
+    assert planned["bpm"] == 90
+    assert planned["keyscale"]
+    (audio,) = result.audios
+    assert audio["params"]["planned"] == planned
+    assert audio["params"].get("audio_codes", "") == changes.get("audio_codes", "")
+    assert audio["tensor"].shape == (2, 96000)
+    assert handler.lm_initialized
+
+
+@pytest.mark.parametrize("changes", [{}, {"task_type": "cover"}])
+def test_no_planning_unless_it_is_of_use(
+    handler: AceStepHandler, planner: LLMHandler, changes: dict[str, Any], song: torch.Tensor
+) -> None:
+    params = replace(
+        PARAMS, thinking=False, use_cot_metas=False, use_cot_caption=False, use_cot_language=False,
+        src_audio=song, **changes,
+    )  # fmt: skip
+    result = generate_music(handler, planner, params, GenerationConfig(batch_size=1))
     assert result.success, result.error
     assert "lm_metadata" not in result.extra_outputs
     assert handler.lm_initialized
@@ -76,8 +100,6 @@ def test_no_planning_unless_it_is_of_use(
 
 
 def test_the_planners_failure_is_the_songs(handler: AceStepHandler, planner: LLMHandler) -> None:
-    from dataclasses import replace
-
     params = replace(PARAMS, lm_temperature=-1.0)
     result = generate_music(handler, planner, params, GenerationConfig(batch_size=1))
     assert not result.success
