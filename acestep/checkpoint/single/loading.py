@@ -177,7 +177,7 @@ def _fill(
                 f"{part.file}: '{part.prefix}{name}' is stored as {entry.dtype}, expected "
                 "bfloat16, float16, float32 or float8"
             )
-    converts = _scaled(part)
+    converts = scaled(part)
 
     def placed(key: str) -> Place | None:
         name = key.removeprefix(part.prefix)
@@ -204,8 +204,12 @@ def _fill(
     )
 
 
-def _scaled(part: Part) -> dict[str, Convert]:
-    """By name, what brings a scaled weight to its size."""
+def scaled(part: Part) -> dict[str, Convert]:
+    """By name, what brings a scaled weight to its size.
+
+    Raises:
+        CheckpointError: a scale fits no weight.
+    """
     made: dict[str, Convert] = {}
     with safe_open(part.file, framework="pt") as tensors:
         for name, key in part.scales.items():

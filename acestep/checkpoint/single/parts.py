@@ -78,7 +78,9 @@ def parts_of(file: Path) -> dict[str, Part]:
     for key, entry in entries.items():
         prefix = key.removesuffix(_QWEN_EMBEDDING)
         if prefix + _QWEN_KEY in entries and _QWEN_PREFIX.fullmatch(prefix):
-            kind = LANGUAGE if entry.shape[0] > _QWEN_VOCABULARY else TEXT_ENCODER
+            # An encoder has no head and no audio codes.
+            has_head = prefix.removesuffix("model.") + "lm_head.weight" in entries
+            kind = LANGUAGE if has_head or entry.shape[0] > _QWEN_VOCABULARY else TEXT_ENCODER
             found[kind] = _part(kind, file, prefix, entries)
     return found
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from acestep.checkpoint.distilled import is_distilled
 from acestep.checkpoint.finding import find, identify
 from acestep.checkpoint.single.configs import dit_config, text_config, vae_config
 from acestep.checkpoint.single.parts import DIT, LANGUAGE, TEXT_ENCODER, VAE, parts_of
@@ -298,6 +299,7 @@ def test_distilled_by_settings_or_name(
     file = put(original, tmp_path / "models", name)
     settings(original, file, **told)
     assert load_pipeline(find(str(file)), resolve("cpu")).is_turbo is turbo
+    assert is_distilled(find(str(file))) is turbo
 
 
 @pytest.mark.parametrize(
@@ -325,6 +327,24 @@ def test_silence_without_a_file_is_the_vaes(
     with torch.no_grad():
         whole = pipeline.vae.encode(audio).latent_dist.mean[0].T
     torch.testing.assert_close(made[0, :8], whole[24:32], rtol=0, atol=1e-5)
+
+
+def test_on_a_simulated_mac(original: Path, tmp_path: Path, expected: torch.Tensor) -> None:
+    """Silence and float8 within what MPS takes: short convolutions, no float8 on the device."""
+    from conformance import simulate
+
+    file = put(original, tmp_path / "models")
+    (file.parent / "silence_latent.pt").unlink()
+    tensors = load_file(file)
+    name = f"{TEXT_PREFIX}layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, file)
+    host = load_pipeline(find(str(file)), resolve("cpu")).condition_encoder.silence_latent
+    with simulate.mps(macos="15.5", memory_gb=16):
+        pipeline = load_pipeline(find(str(file)), resolve("mps", dtype="float32"))
+        made = pipeline.condition_encoder.silence_latent
+        assert made.device.type == "mps"
+        torch.testing.assert_close(made.cpu(), host, rtol=0, atol=1e-5)
 
 
 def edited(file: Path, edit: Callable[[Tensors], Tensors]) -> None:
