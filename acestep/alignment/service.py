@@ -243,18 +243,19 @@ class LyricAlignmentMixin:
             CheckpointError: the checkpoint has no table of heads, and none was given.
             GenerationError: memory ran out.
         """
-        read = self._read_lyrics(song, last_step=True)
-        seconds = song.total_duration_seconds
-        aligner = MusicStampsAligner(read.tokenizer)
-        info = aligner.stamps_align_info(
-            read.weights, read.ids, read.seconds if seconds is None else seconds, read.heads
-        )
-        found = aligner.get_timestamps_and_lrc(**info)
-        if return_matrices:
-            scorer = MusicLyricScorer(read.tokenizer)
-            seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
-            found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
-        return found
+        with self._lock, self._loaded()[0].working():
+            read = self._read_lyrics(song, last_step=True)
+            seconds = song.total_duration_seconds
+            aligner = MusicStampsAligner(read.tokenizer)
+            info = aligner.stamps_align_info(
+                read.weights, read.ids, read.seconds if seconds is None else seconds, read.heads
+            )
+            found = aligner.get_timestamps_and_lrc(**info)
+            if return_matrices:
+                scorer = MusicLyricScorer(read.tokenizer)
+                seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+                found |= {name: seen[name] for name in ("energy_matrix", "path_coords")}
+            return found
 
     def score_lyrics(self, song: SongInputs) -> dict[str, float]:
         """What `get_lyric_score` does, for callers that want errors raised.
@@ -268,11 +269,12 @@ class LyricAlignmentMixin:
             RequestError, CheckpointError, GenerationError: as for `align_lyrics`.
         """
         scores = []
-        for last_step in (True, False):
-            read = self._read_lyrics(song, last_step=last_step)
-            scorer = MusicLyricScorer(read.tokenizer)
-            info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
-            scores.append(scorer.calculate_score(**info))
+        with self._lock, self._loaded()[0].working():
+            for last_step in (True, False):
+                read = self._read_lyrics(song, last_step=last_step)
+                scorer = MusicLyricScorer(read.tokenizer)
+                info = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
+                scores.append(scorer.calculate_score(**info))
         sung, asked = scores
         return {**sung, "dit_score": sung["lyrics_score"], "lm_score": asked["lyrics_score"]}
 
@@ -320,24 +322,22 @@ class LyricAlignmentMixin:
 
     def _read_lyrics(self, song: SongInputs, *, last_step: bool) -> _Reading:
         """Cross-attention on the lyrics, at the last step of the diffusion or on pure noise."""
-        with self._lock:
-            engine, checkpoint = self._loaded()
-            heads = alignment_heads(checkpoint.name, song.custom_layers_config)
-            ids = id_list(song.lyric_token_ids)
-            start, stop = lyric_span(engine.tokenizer, ids)
-            song.checked(stop, engine.traits)
-            time = 1 / song.inference_steps if last_step else 1.0
-            latent = song.pred_latent.float().cpu()
-            noise = torch.randn(latent.shape, generator=self.policy.generator(song.seed))
-            inputs = {
-                "hidden_states": time * noise + (1 - time) * latent,
-                "timestep": torch.full((1,), time),
-                "encoder_hidden_states": song.encoder_hidden_states,
-                "context_latents": song.context_latents,
-            }
-            with engine.working():
-                weights = engine.cross_attention(inputs, heads, slice(start, stop))
-            seconds = latent.shape[1] / engine.traits.frame_rate
+        engine, checkpoint = self._loaded()
+        heads = alignment_heads(checkpoint.name, song.custom_layers_config)
+        ids = id_list(song.lyric_token_ids)
+        start, stop = lyric_span(engine.tokenizer, ids)
+        song.checked(stop, engine.traits)
+        time = 1 / song.inference_steps if last_step else 1.0
+        latent = song.pred_latent.float().cpu()
+        noise = torch.randn(latent.shape, generator=self.policy.generator(song.seed))
+        inputs = {
+            "hidden_states": time * noise + (1 - time) * latent,
+            "timestep": torch.full((1,), time),
+            "encoder_hidden_states": song.encoder_hidden_states,
+            "context_latents": song.context_latents,
+        }
+        weights = engine.cross_attention(inputs, heads, slice(start, stop))
+        seconds = latent.shape[1] / engine.traits.frame_rate
         named = {0: list(range(weights.shape[1]))}
         return _Reading(weights, named, ids[start:stop], engine.tokenizer, seconds)
 

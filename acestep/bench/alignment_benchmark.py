@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from acestep.device import DevicePolicy
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "acestep" / "golden" / "alignment"
+GOLDEN = Path(__file__).parents[2] / "tests" / "acestep" / "golden" / "alignment"
 TURBO_SHAPE = {
     "hidden_size": 2048,
     "intermediate_size": 6144,

@@ -71,7 +71,8 @@ class Conditioner:
         sources = self._sources(task, codes, source, request.batch_size)
         lengths = Lengths.of(request, traits, [len(latents) for latents in sources], repaint)
         frames = max(lengths.frames, MIN_FRAMES)
-        latents = torch.stack([self._filled(latents, frames) for latents in sources or [None]])
+        known: list[torch.Tensor | None] = [*sources] or [None]
+        latents = torch.stack([self._filled(source, frames) for source in known])
         if repaint is not None and not repaint.keeps_source:
             inside = repaint.inside(frames, traits.frame_rate)
             latents[:, inside] = self.engine.silence(frames)[inside]

@@ -69,7 +69,9 @@ class _Velocities:
         # A cover of less than full strength goes on as plain text-to-music.
         self._switch = int(request.cover_strength * len(schedule))
         low, high = request.cfg_interval
+        # Turbo checkpoints have guidance in their weights.
         scale = 1.0 if engine.traits.is_turbo else request.guidance_scale
+        assert scale is not None, "a request is resolved before it is served"
         self._guided = [scale > 1 and low <= time <= high for time in schedule.times]
         kind = AngleGuidance if request.use_adg else ProjectedGuidance
         self._guide: Guidance = kind(engine, scale)

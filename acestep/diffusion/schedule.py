@@ -36,7 +36,10 @@ class Schedule:
         times = request.timesteps
         if times is not None and is_turbo:
             times = distilled_times([time for time in times if time > 0])
-        return cls.make(request.steps, request.shift, times)
+        steps, shift = request.steps, request.shift
+        assert steps is not None, "a request is resolved before it is served"
+        assert shift is not None, "likewise"
+        return cls.make(steps, shift, times)
 
     def __len__(self) -> int:
         return len(self.times)

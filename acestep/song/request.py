@@ -344,11 +344,6 @@ def audio_codes_in(text: str) -> list[int]:
     return [int(number) for number in _AUDIO_CODE.findall(text)]
 
 
-def count_audio_codes(text: str) -> int:
-    """How many `<|audio_code_N|>` a text holds; five make a second."""
-    return len(_AUDIO_CODE.findall(text))
-
-
 def check_range(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:
     """Refuse a number outside its range; None stands for "not given".
 

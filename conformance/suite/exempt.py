@@ -74,9 +74,6 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "engines.torch.pipeline:Pipeline.forget",
         "engines.torch.wave_decoder:forget",
     ),
-    "for undistilled checkpoints, which need no code of their own for a device": (
-        "diffusion.guidance:Guidance",
-    ),
     "text in, text out": (
         "console.terminal:OneLineParser",
         "alignment.heads:parse_heads",

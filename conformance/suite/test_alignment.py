@@ -157,7 +157,9 @@ def test_maps_are_the_same_from_a_tensor(api: Api, target: Target, kind: str) ->
     "alignment.service:SongInputs.checked",
     "alignment.service:song_inputs",
     "alignment.heads:alignment_heads",
+    "engines.heads:checked_table",
     "engines.torch.cross_attention:capture_cross_attention",
+    "engines.torch.engine:TorchEngine.cross_attention",
     "alignment.decoding:*",
     "A1",
 )

@@ -38,8 +38,11 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @covers(
     "A1",
     "engines.torch.codec:decode",
+    "handler:AceStepHandler.pipeline",
     "vae.windows:decoder_halo",
+    "vae.windows:halo_of",
     "vae.convolution:conv1d",
+    "vae.convolution:padding_of",
     "device.choosing:resolve",
 )
 @torch.inference_mode()
@@ -64,6 +67,7 @@ def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any
 @covers(
     "A1",
     "engines.torch.codec:encode",
+    "vae.windows:encoded_length",
     "vae.windows:encoder_halo",
     "vae.convolution:split_convolutions",
 )

@@ -36,13 +36,37 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "song.progress:Report",
     "song.progress:Report.part",
     "song.progress:Clock",
-    "x:pipeline_arguments",
-    "song.generation:latent_frames",
-    "diffusion.prompts:lyric_tokens",
-    "song.outcome:Song.seconds",
-    "engines.torch.pipeline:Pipeline.denoise",
-    "engines.torch.denoiser:Denoiser.velocity",
+    "diffusion.conditions:*",
+    "diffusion.denoise:*",
+    "diffusion.lengths:*",
+    "diffusion.making:*",
+    "diffusion.prompts:instruction_of",
+    "diffusion.prompts:lyric_ids",
+    "diffusion.prompts:lyrics_text",
+    "diffusion.prompts:prompt_text",
+    "diffusion.prompts:text_ids",
     "diffusion.schedule:Schedule.*",
+    "engines.protocol:*",
+    "engines.torch.denoiser:Denoiser.velocity",
+    "engines.torch.engine:TorchEngine.advance",
+    "engines.torch.engine:TorchEngine.after_step",
+    "engines.torch.engine:TorchEngine.array",
+    "engines.torch.engine:TorchEngine.decode",
+    "engines.torch.engine:TorchEngine.encode_timbre",
+    "engines.torch.engine:TorchEngine.encode_words",
+    "engines.torch.engine:TorchEngine.host",
+    "engines.torch.engine:TorchEngine.leave",
+    "engines.torch.engine:TorchEngine.silence",
+    "engines.torch.engine:TorchEngine.tokenizer",
+    "engines.torch.engine:TorchEngine.velocity",
+    "engines.torch.engine:TorchEngine.working",
+    "engines.torch.engine:TorchEngine.xp",
+    "engines.torch.pipeline:Pipeline.prompt_encoder",
+    "engines.torch.pipeline:Pipeline.steps",
+    "song.level:checked_peak",
+    "song.outcome:Song.seconds",
+    "vae.windows:chunk_frames_of",
+    "vae.windows:windows",
     "engines.torch.transformer:StepTransformer.condition",
     "engines.torch.transformer:StepTransformer.context",
     "engines.torch.transformer:StepTransformer.times",
@@ -63,7 +87,11 @@ def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
         handler,
         None,
         api.get("inference:GenerationParams")(
-            caption="calm jazz", lyrics="[verse]\nla la", duration=0.7, inference_steps=2, bpm=90
+            caption="calm jazz nobody asked for",
+            lyrics="[verse]\nla la",
+            duration=0.7,
+            inference_steps=2,
+            bpm=90,
         ),
         api.get("inference:GenerationConfig")(batch_size=2, seeds=[3, 4]),
         progress=lambda fraction, desc="": told.append(fraction),
@@ -80,17 +108,34 @@ def test_text_to_music(api: Api, target: Target, handler: Any) -> None:
     "A3",
     "inference:generate_music",
     "song.records:save_song",
-    "diffusion.pipeline:Pipeline.prepare_src_latents",
     "engines.torch.codec:encode",
+    "engines.torch.engine:TorchEngine.encode",
+    "diffusion.prompts:plainly",
 )
 @pytest.mark.parametrize("task", ["cover", "repaint"])
 def test_tasks_on_audio(api: Api, target: Target, handler: Any, task: str, tmp_path: Path) -> None:
     """What every checkpoint can do with audio, saved as a file."""
-    made = api.get("inference:GenerationParams")(**on_audio(task))
+    weak = {"audio_cover_strength": 0.5}
+    made = api.get("inference:GenerationParams")(**on_audio(task), **weak)
     config = api.get("inference:GenerationConfig")(batch_size=1, audio_format="wav")
     result = api.get("inference:generate_music")(handler, None, made, config, save_dir=tmp_path)
     assert song(result).shape[1] == pytest.approx(0.6 * SAMPLE_RATE, abs=SAMPLE_RATE / 25)
     assert Path(result.audios[0]["path"]).is_file()
+
+
+@covers("A1", "A3", "diffusion.repaint:*")
+def test_repaint_keeps_the_source(api: Api, target: Target, handler: Any) -> None:
+    """Outside range and crossfade the samples are the source's own, at its own level."""
+    source = 0.5 * tone(6.0)
+    params = on_audio("repaint") | {
+        "src_audio": source, "repainting_start": 2.0, "repainting_end": 3.0,
+    }  # fmt: skip
+    audio = song(generate(api, handler, **params))
+    assert audio.shape == source.shape
+    for kept in (slice(0, int(1.9 * SAMPLE_RATE)), slice(int(3.1 * SAMPLE_RATE), None)):
+        assert torch.equal(audio[:, kept], source[:, kept])
+    made = slice(int(2.2 * SAMPLE_RATE), int(2.8 * SAMPLE_RATE))
+    assert not torch.allclose(audio[:, made], source[:, made], atol=1e-3)
 
 
 @covers("A1", "A3", "inference:generate_music")
@@ -124,10 +169,9 @@ def on_audio(task: str) -> dict[str, Any]:
     "A1",
     "A3",
     "handler:AceStepHandler.generate_music",
-    "engines.torch.pipeline:Pipeline.prepare_reference_audio_latents",
-    "engines.torch.pipeline:Pipeline.prepare_src_latents",
+    "engines.torch.engine:TorchEngine.latents_of",
     "engines.torch.offloading:bring",
-    "song.request:count_audio_codes",
+    "song.request:audio_codes_in",
 )
 def test_codes_and_a_reference(api: Api, target: Target, handler: Any) -> None:
     """The handler's own method, from audio codes and with a timbre to follow."""

@@ -86,6 +86,8 @@ def test_backend_by_device(api: Api, target: Target, tmp_path: Path) -> None:
     "inference:create_sample",
     "inference:format_sample",
     "inference:audio_to_codes",
+    "handler:AceStepHandler.codes_of",
+    "engines.torch.engine:TorchEngine.codes_of",
 )
 def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:
     """Plan, understand, invent and rewrite, held to the grammar and free, on this device."""

@@ -218,7 +218,7 @@ def test_limits_of_a_tier_clamp_with_a_warning(
     handler: AceStepHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "4")
-    made = handler.generate(Request("flute", (1, 2), duration=0.6, steps=1))
+    made = handler.generate(Request("flute", (1, 2), duration=0.6))
     assert len(made.songs) == 1
     assert made.warnings == [
         "a batch of 2 is above the limit of 1 for tier1 (4.0 GB of accelerator memory); making 1"

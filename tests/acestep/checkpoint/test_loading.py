@@ -40,12 +40,12 @@ def test_original_layout_gives_the_latents_of_its_twin(
     assert twin.checkpoint is not None
     assert twin.checkpoint.layout == "original"
     request = Request("a song", (4,), lyrics="[verse]\nla", duration=1.0, guidance_scale=3.0)
-    ours, theirs = (h.generate(request).tensors["latents"] for h in (twin, base_handler))
+    ours, theirs = (h.generate(request).tensors["pred_latents"] for h in (twin, base_handler))
     assert torch.equal(ours, theirs)
     codes = Request(
         "a song", (4,), audio_codes="<|audio_code_7|><|audio_code_63999|>", task="cover"
     )
-    ours, theirs = (h.generate(codes).tensors["latents"] for h in (twin, base_handler))
+    ours, theirs = (h.generate(codes).tensors["pred_latents"] for h in (twin, base_handler))
     assert torch.equal(ours, theirs)
 
 

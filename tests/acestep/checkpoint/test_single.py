@@ -58,7 +58,7 @@ def latents(path: Path) -> torch.Tensor:
     handler = AceStepHandler()
     handler.load(str(path), resolve("cpu"))
     request = Request("a song", (4,), lyrics="[verse]\nla", duration=1.0, steps=2, guidance_scale=3)
-    return handler.generate(request).tensors["latents"]
+    return handler.generate(request).tensors["pred_latents"]
 
 
 def dit_of(original: Path) -> Tensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -30,20 +29,20 @@ def test_the_plan_reaches_the_song_and_its_record(
     together: bool,
 ) -> None:
     monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "80")
-    heard: list[Any] = []
-    parse = type(handler.pipeline).prepare_src_latents
+    heard: list[str] = []
+    assert handler.engine is not None
+    decode = handler.engine.latents_of
 
-    def listen(self: Any, *args: Any, **keywords: Any) -> Any:
-        given = inspect.signature(parse).bind(self, *args, **keywords)
-        heard.append(given.arguments["audio_codes"])
-        return parse(self, *args, **keywords)
+    def listen(codes: Any) -> Any:
+        heard.append("".join(f"<|audio_code_{code}|>" for code in codes))
+        return decode(codes)
 
-    monkeypatch.setattr(type(handler.pipeline), "prepare_src_latents", listen)
+    monkeypatch.setattr(handler.engine, "latents_of", listen)
     config = GenerationConfig(batch_size=2, allow_lm_batch=together)
     result = generate_music(handler, planner, PARAMS, config, tmp_path)
     assert result.success, result.error
     codes = result.extra_outputs["audio_codes"]
-    assert heard == [codes]
+    assert heard == codes
     assert len(set(codes)) == 2
     for number, audio in enumerate(result.audios):
         assert audio["tensor"].shape == (2, 96000)
@@ -108,8 +107,9 @@ def test_the_planners_failure_is_the_songs(handler: AceStepHandler, planner: LLM
 
 
 def test_limits_of_the_tier_hold_with_the_planner(
-    handler: AceStepHandler, planner: LLMHandler
+    handler: AceStepHandler, planner: LLMHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "8")
     result = generate_music(handler, planner, PARAMS, GenerationConfig(batch_size=3))
     assert len(result.audios) == 1
     assert "batch of 3 is above the limit of 1" in result.status_message

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
-from acestep.song.request import LANGUAGES, Request, count_audio_codes
+from acestep.song.request import LANGUAGES, Request, audio_codes_in
 
 GOOD = Request("warm piano", (1,))
 SONG = torch.zeros(2, 48000)
@@ -130,4 +130,4 @@ def test_what_is_limited_is_within_the_limits(
 
 
 def test_counting_codes() -> None:
-    assert count_audio_codes("<|audio_code_1|> x <|audio_code_63999|><|audio_code_|>") == 2
+    assert audio_codes_in("<|audio_code_1|> x <|audio_code_63999|><|audio_code_|>") == [1, 63999]

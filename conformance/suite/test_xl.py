@@ -1,0 +1,109 @@
+"""XL checkpoints: conditions of a width of their own, guidance, and the lyrics' score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.entrypoints import covers
+from conformance.suite.support import Api, generate, new_handler, placed, song, tone
+from conformance.targets import Target
+
+
+@pytest.fixture(scope="module")
+def xl_folder(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny XL base checkpoint with random weights, in diffusers' layout."""
+    folder: Path = tmp_path_factory.mktemp("xl") / "acestep-v15-xl-base-tiny"
+    shape = api.get("demo.recipe:DemoShape")
+    narrow = {"hidden": 128, "condition_hidden": 64, "token_hidden": 64, "layers": 2}
+    api.get("demo.recipe:build")(folder, shape(is_turbo=False, **narrow))
+    config = folder / "transformer" / "config.json"
+    # By this, and the width of its own, a checkpoint is known for one of the original's.
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_version": "base"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def xl(api: Api, target: Target, xl_folder: Path) -> Any:
+    handler = new_handler(api)
+    message, ok = handler.initialize_service(None, str(xl_folder), target.device, dtype="float32")
+    assert ok, message
+    yield handler
+    handler.unload()
+
+
+@covers(
+    "A1",
+    "A3",
+    "checkpoint.kinds:is_xl",
+    "corrections.timbre:hear_special_token",
+    "engines.torch.engine:TorchEngine",
+    "engines.torch.pipeline:Pipeline.wait_on_host",
+    "handler:AceStepHandler.adopt",
+    "engines.torch.engine:TorchEngine.close",
+)
+def test_xl_is_loaded_where_it_is_asked_for(api: Api, target: Target, xl_folder: Path) -> None:
+    handler = new_handler(api)
+    message, ok = handler.initialize_service(None, str(xl_folder), target.device)
+    assert ok, message
+    for _, tensor in placed(handler.pipeline.condition_encoder):
+        assert tensor.device.type == target.device
+    song(generate(api, handler, audio_cover_strength=1.0))
+    handler.unload()
+
+
+@covers(
+    "A1",
+    "A3",
+    "diffusion.guidance:*",
+    "engines.torch.engine:TorchEngine.precise",
+    "engines.torch.engine:TorchEngine.unconditional",
+)
+def test_xl_is_guided(api: Api, target: Target, xl: Any) -> None:
+    """By differences, by angles, and in an interval; each another song."""
+    songs = [
+        song(generate(api, xl, guidance_scale=5.0, **how))
+        for how in ({}, {"use_adg": True}, {"cfg_interval_start": 0.8})
+    ]
+    assert not torch.allclose(songs[0], songs[1], atol=1e-4)
+    assert not torch.allclose(songs[0], songs[2], atol=1e-4)
+
+
+@covers("A1", "A3")
+@pytest.mark.parametrize("task", ["cover", "repaint", "lego", "extract", "complete"])
+def test_xl_does_every_task(api: Api, target: Target, xl: Any, task: str) -> None:
+    made = generate(
+        api, xl, task_type=task, src_audio=tone(0.6), repainting_start=0.2, repainting_end=0.4
+    )
+    song(made)
+
+
+@covers("S1", "S2", "A1")
+def test_xl_lyrics_are_judged(api: Api, target: Target, xl: Any) -> None:
+    made = generate(api, xl, lyrics="[verse]\nhello world")
+    assert made.success, made.error
+    inputs = api.get("alignment.service:song_inputs")(made.extra_outputs)
+    judged = xl.get_lyric_score(**inputs, custom_layers_config={0: [0, 1]})
+    assert judged["success"], judged["error"]
+    weight = xl.pipeline.transformer.proj_out_conv.weight
+    assert xl._is_on_target_device(weight, target.device) is True
+
+
+def test_the_token_is_heard(api: Api, target: Target, xl: Any) -> None:
+    """Without it every song of an XL checkpoint is another."""
+    encoder = xl.pipeline.condition_encoder.timbre_encoder
+    before = generate(api, xl, caption="before").extra_outputs["encoder_hidden_states"]
+    with torch.no_grad():
+        plain = encoder.special_token.clone()
+        encoder.special_token.add_(1.0)
+        xl.engine._silent_timbre = None
+        after = generate(api, xl, caption="before ").extra_outputs["encoder_hidden_states"]
+        encoder.special_token.copy_(plain)
+        xl.engine._silent_timbre = None
+    assert before.shape[1] <= after.shape[1]
+    changed = (before[:, : before.shape[1]] - after[:, : before.shape[1]]).abs().amax(dim=(0, 2))
+    assert changed.max() > 1e-3
