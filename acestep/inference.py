@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.errors import AceStepError
-from acestep.song import audio_files, planning
+from acestep.song import loudness, planning, saving
+from acestep.song.formats import Encoding, encoding, file_format
 from acestep.song.params import GenerationConfig, GenerationParams, make_request
 from acestep.song.planning import SampleResult, create_sample, format_sample, understand_music
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
     from acestep.song.generation import Generation, Progress
+
+# LU; less is not heard.
+_LOUDNESS_SLACK = 0.1
 
 __all__ = [
     "GenerationConfig",
@@ -70,7 +75,8 @@ def generate_music(
             None does without.
         params: what to generate.
         config: how many, from which seeds, in which format.
-        save_dir: where to write `song-1.flac`, `song-1.json`, …; None writes nothing.
+        save_dir: where to write `song-1.flac`, `song-1.json`, …, counting on from what is
+            there; None writes nothing.
         progress: called as `progress(fraction, desc=text)`.
 
     Returns:
@@ -78,7 +84,7 @@ def generate_music(
     """
     try:
         if save_dir is not None:
-            audio_files.file_format(f"song.{config.audio_format}")
+            how = config.encoding()
         made = run(dit_handler, params, config, progress, llm_handler)
         audios: list[dict[str, Any]] = [
             {"key": number, "tensor": song.audio, "sample_rate": song.sample_rate,
@@ -87,9 +93,8 @@ def generate_music(
         ]  # fmt: skip
         if save_dir is not None:
             for number, audio in enumerate(audios):
-                path = Path(save_dir) / f"song-{number + 1}.{config.audio_format}"
-                save_song(path, made, number, audio["params"])
-                audio["path"] = str(path)
+                names = saving.numbered(Path(save_dir), how.kind)
+                audio["path"] = str(save_song(names, made, number, audio["params"], how))
     except AceStepError as error:
         return GenerationResult(success=False, error=str(error), status_message=str(error))
     from acestep.song.generation import extra_outputs
@@ -116,16 +121,35 @@ def run(
         GenerationError: a model's output cannot be used.
         CancelledError: the handler was told to stop.
     """
+    loudness.check(config.audio_loudness)
     request = make_request(params, config)
     if llm_handler is not None:
         dit_handler.lm_initialized = llm_handler.llm_initialized
     if llm_handler is None or not planning.plans(llm_handler, params):
-        return dit_handler.generate(request, progress)
+        return _as_loud(dit_handler.generate(request, progress), config.audio_loudness)
     request = request.validated(dit_handler.tasks)
     request, warnings = request.limited(dit_handler.gpu_config, True)
     request = planning.plan(llm_handler, request, params, config, progress)
     made = dit_handler.generate(request, progress)
-    return replace(made, warnings=[*warnings, *made.warnings])
+    made = replace(made, warnings=[*warnings, *made.warnings])
+    return _as_loud(made, config.audio_loudness)
+
+
+def _as_loud(made: Generation, target: float | None) -> Generation:
+    """The songs brought to a loudness; where peaks forbid it a warning says what they have."""
+    if target is None:
+        return made
+    songs, warnings = [], list(made.warnings)
+    for song in made.songs:
+        audio = loudness.brought_to(song.audio, target, song.sample_rate)
+        reached = round(loudness.measured(audio, song.sample_rate), 2)
+        songs.append(replace(song, audio=audio, loudness=(target, reached)))
+        if abs(reached - target) > _LOUDNESS_SLACK:
+            warnings.append(
+                f"the song of seed {song.seed} has {reached:.1f} LUFS, not {target:g}: its peaks "
+                "allow no more"
+            )
+    return replace(made, songs=songs, warnings=warnings)
 
 
 def describe(handler: AceStepHandler, made: Generation, number: int) -> dict[str, Any]:
@@ -143,6 +167,8 @@ def describe(handler: AceStepHandler, made: Generation, number: int) -> dict[str
         "seed": song.seed,
         "batch_index": number,
         "seconds": round(song.seconds, 3),
+        **({"loudness": dict(zip(("asked", "made"), song.loudness, strict=True))}
+           if song.loudness else {}),
         "checkpoint": handler.checkpoint.name if handler.checkpoint else None,
         "device": handler.device,
         "dtype": {name: choice.name for name, choice in handler.policy.dtypes.items()},
@@ -150,14 +176,36 @@ def describe(handler: AceStepHandler, made: Generation, number: int) -> dict[str
     }
 
 
-def save_song(path: Path, made: Generation, number: int, record: dict[str, Any]) -> None:
-    """Write a song, and its parameters in a JSON file of the same name beside it.
+def save_song(
+    path: Path | Iterable[Path],
+    made: Generation,
+    number: int,
+    record: dict[str, Any],
+    how: Encoding | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a song, and its parameters in a JSON file beside it.
+
+    That is of the same name, or, where that is taken, `song.flac.json`.
+
+    Args:
+        path: where to, or several places of which the first that is free is taken.
+        made: the generation.
+        number: which song of it.
+        record: what `describe` says of it.
+        how: the kind of file; the name decides where it is not given.
+        overwrite: whether files that exist are replaced.
+
+    Returns:
+        Where the song is.
 
     Raises:
+        TakenError: a file is there, and was not to be replaced.
         RequestError: one of the two cannot be written; neither is left behind new.
     """
     song = made.songs[number]
-    text = json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n"
-    with audio_files.replacing(path.with_suffix(".json")) as part:
-        part.write_text(text, encoding="utf-8")
-        audio_files.write(path, song.audio, song.sample_rate)
+    if isinstance(path, Path):
+        how, path = how or encoding(file_format(path)), [path]
+    assert how is not None, "several places need a kind of file"
+    return saving.save(path, song.audio, song.sample_rate, record, how, overwrite=overwrite)

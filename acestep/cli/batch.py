@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.cli.generate import add_format_options
 from acestep.console.terminal import COMPILE_HELP, EXIT_FAILED, EXIT_OK, result, say
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
@@ -41,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--checkpoint", help="folder that holds the checkpoints")
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
     parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
-    parser.add_argument("--format", default="flac", help="flac, wav, mp3 or ogg (default: flac)")
+    add_format_options(parser, default="flac")
     parser.set_defaults(run=run)
 
 
@@ -51,9 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.batch.pools import InlinePool, Pool, RayPool
     from acestep.batch.run import run as run_batch
     from acestep.batch.worker import Setting
-    from acestep.song import audio_files
+    from acestep.song import formats, loudness
 
-    audio_files.file_format(f"song.{arguments.format}")
+    how = formats.encoding(arguments.format, arguments.bit_depth, arguments.bitrate)
+    loudness.check(arguments.loudness)
     jobs = read_jobs(arguments.prompts)
     devices = _devices(arguments.devices, arguments.address)
     setting = Setting(
@@ -61,7 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.checkpoint,
         arguments.dtype,
         arguments.compile,
-        arguments.format,
+        how.kind,
+        arguments.bit_depth,
+        arguments.bitrate,
+        arguments.loudness,
     )
 
     def make_pool() -> Pool:
@@ -69,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
             return InlinePool(devices[0], setting)
         return RayPool(devices, setting, arguments.address)
 
-    journal = Journal(arguments.out, arguments.format)
+    journal = Journal(arguments.out, how.kind)
     with journal.locked():
         progress = run_batch(jobs, journal, make_pool, _Teller())
     say(f"acestep: {progress.line()}")

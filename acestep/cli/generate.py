@@ -27,12 +27,15 @@ from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION, MIN_DURATION
 from acestep.song.request import check_range
+from acestep.song.formats import BIT_DEPTHS, FORMATS
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
+    from acestep.song.formats import Encoding
     from acestep.song.generation import Generation
+    from acestep.song.params import GenerationConfig
 
 OFFLOAD_CHOICES = ("none", "dit", "all")
 DEMO_NOTICE = (
@@ -61,8 +64,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the songs and print a line for each file."""
-    paths = output_paths(arguments.output, arguments.batch)
+    paths = output_paths(output_name(arguments.output, arguments.format), arguments.batch)
     params = _params(arguments)
+    config = _config(arguments, paths[0])
     check_output(paths, arguments.force, arguments.duration)
     from acestep.device import resolve
 
@@ -79,9 +83,6 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.handler import AceStepHandler
 
     quiet_libraries()
-    config = inference.GenerationConfig(
-        batch_size=arguments.batch, use_random_seed=False, audio_format=arguments.output.suffix[1:]
-    )
     inference.make_request(params, config).validated(checkpoints.ALL_TASKS)
     handler = AceStepHandler()
     started = time.perf_counter()
@@ -100,9 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in made.warnings:
         say(f"acestep: warning: {warning}")
     lora = arguments.lora and {"file": str(arguments.lora), "scale": arguments.lora_scale}
-    records = _save(handler, made, paths, params, lora)
+    records = _save(handler, made, paths, params, lora, config.encoding(), arguments.force)
     if timed.any:
-        _time_lyrics(handler, made, paths, records, timed)
+        _time_lyrics(handler, made, records, timed)
     seconds = time.perf_counter() - started
     _print(records, made, seconds, handler.device, arguments)
     return EXIT_OK
@@ -118,6 +119,23 @@ def _planner(arguments: argparse.Namespace, policy: DevicePolicy) -> LLMHandler 
     offload = arguments.offload != "none"
     planner.load(arguments.lm_model, policy, backend=arguments.backend, offload=offload)
     return planner
+
+
+def output_name(output: Path | None, kind: str | None) -> Path:
+    """The file asked for by name, by kind, or both.
+
+    Raises:
+        RequestError: the name says another kind.
+    """
+    if output is None:
+        return Path(f"song.{kind or 'flac'}")
+    if kind is None or output.suffix.lower() == f".{kind}":
+        return output
+    if output.suffix:
+        raise RequestError(
+            f"{output} does not end in .{kind}, as --format {kind} asks; change one of the two"
+        )
+    return output.with_name(f"{output.name}.{kind}")
 
 
 def output_paths(output: Path, batch: int) -> list[Path]:
@@ -142,12 +160,17 @@ def check_output(paths: list[Path], force: bool, duration: float | None) -> None
     Raises:
         RequestError: a file exists, the folder cannot be written to, or its disk is full.
     """
+    from acestep.song.saving import record_paths
+
     for path in paths:
-        for file in (path, path.with_suffix(".json")):
+        records = record_paths(path)
+        for file in (path, *records):
             if file.is_dir():
                 raise RequestError(f"{file} is a folder; give the name of a file with -o")
-            if file.exists() and not force:
-                raise RequestError(f"{file} exists; overwrite it with --force")
+        # A record finds another name where the first is taken, but no third.
+        for taken in ([path], records):
+            if all(file.exists() for file in taken) and not force:
+                raise RequestError(f"{taken[-1]} exists; overwrite it with --force")
     folder = paths[0].absolute().parent
     while not folder.exists():
         folder = folder.parent
@@ -160,6 +183,29 @@ def check_output(paths: list[Path], force: bool, duration: float | None) -> None
             f"the disk of {folder} is full: {free / 2**20:.1f} MiB free, up to "
             f"{needed / 2**20:.1f} MiB needed; free some space or choose another place with -o"
         )
+
+
+def _config(arguments: argparse.Namespace, path: Path) -> GenerationConfig:
+    """How many songs, of which kind.
+
+    Raises:
+        RequestError: no kind of file is like that.
+    """
+    from acestep.song import loudness
+    from acestep.song.audio_files import file_format
+    from acestep.song.params import GenerationConfig
+
+    config = GenerationConfig(
+        batch_size=arguments.batch,
+        use_random_seed=False,
+        audio_format=file_format(path),
+        audio_bit_depth=arguments.bit_depth,
+        audio_bitrate=arguments.bitrate,
+        audio_loudness=arguments.loudness,
+    )
+    config.encoding()
+    loudness.check(config.audio_loudness)
+    return config
 
 
 def _params(arguments: argparse.Namespace) -> Any:
@@ -229,8 +275,11 @@ def _save(
     paths: list[Path],
     params: Any,
     lora: dict[str, Any] | None,
+    how: Encoding,
+    force: bool,
 ) -> list[dict[str, Any]]:
     from acestep.inference import describe, save_song
+    from acestep.song.saving import alternatives
 
     records = []
     for number in range(len(made.songs)):
@@ -240,15 +289,18 @@ def _save(
                 record[name] = str(getattr(params, name))
         if lora is not None:
             record["lora"] = lora
-        save_song(paths[number], made, number, record)
-        records.append({"path": str(paths[number]), **record})
+        asked = paths[number]
+        names = [asked] if force else alternatives(asked)
+        path = save_song(names, made, number, record, how, overwrite=force)
+        if path != asked:
+            say(f"acestep: warning: {asked} came to exist meanwhile and is kept; this is {path}")
+        records.append({"path": str(path), **record})
     return records
 
 
 def _time_lyrics(
     handler: AceStepHandler,
     made: Generation,
-    paths: list[Path],
     records: list[dict[str, Any]],
     options: lyric_output.LyricOptions,
 ) -> None:
@@ -257,7 +309,8 @@ def _time_lyrics(
 
     outputs = extra_outputs(made)
     for number, record in enumerate(records):
-        record |= lyric_output.write(handler, outputs, number, options, paths[number])
+        path = Path(record["path"])
+        record |= lyric_output.write(handler, outputs, number, options, path)
 
 
 def _print(
@@ -353,11 +406,32 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--infer-method", choices=("ode", "sde"), default="ode", help="sampler")
 
 
+def add_format_options(output: Any, default: str | None = None) -> None:
+    """Declare the options that say of which kind a song's file is."""
+    output.add_argument(
+        "--format", choices=FORMATS, default=default, help="kind of file (default: flac)"
+    )
+    output.add_argument(
+        "--bit-depth", type=int, choices=BIT_DEPTHS,
+        help="of flac (16, 24) and wav (16, 24, 32: float); default: 24 and 16",
+    )  # fmt: skip
+    output.add_argument(
+        "--bitrate", type=int, metavar="KBIT/S",
+        help="of mp3 (constant, up to 320), opus, m4a and aac; default: their own",
+    )  # fmt: skip
+    output.add_argument(
+        "--loudness", type=float, metavar="LUFS",
+        help="bring songs to it, e.g. -14, as far as peaks of -1 dBTP allow",
+    )  # fmt: skip
+
+
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
-        "-o", "--output", type=Path, default=Path("song.flac"), help=".flac .wav .mp3 or .ogg"
-    )
+        "-o", "--output", type=Path, metavar="FILE",
+        help=f"song.flac, or a name that ends in {' '.join('.' + kind for kind in FORMATS)}",
+    )  # fmt: skip
+    add_format_options(output)
     output.add_argument("--force", action="store_true", help="overwrite existing files")
     output.add_argument("--json", action="store_true", help="print JSON")
     output.add_argument("--quiet", action="store_true", help="print nothing but problems")

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.errors import RequestError
 from acestep.gradio_ui.limits import Limits
+from acestep.song.formats import FORMATS, encoding
+from acestep.song.loudness import check as check_loudness
 from acestep.song.request import DEFAULT_DURATION, MAX_SEED, SOURCE_TASKS
 
 if TYPE_CHECKING:
     from acestep.song.params import GenerationConfig, GenerationParams
 
-FORMATS = ("flac", "wav", "mp3", "ogg")
 _TITLE = 60
 _MOST_STEPS = 100
 _MOST_SONGS = 8
@@ -40,7 +41,9 @@ class SongRequest:
         track: for extract and lego.
         thinking: plan with the language model first.
         steps, guidance, shift, method: of the diffusion.
-        audio_format: one of `FORMATS`.
+        audio_format: one of `formats.FORMATS`.
+        bit_depth, bitrate: bits a sample and kbit/s; 0 for the format's own.
+        loudness: LUFS; 0 leaves songs as they are.
     """
 
     prompt: str = ""
@@ -67,6 +70,9 @@ class SongRequest:
     shift: float = 1.0
     method: str = "ode"
     audio_format: str = "flac"
+    bit_depth: int = 0
+    bitrate: int = 0
+    loudness: float = 0.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SongRequest:
@@ -116,6 +122,8 @@ class SongRequest:
                 raise RequestError(f"{name} {value} is out of range; expected {low} to {high}")
         if self.audio_format not in FORMATS:
             raise RequestError(f"unknown format; choose from {', '.join(FORMATS)}")
+        encoding(self.audio_format, self.bit_depth or None, self.bitrate or None)
+        check_loudness(self.loudness or None)
         if self.task in SOURCE_TASKS and not (self.source_file or self.source_song):
             raise RequestError(f"the task '{self.task}' works on audio; choose a source first")
         request._check_values(prompt_needed)
@@ -154,7 +162,12 @@ class SongRequest:
             track_name=self.track or None,
         )
         config = GenerationConfig(
-            batch_size=self.batch, use_random_seed=False, audio_format=self.audio_format
+            batch_size=self.batch,
+            use_random_seed=False,
+            audio_format=self.audio_format,
+            audio_bit_depth=self.bit_depth or None,
+            audio_bitrate=self.bitrate or None,
+            audio_loudness=self.loudness or None,
         )
         return params, config
 

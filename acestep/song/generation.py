@@ -26,11 +26,15 @@ PEAK = 10 ** (-1 / 20)
 
 @dataclass(frozen=True)
 class Song:
-    """One finished song: `[2, samples]` float32 on the host, and the seed it came from."""
+    """One finished song: `[2, samples]` float32 on the host, and the seed it came from.
+
+    `loudness` is what was asked for and what it is, LUFS, where it was asked for.
+    """
 
     audio: torch.Tensor
     sample_rate: int
     seed: int
+    loudness: tuple[float, float] | None = None
 
     @property
     def seconds(self) -> float:

@@ -101,7 +101,11 @@ class GenerationConfig:
         use_random_seed: draw a seed for each song that `seeds` does not name.
         seeds: seeds of the songs; negative ones are drawn.
         lm_batch_chunk_size: most songs that the language model plans at once.
-        audio_format: flac, wav, mp3 or ogg.
+        audio_format: flac, wav, mp3, ogg, opus, m4a or aac.
+        audio_bit_depth: bits a sample of flac (16, 24) and wav (16, 24, 32: float); None for 24
+            and 16.
+        audio_bitrate: kbit/s of mp3 (constant), opus, m4a and aac; None for their own.
+        audio_loudness: LUFS to bring each song to, as far as its peaks allow; None leaves it.
     """
 
     batch_size: int = 2
@@ -110,6 +114,17 @@ class GenerationConfig:
     seeds: Sequence[int] | None = None
     lm_batch_chunk_size: int = 8
     audio_format: str = "flac"
+    audio_bit_depth: int | None = None
+    audio_bitrate: int | None = None
+    audio_loudness: float | None = None
+
+    def encoding(self) -> audio_files.Encoding:
+        """How songs are written.
+
+        Raises:
+            RequestError: no kind of file is like that.
+        """
+        return audio_files.encoding(self.audio_format, self.audio_bit_depth, self.audio_bitrate)
 
 
 def make_request(params: GenerationParams, config: GenerationConfig) -> Request:

@@ -89,6 +89,9 @@ class Api:
         shift: float = 1.0,
         method: str = "ode",
         audio_format: str = "flac",
+        bit_depth: int = 0,
+        bitrate: int = 0,
+        loudness: float = 0.0,
     ) -> list[dict[str, Any]]:
         """Make songs, and wait for them.
 

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep.errors import RequestError
-from acestep.gradio_ui import decoder, pictures, safety, uploads
+from acestep.gradio_ui import pictures, safety, uploads
 from acestep.gradio_ui.limits import Limits
+from acestep.song import decoder
 
 
 def test_secrets_are_compared_whole() -> None:
