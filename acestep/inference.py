@@ -167,8 +167,11 @@ def describe(handler: AceStepHandler, made: Generation, number: int) -> dict[str
         "seed": song.seed,
         "batch_index": number,
         "seconds": round(song.seconds, 3),
-        **({"loudness": dict(zip(("asked", "made"), song.loudness, strict=True))}
-           if song.loudness else {}),
+        **(
+            {"loudness": dict(zip(("asked", "made"), song.loudness, strict=True))}
+            if song.loudness
+            else {}
+        ),
         "checkpoint": handler.checkpoint.name if handler.checkpoint else None,
         "device": handler.device,
         "dtype": {name: choice.name for name, choice in handler.policy.dtypes.items()},

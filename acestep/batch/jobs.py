@@ -153,9 +153,7 @@ class Journal:
     def is_foreign(self, job: Job) -> bool:
         """Whether there is a file under the job's name that no run of this folder has made."""
         return (
-            self.path(job).exists()
-            and job.name not in self._own
-            and "job" not in self._record(job)
+            self.path(job).exists() and job.name not in self._own and "job" not in self._record(job)
         )
 
     def path(self, job: Job) -> Path:

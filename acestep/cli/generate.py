@@ -26,8 +26,8 @@ from acestep.console.terminal import result as print_result
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION, MIN_DURATION
-from acestep.song.request import check_range
 from acestep.song.formats import BIT_DEPTHS, FORMATS
+from acestep.song.request import check_range
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy

@@ -72,7 +72,7 @@ def read(path: str | Path, sample_rate: int = 48000) -> torch.Tensor:
         ) from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read ({error.strerror})") from None
-    return torch.from_numpy(np.ascontiguousarray(samples.T))
+    return torch.from_numpy(samples.T.copy())
 
 
 def write(

@@ -65,7 +65,12 @@ def decoded(path: Path, allowance: Allowance, rate: int = decoder.RATE) -> decod
 
 
 def encode_aac(
-    target: Path, blocks: Iterable[decoder.Samples], muxer: str, rate: int, channels: int, kbits: int
+    target: Path,
+    blocks: Iterable[decoder.Samples],
+    muxer: str,
+    rate: int,
+    channels: int,
+    kbits: int,
 ) -> None:
     """Write AAC, `[samples, channels]` a block.
 

@@ -63,7 +63,7 @@ def test_failures_come_back_and_write_nothing(handler: AceStepHandler, tmp_path:
         (GenerationParams(), config, "the prompt is empty"),
         (GenerationParams(caption="x", use_adg=True), config, "angle-domain guidance"),
         (GenerationParams(caption="x", src_audio="none.wav"), config, "no such audio file"),
-        (GenerationParams(caption="x"), GenerationConfig(audio_format="aac"), "unknown audio"),
+        (GenerationParams(caption="x"), GenerationConfig(audio_format="wma"), "unknown audio"),
         (GenerationParams(caption="x"), GenerationConfig(batch_size=0), "batch size 0"),
         (GenerationParams(caption="x", bpm=1), config, "bpm 1 is out of range"),
     ):

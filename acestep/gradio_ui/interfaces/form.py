@@ -138,7 +138,9 @@ def _advanced(parts: Parts) -> None:
             parts.add("method", gr.Radio, choices=translated("method", INFER_METHODS), value="ode")
             parts.add("audio_format", gr.Radio, choices=same_words(FORMATS), value="flac")
         with gr.Row():
-            parts.add("bit_depth", gr.Dropdown, choices=open_or(tuple(map(str, BIT_DEPTHS))), value="")
+            parts.add(
+                "bit_depth", gr.Dropdown, choices=open_or(tuple(map(str, BIT_DEPTHS))), value=""
+            )
             parts.add("bitrate", gr.Number, value=0, precision=0, minimum=0, maximum=510)
             parts.add("loudness", gr.Number, value=0, minimum=RANGE[0], maximum=0)
 

@@ -143,7 +143,7 @@ def bad_audio(tmp_path: Path) -> None:
         (["--dtype", "int8"], "invalid choice: 'int8'"),
         (["--flash-attention"], "flash attention is not available"),
         (["--lyrics", "@none.txt"], "cannot read lyrics from none.txt"),
-        (["-o", "song.aac"], "song.aac: unknown audio format"),
+        (["-o", "song.wma"], "song.wma: unknown audio format"),
         (["-o", "taken.flac"], "taken.flac exists; overwrite it with --force"),
         (["-o", "folder.flac"], "folder.flac is a folder"),
         (["-o", "taken.flac/song.flac"], "cannot write to"),
