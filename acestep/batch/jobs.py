@@ -134,7 +134,11 @@ class Journal:
                     f"{self.folder}: another run is at work there; wait for it, or choose another "
                     "folder"
                 ) from None
-            self._own = {str(event.get("id")) for event in self.events()}
+            self._own = {
+                str(event.get("id"))
+                for event in self.events()
+                if event.get("state") == "done" or event.get("reason") == ENDED
+            }
             self._note_cut_off()
             try:
                 yield

@@ -65,7 +65,8 @@ def read(path: str | Path, sample_rate: int = 48000) -> torch.Tensor:
             allowance = sandbox.Allowance(MAX_INPUT_SECONDS)
             samples = sandbox.decoded(path, allowance, sample_rate)
     except decoder.Refused as verdict:
-        raise RequestError(f"{path}: {verdict}; {_advice(path)}") from None
+        reason = str(verdict).removeprefix("is ")
+        raise RequestError(f"{path}: {reason}; {_advice(path)}") from None
     except sandbox.TooMuchError:
         raise RequestError(
             f"{path}: reading it takes too much time or memory; {_advice(path)}"
@@ -189,4 +190,4 @@ def _advice(path: Path) -> str:
     kind = FORMATS.get(path.suffix.lower().removeprefix("."))
     if kind is not None and kind.foreign and not formats.has_pyav():
         return "m4a and aac need PyAV; install it with: pip install 'acestep[aac]'"
-    return "give a wav, flac, ogg or mp3 file of at most an hour"
+    return "give a wav, flac, ogg or mp3 file"
