@@ -113,7 +113,7 @@ def _spectrum() -> np.ndarray[Any, Any]:
     z = np.exp(-2j * np.pi * np.arange(_CHUNK // 2 + 1) / _CHUNK)
     response = np.ones_like(z)
     for above, below in _FILTERS:
-        response *= np.polyval(above[::-1], z) / np.polyval(below[::-1], z)
+        response = response * (np.polyval(above[::-1], z) / np.polyval(below[::-1], z))
     return response
 
 

@@ -114,17 +114,18 @@ def _id3(file: Any, tags: Tags) -> None:
 
     if file.tags is None:
         file.add_tags()
-    frames = {
-        "TIT2": (tags.title, lambda text: id3.TIT2(3, text)),
-        "COMM": (tags.comment, lambda text: id3.COMM(3, "XXX", "", text)),
-        "SEED": (tags.seed, lambda text: id3.TXXX(3, "SEED", text)),
-        "TKEY": (tags.key, lambda text: id3.TKEY(3, text)),
-        "TBPM": (tags.bpm, lambda text: id3.TBPM(3, text)),
-        "TSSE": (SOFTWARE, lambda text: id3.TSSE(3, text)),
-    }
-    for value, frame in frames.values():
+    utf8 = 3
+    frames = (
+        (id3.TIT2, (), tags.title),
+        (id3.COMM, ("XXX", ""), tags.comment),
+        (id3.TXXX, ("SEED",), tags.seed),
+        (id3.TKEY, (), tags.key),
+        (id3.TBPM, (), tags.bpm),
+        (id3.TSSE, (), SOFTWARE),
+    )
+    for frame, described, value in frames:
         if value not in (None, ""):
-            file.tags.add(frame(str(value)))
+            file.tags.add(frame(utf8, *described, str(value)))
     # The older version is the one that every player reads.
     file.save(v2_version=3)
 

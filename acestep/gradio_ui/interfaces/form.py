@@ -136,7 +136,7 @@ def _advanced(parts: Parts) -> None:
             parts.add("shift", gr.Slider, minimum=0.5, maximum=5, step=0.1, value=1)
         with gr.Row():
             parts.add("method", gr.Radio, choices=translated("method", INFER_METHODS), value="ode")
-            parts.add("audio_format", gr.Radio, choices=same_words(FORMATS), value="flac")
+            parts.add("audio_format", gr.Radio, choices=same_words(tuple(FORMATS)), value="flac")
         with gr.Row():
             parts.add(
                 "bit_depth", gr.Dropdown, choices=open_or(tuple(map(str, BIT_DEPTHS))), value=""
