@@ -152,6 +152,7 @@ def test_ffmpeg_follows_no_playlist(tmp_path: Path) -> None:
     for text in (
         f"#EXTM3U\n#EXTINF:1,\nfile://{secret}\n#EXT-X-ENDLIST\n",
         f"ffconcat version 1.0\nfile '{secret}'\n",
+        f"ffconcat version 1.0\nfile {secret.name}\n",
     ):
         path = tmp_path / "song.m4a"
         path.write_text(text)
