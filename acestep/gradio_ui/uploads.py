@@ -57,7 +57,10 @@ def decoded(path: Path, target: Path, limits: Limits) -> Path:
     try:
         samples = sandbox.decoded(path, allowance)
     except decoder.Refused as verdict:
-        raise RequestError(f"the audio file cannot be used: it {verdict}; {_ADVICE}") from None
+        reason = f"it {verdict}"
+        raise RequestError(f"the audio file cannot be used: {reason}; {_ADVICE}") from None
+    except sandbox.TooLongError:
+        raise RequestError(f"reading the audio file takes too long; {_ADVICE}") from None
     except sandbox.TooMuchError:
         raise RequestError(
             f"reading the audio file takes too much time or memory; {_ADVICE}"

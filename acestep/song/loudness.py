@@ -149,7 +149,7 @@ def _energy(channel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _spectrum() -> np.ndarray[Any, Any]:
     """What K-weighting does to each frequency of a chunk."""
     z = np.exp(-2j * np.pi * np.arange(_CHUNK // 2 + 1) / _CHUNK)
-    response = np.ones_like(z)
+    response: np.ndarray[Any, Any] = np.ones_like(z)
     for above, below in _FILTERS:
         response = response * (np.polyval(above[::-1], z) / np.polyval(below[::-1], z))
     return response

@@ -23,6 +23,10 @@ class TooMuchError(Exception):
     """The reader took too much time or memory, or crashed."""
 
 
+class TooLongError(TooMuchError):
+    """The reader was still at work when its time was over."""
+
+
 @dataclass(frozen=True)
 class Allowance:
     """What reading one file may take.
@@ -56,7 +60,7 @@ def decoded(path: Path, allowance: Allowance, rate: int = decoder.RATE) -> decod
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise TooMuchError from None
+        raise TooLongError from None
     if done.returncode == decoder.REFUSED:
         raise decoder.Refused(_last_line(done.stderr) or "is not readable as audio")
     if done.returncode != 0:
