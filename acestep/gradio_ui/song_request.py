@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from acestep.errors import RequestError
 from acestep.gradio_ui.limits import Limits
 from acestep.song import normalise
+from acestep.song.formats import FORMATS
 from acestep.song.request import DEFAULT_DURATION, MAX_SEED, SOURCE_TASKS, UNKNOWN_LANGUAGE
 
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ class SongRequest:
         for name, value, low, high in bounds:
             if not low <= value <= high:
                 raise RequestError(f"{name} {value} is out of range; expected {low} to {high}")
+        if self.audio_format not in FORMATS:
+            raise RequestError(f"unknown format; choose from {', '.join(FORMATS)}")
         if self.task in SOURCE_TASKS and not (self.source_file or self.source_song):
             raise RequestError(f"the task '{self.task}' works on audio; choose a source first")
         request._check_values(prompt_needed)

@@ -159,6 +159,7 @@ def test_devices_command(api: Api, target: Target, capsys: pytest.CaptureFixture
     "A1",
     "acestep_v15_pipeline:main",
     "cli.generate:*",
+    "cli.file_options:*",
     "cli.song_options:*",
     "cli.lyrics:*",
     "console.terminal:progress_bar",
