@@ -12,6 +12,9 @@ MIN_DURATION = 0.5
 MAX_DURATION = 600.0
 """Seconds of audio: the longest that ACE-Step 1.5 is trained for."""
 
+HOST = "host"
+"""What stands for a tier where there is no accelerator."""
+
 LM_MEMORY_GB = {
     "acestep-5Hz-lm-0.6B": 3.0,
     "acestep-5Hz-lm-1.7B": 8.0,
@@ -25,7 +28,7 @@ class GPUConfig:
     """The limits of one memory tier.
 
     Attributes:
-        tier: `tier1` … `tier6` or `unlimited`.
+        tier: `tier1` … `tier6`, `unlimited`, or `host`.
         gpu_memory_gb: accelerator memory that led to it, GB; 0 without an accelerator.
         max_duration_with_lm: longest song when the language model is loaded, seconds.
         max_duration_without_lm: longest song otherwise, seconds.
@@ -97,12 +100,25 @@ def get_gpu_tier(gpu_memory_gb: float) -> str:
 def get_gpu_config(
     gpu_memory_gb: float | None = None, *, policy: DevicePolicy | None = None
 ) -> GPUConfig:
-    """The limits for so much accelerator memory, by default for this machine's device."""
+    """The limits for so much accelerator memory, by default for this machine's device.
+
+    Tiers are an accelerator's. A policy without one has the limits of the model alone, unless
+    memory is simulated: what the host can hold is a matter of its own memory.
+    """
     gb = get_gpu_memory_gb(policy) if gpu_memory_gb is None else float(gpu_memory_gb)
+    if policy is not None and not policy.is_accelerator and not gb:
+        return _host(policy.total_memory)
     _, tier, long_lm, long, batch_lm, batch, lm_on, lms = next(r for r in _TIERS if gb <= r[0])
     unified = policy.unified_memory if policy else False
     offload = 0 < gb < 16 and not unified
     return GPUConfig(tier, gb, long_lm, long, batch_lm, batch, lm_on, lms, offload)
+
+
+def _host(memory_gb: float) -> GPUConfig:
+    """The limits of the host: those of the largest tier, and what language models fit."""
+    _, _, long_lm, long, batch_lm, batch, _, _ = _TIERS[-1]
+    lms = tuple(name for name, need in LM_MEMORY_GB.items() if need <= memory_gb)
+    return GPUConfig(HOST, 0.0, long_lm, long, batch_lm, batch, False, lms, False)
 
 
 def check_duration_limit(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from acestep.alignment.aligner import MusicStampsAligner
 from acestep.alignment.decoding import TokenDecoder, TokenIds, id_list, lyric_span
 from acestep.alignment.heads import alignment_heads
+from acestep.alignment.scorer import MusicLyricScorer
 from acestep.diffusion.conditions import Conditioner
 from acestep.diffusion.prompts import lyric_ids
-from acestep.dit_alignment_score import MusicLyricScorer, MusicStampsAligner
 from acestep.engines.protocol import Engine, Traits
 from acestep.errors import AceStepError, RequestError
 from acestep.song.request import Request

@@ -154,7 +154,8 @@ def _ours(handler: AceStepHandler, seconds: float, batch: int) -> Any:
 def _request(seconds: float, batch: int) -> Request:
     """Songs of words that no earlier run had."""
     caption = CAPTION.format(next(_takes))
-    return Request(caption, tuple(range(batch)), LYRICS, seconds, language="en", steps=STEPS)
+    seeds = tuple(range(batch))
+    return Request(caption, seeds, LYRICS, seconds, language="en", steps=STEPS, shift=1.0)
 
 
 def _theirs(
@@ -210,8 +211,8 @@ def _stages(
     handler: AceStepHandler, seconds: float, batch: int
 ) -> tuple[dict[str, float], list[float]]:
     """Seconds of each of `STAGES`, and of each step, in one run that waits in between."""
-    pipeline, policy = handler.pipeline, handler.policy
-    assert pipeline is not None
+    maker, policy = handler.maker, handler.policy
+    assert maker is not None
     marks: list[float] = []
 
     def mark() -> float:
@@ -219,7 +220,8 @@ def _stages(
         return time.perf_counter()
 
     spent = {"text": 0.0, "conditioning": 0.0}
-    encode, conditions = pipeline._encoded, pipeline._conditions
+    conditions = maker.conditioner
+    encode = conditions.encoded
 
     def timed(function: Callable[..., Any], stage: str) -> Callable[..., Any]:
         def run(*inputs: Any) -> Any:
@@ -230,8 +232,8 @@ def _stages(
 
         return run
 
-    pipeline._encoded = timed(encode, "text")  # type: ignore[method-assign]
-    pipeline._conditions = timed(conditions, "conditioning")  # type: ignore[method-assign]
+    conditions.encoded = timed(encode, "text")  # type: ignore[method-assign]
+    maker.conditioner = timed(conditions, "conditioning")  # type: ignore[assignment]
     try:
         start = mark()
         made = handler.generate(
@@ -239,7 +241,8 @@ def _stages(
         )
         total = mark() - start
     finally:
-        del pipeline._encoded, pipeline._conditions
+        maker.conditioner = conditions
+        del conditions.encoded
     with tempfile.TemporaryDirectory() as folder:
         before = time.perf_counter()
         for number, song in enumerate(made.songs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,26 @@ def _shards(index: Path) -> Iterator[Path]:
         yield shard
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a safetensors file: its shape, and its dtype by the format's name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
 def header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file, after checking that all its bytes are there.
+    """Names and shapes in a safetensors file, after checking that all its bytes are there."""
+    return {name: entry.shape for name, entry in stored(file).items()}
+
+
+def stored(file: Path) -> dict[str, Stored]:
+    """What a safetensors file holds, after checking that all its bytes are there.
 
     Layout: 8 bytes with the header's length, the header as JSON, then the tensors.
+
+    Raises:
+        CheckpointError: it is damaged, truncated, or no such file.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -75,10 +92,13 @@ def header(file: Path) -> dict[str, tuple[int, ...]]:
                 f"{file}: not a safetensors file, or truncated ({size} bytes); fetch it again"
             )
         try:
-            stored = json.loads(stream.read(length))
-            entries = {k: v for k, v in stored.items() if k != "__metadata__"}
+            read = json.loads(stream.read(length))
+            entries = {k: v for k, v in read.items() if k != "__metadata__"}
             end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-            shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
+            found = {
+                key: Stored(tuple(entry["shape"]), str(entry["dtype"]))
+                for key, entry in entries.items()
+            }
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise CheckpointError(f"{file}: its header is damaged; fetch the file again") from None
     if size != 8 + length + end:
@@ -86,4 +106,4 @@ def header(file: Path) -> dict[str, tuple[int, ...]]:
             f"{file}: has {size} bytes, its header says {8 + length + end}; it is truncated "
             "or was changed: fetch the file again"
         )
-    return shapes
+    return found

@@ -11,6 +11,7 @@ from acestep.checkpoint.files import WEIGHT_INDEX, read_json
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
 from acestep.checkpoint.kinds import Checkpoint
 from acestep.checkpoint.names import SOURCES, folders_of, short_name
+from acestep.checkpoint.single.parts import DIT, parts_of
 from acestep.errors import CheckpointError
 
 # `auto` takes the first of these that is here: guidance-distilled ones first, being faster.
@@ -22,8 +23,8 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
 
     Args:
         model: `auto` (the best real checkpoint here, else the built-in one), `demo`, a
-            short name (see `names.SOURCES`; in either layout), the name of a folder in one of
-            the `checkpoint_roots`, a path, or a Hub id that has been downloaded.
+            short name (see `names.SOURCES`; in either layout), the name of a folder or single file
+            in one of the `checkpoint_roots`, a path, or a Hub id that has been downloaded.
         project_root: see `checkpoint_roots`.
 
     Raises:
@@ -46,7 +47,8 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
         raise CheckpointError(
             f"checkpoint '{model}' is not on this machine; fetch it with: acestep download {model}"
         )
-    for candidate in (Path(model).expanduser(), *(root / model for root in roots)):
+    named = (root / name for root in roots for name in (model, f"{model}.safetensors"))
+    for candidate in (Path(model).expanduser(), *named):
         if candidate.exists():
             return identified(candidate, model)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
@@ -72,21 +74,34 @@ def local_checkpoints(project_root: str | Path | None = None) -> list[Checkpoint
     for root in checkpoint_roots(project_root):
         if root.is_dir():
             for folder in sorted(root.iterdir()):
-                if checkpoint := identify(folder):
+                if checkpoint := _listed(folder):
                     found.setdefault(folder.resolve(), checkpoint)
     return list(found.values())
 
 
 def identify(folder: Path) -> Checkpoint | None:
-    """What checkpoint a folder holds, judged by its files, or None."""
+    """What checkpoint a folder or single file holds, judged by what is there, or None."""
     if (folder / "model_index.json").is_file():
         return Checkpoint(folder.name, folder, "diffusers")
+    if folder.is_file():
+        single = folder.suffix == ".safetensors" and DIT in parts_of(folder)
+        return Checkpoint(folder.stem, folder, "single") if single else None
     weights = (folder / "model.safetensors").is_file() or (folder / WEIGHT_INDEX).is_file()
     if weights and (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
         if "audio_acoustic_hidden_dim" in config:
             return Checkpoint(folder.name, folder, "original")
     return None
+
+
+def _listed(path: Path) -> Checkpoint | None:
+    """What `identify` says; a damaged file among others is nobody's choice."""
+    try:
+        return identify(path)
+    except CheckpointError:
+        if path.is_file():
+            return None
+        raise
 
 
 def _demo() -> Checkpoint:
@@ -98,7 +113,11 @@ def identified(folder: Path, model: str, name: str | None = None) -> Checkpoint:
     if checkpoint := identify(folder):
         return replace(checkpoint, name=name) if name else checkpoint
     if folder.is_file():
-        raise CheckpointError(f"{folder} is a file; give the folder of a checkpoint")
+        held = parts_of(folder) if folder.suffix == ".safetensors" else {}
+        raise CheckpointError(
+            f"{folder} is a file; give the folder of a checkpoint, or a safetensors file with its "
+            f"DiT (this one holds {' and '.join(sorted(held)) or 'no part of one'})"
+        )
     raise CheckpointError(
         f"{folder}: not an ACE-Step 1.5 checkpoint ('{model}'); expected model_index.json "
         "(diffusers layout), or config.json beside model.safetensors (original layout)"

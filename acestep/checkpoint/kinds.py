@@ -18,8 +18,9 @@ class Checkpoint:
 
     Attributes:
         name: what to call it in messages.
-        path: its folder; in the original layout the folder of the transformer.
-        layout: `diffusers` or `original`.
+        path: its folder; in the original layout the folder of the transformer; of a single file
+            the file.
+        layout: `diffusers`, `original` or `single`.
         builtin: whether it is the one that comes with this package.
     """
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
+from acestep.checkpoint.components import (
+    load_component,
+    load_text_encoder,
+    load_tokenizer,
+    load_vae,
+    silence_latent,
+)
 from acestep.checkpoint.files import header, read_json, weight_files
 from acestep.checkpoint.kinds import Checkpoint
-from acestep.checkpoint.modules import component_classes, empty, fill, finish
+from acestep.checkpoint.modules import Place, component_classes, fill, finish
 from acestep.checkpoint.names import TEXT_ENCODER, VAE
 from acestep.checkpoint.original import original_modules, original_name
 from acestep.checkpoint.settings import with_kind
+from acestep.checkpoint.single.loading import load_single
 from acestep.device import DevicePolicy
-from acestep.errors import CheckpointError, first_line
+from acestep.errors import CheckpointError
 
 Progress = Callable[[str], None]
-
-_COMPONENT_STEMS = ("diffusion_pytorch_model", "model")
 
 
 def load(
@@ -45,6 +47,8 @@ def load(
         CheckpointError: a file is missing, damaged, or does not fit the architecture.
     """
     say = on_component or (lambda name: None)
+    if checkpoint.layout == "single":
+        return load_single(checkpoint, policy, say)
     if checkpoint.layout == "original":
         return _load_original(checkpoint, policy, say)
     return _load_diffusers(checkpoint, policy, say)
@@ -69,10 +73,10 @@ def _load_diffusers(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress)
         config = {k: v for k, v in read_json(file).items() if not k.startswith("_")}
         if name == "transformer":
             config = with_kind(config, checkpoint.name, file)
-        parts[name] = _load_component(cls, folder / name, config, policy, _dtype_name(name))
+        parts[name] = load_component(cls, folder / name, config, policy, _dtype_name(name))
     say("text_encoder")
-    parts["text_encoder"] = _load_text_encoder(folder / "text_encoder", policy)
-    parts["tokenizer"] = _load_tokenizer(folder / "tokenizer")
+    parts["text_encoder"] = load_text_encoder(folder / "text_encoder", policy)
+    parts["tokenizer"] = load_tokenizer(folder / "tokenizer")
     return parts
 
 
@@ -82,15 +86,15 @@ def _load_original(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) 
     config = with_kind(read_json(config_file), checkpoint.name, config_file)
     files = weight_files(folder)
     shapes = {key: shape for file in files for key, shape in header(file).items()}
-    modules = original_modules(folder, config, shapes)
+    modules = original_modules(config, shapes, config_file)
 
-    def place(key: str) -> tuple[nn.Module, str] | None:
+    def place(key: str) -> Place | None:
         target = original_name(key)
         if target is None or target[0] not in modules:
             return None
-        return modules[target[0]], target[1]
+        return Place(modules[target[0]], target[1])
 
-    silence = _silence_latent(folder / "silence_latent.pt")
+    silence = silence_latent(folder / "silence_latent.pt")
     condition_encoder = modules["condition_encoder"]
     condition_encoder.register_buffer("silence_latent", silence)
     wanted = {
@@ -105,11 +109,11 @@ def _load_original(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) 
     for module in modules.values():
         finish(module, policy, "dit")
     say("vae")
-    vae = _load_vae(folder.parent / VAE, policy)
+    vae = load_vae(folder.parent / VAE, policy)
     say("text_encoder")
     text_folder = folder.parent / TEXT_ENCODER
-    text_encoder = _load_text_encoder(text_folder, policy)
-    tokenizer = _load_tokenizer(text_folder)
+    text_encoder = load_text_encoder(text_folder, policy)
+    tokenizer = load_tokenizer(text_folder)
     absent = {"audio_tokenizer": None, "audio_token_detokenizer": None}
     return {**absent, **modules, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
 
@@ -122,77 +126,6 @@ def _check_beside(root: Path) -> None:
                 f"{root / name}: missing folder; the VAE and the text encoder, which checkpoints "
                 "in the original layout share, come with: acestep download turbo"
             )
-
-
-def _load_vae(folder: Path, policy: DevicePolicy) -> nn.Module:
-    config = {k: v for k, v in read_json(folder / "config.json").items() if not k.startswith("_")}
-    return _load_component(component_classes()["vae"], folder, config, policy, "vae")
-
-
-def _load_component(
-    cls: Any, folder: Path, config: dict[str, Any], policy: DevicePolicy, component: str
-) -> nn.Module:
-    module = empty(cls, config, folder / "config.json")
-    files = weight_files(folder, _COMPONENT_STEMS)
-    wanted = {(id(module), name) for name in module.state_dict()}
-    fill(files, lambda key: (module, key), wanted, policy, folder, component)
-    return finish(module, policy, component)
-
-
-def _silence_latent(file: Path) -> torch.Tensor:
-    """The stored latents of silence, from `[1, channels, frames]` to `[1, frames, channels]`."""
-    if not file.is_file():
-        raise CheckpointError(f"{file}: missing file; the checkpoint is incomplete")
-    try:
-        latent = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001
-        # Unpickling damaged bytes can raise nearly anything; all of it means this.
-        raise CheckpointError(f"{file}: damaged ({type(error).__name__})") from None
-    if not isinstance(latent, torch.Tensor) or latent.ndim != 3 or math.prod(latent.shape) == 0:
-        raise CheckpointError(f"{file}: expected a tensor of shape [1, channels, frames]")
-    return latent.transpose(1, 2).contiguous()
-
-
-def _load_text_encoder(folder: Path, policy: DevicePolicy) -> nn.Module:
-    from transformers import AutoModel
-
-    read_json(folder / "config.json")
-    for file in weight_files(folder):
-        header(file)
-    try:
-        module, info = AutoModel.from_pretrained(
-            folder,
-            dtype=policy.dtype_of("text_encoder"),
-            device_map={"": policy.device},
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder}: the text encoder cannot be loaded ({first_line(error)})"
-        ) from None
-    for kind in ("missing_keys", "mismatched_keys"):
-        if names := sorted(str(name) for name in info.get(kind, ())):
-            raise CheckpointError(
-                f"{folder}: the text encoder's weights do not fit its config "
-                f"({kind.replace('_', ' ')}: {', '.join(names[:3])})"
-            )
-    text_encoder: nn.Module = module.eval().requires_grad_(False)
-    return text_encoder
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: missing folder; the checkpoint is incomplete")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # noqa: BLE001
-        # The tokenizer libraries raise their own kinds, down to plain Exception.
-        raise CheckpointError(
-            f"{folder}: the tokenizer cannot be loaded ({first_line(error)})"
-        ) from None
 
 
 def _dtype_name(component: str) -> str:

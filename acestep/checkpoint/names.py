@@ -59,10 +59,15 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 
 
 def folders_of(name: str) -> list[str]:
-    """Local folders that a short name stands for, in either layout, the preferred first."""
+    """Local folders and files that a short name stands for, the preferred first."""
     published = [source.folder for source in SOURCES[name]]
     # Converted by hand, a checkpoint goes by the same rule.
-    return list(dict.fromkeys([*published, f"acestep-v15-{name}", f"acestep-v15-{name}-diffusers"]))
+    folders = [*published, f"acestep-v15-{name}", f"acestep-v15-{name}-diffusers"]
+    spelled = name.replace("-", "_")
+    # As in ComfyUI's published files.
+    files = [f"acestep_v1.5_{spelled}", f"acestep_v1.5_{spelled}_bf16"]
+    files.append(f"ace_step_1.5_{spelled}_aio")
+    return list(dict.fromkeys([*folders, *(f"{file}.safetensors" for file in files)]))
 
 
 def short_name(folder: str) -> str | None:

@@ -49,14 +49,19 @@ def original_name(key: str) -> tuple[str, str] | None:
 
 
 def original_modules(
-    folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+    config: dict[str, Any], shapes: dict[str, tuple[int, ...]], file: Path
 ) -> dict[str, nn.Module]:
     """Empty modules of the widths that an original checkpoint's config and tensors say.
 
     Fields that no class knows are left out; the tensors must fit whatever they say.
+
+    Args:
+        config: in the original's terms.
+        shapes: of the tensors, by the original's names.
+        file: where the config is from, for messages.
     """
     classes = component_classes()
-    config = understood(config, folder / "config.json")
+    config = understood(config, file)
     own = {
         name: config[f"encoder_{name}"]
         for name in ENCODER_WIDTHS
@@ -76,5 +81,5 @@ def original_modules(
     for name, values in settings.items():
         accepted = inspect.signature(classes[name].__init__).parameters
         arguments = {key: value for key, value in values.items() if key in accepted}
-        modules[name] = empty(classes[name], arguments, folder / "config.json")
+        modules[name] = empty(classes[name], arguments, file)
     return modules

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from acestep.checkpoint import finding
+from acestep.checkpoint.distilled import is_distilled
 from acestep.checkpoint.kinds import TURBO_TASKS, tasks_of
 from acestep.device import resolve
 from acestep.errors import RequestError
@@ -144,10 +145,9 @@ class Engines:
         if self._dit is not None and self._dit.tasks:
             return self._dit.tasks
         try:
-            checkpoint = finding.find(model, self.project_root)
+            return tasks_of(is_distilled(finding.find(model, self.project_root)))
         except RequestError:
             return TURBO_TASKS
-        return tasks_of(checkpoint.builtin or "turbo" in checkpoint.name)
 
 
 def limits_of(device: str) -> GPUConfig:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from acestep.checkpoint.files import read_json, weight_files
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
+from acestep.checkpoint.single.language import unpacked
 from acestep.device import GIB, DevicePolicy
 from acestep.errors import CheckpointError, RequestError
 from acestep.gpu_config import LM_MEMORY_GB, GPUConfig
@@ -39,6 +40,8 @@ def find(
                 return folder
         return find(DEMO)
     folder = Path(name).expanduser()
+    if folder.is_file():
+        return unpacked(folder, cache_dir() / "language-models")
     found = folder if _is_model(folder) else _in_roots(name, checkpoint_dir)
     if found is None:
         hint = (

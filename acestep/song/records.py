@@ -15,7 +15,6 @@ from acestep.song.planning import metadata_of
 from acestep.song.request import REPAINT_TASKS, Request
 
 if TYPE_CHECKING:
-    from acestep.checkpoint.kinds import Checkpoint
     from acestep.device import DevicePolicy
     from acestep.song.outcome import Generation
 
@@ -25,11 +24,24 @@ _REPAINTING = (
 )  # fmt: skip
 
 
+class Named(Protocol):
+    """A checkpoint, as far as a record goes."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+
 class Maker(Protocol):
     """What made a song, such as `AceStepHandler`."""
 
-    checkpoint: Checkpoint | None
-    policy: DevicePolicy
+    @property
+    def checkpoint(self) -> Named | None:
+        """What is loaded."""
+
+    @property
+    def policy(self) -> DevicePolicy:
+        """Where it is."""
 
 
 def describe(handler: Maker, made: Generation, number: int) -> dict[str, Any]:

@@ -109,13 +109,14 @@ def check_memory(model: torch.nn.Module, policy: DevicePolicy) -> None:
 def _identity(checkpoint: Checkpoint) -> str:
     """Changes when the checkpoint's files do."""
     digest = hashlib.sha256()
-    for file in sorted(checkpoint.path.rglob("*")):
+    root = checkpoint.path
+    if not root.exists():
+        raise RequestError(f"{root}: the checkpoint is gone")
+    for file in [root] if root.is_file() else sorted(root.rglob("*")):
         if file.suffix in (".safetensors", ".json", ".pt") and file.is_file():
             state = file.stat()
-            name = file.relative_to(checkpoint.path).as_posix()
+            name = file.relative_to(root).as_posix()
             digest.update(f"{name} {state.st_size} {state.st_mtime_ns}".encode())
-    if not checkpoint.path.is_dir():
-        raise RequestError(f"{checkpoint.path}: the checkpoint is gone")
     return digest.hexdigest()
 
 

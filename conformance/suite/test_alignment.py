@@ -151,6 +151,8 @@ def test_maps_are_the_same_from_a_tensor(api: Api, target: Target, kind: str) ->
 
 
 @covers(
+    "alignment.aligner:*",
+    "alignment.scorer:*",
     "alignment.service:LyricAlignmentMixin.*",
     "alignment.service:SongInputs.checked",
     "alignment.service:song_inputs",

@@ -51,7 +51,7 @@ def test_more_memory_never_allows_less_without_the_lm(first: float, second: floa
 
 def test_the_cpu_counts_as_no_accelerator(policy: DevicePolicy) -> None:
     assert get_gpu_memory_gb(policy) == 0
-    assert get_gpu_config(policy=policy).tier == "tier1"
+    assert get_gpu_config(policy=policy).tier == "host"
 
 
 @pytest.mark.parametrize("variable", ["MAX_CUDA_VRAM", "ACESTEP_DEVICE_MEMORY_GB"])

@@ -214,13 +214,14 @@ def test_batch_items_are_the_songs_of_their_seeds(
     assert not torch.allclose(both[0], both[1])
 
 
-def test_limits_clamp_with_a_warning_on_the_cpu_too(
+def test_limits_of_a_tier_clamp_with_a_warning(
     handler: AceStepHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "4")
     made = handler.generate(Request("flute", (1, 2), duration=0.6, steps=1))
     assert len(made.songs) == 1
     assert made.warnings == [
-        "a batch of 2 is above the limit of 1 for tier1 (0.0 GB of accelerator memory); making 1"
+        "a batch of 2 is above the limit of 1 for tier1 (4.0 GB of accelerator memory); making 1"
     ]
 
 

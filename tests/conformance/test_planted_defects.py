@@ -40,7 +40,7 @@ class Defect:
 DEFECTS = (
     Defect(
         "S1: the score is forced onto CUDA",
-        "dit_alignment_score.py",
+        "alignment/scorer.py",
         "        energy = to_host(energy_matrix)\n",
         "        import torch; energy = to_host(torch.as_tensor(energy_matrix).cuda())\n",
         f"{ALIGNMENT}::test_score_of_a_diagonal",
@@ -259,7 +259,7 @@ DEFECTS = (
     ),
     Defect(
         "a tensor made on CUDA",
-        "song/generation.py",
+        "diffusion/denoise.py",
         "    peak = latents.abs().amax(dim=(1, 2)).float().cpu()\n",
         '    peak = torch.zeros(1, device="cuda")\n',
         f"{DEVICE}::test_what_a_device_can_do_wrong",

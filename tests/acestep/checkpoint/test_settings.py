@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from acestep.checkpoint.distilled import is_distilled
 from acestep.checkpoint.finding import find
 from acestep.checkpoint.settings import FULL, SLIDING, is_turbo, layer_types, understood
 from acestep.device import resolve
@@ -107,6 +108,12 @@ def test_the_pipeline_is_of_that_kind(dit: Path, fields: dict[str, Any]) -> None
     change(dit, **({"model_version": ...} | fields))
     pipeline = load_pipeline(find(str(dit)), resolve("cpu"))
     assert pipeline.is_turbo is (fields["is_turbo"] is ...)
+    assert is_distilled(find(str(dit))) is pipeline.is_turbo
+
+
+def test_the_kind_is_known_before_loading(demo_folder: Path, base_folder: Path) -> None:
+    assert is_distilled(find(str(demo_folder)))
+    assert not is_distilled(find(str(base_folder)))
 
 
 @pytest.mark.parametrize(

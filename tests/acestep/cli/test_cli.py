@@ -367,7 +367,7 @@ def test_devices(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(names) == {"cuda", "mps", "cpu"}
     cpu = names["cpu"]
     assert cpu["available"]
-    assert cpu["tier"] == "tier1"
+    assert cpu["tier"] == "host"
     assert cpu["lm_backend"] == "pt"
     assert set(cpu["dtypes"]) == {"dit", "text_encoder", "vae", "lm"}
     assert names[report["auto"].partition(":")[0]]["available"]

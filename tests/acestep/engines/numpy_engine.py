@@ -49,7 +49,7 @@ class NumpyEngine:
         return host.numpy().astype(np.float32)
 
     def host(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
     def precise(self, array: np.ndarray) -> np.ndarray:
         return array.astype(np.float32)

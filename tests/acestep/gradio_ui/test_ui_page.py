@@ -127,7 +127,7 @@ def test_choices_are_refused_with_a_reason(page: Page) -> None:
     assert "not available here" in told["notice"]
     fine = page.use("device", "change", device="cpu")
     assert fine["backend"] == "pt"
-    assert fine["duration"]["maximum"] == 180
+    assert fine["duration"]["maximum"] == 600
     assert "cannot be used on cpu" in page.use("backend", "change", backend="vllm")["notice"]
     assert "alert" not in page.use("backend", "change", backend="pt")["notice"]
     assert page.use("model", "change", model="nothing of that name")["task"]["choices"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from acestep import inference
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, make_request
-from acestep.llm_inference import _seeds
+from acestep.lm.planner import PlanRequest
+from acestep.lm.sampling import Sampling
 from acestep.song import seeds as seeding
 
 SMALL = {"captions": "flute", "audio_duration": 0.6, "inference_steps": 1, "batch_size": 2}
@@ -80,9 +81,13 @@ def test_the_same_holds_in_a_record(
 
 
 def test_seeds_of_the_language_model() -> None:
-    assert _seeds(None, 2) == [0, 1]
-    assert _seeds([5], 3) == [5, 6, 7]
-    assert _seeds("5", 1) == [5]
-    first, second = _seeds([-1], 2)
+    def completed(seeds: Any, songs: int) -> list[int]:
+        asked = PlanRequest("a", "b", "dit", Sampling(), "", True, {}, (), songs, seeds)
+        return asked.completed_seeds()
+
+    assert completed(None, 2) == [0, 1]
+    assert completed([5], 3) == [5, 6, 7]
+    assert completed("5", 1) == [5]
+    first, second = completed([-1], 2)
     assert first != second
     assert second > 1

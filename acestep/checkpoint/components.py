@@ -1,0 +1,119 @@
+"""The components of a checkpoint that have a folder of their own: VAE, text encoder, tokenizer."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from acestep.checkpoint.files import header, read_json, weight_files
+from acestep.checkpoint.modules import Place, component_classes, empty, fill, finish
+from acestep.device import DevicePolicy
+from acestep.errors import CheckpointError, first_line
+
+_STEMS = ("diffusion_pytorch_model", "model")
+
+
+def load_vae(folder: Path, policy: DevicePolicy) -> nn.Module:
+    """The VAE in a folder, on the policy's device.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit its config.
+    """
+    config = {k: v for k, v in read_json(folder / "config.json").items() if not k.startswith("_")}
+    return load_component(component_classes()["vae"], folder, config, policy, "vae")
+
+
+def load_component(
+    cls: Any, folder: Path, config: dict[str, Any], policy: DevicePolicy, component: str
+) -> nn.Module:
+    """A module of diffusers from its folder's weights.
+
+    Args:
+        cls: its class.
+        folder: holds the weights.
+        config: its config.
+        policy: where it goes.
+        component: decides the dtype.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the config.
+    """
+    module = empty(cls, config, folder / "config.json")
+    files = weight_files(folder, _STEMS)
+    wanted = {(id(module), name) for name in module.state_dict()}
+    fill(files, lambda key: Place(module, key), wanted, policy, folder, component)
+    return finish(module, policy, component)
+
+
+def silence_latent(file: Path) -> torch.Tensor:
+    """The stored latents of silence, from `[1, channels, frames]` to `[1, frames, channels]`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something else.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing file; the checkpoint is incomplete")
+    try:
+        latent = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001
+        # Unpickling damaged bytes can raise nearly anything; all of it means this.
+        raise CheckpointError(f"{file}: damaged ({type(error).__name__})") from None
+    if not isinstance(latent, torch.Tensor) or latent.ndim != 3 or math.prod(latent.shape) == 0:
+        raise CheckpointError(f"{file}: expected a tensor of shape [1, channels, frames]")
+    return latent.transpose(1, 2).contiguous()
+
+
+def load_text_encoder(folder: Path, policy: DevicePolicy) -> nn.Module:
+    """The Qwen3 model in a folder, on the policy's device.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit its config.
+    """
+    from transformers import AutoModel
+
+    read_json(folder / "config.json")
+    for file in weight_files(folder):
+        header(file)
+    try:
+        module, info = AutoModel.from_pretrained(
+            folder,
+            dtype=policy.dtype_of("text_encoder"),
+            device_map={"": policy.device},
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: the text encoder cannot be loaded ({first_line(error)})"
+        ) from None
+    for kind in ("missing_keys", "mismatched_keys"):
+        if names := sorted(str(name) for name in info.get(kind, ())):
+            raise CheckpointError(
+                f"{folder}: the text encoder's weights do not fit its config "
+                f"({kind.replace('_', ' ')}: {', '.join(names[:3])})"
+            )
+    text_encoder: nn.Module = module.eval().requires_grad_(False)
+    return text_encoder
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: missing folder; the checkpoint is incomplete")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # noqa: BLE001
+        # The tokenizer libraries raise their own kinds, down to plain Exception.
+        raise CheckpointError(
+            f"{folder}: the tokenizer cannot be loaded ({first_line(error)})"
+        ) from None
