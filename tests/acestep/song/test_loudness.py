@@ -9,6 +9,8 @@ import torch
 
 from acestep.errors import RequestError
 from acestep.song import loudness
+from acestep.song.outcome import Generation, Song
+from acestep.song.request import Request
 
 RATE = 48000
 
@@ -70,3 +72,21 @@ def test_brought_to_a_loudness() -> None:
 def test_what_cannot_be_asked_for(target: float) -> None:
     with pytest.raises(RequestError, match="expected -40 to -5 LUFS"):
         loudness.check(target)
+
+
+def test_what_has_no_loudness_is_left_and_said() -> None:
+    """Records are JSON, which knows no infinity."""
+    songs = [
+        Song(torch.full((2, 100), 0.5), RATE, seed=1),
+        Song(sine(-20, 1), RATE, seed=2),
+    ]
+    made = Generation(songs, Request(caption="x", seeds=(1, 2)), ["before"], {}, 1.0, [], {}, 0.0)
+    assert loudness.songs_brought_to(made, None) is made
+    done = loudness.songs_brought_to(made, -23)
+    short, usual = done.songs
+    assert short.loudness == (-23, None)
+    assert torch.equal(short.audio, songs[0].audio)
+    assert usual.loudness == (-23, -23.0)
+    assert done.warnings[0] == "before"
+    assert len(done.warnings) == 2
+    assert "seed 1 is too short or too quiet" in done.warnings[1]
