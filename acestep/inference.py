@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from acestep.errors import AceStepError, GenerationError, RequestError
-from acestep.song import audio_files, planning
+from acestep.song import audio_files, loudness, planning, saving
 from acestep.song.params import SAMPLE_RATE, GenerationConfig, GenerationParams, make_request
 from acestep.song.records import describe, save_song
 
@@ -100,7 +100,8 @@ def generate_music(
             and audio codes when `params.thinking` is on; None does without.
         params: what to generate.
         config: how many, from which seeds, in which format.
-        save_dir: where to write `song-1.flac`, `song-1.json`, …; None writes nothing.
+        save_dir: where to write `song-1.flac`, `song-1.json`, …, counting on from what is
+            there; None writes nothing.
         progress: called as `progress(fraction, desc=text)`.
 
     Returns:
@@ -108,7 +109,7 @@ def generate_music(
     """
     try:
         if save_dir is not None:
-            audio_files.file_format(f"song.{config.audio_format}")
+            how = config.encoding()
         made = run(dit_handler, params, config, progress, llm_handler)
         audios: list[dict[str, Any]] = [
             {"key": number, "tensor": song.audio, "sample_rate": song.sample_rate,
@@ -117,9 +118,8 @@ def generate_music(
         ]  # fmt: skip
         if save_dir is not None:
             for number, audio in enumerate(audios):
-                path = Path(save_dir) / f"song-{number + 1}.{config.audio_format}"
-                save_song(path, made, number, audio["params"])
-                audio["path"] = str(path)
+                names = saving.numbered(Path(save_dir), how.kind)
+                audio["path"] = str(save_song(names, made, number, audio["params"], how))
     except AceStepError as error:
         return GenerationResult(success=False, error=str(error), status_message=str(error))
     from acestep.song.outcome import extra_outputs
@@ -147,16 +147,18 @@ def run(
         GenerationError: a model's output cannot be used.
         CancelledError: the handler was told to stop.
     """
+    target = config.target_loudness()
     request = make_request(params, config)
     if llm_handler is not None:
         dit_handler.lm_initialized = llm_handler.llm_initialized
     if llm_handler is None or not planning.plans(llm_handler, request):
-        return dit_handler.generate(request, progress)
+        return loudness.songs_brought_to(dit_handler.generate(request, progress), target)
     request = request.validated(dit_handler.tasks)
     request, warnings = request.limited(dit_handler.gpu_config, True)
     request = planning.plan(llm_handler, request, progress)
     made = dit_handler.generate(request, progress)
-    return replace(made, warnings=[*warnings, *made.warnings])
+    made = replace(made, warnings=[*warnings, *made.warnings])
+    return loudness.songs_brought_to(made, target)
 
 
 def understand_music(

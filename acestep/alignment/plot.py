@@ -68,15 +68,15 @@ def draw_alignment(
     return image
 
 
-def save_plot(path: Path, image: Image.Image) -> None:
+def save_plot(path: Path, image: Image.Image, *, overwrite: bool = True) -> None:
     """Write a PNG whole, or not at all.
 
     Raises:
-        RequestError: it cannot be written there.
+        RequestError: it cannot be written there, or a file is there and is not to be replaced.
     """
     from acestep.song.audio_files import replacing
 
-    with replacing(path) as part:
+    with replacing(path, overwrite=overwrite) as part:
         image.save(part, format="PNG")
 
 

@@ -6,17 +6,19 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from acestep.errors import RequestError
-from acestep.song import audio_files, normalise
+from acestep.song import audio_files, normalise, saving
 from acestep.song.params import GenerationParams
 
 JOURNAL = "journal.jsonl"
+_UNDER_WAY = f".{JOURNAL}.under-way"
+ENDED = "the run ended, killed or crashed, while this song was being made"
 _FIELDS = tuple(field.name for field in dataclasses.fields(GenerationParams))
 _NAME = re.compile(r"[\w][\w.-]{0,99}")
 
@@ -112,11 +114,14 @@ class Journal:
     A song is done when its description lies beside it: that file is written last, each file
     appears whole, and both keep their names when a job is made again. The journal adds what
     files cannot say: failures, and which job they were for. A torn last line is passed over.
+    Names of jobs under way stand in a file of their own: what is in there when a run begins was
+    cut off by the end of another. Files that no run of this folder made are never replaced.
     """
 
     def __init__(self, folder: Path, audio_format: str) -> None:
         self.folder, self.audio_format = folder, audio_format
         self._path = folder / JOURNAL
+        self._own: set[str] = set()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -138,7 +143,31 @@ class Journal:
                     f"{self.folder}: another run is at work there; wait for it, or choose another "
                     "folder"
                 ) from None
-            yield
+            self._own = {
+                str(event.get("id"))
+                for event in self.events()
+                if event.get("state") == "done" or event.get("reason") == ENDED
+            }
+            self._note_cut_off()
+            try:
+                yield
+            finally:
+                self.under_way(())
+
+    def under_way(self, jobs: Iterable[Job]) -> None:
+        """Write down which jobs are being made, in place of those before."""
+        names = [job.name for job in jobs]
+        path = self.folder / _UNDER_WAY
+        if names:
+            path.write_text("\n".join(names), encoding="utf-8")
+        else:
+            path.unlink(missing_ok=True)
+
+    def is_foreign(self, job: Job) -> bool:
+        """Whether there is a file under the job's name that no run of this folder has made."""
+        return (
+            self.path(job).exists() and job.name not in self._own and "job" not in self._record(job)
+        )
 
     def path(self, job: Job) -> Path:
         """Where a job's song goes."""
@@ -146,27 +175,44 @@ class Journal:
 
     def is_done(self, job: Job) -> bool:
         """Whether the song is there, made from just this line."""
-        path = self.path(job)
-        try:
-            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return path.is_file() and record.get("job") == job.fingerprint
+        return self.path(job).is_file() and self._record(job).get("job") == job.fingerprint
 
     def finish(self, job: Job, made: Made) -> None:
-        """Put a song in its place."""
+        """Put a song in its place.
+
+        Raises:
+            TakenError: a file is there that no run of this folder has made.
+            RequestError: the folder cannot be written to.
+        """
         path = self.path(job)
-        record = {"job": job.fingerprint, **made.record}
+        own = job.name in self._own or "job" in self._record(job)
+        record = {"file": path.name, "job": job.fingerprint, **made.record}
         text = json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n"
-        with audio_files.replacing(path) as part:
+        with audio_files.replacing(path, overwrite=own) as part:
             part.write_bytes(made.audio)
-        with audio_files.replacing(path.with_suffix(".json")) as part:
+        self._own.add(job.name)
+        with audio_files.replacing(saving.record_path(path)) as part:
             part.write_text(text, encoding="utf-8")
         self._note({"id": job.name, "state": "done", "seconds": round(made.seconds, 3)})
 
     def fail(self, job: Job, reason: str) -> None:
         """Write down why a job was not done."""
         self._note({"id": job.name, "state": "failed", "reason": reason})
+
+    def _record(self, job: Job) -> dict[str, Any]:
+        """The description beside a job's song; empty where there is none to be read."""
+        try:
+            told = json.loads(saving.record_path(self.path(job)).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def _note_cut_off(self) -> None:
+        path = self.folder / _UNDER_WAY
+        if path.is_file():
+            for name in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                self._own.add(name)
+                self._note({"id": name, "state": "failed", "reason": ENDED})
 
     def events(self) -> list[dict[str, Any]]:
         """Everything written down so far, oldest first."""

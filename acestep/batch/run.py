@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 
 from acestep.batch.jobs import Job, Journal, Made, remaining
 from acestep.batch.pools import Pool
+from acestep.song.audio_files import TakenError
 
 TRIES = 2
 """A job that fails is tried once more, after all others."""
 
 DEATHS = 2
 """A job that comes back this often because its workers died is taken to be what kills them."""
+
+FOREIGN = "{} exists, and is not of this batch; move it, or give the line another id"
 
 
 @dataclass
@@ -65,26 +68,37 @@ def run(
         make_pool: called only if there is something to do.
         tell: told the progress after every job.
     """
-    waiting = deque(remaining(jobs, journal))
-    progress = Progress(len(jobs), len(jobs) - len(waiting))
+    left = remaining(jobs, journal)
+    progress = Progress(len(jobs), len(jobs) - len(left))
+    waiting: deque[Job] = deque()
+    for job in left:
+        if journal.is_foreign(job):
+            _give_up(job, FOREIGN.format(journal.path(job).name), journal, progress)
+        else:
+            waiting.append(job)
     if not waiting:
         return progress
     pool = make_pool()
     progress.started = time.monotonic()
     tries: Counter[str] = Counter()
     deaths: Counter[str] = Counter()
-    under_way = 0
+    under_way: dict[str, Job] = {}
     try:
         while waiting or under_way:
-            while waiting and under_way < pool.room:
-                pool.submit(waiting.popleft())
-                under_way += 1
+            while waiting and len(under_way) < pool.room:
+                job = waiting.popleft()
+                under_way[job.name] = job
+                journal.under_way(under_way.values())
+                pool.submit(job)
             job, outcome = pool.wait()
-            under_way -= 1
             if isinstance(outcome, Made):
-                journal.finish(job, outcome)
-                progress.done += 1
-                progress.music += float(outcome.record.get("seconds", 0.0))
+                try:
+                    journal.finish(job, outcome)
+                except TakenError:
+                    _give_up(job, FOREIGN.format(journal.path(job).name), journal, progress)
+                else:
+                    progress.done += 1
+                    progress.music += float(outcome.record.get("seconds", 0.0))
             elif outcome is None and deaths[job.name] + 1 < DEATHS:
                 deaths[job.name] += 1
                 waiting.appendleft(job)
@@ -96,7 +110,14 @@ def run(
                     waiting.append(job)
                 else:
                     progress.failed[job.name] = reason
+            del under_way[job.name]
+            journal.under_way(under_way.values())
             tell(progress)
     finally:
         pool.close()
     return progress
+
+
+def _give_up(job: Job, reason: str, journal: Journal, progress: Progress) -> None:
+    progress.failed[job.name] = reason
+    journal.fail(job, reason)

@@ -13,6 +13,7 @@ from acestep.errors import AceStepError, first_line
 
 if TYPE_CHECKING:
     from acestep.song.outcome import Song
+    from acestep.song.params import GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Setting:
         dtype: one of `device.DTYPE_CHOICES`.
         compiled: compile on first use.
         audio_format: extension of the songs.
+        bit_depth, bitrate, loudness: as in `GenerationConfig`; None leaves them open.
     """
 
     model: str = "auto"
@@ -32,6 +34,23 @@ class Setting:
     dtype: str = "auto"
     compiled: bool = False
     audio_format: str = "flac"
+    bit_depth: int | None = None
+    bitrate: int | None = None
+    loudness: float | None = None
+
+    def config(self, seed: int) -> GenerationConfig:
+        """How one song is made and written."""
+        from acestep.song.params import GenerationConfig
+
+        return GenerationConfig(
+            batch_size=1,
+            seeds=[seed],
+            use_random_seed=False,
+            audio_format=self.audio_format,
+            audio_bit_depth=self.bit_depth,
+            audio_bitrate=self.bitrate,
+            audio_loudness=self.loudness,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,29 +99,28 @@ class Worker:
     def compute(self, job: Job) -> Computed | str:
         """The song's samples, or why there are none."""
         from acestep.inference import describe, run
-        from acestep.song.params import GenerationConfig, GenerationParams
+        from acestep.song.params import GenerationParams
 
         start = time.perf_counter()
         try:
             params = GenerationParams.of(job.params)
-            config = GenerationConfig(
-                batch_size=1, seeds=[job.params["seed"]], use_random_seed=False
-            )
-            made = run(self._handler, params, config)
+            made = run(self._handler, params, self._setting.config(job.params["seed"]))
         except (AceStepError, TypeError, ValueError) as error:
             return first_line(error)
         return Computed(made.songs[0], describe(self._handler, made, 0), start)
 
     def encode(self, computed: Computed) -> Made | str:
         """The samples as a file's bytes, or why there are none; any thread may do it."""
-        from acestep.song import audio_files
+        from acestep.song import audio_files, tags
 
         song = computed.song
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"song.{self._setting.audio_format}"
-                audio_files.write(path, song.audio, song.sample_rate)
+                how = self._setting.config(song.seed).encoding()
+                known = tags.of_record(computed.record)
+                audio_files.encode(path, song.audio, song.sample_rate, how, known)
                 audio = path.read_bytes()
-        except (AceStepError, ValueError) as error:
+        except (AceStepError, OSError, ValueError) as error:
             return first_line(error)
         return Made(audio, computed.record, time.perf_counter() - computed.start)

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.cli import file_options
 from acestep.console.terminal import COMPILE_HELP, EXIT_FAILED, EXIT_OK, result, say
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
     from acestep.batch.run import Progress
+    from acestep.batch.worker import Setting
 
 _LINE_EVERY = 5.0
 
@@ -41,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--checkpoint", help="folder that holds the checkpoints")
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
     parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
-    parser.add_argument("--format", default="flac", help="flac, wav, mp3 or ogg (default: flac)")
+    file_options.add_options(parser, default="flac")
     parser.set_defaults(run=run)
 
 
@@ -50,26 +52,17 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.batch.jobs import Journal, read_jobs
     from acestep.batch.pools import InlinePool, Pool, RayPool
     from acestep.batch.run import run as run_batch
-    from acestep.batch.worker import Setting
-    from acestep.song import audio_files
 
-    audio_files.file_format(f"song.{arguments.format}")
+    setting = setting_of(arguments)
     jobs = read_jobs(arguments.prompts)
     devices = _devices(arguments.devices, arguments.address)
-    setting = Setting(
-        arguments.config_path,
-        arguments.checkpoint,
-        arguments.dtype,
-        arguments.compile,
-        arguments.format,
-    )
 
     def make_pool() -> Pool:
         if len(devices) == 1 and arguments.address is None:
             return InlinePool(devices[0], setting)
         return RayPool(devices, setting, arguments.address)
 
-    journal = Journal(arguments.out, arguments.format)
+    journal = Journal(arguments.out, setting.audio_format)
     with journal.locked():
         progress = run_batch(jobs, journal, make_pool, _Teller())
     say(f"acestep: {progress.line()}")
@@ -77,6 +70,30 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"acestep: failed: {name}: {reason}")
     result(str(arguments.out))
     return EXIT_FAILED if progress.failed else EXIT_OK
+
+
+def setting_of(arguments: argparse.Namespace) -> Setting:
+    """What every worker is told.
+
+    Raises:
+        RequestError: no kind of file is like that, or no song so loud.
+    """
+    from acestep.batch.worker import Setting
+
+    made = Setting(
+        arguments.config_path,
+        arguments.checkpoint,
+        arguments.dtype,
+        arguments.compile,
+        arguments.format,
+        arguments.bit_depth,
+        arguments.bitrate,
+        arguments.loudness,
+    )
+    config = made.config(seed=0)
+    config.encoding()
+    config.target_loudness()
+    return made
 
 
 def _devices(names: list[str], address: str | None) -> list[str]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from acestep.checkpoint.finding import find
 from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.checkpoint.names import SOURCES
+from acestep.cli import file_options, song_options
 from acestep.cli import lyrics as lyric_output
-from acestep.cli import song_options
 from acestep.cli.planner import add_planner_options
 from acestep.console.terminal import (
     COMPILE_HELP,
@@ -29,11 +29,13 @@ from acestep.console.terminal import result as print_result
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 from acestep.song import normalise
+from acestep.song.formats import FORMATS
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
+    from acestep.song.formats import Encoding
     from acestep.song.outcome import Generation
 
 OFFLOAD_CHOICES = ("none", "dit", "all")
@@ -62,8 +64,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the songs and print a line for each file."""
-    paths = output_paths(arguments.output, arguments.batch)
+    paths = output_paths(file_options.name(arguments.output, arguments.format), arguments.batch)
     params = song_options.params(arguments)
+    config = file_options.config(arguments, paths[0])
     check_output(paths, arguments.force, normalise.duration(params.duration))
     from acestep.device import resolve
 
@@ -81,9 +84,6 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.handler import AceStepHandler
 
     quiet_libraries()
-    config = inference.GenerationConfig(
-        batch_size=arguments.batch, use_random_seed=False, audio_format=arguments.output.suffix[1:]
-    )
     inference.make_request(params, config).validated(ALL_TASKS)
     handler = AceStepHandler()
     started = time.perf_counter()
@@ -100,11 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
             handler.load_lora(arguments.lora, arguments.lora_scale)
         made = inference.run(handler, params, config, progress, _planner(arguments, policy))
     lora = arguments.lora and {"file": str(arguments.lora), "scale": arguments.lora_scale}
-    records = _save(handler, made, paths, params, lora)
+    records = _save(handler, made, paths, params, lora, config.encoding(), arguments.force)
     for warning in made.warnings:
         say(f"acestep: warning: {warning}")
     if timed.any:
-        _time_lyrics(handler, made, paths, records, timed)
+        _time_lyrics(handler, made, records, timed)
     seconds = time.perf_counter() - started
     _print(records, made, seconds, handler.device, arguments)
     return EXIT_OK
@@ -144,12 +144,17 @@ def check_output(paths: list[Path], force: bool, duration: float | None) -> None
     Raises:
         RequestError: a file exists, the folder cannot be written to, or its disk is full.
     """
+    from acestep.song.saving import record_paths
+
     for path in paths:
-        for file in (path, path.with_suffix(".json")):
+        records = record_paths(path)
+        for file in (path, *records):
             if file.is_dir():
                 raise RequestError(f"{file} is a folder; give the name of a file with -o")
-            if file.exists() and not force:
-                raise RequestError(f"{file} exists; overwrite it with --force")
+        # A record finds another name where the first is taken, but no third.
+        for taken in ([path], records):
+            if all(file.exists() for file in taken) and not force:
+                raise RequestError(f"{taken[-1]} exists; overwrite it with --force")
     folder = paths[0].absolute().parent
     while not folder.exists():
         folder = folder.parent
@@ -170,8 +175,11 @@ def _save(
     paths: list[Path],
     params: Any,
     lora: dict[str, Any] | None,
+    how: Encoding,
+    force: bool,
 ) -> list[dict[str, Any]]:
     from acestep.inference import describe, save_song
+    from acestep.song.saving import alternatives
 
     records = []
     for number in range(len(made.songs)):
@@ -181,15 +189,18 @@ def _save(
                 record[name] = str(getattr(params, name))
         if lora is not None:
             record["lora"] = lora
-        save_song(paths[number], made, number, record)
-        records.append({"path": str(paths[number]), **record})
+        asked = paths[number]
+        names = [asked] if force else alternatives(asked)
+        path = save_song(names, made, number, record, how, overwrite=force)
+        if path != asked:
+            say(f"acestep: warning: {asked} came to exist meanwhile and is kept; this is {path}")
+        records.append({"path": str(path), **record})
     return records
 
 
 def _time_lyrics(
     handler: AceStepHandler,
     made: Generation,
-    paths: list[Path],
     records: list[dict[str, Any]],
     options: lyric_output.LyricOptions,
 ) -> None:
@@ -198,7 +209,8 @@ def _time_lyrics(
 
     outputs = extra_outputs(made)
     for number, record in enumerate(records):
-        record |= lyric_output.write(handler, outputs, number, options, paths[number])
+        path = Path(record["path"])
+        record |= lyric_output.write(handler, outputs, number, options, path)
 
 
 def _print(
@@ -248,8 +260,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
-        "-o", "--output", type=Path, default=Path("song.flac"), help=".flac .wav .mp3 or .ogg"
-    )
+        "-o", "--output", type=Path, metavar="FILE",
+        help=f"song.flac, or a name that ends in {' '.join('.' + kind for kind in FORMATS)}",
+    )  # fmt: skip
+    file_options.add_options(output)
     output.add_argument("--force", action="store_true", help="overwrite existing files")
     output.add_argument("--json", action="store_true", help="print JSON")
     output.add_argument("--quiet", action="store_true", help="print nothing but problems")

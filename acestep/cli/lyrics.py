@@ -37,6 +37,7 @@ class LyricOptions:
         score: print how well the lyrics are sung.
         keep_tags: keep section marks such as `[verse]` in the files.
         heads: layer to heads, in place of the checkpoint's table.
+        force: replace files that exist.
     """
 
     lrc: str | None
@@ -47,6 +48,7 @@ class LyricOptions:
     score: bool
     keep_tags: bool
     heads: dict[int, list[int]] | None
+    force: bool = False
 
     @property
     def suffixes(self) -> list[str]:
@@ -103,6 +105,7 @@ def lyric_options(arguments: argparse.Namespace) -> LyricOptions:
         score=arguments.score,
         keep_tags=arguments.keep_tags,
         heads=heads,
+        force=arguments.force,
     )
 
 
@@ -165,7 +168,8 @@ def write(
         if len(starts) > 1 and len(set(starts)) == 1:
             say(NO_TIMES.format(song))
         for suffix, text in _texts(timed["sentence_timestamps"], options, song, seconds).items():
-            record["lyric_files"].append(_write_text(song.with_suffix(suffix), text))
+            file = song.with_suffix(suffix)
+            record["lyric_files"].append(_write_text(file, text, options.force))
         if options.plot:
             from acestep.alignment.plot import draw_alignment, save_plot
 
@@ -176,7 +180,7 @@ def write(
                 seconds,
                 song.name,
             )
-            save_plot(song.with_suffix(".png"), image)
+            save_plot(song.with_suffix(".png"), image, overwrite=options.force)
             record["lyric_files"].append(str(song.with_suffix(".png")))
     if options.score:
         record["lyric_score"] = handler.score_lyrics(inputs)
@@ -221,9 +225,9 @@ def _texts(
     return texts
 
 
-def _write_text(path: Path, text: str) -> str:
+def _write_text(path: Path, text: str, force: bool) -> str:
     from acestep.song.audio_files import replacing
 
-    with replacing(path) as part:
+    with replacing(path, overwrite=force) as part:
         part.write_text(text, encoding="utf-8")
     return str(path)

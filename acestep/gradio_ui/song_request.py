@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from acestep.errors import RequestError
 from acestep.gradio_ui.limits import Limits
 from acestep.song import normalise
+from acestep.song.formats import FORMATS
 from acestep.song.request import DEFAULT_DURATION, MAX_SEED, SOURCE_TASKS, UNKNOWN_LANGUAGE
 
 if TYPE_CHECKING:
     from acestep.song.params import GenerationConfig, GenerationParams
 
-FORMATS = ("flac", "wav", "mp3", "ogg")
 _TITLE = 60
 _MOST_STEPS = 100
 _MOST_SONGS = 8
@@ -56,7 +56,9 @@ class SongRequest:
         guidance_start, guidance_end: times that are guided, 1 is noise.
         timesteps: falling times with commas between, in place of steps and shift.
         method: of the diffusion.
-        audio_format: one of `FORMATS`.
+        audio_format: one of `formats.FORMATS`.
+        bit_depth, bitrate: bits a sample and kbit/s; 0 for the format's own.
+        loudness: LUFS; 0 leaves songs as they are.
     """
 
     prompt: str = ""
@@ -103,6 +105,9 @@ class SongRequest:
     timesteps: str = ""
     method: str = "ode"
     audio_format: str = "flac"
+    bit_depth: int = 0
+    bitrate: int = 0
+    loudness: float = 0.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SongRequest:
@@ -213,7 +218,12 @@ class SongRequest:
             complete_track_classes=self.tracks,
         )
         config = GenerationConfig(
-            batch_size=self.batch, use_random_seed=False, audio_format=self.audio_format
+            batch_size=self.batch,
+            use_random_seed=False,
+            audio_format=self.audio_format,
+            audio_bit_depth=self.bit_depth or None,
+            audio_bitrate=self.bitrate or None,
+            audio_loudness=self.loudness or None,
         )
         return params, config
 
@@ -238,7 +248,10 @@ class SongRequest:
         """What the models' own checks say, before the request has waited in the line."""
         from acestep.song.params import words_and_numbers
 
-        request = words_and_numbers(*self.params())
+        params, config = self.params()
+        config.encoding()
+        config.target_loudness()
+        request = words_and_numbers(params, config)
         if self.task in SOURCE_TASKS:
             request = replace(request, duration=None)
         if not prompt_needed:

@@ -20,11 +20,12 @@ from typing import Any
 import psutil
 
 from acestep.gradio_ui.limits import Limits
+from acestep.song.formats import FORMATS
 
 RECORD = "record.json"
 FILES = frozenset(
     {
-        *(f"song.{kind}" for kind in ("flac", "wav", "mp3", "ogg")),
+        *(f"song.{kind}" for kind in FORMATS),
         *("song.json", "song.lrc", "alignment.png", "spectrogram.png"),
     }
 )

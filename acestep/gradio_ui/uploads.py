@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from acestep.errors import RequestError
-from acestep.gradio_ui import decoder
 from acestep.gradio_ui.limits import MIB, Limits
+from acestep.song import decoder, sandbox
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
+EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif")
+SHORTEST = 0.1
 _ADVICE = "give a wav, flac, ogg or mp3 file"
-# Starting Python and reading from a busy disk take time that is not the file's fault.
-_GRACE = 20.0
 # A folder is made a moment before its file.
 _EMPTY_SECONDS = 60.0
 
@@ -55,33 +51,24 @@ def decoded(path: Path, target: Path, limits: Limits) -> Path:
         )
     if path.suffix.lower() not in EXTENSIONS:
         raise RequestError(f"the audio file has an unknown ending; {_ADVICE}")
-    bounds = (limits.upload_seconds, limits.decode_seconds, limits.decode_bytes)
-    command = [sys.executable, "-I", decoder.__file__, str(path), str(target), *map(str, bounds)]
-    command.append(os.pathsep.join(sys.path))
+    allowance = sandbox.Allowance(
+        limits.upload_seconds, SHORTEST, limits.decode_seconds, limits.decode_bytes
+    )
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=_environment(),
-            timeout=limits.decode_seconds + _GRACE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+        samples = sandbox.decoded(path, allowance)
+    except decoder.Refused as verdict:
+        reason = f"it {verdict}"
+        raise RequestError(f"the audio file cannot be used: {reason}; {_ADVICE}") from None
+    except sandbox.TooLongError:
         raise RequestError(f"reading the audio file takes too long; {_ADVICE}") from None
-    if done.returncode == 0:
-        return target
-    if done.returncode == decoder.REFUSED:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        verdict = lines[-1][:200] if lines else "it is not readable as audio"
-        raise RequestError(f"the audio file cannot be used: {verdict}; {_ADVICE}")
-    raise RequestError(f"reading the audio file takes too much time or memory; {_ADVICE}")
+    except sandbox.TooMuchError:
+        raise RequestError(
+            f"reading the audio file takes too much time or memory; {_ADVICE}"
+        ) from None
+    import soundfile
 
-
-def _environment() -> dict[str, str]:
-    """What a decoder needs to start, and no secrets."""
-    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
-    return {**kept, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    soundfile.write(target, samples.clip(-1, 1), decoder.RATE, format="WAV", subtype="FLOAT")
+    return target
 
 
 def clean(folder: Path, limits: Limits) -> None:

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from acestep.errors import RequestError
+from acestep.song import decoder, formats, sandbox
+from acestep.song.formats import FORMATS, Encoding, encoding, file_format
+from acestep.song.placing import TakenError, part_beside, place, replacing
+from acestep.song.tags import Tags
+from acestep.song.tags import write as write_tags
 
-FORMATS = {"flac": "FLAC", "wav": "WAV", "mp3": "MP3", "ogg": "OGG"}
-"""File extension to libsndfile's name of the container."""
+__all__ = [
+    "FORMATS",
+    "Encoding",
+    "Tags",
+    "TakenError",
+    "encode",
+    "encoding",
+    "file_format",
+    "part_beside",
+    "place",
+    "read",
+    "replacing",
+    "write",
+]
 
-_SUBTYPES = {"flac": "PCM_24", "wav": "PCM_16", "mp3": "MPEG_LAYER_III", "ogg": "VORBIS"}
 # A compressed file of a few kB can claim hours of audio; more than this is not a song.
 MAX_INPUT_SECONDS = 3600
+# libsndfile's Vorbis encoder puts what it is given at once on the stack.
+_BLOCK = 4096
+# PCM, float, and the header that says which of the two in a longer form.
+_PLAIN_WAV = (1, 3, 0xFFFE)
 
 
 def read(path: str | Path, sample_rate: int = 48000) -> torch.Tensor:
     """Read a song.
 
+    Plain WAV and FLAC are read here, all else in a process of its own, whose crash is an error.
+
     Args:
-        path: a file in a format of libsndfile (wav, flac, ogg, mp3, aiff, …).
+        path: a file in a format of libsndfile (wav, flac, ogg, opus, mp3, aiff, …), or, where
+            PyAV is installed, m4a or aac.
         sample_rate: rate of the result, Hz.
 
     Returns:
@@ -34,101 +55,139 @@ def read(path: str | Path, sample_rate: int = 48000) -> torch.Tensor:
     Raises:
         RequestError: the file is missing, unreadable, empty, silent of samples or not finite.
     """
-    import soundfile
-
     path = Path(path).expanduser()
     if not path.is_file():
         raise RequestError(f"{path}: no such audio file")
     try:
-        with soundfile.SoundFile(path) as file:
-            if file.frames > MAX_INPUT_SECONDS * file.samplerate:
-                raise RequestError(
-                    f"{path}: longer than {MAX_INPUT_SECONDS} s; give a shorter file"
-                )
-            samples = file.read(dtype="float32", always_2d=True)
-            rate = file.samplerate
-    except (soundfile.LibsndfileError, OSError, RuntimeError, ValueError) as error:
+        if _is_plain(path):
+            samples = decoder.read(str(path), MAX_INPUT_SECONDS, rate=sample_rate)
+        else:
+            allowance = sandbox.Allowance(MAX_INPUT_SECONDS)
+            samples = sandbox.decoded(path, allowance, sample_rate)
+    except decoder.Refused as verdict:
+        reason = str(verdict).removeprefix("is ")
+        raise RequestError(f"{path}: {reason}; {_advice(path)}") from None
+    except sandbox.TooMuchError:
         raise RequestError(
-            f"{path}: not readable as audio ({error}); give a wav, flac, ogg or mp3 file"
+            f"{path}: reading it takes too much time or memory; {_advice(path)}"
         ) from None
-    if samples.size == 0:
-        raise RequestError(f"{path}: holds no audio")
-    if not np.isfinite(samples).all():
-        raise RequestError(f"{path}: holds samples that are not numbers")
-    if rate != sample_rate:
-        import soxr
-
-        samples = soxr.resample(samples, rate, sample_rate)
-    stereo = np.repeat(samples, 2, axis=1) if samples.shape[1] == 1 else samples[:, :2]
-    return torch.from_numpy(np.ascontiguousarray(stereo.T, dtype=np.float32))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror})") from None
+    return torch.from_numpy(samples.T.copy())
 
 
-def write(path: str | Path, audio: torch.Tensor, sample_rate: int = 48000) -> None:
-    """Write a song; the file appears whole or not at all.
+def write(
+    path: str | Path,
+    audio: torch.Tensor,
+    sample_rate: int = 48000,
+    *,
+    bit_depth: int | None = None,
+    bitrate: int | None = None,
+    tags: Tags | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Write a song; the file appears whole or not at all, and holds just the samples given.
 
     Args:
         path: its extension, one of `FORMATS`, decides the format.
-        audio: `[channels, samples]` in -1 to 1, on any device.
+        audio: `[channels, samples]` in -1 to 1, on any device; what is louder is clipped,
+            except in float files.
         sample_rate: Hz.
+        bit_depth, bitrate: bits a sample and kbit/s; None for the format's own.
+        tags: what the file says of itself.
+        overwrite: whether a file that exists is replaced.
 
     Raises:
+        TakenError: the file exists, and is not to be replaced.
         RequestError: unknown extension, or the file cannot be written there.
     """
+    path = Path(path)
+    how = encoding(file_format(path), bit_depth, bitrate)
+    with replacing(path, overwrite=overwrite) as part:
+        encode(part, audio, sample_rate, how, tags)
+
+
+def encode(
+    part: Path, audio: torch.Tensor, sample_rate: int, how: Encoding, tags: Tags | None = None
+) -> None:
+    """Write a song to a file of any name, which stays half written where that fails.
+
+    Args:
+        part: the file.
+        audio: as for `write`.
+        sample_rate: Hz.
+        how: of which kind, and how precise.
+        tags: what the file says of itself.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    channels, made = audio.shape[0], how.format
+    if made.foreign:
+        sandbox.encode_aac(
+            part, _blocks(audio, 0), made.container, sample_rate, channels, how.bitrate or 0
+        )
+    else:
+        _by_libsndfile(part, audio, sample_rate, how)
+    if tags is not None:
+        write_tags(part, how.kind, tags)
+
+
+def _by_libsndfile(part: Path, audio: torch.Tensor, sample_rate: int, how: Encoding) -> None:
     import soundfile
 
-    path = Path(path)
-    kind = file_format(path)
-    samples = audio.detach().to("cpu", torch.float32).clamp(-1, 1).T.numpy()
-    with replacing(path) as part:
-        try:
-            soundfile.write(
-                part, samples, sample_rate, format=FORMATS[kind], subtype=_SUBTYPES[kind]
-            )
-        except soundfile.LibsndfileError as error:
-            raise OSError(str(error)) from None
-
-
-def file_format(path: str | Path) -> str:
-    """The format that a file name asks for.
-
-    Raises:
-        RequestError: the extension is not one of `FORMATS`.
-    """
-    kind = Path(path).suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise RequestError(
-            f"{path}: unknown audio format; end the name in " + ", ".join(f".{k}" for k in FORMATS)
-        )
-    return kind
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place on success and goes otherwise.
-
-    Raises:
-        RequestError: the system refuses to write there (permissions, full disk, …).
-    """
-    part = None
+    options = {} if how.bitrate is None else _rate_options(how, audio.shape[0])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        part = Path(name)
-        yield part
-        part.chmod(0o666 & ~_umask())
-        os.replace(part, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RequestError(
-            f"cannot write {path}: {reason}; free some space or choose another place with -o"
-        ) from None
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        with soundfile.SoundFile(
+            part, "w", sample_rate, audio.shape[0],
+            format=how.format.container, subtype=how.subtype, **options,
+        ) as file:  # fmt: skip
+            for block in _blocks(audio, how.bits):
+                file.write(block)
+    except soundfile.LibsndfileError as error:
+        raise OSError(str(error)) from None
 
 
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
+def _rate_options(how: Encoding, channels: int) -> dict[str, Any]:
+    """A bit rate in libsndfile's words: where between the best and the smallest it lies."""
+    assert how.bitrate is not None
+    if how.kind == "mp3":
+        return {"bitrate_mode": "CONSTANT", "compression_level": (320 - how.bitrate) / (320 - 32)}
+    low, high = 6 * channels, 256 * channels
+    return {"compression_level": min(max((high - how.bitrate) / (high - low), 0.0), 1.0)}
+
+
+def _blocks(audio: torch.Tensor, bits: int) -> Iterator[np.ndarray[Any, Any]]:
+    """The samples, `[samples, channels]` a block, as whole numbers where a file holds such.
+
+    They are scaled by a power of two, as readers do: what was read from a file of as many bits
+    is written back the same.
+    """
+    audio = audio.detach().to("cpu", torch.float32)
+    for start in range(0, audio.shape[-1], _BLOCK):
+        block = np.ascontiguousarray(audio[:, start : start + _BLOCK].T.numpy())
+        if bits == 32:
+            yield block
+        elif bits == 0:
+            yield block.clip(-1, 1)
+        else:
+            full = 2.0 ** (bits - 1)
+            whole = np.rint(block * full).clip(-full, full - 1).astype(np.int32)
+            yield whole << (32 - bits)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file is simple enough to be read in this process: FLAC, or WAV without a codec."""
+    with path.open("rb") as stream:
+        head = stream.read(22)
+    if head[:4] == b"fLaC":
+        return True
+    wav = head[:4] in (b"RIFF", b"RF64") and head[8:16] == b"WAVEfmt "
+    return wav and int.from_bytes(head[20:22], "little") in _PLAIN_WAV
+
+
+def _advice(path: Path) -> str:
+    kind = FORMATS.get(path.suffix.lower().removeprefix("."))
+    if kind is not None and kind.foreign and not formats.has_pyav():
+        return "m4a and aac need PyAV; install it with: pip install 'acestep[aac]'"
+    return "give a wav, flac, ogg or mp3 file"

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Song:
-    """One finished song: `[2, samples]` float32 on the host, and the seed it came from."""
+    """One finished song: `[2, samples]` float32 on the host, and the seed it came from.
+
+    `loudness` is what was asked for and what it is, LUFS, where it was asked for; None of a song
+    that is too short or too quiet to have one.
+    """
 
     audio: torch.Tensor
     sample_rate: int
     seed: int
+    loudness: tuple[float, float | None] | None = None
 
     @property
     def seconds(self) -> float:

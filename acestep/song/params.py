@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.errors import RequestError
-from acestep.song import audio_files, normalise
+from acestep.song import audio_files, loudness, normalise
 from acestep.song import seeds as seeding
+from acestep.song.formats import Encoding, encoding
 from acestep.song.request import MAX_SONGS, Planning, Request, check_range
 
 if TYPE_CHECKING:
@@ -130,7 +131,11 @@ class GenerationConfig:
         use_random_seed: draw a seed for each song that `seeds` does not name.
         seeds: seeds of the songs, in place of `GenerationParams.seed`; negative ones are drawn.
         lm_batch_chunk_size: most songs that the language model plans at once.
-        audio_format: flac, wav, mp3 or ogg.
+        audio_format: flac, wav, mp3, ogg, opus, m4a or aac.
+        audio_bit_depth: bits a sample of flac (16, 24) and wav (16, 24, 32: float); None for 24
+            and 16.
+        audio_bitrate: kbit/s of mp3 (constant), opus, m4a and aac; None for their own.
+        audio_loudness: LUFS to bring each song to, as far as its peaks allow; None leaves it.
     """
 
     batch_size: int = 2
@@ -139,6 +144,31 @@ class GenerationConfig:
     seeds: Sequence[int] | str | int | None = None
     lm_batch_chunk_size: int = 8
     audio_format: str = "flac"
+    audio_bit_depth: int | str | None = None
+    audio_bitrate: int | str | None = None
+    audio_loudness: float | str | None = None
+
+    def encoding(self) -> Encoding:
+        """How songs are written.
+
+        Raises:
+            RequestError: no kind of file is like that.
+        """
+        return encoding(
+            normalise.word("audio format", self.audio_format, "flac"),
+            normalise.whole("bit depth", self.audio_bit_depth),
+            normalise.whole("bit rate", self.audio_bitrate),
+        )
+
+    def target_loudness(self) -> float | None:
+        """What songs are brought to, LUFS; None leaves them.
+
+        Raises:
+            RequestError: it cannot be understood, or is out of range.
+        """
+        target = normalise.number("loudness", self.audio_loudness)
+        loudness.check(target)
+        return target
 
 
 def make_request(params: GenerationParams, config: GenerationConfig) -> Request:

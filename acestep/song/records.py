@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from acestep.song import audio_files
+from acestep.song import saving
+from acestep.song.formats import Encoding, encoding, file_format
 from acestep.song.planning import metadata_of
 from acestep.song.request import REPAINT_TASKS, Request
 
@@ -45,11 +47,16 @@ class Maker(Protocol):
 def describe(handler: Maker, made: Generation, number: int) -> dict[str, Any]:
     """Everything needed to make a song of a batch again, as plain data."""
     song = made.songs[number]
+    loudness = {}
+    if song.loudness is not None:
+        asked, reached = song.loudness
+        loudness = {"loudness": {"asked": asked, "made": reached}}
     return {
         **_asked(made.request, number),
         "seed": song.seed,
         "batch_index": number,
         "seconds": round(song.seconds, 3),
+        **loudness,
         "checkpoint": handler.checkpoint.name if handler.checkpoint else None,
         "device": handler.policy.name,
         "dtype": {name: choice.name for name, choice in handler.policy.dtypes.items()},
@@ -57,17 +64,40 @@ def describe(handler: Maker, made: Generation, number: int) -> dict[str, Any]:
     }
 
 
-def save_song(path: Path, made: Generation, number: int, record: dict[str, Any]) -> None:
-    """Write a song, and its parameters in a JSON file of the same name beside it.
+def save_song(
+    path: Path | Iterable[Path],
+    made: Generation,
+    number: int,
+    record: dict[str, Any],
+    how: Encoding | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a song, and its parameters in a JSON file beside it.
+
+    That is of the same name, or, where that is taken, `song.flac.json`.
+
+    Args:
+        path: where to, or several places of which the first that is free is taken.
+        made: the generation.
+        number: which song of it.
+        record: what `describe` says of it.
+        how: the kind of file; the name decides where it is not given.
+        overwrite: whether files that exist are replaced.
+
+    Returns:
+        Where the song is.
 
     Raises:
+        TakenError: a file is there, and was not to be replaced.
         RequestError: one of the two cannot be written; neither is left behind new.
     """
     song = made.songs[number]
-    text = json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n"
-    with audio_files.replacing(path.with_suffix(".json")) as part:
-        part.write_text(text, encoding="utf-8")
-        audio_files.write(path, song.audio, song.sample_rate)
+    names = iter([path] if isinstance(path, Path) else path)
+    first = next(names)
+    how = how or encoding(file_format(first))
+    names = itertools.chain([first], names)
+    return saving.save(names, song.audio, song.sample_rate, record, how, overwrite=overwrite)
 
 
 def _asked(request: Request, number: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from conformance.targets import Target
     "A3",
     "cli.batch:add_parser",
     "cli.batch:run",
+    "cli.batch:setting_of",
     "batch.jobs:*",
     "batch.pools:InlinePool*",
     "batch.run:*",

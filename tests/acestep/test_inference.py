@@ -14,6 +14,7 @@ from acestep import inference
 from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, generate_music, make_request
+from acestep.song import audio_files, loudness
 
 QUICK = {"caption": "warm piano", "duration": 0.6, "inference_steps": 1}
 
@@ -62,7 +63,7 @@ def test_failures_come_back_and_write_nothing(handler: AceStepHandler, tmp_path:
     for params, chosen, expected in (
         (GenerationParams(), config, "the prompt is empty"),
         (GenerationParams(caption="x", src_audio="none.wav"), config, "no such audio file"),
-        (GenerationParams(caption="x"), GenerationConfig(audio_format="aac"), "unknown audio"),
+        (GenerationParams(caption="x"), GenerationConfig(audio_format="wma"), "unknown audio"),
         (GenerationParams(caption="x"), GenerationConfig(batch_size=0), "batch size 0"),
         (GenerationParams(caption="x", bpm=1), config, "bpm 1 is out of range"),
     ):
@@ -76,13 +77,45 @@ def test_failures_come_back_and_write_nothing(handler: AceStepHandler, tmp_path:
 def test_a_song_that_cannot_be_saved_leaves_no_parameters(
     handler: AceStepHandler, tmp_path: Path
 ) -> None:
-    blocked = tmp_path / "out" / "song-1.flac"
-    blocked.mkdir(parents=True)
+    blocked = tmp_path / "out"
+    blocked.touch()
     params = GenerationParams(**QUICK)  # type: ignore[arg-type]
     result = generate_music(handler, None, params, GenerationConfig(batch_size=1), tmp_path / "out")
     assert not result.success
     assert "cannot write" in (result.error or "")
-    assert [entry.name for entry in blocked.parent.iterdir()] == ["song-1.flac"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_songs_of_before_are_kept(handler: AceStepHandler, tmp_path: Path) -> None:
+    """Two calls for one folder, and one for another kind of file: numbers go on."""
+    params = GenerationParams(**QUICK)  # type: ignore[arg-type]
+    paths = []
+    for kind, bits in (("flac", None), ("flac", 16), ("wav", 32)):
+        config = GenerationConfig(batch_size=1, audio_format=kind, audio_bit_depth=bits)
+        made = generate_music(handler, None, params, config, tmp_path)
+        paths.append(Path(made.audios[0]["path"]).name)
+    assert paths == ["song-1.flac", "song-2.flac", "song-3.wav"]
+    assert [soundfile.info(tmp_path / name).subtype for name in paths] == [
+        "PCM_24", "PCM_16", "FLOAT",
+    ]  # fmt: skip
+    assert len(list(tmp_path.iterdir())) == 6
+    again = audio_files.read(tmp_path / "song-3.wav")
+    assert torch.equal(again, made.audios[0]["tensor"]), "a float file is the song, bit for bit"
+
+
+def test_a_loudness_is_kept_or_said(handler: AceStepHandler, tmp_path: Path) -> None:
+    params = GenerationParams(**QUICK)  # type: ignore[arg-type]
+    low = GenerationConfig(batch_size=1, audio_loudness=-30)
+    made = generate_music(handler, None, params, low, tmp_path)
+    assert made.audios[0]["params"]["loudness"] == {"asked": -30, "made": -30.0}
+    assert loudness.measured(made.audios[0]["tensor"]) == pytest.approx(-30, abs=0.05)
+    loud = generate_music(
+        handler, None, params, GenerationConfig(batch_size=1, audio_loudness=-5), tmp_path
+    )
+    assert "LUFS, not -5: its peaks allow no more" in loud.status_message
+    assert loud.audios[0]["tensor"].abs().max() <= loudness.CEILING + 1e-4
+    refused = generate_music(handler, None, params, GenerationConfig(audio_loudness=0))
+    assert "loudness 0 is out of range" in (refused.error or "")
 
 
 def test_seeds() -> None:

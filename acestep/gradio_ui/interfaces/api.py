@@ -109,6 +109,9 @@ class Api:
         lm_top_p: float = 0.9,
         lm_negative_prompt: str = "NO USER INPUT",
         lm_constrained: bool = True,
+        bit_depth: int = 0,
+        bitrate: int = 0,
+        loudness: float = 0.0,
     ) -> list[dict[str, Any]]:
         """Make songs, and wait for them.
 

@@ -12,16 +12,18 @@ from acestep.gpu_config import MAX_DURATION
 from acestep.gradio_ui.engines import limits_of
 from acestep.gradio_ui.interfaces import sources
 from acestep.gradio_ui.interfaces.parts import Choices, Parts, open_or, same_words, translated
-from acestep.gradio_ui.song_request import FORMATS
 from acestep.gradio_ui.studio import Studio
 from acestep.gradio_ui.uploads import EXTENSIONS
+from acestep.song.formats import BIT_DEPTHS, FORMATS
+from acestep.song.loudness import RANGE
 from acestep.song.request import INFER_METHODS, LANGUAGES, REPAINT_MODES, TIME_SIGNATURES
 
 FIELDS = (
     "prompt", "lyrics", "instrumental", "language", "bpm", "key", "time_signature", "duration",
     "seed", "batch", "task", "source_file", "source_song", "repaint_start", "repaint_end",
     "repaint_mode", "repaint_strength", "cover_strength", "track", "reference_file", "thinking",
-    "steps", "guidance", "shift", "adg", "timesteps", "method", "audio_format",
+    "steps", "guidance", "shift", "adg", "timesteps", "method", "audio_format", "bit_depth",
+    "bitrate", "loudness",
 )  # fmt: skip
 """The components that make a `SongRequest`, under its fields' names."""
 
@@ -143,7 +145,13 @@ def _advanced(parts: Parts) -> None:
             parts.add("adg", gr.Checkbox, scale=1)
         with gr.Row():
             parts.add("method", gr.Radio, choices=translated("method", INFER_METHODS), value="ode")
-            parts.add("audio_format", gr.Radio, choices=same_words(FORMATS), value="flac")
+            parts.add("audio_format", gr.Radio, choices=same_words(tuple(FORMATS)), value="flac")
+        with gr.Row():
+            parts.add(
+                "bit_depth", gr.Dropdown, choices=open_or(tuple(map(str, BIT_DEPTHS))), value=""
+            )
+            parts.add("bitrate", gr.Number, value=0, precision=0, minimum=0, maximum=510)
+            parts.add("loudness", gr.Number, value=0, minimum=RANGE[0], maximum=0)
 
 
 def example_values(number: int) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep.acestep_v15_pipeline import main
-from acestep.batch.jobs import JOURNAL, Job, Journal, Made, read_jobs, remaining
+from acestep.batch.jobs import ENDED, JOURNAL, Job, Journal, Made, read_jobs, remaining
 from acestep.batch.pools import InlinePool, Outcome
 from acestep.batch.run import DEATHS, Progress, run
 from acestep.batch.worker import Setting, Worker
@@ -180,6 +183,49 @@ def test_half_a_song_and_an_edited_line_are_made_again(tmp_path: Path) -> None:
     assert run(edited, journal, unwanted, lambda progress: None).before == 4
 
 
+def test_a_job_at_which_the_run_died_is_journalled_and_comes_last(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from test_batch import *\n"
+        "class Deadly(ScriptedPool):\n"
+        "    def wait(self):\n"
+        "        if self.queue[0].name == '001': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().wait()\n"
+        "finished(jobs_of(6), Path(sys.argv[1]), Deadly({}))\n"
+    )
+    arguments = [str(tmp_path), str(Path(__file__).parent)]
+    died = subprocess.run([sys.executable, "-c", code, *arguments], check=False)
+    assert died.returncode < 0
+    pool = ScriptedPool({})
+    assert finished(jobs_of(6), tmp_path, pool).done == 5
+    events = Journal(tmp_path, "flac").events()
+    failed = [event["id"] for event in events if event["state"] == "failed"]
+    assert "001" in failed
+    assert "000" not in failed
+    assert {event["reason"] for event in events if event["state"] == "failed"} == {ENDED}
+    assert pool.taken[0] not in failed, "what was cut off comes after the rest"
+
+
+def test_a_file_of_somebody_else_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "001.flac").write_text("mine")
+    for done in (2, 0):
+        progress = finished(jobs_of(3), tmp_path, ScriptedPool({}))
+        assert (progress.done, list(progress.failed)) == (done, ["001"])
+        assert progress.failed["001"].startswith("001.flac exists, and is not of this batch")
+        assert (tmp_path / "001.flac").read_text() == "mine"
+    (tmp_path / "001.flac").unlink()
+    assert finished(jobs_of(3), tmp_path, ScriptedPool({})).done == 1
+
+
+def test_kinds_of_file_have_their_own_records(tmp_path: Path) -> None:
+    finished(jobs_of(2), tmp_path, ScriptedPool({}))
+    other = Journal(tmp_path, "wav")
+    with other.locked():
+        assert run(jobs_of(2), other, lambda: ScriptedPool({}), lambda progress: None).done == 2
+    assert not remaining(jobs_of(2), Journal(tmp_path, "flac"))
+    assert not remaining(jobs_of(2), Journal(tmp_path, "wav"))
+
+
 def test_a_folder_is_for_one_run(tmp_path: Path) -> None:
     with (
         Journal(tmp_path, "flac").locked(),
@@ -204,7 +250,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     out = tmp_path / "songs"
     options = ["batch", str(prompts), "-o", str(out), "--devices", "cpu", "--config_path", "demo"]
-    options += ["--format", "wav"]
+    options += ["--format", "wav", "--bit-depth", "32"]
     assert main(options) == 1
     printed = capsys.readouterr()
     assert printed.out == f"{out}\n"
@@ -212,7 +258,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert any(line.startswith("acestep: 2 of 3 done, 1 failed, ") for line in lines)
     assert lines[-1].startswith("acestep: failed: c: duration 9999 is out of range")
     record = json.loads((out / "b.json").read_text(encoding="utf-8"))
-    assert (record["seed"], record["caption"], record["seconds"]) == (4, "bells", 0.52)
+    assert (record["seed"], record["caption"], record["seconds"]) == (4, "bells", 0.5)
+    assert soundfile.info(out / "a.wav").subtype == "FLOAT"
     before = (out / "a.wav").read_bytes()
     assert main(options) == 1
     assert (out / "a.wav").read_bytes() == before

@@ -12,13 +12,16 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
+import mutagen
 import numpy as np
 import pytest
 import soundfile
 
 from acestep import __version__
 from acestep.acestep_v15_pipeline import build_parser, main, resolve_options
+from acestep.cli import generate
 from acestep.console import terminal as console
 from acestep.device import DEVICE_CHOICES, resolve
 from acestep.errors import RequestError
@@ -50,6 +53,52 @@ def test_a_song_with_its_parameters(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_formats_by_extension(kind: str) -> None:
     assert main([*QUICK, "--quiet", "-o", f"out/song.{kind}"]) == 0
     assert soundfile.info(f"out/song.{kind}").samplerate == 48000
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "subtype"),
+    [
+        (["--format", "wav", "--bit-depth", "24"], "song.wav", "PCM_24"),
+        (["-o", "out.wav", "--bit-depth", "32"], "out.wav", "FLOAT"),
+        (["-o", "out", "--format", "opus", "--bitrate", "96"], "out.opus", "OPUS"),
+        (["--format", "mp3", "--bitrate", "320"], "song.mp3", "MPEG_LAYER_III"),
+    ],
+)
+def test_formats_by_option(options: list[str], name: str, subtype: str) -> None:
+    assert main([*QUICK, "--quiet", "--seed", "3", *options]) == 0
+    info = soundfile.info(name)
+    assert (info.subtype, info.frames) == (subtype, 28800)
+    assert mutagen.File(name).tags is not None
+
+
+def test_two_kinds_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("song.flac", "song.wav"):
+        assert main([*QUICK, "--quiet", "-o", name]) == 0
+    assert files(tmp_path) == ["song.flac", "song.json", "song.wav", "song.wav.json"]
+    assert main([*QUICK, "--quiet", "-o", "song.wav"]) == 2
+    assert "song.wav exists; overwrite it with --force" in capsys.readouterr().err
+    assert main([*QUICK, "--quiet", "--force", "--seed", "9", "-o", "song.wav"]) == 0
+    assert json.loads(Path("song.wav.json").read_text())["seed"] == 9
+    assert json.loads(Path("song.json").read_text())["file"] == "song.flac"
+
+
+def test_a_file_that_came_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process is done first; both songs are kept, and which is which is said."""
+    check = generate.check_output
+
+    def and_then_another(paths: list[Path], *rest: Any) -> None:
+        check(paths, *rest)
+        paths[0].write_text("theirs")
+
+    monkeypatch.setattr(generate, "check_output", and_then_another)
+    assert main([*QUICK, "--seed", "5", "-o", "song.flac"]) == 0
+    printed = capsys.readouterr()
+    assert "song.flac came to exist meanwhile and is kept; this is song-2.flac" in printed.err
+    assert printed.out.startswith("song-2.flac: ")
+    assert files(tmp_path) == ["song-2.flac", "song-2.json", "song.flac"]
+    assert Path("song.flac").read_text() == "theirs"
 
 
 def test_json_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +192,14 @@ def bad_audio(tmp_path: Path) -> None:
         (["--dtype", "int8"], "invalid choice: 'int8'"),
         (["--flash-attention"], "flash attention is not available"),
         (["--lyrics", "@none.txt"], "cannot read lyrics from none.txt"),
-        (["-o", "song.aac"], "song.aac: unknown audio format"),
+        (["-o", "song.wma"], "song.wma: unknown audio format"),
+        (["-o", "song.flac", "--format", "mp3"], "song.flac does not end in .mp3"),
+        (["--format", "wma"], "invalid choice: 'wma'"),
+        (["--bit-depth", "32"], "flac cannot have a bit depth of 32; choose 16 or 24"),
+        (["--format", "mp3", "--bit-depth", "16"], "mp3 cannot have a bit depth"),
+        (["--format", "mp3", "--bitrate", "300"], "mp3 has no bit rate of 300 kbit/s"),
+        (["--bitrate", "192"], "flac has no bit rate to choose"),
+        (["--loudness", "3"], "loudness 3 is out of range"),
         (["-o", "taken.flac"], "taken.flac exists; overwrite it with --force"),
         (["-o", "folder.flac"], "folder.flac is a folder"),
         (["-o", "taken.flac/song.flac"], "cannot write to"),

@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from acestep.errors import RequestError
-from acestep.gradio_ui import decoder, pictures, safety, uploads
+from acestep.gradio_ui import pictures, safety, uploads
 from acestep.gradio_ui.limits import Limits
 
 
@@ -161,63 +156,6 @@ def test_a_decoder_that_takes_too_much_is_ended(tmp_path: Path) -> None:
         uploads.decoded(source, tmp_path / "plain.wav", Limits(decode_bytes=64 * 2**20))
 
 
-def test_the_decoder_is_confined() -> None:
-    """Its limits hold, seen from a process that sets them upon itself."""
-    code = (
-        "import runpy, sys; d = runpy.run_path(sys.argv[1]); d['confine'](5, 2**30)\n"
-        "import resource; print(resource.getrlimit(resource.RLIMIT_CPU)[0])\n"
-        "try: bytearray(2**31)\n"
-        "except MemoryError: print('held')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, decoder.__file__], capture_output=True, text=True, check=True,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.stdout.split() == ["5", "held"]
-
-
-def wav_header(channels: int, rate: int, size: int) -> bytes:
-    fmt = struct.pack("<HHIIHH", 1, channels, rate, 0, min(channels * 2, 65535), 16)
-    data = b"fmt " + struct.pack("<I", 16) + fmt + b"data" + struct.pack("<I", size)
-    return b"RIFF" + struct.pack("<I", 2**32 - 1) + b"WAVE" + data + bytes(2000)
-
-
-@settings(max_examples=40)
-@given(
-    channels=st.integers(0, 65535), rate=st.integers(0, 2**32 - 1), size=st.integers(0, 2**32 - 1)
-)
-def test_any_header_is_audio_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, channels: int, rate: int, size: int
-) -> None:
-    source = tmp_path_factory.getbasetemp() / "header.wav"
-    source.write_bytes(wav_header(channels, rate, size))
-    try:
-        samples = decoder.read(str(source), 1.0)
-    except (decoder.Refused, soundfile.LibsndfileError):
-        return
-    assert samples.shape[1] == 2
-    assert np.isfinite(samples).all()
-
-
-@pytest.mark.parametrize(
-    ("samples", "rate", "words"),
-    [
-        (tone(2.0), 44100, "longer than 1 s"),
-        (tone(0.01), 44100, "shorter than"),
-        (tone(1.0, 1000), 1000, "sample rate of 1000 Hz"),
-        (tone(0.5, channels=9), 44100, "9 channels"),
-        (np.full((9000, 1), np.nan, np.float32), 44100, "not numbers"),
-    ],
-)
-def test_the_decoder_says_what_is_wrong(
-    tmp_path: Path, samples: np.ndarray, rate: int, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "a.wav"
-    soundfile.write(source, samples, rate, subtype="FLOAT")
-    with pytest.raises(decoder.Refused, match=words):
-        decoder.read(str(source), 1.0)
-
-
 def test_files_outside_are_not_uploads(tmp_path: Path) -> None:
     inside = tmp_path / "uploads"
     inside.mkdir()
@@ -258,19 +196,3 @@ def test_pictures_show_the_sound() -> None:
     assert image[:, width // 2].max() < image.max() / 3
     assert len(pictures.peaks(audio[:, :5])) == pictures.PEAKS
     pictures.spectrogram(audio[:, :100], rate)
-
-
-def test_the_decoder_as_a_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(decoder, "confine", lambda *limits: None)
-    source, target = tmp_path / "a.wav", tmp_path / "b.wav"
-    soundfile.write(source, tone(0.5), 44100)
-    bounds = ("10", "5", str(2**30))
-    assert decoder.main([str(source), str(target), *bounds]) == 0
-    assert soundfile.info(target).samplerate == 48000
-    assert decoder.main([str(source), str(target), "0.2", *bounds[1:]]) == decoder.REFUSED
-    assert "longer than 0.2 s" in capsys.readouterr().err
-    source.write_bytes(b"nothing")
-    assert decoder.main([str(source), str(target), *bounds]) == decoder.REFUSED
-    assert "not readable" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -126,3 +127,24 @@ def test_uploads_are_taken_from_their_folder_only(studio: Studio, song_file: Pat
         studio.make(ANNA, SongRequest(prompt="x", steps=2, task="cover", source_file=str(inside)))
     )
     assert job.state == DONE, job.error
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"audio_format": "flac", "bit_depth": "32"}, "flac cannot have a bit depth of 32"),
+        ({"audio_format": "mp3", "bitrate": 300}, "mp3 has no bit rate of 300 kbit/s"),
+        ({"audio_format": "exe"}, "unknown format"),
+        ({"loudness": -60}, "loudness -60 is out of range"),
+    ],
+)
+def test_kinds_of_file_that_there_are_not(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(RequestError, match=expected):
+        SongRequest.of({"prompt": "x", **values}).checked(Limits())
+
+
+def test_a_kind_of_file_from_the_form() -> None:
+    values = {"prompt": "x", "audio_format": "wav", "bit_depth": "24", "bitrate": 0, "loudness": 0}
+    _, config = SongRequest.of(values).checked(Limits()).params()
+    assert config.encoding().subtype == "PCM_24"
+    assert config.audio_loudness is None

@@ -12,7 +12,8 @@ import pytest
 
 from acestep.acestep_v15_pipeline import build_parser
 from acestep.batch.jobs import read_jobs
-from acestep.cli import song_options
+from acestep.cli import batch, file_options, song_options
+from acestep.errors import RequestError
 from acestep.gradio_ui.interfaces import form
 from acestep.gradio_ui.interfaces.api import Api
 from acestep.gradio_ui.song_request import SongRequest
@@ -35,7 +36,7 @@ ASKED: dict[str, tuple[list[str], dict[str, Any], str, Any]] = {
     "bpm": (["--bpm", "120.0"], {"bpm": "120"}, "bpm", 120),
     "keyscale": (["--key", "Am"], {"key": "a min"}, "key", "A minor"),
     "timesignature": (["--time-signature", "6/8"], {"time_signature": 6}, "time_signature", "6"),
-    "duration": (["--duration", "1:30"], {"duration": "90.04"}, "duration", 90.0),
+    "duration": (["--duration", "1:30"], {"duration": "90"}, "duration", 90.0),
     "inference_steps": (["--steps", "5"], {"steps": "5"}, "steps", 5),
     "seed": (["--seed", "7"], {"seed": "7"}, "seeds", (7,)),
     "guidance_scale": (["--guidance-scale", "3"], {"guidance": 3}, "guidance_scale", 3),
@@ -87,6 +88,19 @@ ASKED: dict[str, tuple[list[str], dict[str, Any], str, Any]] = {
         ["--tracks", "drums, bass"], {"tracks": "drums,bass"}, "track_classes", ("drums", "bass")
     ),
 }  # fmt: skip
+# The same of `GenerationConfig`: the field; options; form values; what it is then.
+CONFIGURED: dict[str, tuple[list[str], dict[str, Any], Any]] = {
+    "audio_format": (["--format", "wav"], {"audio_format": "wav"}, "wav"),
+    "audio_bit_depth": (["--bit-depth", "16"], {"bit_depth": "16"}, 16),
+    "audio_bitrate": (
+        ["--format", "mp3", "--bitrate", "192"], {"audio_format": "mp3", "bitrate": "192"}, 192
+    ),
+    "audio_loudness": (["--loudness", "-14.5"], {"loudness": "-14.5"}, -14.5),
+}  # fmt: skip
+# How many songs and from which seeds, tested with the seeds; how the planner goes about it.
+NOT_OF_FILES = {
+    "batch_size", "use_random_seed", "seeds", "allow_lm_batch", "lm_batch_chunk_size",
+}  # fmt: skip
 OF_PLANNING = ("thinking", *(name for name in FIELDS if name.startswith(("lm_", "use_co"))))
 
 # Files, which the doors take in their own ways; tested there.
@@ -111,6 +125,41 @@ def field_of(request: Request, name: str, field: str) -> Any:
 
 def test_every_field_is_in_the_table() -> None:
     assert {*ASKED, *AUDIO} == set(FIELDS)
+    configured = {field.name for field in dataclasses.fields(GenerationConfig)}
+    assert {*CONFIGURED, *NOT_OF_FILES} == configured
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_the_kind_of_file_at_every_door(name: str) -> None:
+    options, values, expected = CONFIGURED[name]
+
+    def asked_for(options: list[str], values: dict[str, Any]) -> list[Any]:
+        parsed = build_parser().parse_args(["generate", "x", *options])
+        path = file_options.name(parsed.output, parsed.format)
+        lines = build_parser().parse_args(["batch", "p.jsonl", "-o", "out", *options])
+        configs = (
+            file_options.config(parsed, path),
+            batch.setting_of(lines).config(seed=1),
+            SongRequest.of({"prompt": "x", **values}).params()[1],
+        )
+        return [getattr(config, name) for config in configs]
+
+    assert asked_for(options, values) == [expected] * 3
+    left = getattr(GenerationConfig(), name)
+    assert left != expected
+    assert asked_for([], {}) == [left] * 3
+    assert set(values) <= set(inspect.signature(Api.generate).parameters)
+
+
+def test_the_kind_of_file_is_understood_as_people_write_it() -> None:
+    config = GenerationConfig(
+        audio_format="WAV", audio_bit_depth="24", audio_bitrate="", audio_loudness=" -14 "
+    )
+    assert (config.encoding().kind, config.encoding().bits) == ("wav", 24)
+    assert config.target_loudness() == -14
+    assert GenerationConfig(audio_loudness="N/A").target_loudness() is None
+    with pytest.raises(RequestError, match="loudness"):
+        GenerationConfig(audio_loudness="loud").target_loudness()
 
 
 @pytest.mark.parametrize("name", ASKED)
