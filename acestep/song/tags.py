@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ def write(path: Path, kind: str, tags: Tags) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    _WRITERS[kind](path, tags)
+    # An extra: its licence is not for everybody, and a song without tags is a song.
+    if importlib.util.find_spec("mutagen") is not None:
+        _WRITERS[kind](path, tags)
 
 
 def _vorbis(path: Path, tags: Tags, file: Any) -> None:

@@ -62,3 +62,15 @@ def test_a_title_is_the_first_words() -> None:
 )
 def test_keys_are_short(key: str, short: str) -> None:
     assert tags.short_key(key) == short
+
+
+def test_without_the_extra_a_song_has_no_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    path = tmp_path / "song.flac"
+    path.write_bytes(b"never opened")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    tags.write(path, "flac", tags.Tags(title="x"))
+    assert path.read_bytes() == b"never opened"
