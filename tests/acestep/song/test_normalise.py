@@ -18,7 +18,14 @@ from acestep.song.params import GenerationConfig, GenerationParams, make_request
 from acestep.song.request import LANGUAGES, TIME_SIGNATURES
 
 NAN, INF = float("nan"), float("inf")
-REFUSED = object()
+
+
+class _Refused:
+    def __repr__(self) -> str:
+        return "refused"
+
+
+REFUSED = _Refused()
 NOT_GIVEN = (None, "", "  ", "\t\n", "N/A", "n/a", " N/a ", "none", "auto", -1, -1.0, "-1")
 
 UNDERSTOOD: dict[str, tuple[tuple[Any, Any], ...]] = {
