@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from acestep.demo import autoencoder, material, planner_judge
 from acestep.demo.parts import WEIGHTS, load_parts, start_pipeline
-from acestep.demo.planner_loss import LinearCrossEntropy
+from acestep.demo.planner_loss import linear_cross_entropy
 from acestep.demo.planner_model import CODES, FILE, Planner, load, save
 from acestep.demo.planning_material import CODES_PER_SECOND, LENGTHS, SHARES, Chunk, Row, chunk
 from acestep.demo.planning_shelf import Batch, Shelf
@@ -161,7 +161,7 @@ class _Run:
             table = self.planner.table()
             hidden = self.planner(tokens, table).flatten(0, 1)[at]
             if coded:
-                return {"codes": LinearCrossEntropy.apply(hidden, table, labels)}
+                return {"codes": linear_cross_entropy(hidden, table, labels)}
             text = self.planner.shape.text
             some = torch.cat([table[:text], table[text:][sampled]])
             scores = functional.linear(hidden, some).float()
@@ -182,7 +182,8 @@ class _Run:
         made = judged.result()
         held.add(made, coder(made))
         self.note("making", {"held_out": len(held.codes)})
-        numbers, noted = [], self.elapsed()
+        numbers: list[int] = []
+        noted = self.elapsed()
         size = 0
         while not numbers or (self.elapsed() < arguments.material and size < _MOST_CODES):
             made = queue.popleft().result()

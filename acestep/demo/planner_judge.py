@@ -50,7 +50,9 @@ def code_figures(
             hidden = planner(batch.tokens, table).flatten(0, 1)[batch.at]
             known = (batch.labels != IGNORED) & (batch.labels >= text)
             hidden, labels = hidden[known], batch.labels[known]
-            for some, right in zip(hidden.split(4096), labels.split(4096), strict=True):
+            for some, right in zip(
+                torch.split(hidden, 4096), torch.split(labels, 4096), strict=True
+            ):
                 logits = functional.linear(some, table).float()
                 sums["nats"] += float(functional.cross_entropy(logits, right, reduction="sum"))
                 best = logits[:, text:].argmax(dim=1)

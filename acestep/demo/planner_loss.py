@@ -10,23 +10,28 @@ from torch.nn import functional
 _AT_ONCE = 4096
 
 
-class LinearCrossEntropy(torch.autograd.Function):
+def linear_cross_entropy(
+    hidden: torch.Tensor, table: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     """The mean cross entropy of `hidden @ table.T`, whose logits never exist all at once.
 
-    Gradients are made with the loss, so that each slice of logits is computed once.
+    Args:
+        hidden: `[places, width]`.
+        table: `[vocabulary, width]`.
+        labels: int64 `[places]`; a negative one is passed over.
     """
+    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, table, labels)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are made with the loss, so that each slice of logits is computed once."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, table: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """See the class.
-
-        Args:
-            hidden: `[places, width]`.
-            table: `[vocabulary, width]`.
-            labels: int64 `[places]`; a negative one is passed over.
-        """
+        """See `linear_cross_entropy`."""
         known = labels >= 0
         share = known / known.sum().clamp(min=1)
         total = torch.zeros((), device=hidden.device)

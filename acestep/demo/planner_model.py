@@ -119,7 +119,7 @@ class Planner(nn.Module):
         # The last digit changes slowest: it comes first here.
         total = self.pairs.new_zeros(*reversed(LEVELS), width)
         sizes = [LEVELS[a] * LEVELS[b] for a, b in PAIRS]
-        for (a, b), part in zip(PAIRS, self.pairs.split(sizes), strict=True):
+        for (a, b), part in zip(PAIRS, torch.split(self.pairs, sizes), strict=True):
             shape = [1] * len(LEVELS) + [width]
             shape[len(LEVELS) - 1 - a], shape[len(LEVELS) - 1 - b] = LEVELS[a], LEVELS[b]
             total = total + part.view(shape)

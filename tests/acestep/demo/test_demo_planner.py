@@ -187,7 +187,7 @@ def test_the_loss_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     labels[3] = labels[17] = IGNORED
     gradients = []
     for loss in (
-        lambda h, t: planner_loss.LinearCrossEntropy.apply(h, t, labels),
+        lambda h, t: planner_loss.linear_cross_entropy(h, t, labels),
         lambda h, t: torch.nn.functional.cross_entropy(h @ t.T, labels),
     ):
         leaves = hidden.clone().requires_grad_(), table.clone().requires_grad_()
