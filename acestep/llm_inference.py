@@ -24,8 +24,6 @@ from acestep.lm.prompts import NO_NEGATIVE_PROMPT
 from acestep.lm.sampling import Sampling
 from acestep.lm.writer import Writer
 
-_DEMO_LINES = 3
-
 
 class LLMHandler:
     """Loads a 5 Hz language model onto one device and plans music with it.
@@ -145,10 +143,6 @@ class LLMHandler:
             loaded = choice.load()
             self.unload()
             self.backend, self.policy, self.model_name = loaded, policy, choice.folder.name
-            if models.is_demo(choice.folder):
-                # Random weights seldom end a text by themselves.
-                self.caption_lines = min(self.caption_lines, _DEMO_LINES)
-                self.lyric_lines = min(self.lyric_lines, _DEMO_LINES)
             self._checkpoint_dir = str(checkpoint_dir) if checkpoint_dir else None
         return choice.status
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from acestep.llm_inference import LLMHandler
 
 DEMO_NOTICE = (
-    "no real language model here: using the built-in demo, whose weights are untrained; for "
-    "sense: hf download ACE-Step/acestep-5Hz-lm-0.6B --local-dir checkpoints/acestep-5Hz-lm-0.6B"
+    "no real language model here: using the built-in demo, which knows ten instruments; for "
+    "words: hf download ACE-Step/acestep-5Hz-lm-0.6B --local-dir checkpoints/acestep-5Hz-lm-0.6B"
 )
 
 

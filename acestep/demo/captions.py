@@ -16,7 +16,7 @@ INSTRUCTIONS = {
 }
 """Each task's instruction, as diffusers' pipeline writes it into the prompt."""
 
-_NAMES = {
+NAMES = {
     "piano": ("piano", "grand piano", "solo piano", "piano keys"),
     "guitar": ("guitar", "acoustic guitar", "plucked guitar", "fingerpicked guitar"),
     "organ": ("organ", "church organ", "pipe organ"),
@@ -29,7 +29,7 @@ _NAMES = {
     NEWCOMER: (NEWCOMER,),
     "synth lead": ("synth lead", "synthesizer", "square synth", "synth"),
 }
-_MOOD_WORDS = {
+MOOD_WORDS = {
     "happy": ("happy", "cheerful", "joyful", "bright"),
     "calm": ("calm", "warm", "gentle", "peaceful"),
     "epic": ("epic", "uplifting", "triumphant", "heroic"),
@@ -39,16 +39,16 @@ _MOOD_WORDS = {
     "tense": ("tense", "urgent", "nervous", "aggressive"),
     "mysterious": ("mysterious", "dreamy", "eerie", "strange"),
 }
-_GENRES = (
+GENRES = (
     "lo-fi", "ambient", "classical", "folk", "pop", "cinematic", "jazz", "electronic", "chill",
 )  # fmt: skip
-_SCENES = (
+SCENES = (
     "rain", "night", "morning light", "a quiet street", "the sea", "summer", "a long road",
     "snow", "a small room", "the city", "a forest", "stars",
 )  # fmt: skip
-_KINDS = ("music", "piece", "song", "melody", "tune", "instrumental", "loop")
-_LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
-_METRE_WORDS = {
+KINDS = ("music", "piece", "song", "melody", "tune", "instrumental", "loop")
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+METRE_WORDS = {
     2: ("in 2/4", "a march"),
     3: ("in 3/4", "a waltz"),
     4: ("in 4/4", "in common time"),
@@ -97,34 +97,34 @@ def describe(song: Song, random: np.random.Generator, *, complete: bool = False)
     def pick(words: tuple[str, ...]) -> str:
         return str(words[int(random.integers(len(words)))])
 
-    mood = pick(_MOOD_WORDS[song.mood])
-    name = pick(_NAMES[song.instrument])
+    mood = pick(MOOD_WORDS[song.mood])
+    name = pick(NAMES[song.instrument])
     details = []
     if chance(0.35):
-        details.append(_tempo_words(song.bpm, pick))
+        details.append(tempo_words(song.bpm, pick))
     if chance(0.25):
         details.append(f"{song.bpm} bpm")
     if chance(0.3):
         details.append(f"in {song.keyscale}")
     if chance(0.2):
-        details.append(pick(_METRE_WORDS[song.metre]))
+        details.append(pick(METRE_WORDS[song.metre]))
     if chance(0.4):
         drums = ("with drums", "with a steady beat", "drums")
         details.append(pick(drums if song.drums else ("without drums", "no drums")))
     if chance(0.3):
-        details.append(pick(_SCENES))
+        details.append(pick(SCENES))
     if chance(0.12):
         # A word that says nothing, for the words that no caption here knows.
-        details.append("".join(random.choice(_LETTERS, int(random.integers(3, 9)))))
+        details.append("".join(random.choice(LETTERS, int(random.integers(3, 9)))))
     random.shuffle(details)
     named = complete or chance(0.95)
     words = [mood] if chance(0.85) else []
     if chance(0.25):
-        words.append(pick(_GENRES))
+        words.append(pick(GENRES))
     if named:
         words.append(name)
     if not named or chance(0.4):
-        words.append(pick(_KINDS))
+        words.append(pick(KINDS))
     head = " ".join(words)
     if chance(0.2):
         head = f"a {head}" if head[0] not in "aeiou" else f"an {head}"
@@ -153,7 +153,8 @@ def corpus() -> list[str]:
     return lines
 
 
-def _tempo_words(bpm: int, pick: Callable[[tuple[str, ...]], str]) -> str:
+def tempo_words(bpm: int, pick: Callable[[tuple[str, ...]], str]) -> str:
+    """What people call a tempo."""
     slow, fast = ("slow", "slowly", "a slow tempo"), ("fast", "quick", "a fast tempo")
     middle = ("mid-tempo", "a moderate tempo", "medium tempo")
     words = slow if bpm < 92 else fast if bpm > 120 else middle

@@ -28,7 +28,8 @@ SUBSTEPS = 3
 """Steps that the teacher takes for one of the student's."""
 
 _TASKS = ("text2music", "repaint", "cover")
-_TASK_SHARES = (0.88, 0.06, 0.06)
+_REPAINTED = COVERED = 0.06
+"""Share of the steps that repaint, and that follow audio codes unless more is asked for."""
 _DROPPED = 0.1
 _LYRICS = (
     "# Languages\nunknown\n\n# Lyric\n<|endoftext|>",
@@ -164,6 +165,8 @@ def train(
     final: float = 0.05,
     seed: int = 2,
     distil: bool = False,
+    covered: float = COVERED,
+    keep_codes: bool = False,
     report: Report | None = None,
     report_every: int = 100,
 ) -> None:
@@ -181,13 +184,16 @@ def train(
         seed: of everything random.
         distil: learn from the weights at the start, with guidance and `SUBSTEPS` times as
             many steps, what one of `STEPS` steps should do; else plain flow matching.
+        covered: share of the steps that follow a piece's audio codes, as a planner's are followed.
+        keep_codes: leave the codes as they are: a planner that was trained on them stays right.
         report: told losses every `report_every` steps.
     """
     lean_masks(network.transformer)
     quantizer = network.codes.quantizer
     network.train().requires_grad_(True)
     teacher = copy.deepcopy(network).requires_grad_(False).eval() if distil else None
-    if distil:
+    keep_codes = keep_codes or distil
+    if keep_codes:
         # The codes are done; what the teacher knows of them stays as it is.
         network.codes.requires_grad_(False)
         network.uncode.requires_grad_(False)
@@ -201,7 +207,7 @@ def train(
 
     main = _step(losses, [p for p in weights if id(p) not in codes], policy)
     coding = None
-    if teacher is None:
+    if not keep_codes:
         coding = _step(
             lambda latents: _coded(network, policy, latents),
             [p for p in weights if id(p) in codes],
@@ -214,7 +220,7 @@ def train(
     started, done = time.perf_counter(), 0.0
     while done < 1.0:
         now = rate * min(1.0, (main.number + 1) / 200) * (final + (1 - final) * (1 - done))
-        drawn = _draw(short, long, host, batch)
+        drawn = _draw(short, long, host, batch, covered)
         lyric = int(host.choice(len(_LYRICS), p=_LYRIC_SHARES))
         with policy.autocast():
             context = network.context(drawn, host)
@@ -272,8 +278,10 @@ def sample(
     return state
 
 
-def _draw(short: Material, long: Material, host: np.random.Generator, batch: int) -> Drawn:
-    task = str(host.choice(_TASKS, p=_TASK_SHARES))
+def _draw(
+    short: Material, long: Material, host: np.random.Generator, batch: int, covered: float
+) -> Drawn:
+    task = str(host.choice(_TASKS, p=(1 - _REPAINTED - covered, _REPAINTED, covered)))
     if host.random() < 0.7:
         return short.draw(host, task, 10.0, batch)
     seconds = float(host.choice((5.0, 15.0, 20.0, 30.0), p=(0.25, 0.15, 0.2, 0.4)))

@@ -72,6 +72,7 @@ class Material:
         lengths: seconds from the start that pieces are cut to.
         prompts: descriptions made of each piece for each length.
         seed: of the words.
+        often: tasks with so many descriptions; the others have one of each piece.
     """
 
     def __init__(
@@ -82,14 +83,15 @@ class Material:
         lengths: tuple[float, ...],
         prompts: int,
         seed: int,
+        often: tuple[str, ...] = ("text2music",),
     ) -> None:
         self._latents = latents
         self._groups: dict[tuple[str, float], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         random = np.random.default_rng(seed)
         for task in INSTRUCTIONS:
             for length in lengths:
-                # The other tasks are a small part of training: one prompt is enough.
-                times = prompts if task == "text2music" else 1
+                # Of tasks that are a small part of training one prompt is enough.
+                times = prompts if task in often else 1
                 texts, owners = [], []
                 for number, piece in enumerate(pieces):
                     for _ in range(times):

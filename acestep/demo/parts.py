@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,21 @@ def build_trained(folder: Path, weights: Path = WEIGHTS) -> None:
         folder: where to write; made if it does not exist.
         weights: folder that training left.
     """
-    from transformers.utils import logging
-
     pipeline = start_pipeline(weights)
     load_parts(pipeline, weights)
+    with without_bars():
+        pipeline.save_pretrained(folder)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within the block transformers draws no progress bars."""
+    from transformers.utils import logging
+
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        pipeline.save_pretrained(folder)
+        yield
     finally:
         if bars:
             logging.enable_progress_bar()

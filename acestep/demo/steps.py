@@ -17,7 +17,7 @@ takes as long as a few steps."""
 
 Losses = dict[str, torch.Tensor]
 
-_STEPS = "steps"
+_STEPS = "steps of "
 
 
 class TrainingStep:
@@ -95,9 +95,12 @@ class TrainingStep:
         self.number += 1
 
     def report(self) -> dict[str, float]:
-        """Mean losses of the steps since the last report; waits for the device."""
-        count = max(float(self._sums.get(_STEPS, 0.0)), 1.0)
-        row = {name: float(x) / count for name, x in self._sums.items() if name != _STEPS}
+        """Mean of each loss over the steps since the last report that had it; waits for the device."""
+        row = {
+            name: float(total) / max(float(self._sums[_STEPS + name]), 1.0)
+            for name, total in self._sums.items()
+            if not name.startswith(_STEPS)
+        }
         for total in self._sums.values():
             total.zero_()
         return row
@@ -106,6 +109,39 @@ class TrainingStep:
         """Put the running average of the weights in their place."""
         for parameter, value in zip(self.weights, self._average, strict=True):
             parameter.data.copy_(value)
+
+    def averages(self) -> list[torch.Tensor]:
+        """The running averages of the weights, in their order."""
+        return self._average
+
+    def moments(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """AdamW's running means of each weight's gradient and of its square."""
+        states = [self._optimizer.state[p] for p in self.weights]
+        return [(state["exp_avg"], state["exp_avg_sq"]) for state in states]
+
+    def resume(
+        self,
+        number: int,
+        moments: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        averages: Sequence[torch.Tensor],
+    ) -> None:
+        """Go on from an earlier run, whose weights are in place already.
+
+        Args:
+            number: steps taken so far.
+            moments, averages: what `moments` and `averages` gave.
+        """
+        self.number = number
+        on_device = self._policy.is_accelerator
+        for p, (mean, square) in zip(self.weights, moments, strict=True):
+            count = torch.tensor(float(number), device=p.device if on_device else "cpu")
+            self._optimizer.state[p] = {
+                "step": count,
+                "exp_avg": mean.to(p.device, p.dtype),
+                "exp_avg_sq": square.to(p.device, p.dtype),
+            }
+        for kept, average in zip(self._average, averages, strict=True):
+            kept.copy_(average)
 
     def _set_rate(self, rate: float) -> None:
         for group in self._optimizer.param_groups:
@@ -134,7 +170,8 @@ class TrainingStep:
         nn.utils.clip_grad_norm_(touched, self._clip)
         self._optimizer.step()
         one = torch.ones((), device=self._policy.device)
-        for name, value in {**losses, _STEPS: one}.items():
+        counts = {_STEPS + name: one for name in losses}
+        for name, value in {**losses, **counts}.items():
             if name not in self._sums:
                 self._sums[name] = torch.zeros((), device=value.device)
             self._sums[name].add_(value.detach())

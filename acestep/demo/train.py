@@ -101,12 +101,15 @@ class _Run:
                     final=arguments.final,
                     seed=arguments.seed,
                     distil=phase == "distil",
+                    covered=arguments.covered,
+                    keep_codes=arguments.keep_codes,
                     report=report,
                 )
                 save_parts(pipeline, self.out, ["transformer", "conditioning"], torch.float32)
 
     def _material(self) -> tuple[material.Material, material.Material]:
         arguments, tokenizer = self.arguments, self.pipeline.tokenizer
+        often = ("text2music", "cover") if arguments.covered > 0.2 else ("text2music",)
         voices = Voices(self.policy.device)
         made = []
         for count, seconds, lengths, seed in (
@@ -116,7 +119,7 @@ class _Run:
             pieces = material.songs(count, seconds, seed + 1000 * arguments.seed)
             latents = material.latents_of(pieces, voices, self.pipeline.vae, self.policy)
             self.note("latents", {"pieces": count, "std": float(latents.float().std())})
-            made.append(material.Material(pieces, latents, tokenizer, lengths, 8, seed))
+            made.append(material.Material(pieces, latents, tokenizer, lengths, 8, seed, often))
         return made[0], made[1]
 
 
@@ -140,6 +143,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--final", type=float, default=0.05, help="share of it left at the end")
+    parser.add_argument(
+        "--covered", type=float, default=diffusion.COVERED, help="share of steps that follow codes"
+    )
+    parser.add_argument(
+        "--keep-codes", action="store_true", help="leave the audio codes as they are"
+    )
     parser.add_argument("--seed", type=int, default=1)
     return parser
 

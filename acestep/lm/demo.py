@@ -1,4 +1,8 @@
-"""The built-in language model: untrained and tiny, with the real token scheme and template."""
+"""The built-in language model: small, with the real token scheme and template.
+
+It is trained on what the built-in checkpoint knows (`training.planner`); random weights of any
+shape are for tests and benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acestep.demo import make_folder
+from acestep.demo import make_folder, planner_model
+from acestep.demo.parts import without_bars
 from acestep.demo.recipe import make_tokenizer, seed_weights
 from acestep.lm.tokens import CODEBOOK_SIZE
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 SEED = 5
 
 CHAT_TEMPLATE = (
@@ -24,7 +29,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class LmShape:
-    """Widths of a Qwen3 language model; the defaults are the built-in one's.
+    """Widths of a Qwen3 language model with random weights; the defaults are the smallest.
 
     Attributes:
         text_tokens: size of the tokenizer before the audio codes are added.
@@ -68,8 +73,20 @@ def path(cache: Path) -> Path:
     """
     target = cache / f"demo-lm-{RECIPE_VERSION}"
     if not target.is_dir():
-        make_folder(target, build)
+        make_folder(target, build_trained)
     return target
+
+
+def build_trained(folder: Path, weights: Path = planner_model.FILE) -> None:
+    """Write the trained language model, with a row for every code.
+
+    Args:
+        folder: where to write; made if it does not exist.
+        weights: file that training left.
+    """
+    with without_bars():
+        planner_model.expanded(planner_model.load(weights)).save_pretrained(folder)
+    planner_tokenizer().save_pretrained(folder)
 
 
 def build(folder: Path, shape: LmShape | None = None, seed: int = SEED) -> None:
@@ -92,12 +109,30 @@ def build(folder: Path, shape: LmShape | None = None, seed: int = SEED) -> None:
 
 def lm_tokenizer(text_tokens: int) -> Any:
     """The demo's byte-level tokenizer with think tags, audio codes and a chat template."""
+    return _with_controls(make_tokenizer(text_tokens))
+
+
+def planner_tokenizer(file: Path = planner_model.TOKENIZER, *, codes: bool = True) -> Any:
+    """The trained language model's tokenizer.
+
+    Args:
+        file: its text tokens.
+        codes: whether to add the audio codes, which takes a second or two.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    pad, _, end = planner_model.CONTROLS
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token=pad, eos_token=end)
+    return _with_controls(tokenizer, codes)
+
+
+def _with_controls(tokenizer: Any, codes: bool = True) -> Any:
     from tokenizers import AddedToken
 
-    tokenizer = make_tokenizer(text_tokens)
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in ("<think>", "</think>")])
-    codes = (f"<|audio_code_{number}|>" for number in range(CODEBOOK_SIZE))
-    tokenizer.add_tokens([AddedToken(code, normalized=False, special=True) for code in codes])
+    if codes:
+        names = (f"<|audio_code_{number}|>" for number in range(CODEBOOK_SIZE))
+        tokenizer.add_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     tokenizer.eos_token = "<|im_end|>"
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -83,7 +83,7 @@ def lark(shape: Shape, open_id: int, close_id: int, end_id: int) -> str:
             parts.append(json.dumps(lines_of(name, shape.known[name]), ensure_ascii=False))
         elif name == "caption":
             parts.append(_CAPTION.replace("LINES", str(max(shape.caption_lines - 1, 0))))
-            rules.append(rf"FIRST_LINE: /[\p{{L}}\p{{N}}]{_piece(shape.line_length)}/")
+            rules.append(rf"FIRST_LINE: /(?:[A-G]#|[\p{{L}}\p{{N}}]){_piece(shape.line_length)}/")
             rules.append(rf"MORE_LINE: /[^\x00-\x20\x7f-\xa0<>:#\u2028\u2029\u3000\ufeff"
                          rf"\ufffe\uffff]{_piece(shape.line_length)}/")  # fmt: skip
         else:

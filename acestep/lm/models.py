@@ -53,11 +53,6 @@ def find(
     return found
 
 
-def is_demo(folder: Path) -> bool:
-    """Whether a folder that `find` returned holds the built-in model."""
-    return folder == find(DEMO)
-
-
 def available(checkpoint_dir: str | Path | None = None) -> list[str]:
     """Names of the 5 Hz language models on this machine, the built-in `demo` last."""
     names = [

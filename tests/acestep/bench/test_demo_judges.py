@@ -30,10 +30,14 @@ def test_the_weights_are_small_enough() -> None:
     sizes = {file.name: file.stat().st_size for file in WEIGHTS.iterdir()}
     assert set(sizes) == {
         "conditioning.safetensors",
+        "planner.safetensors",
+        "planner_tokenizer.json",
         "tokenizer.json",
         "transformer.safetensors",
         "vae.safetensors",
     }
+    planner = sizes.pop("planner.safetensors") + sizes.pop("planner_tokenizer.json")
+    assert planner <= 8e6
     assert sum(sizes.values()) <= 16e6
 
 

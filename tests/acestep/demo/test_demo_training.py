@@ -101,15 +101,15 @@ def test_both_phases_train(pipeline: Any, made: Material, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         diffusion,
         "_draw",
-        lambda short, long, host, batch: short.draw(host, "text2music", 5.0, batch),
+        lambda short, long, host, batch, covered: short.draw(host, "text2music", 5.0, batch),
     )
     network, policy = diffusion.Network(pipeline), resolve("cpu")
     rows: list[dict[str, float]] = []
 
-    def run(steps: int, distil: bool) -> None:
+    def run(steps: int, distil: bool, keep_codes: bool = False) -> None:
         diffusion.train(
             network, made, made, policy, seconds=2 * steps, batch=1, rate=3e-2, distil=distil,
-            report=rows.append, report_every=2,
+            keep_codes=keep_codes, report=rows.append, report_every=2,
         )  # fmt: skip
 
     start = {name: value.clone() for name, value in network.state_dict().items()}
@@ -121,6 +121,10 @@ def test_both_phases_train(pipeline: Any, made: Material, monkeypatch: pytest.Mo
     assert {name.split(".")[0] for name in moved} == {
         "transformer", "condition", "text", "codes", "uncode",
     }  # fmt: skip
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    run(3, distil=False, keep_codes=True)
+    moved = [n for n, value in network.state_dict().items() if not torch.equal(value, start[n])]
+    assert {name.split(".")[0] for name in moved} == {"transformer", "condition", "text"}
     rows.clear()
     run(4, distil=True)
     assert all(np.isfinite(row["distil"]) for row in rows)

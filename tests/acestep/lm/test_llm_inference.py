@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from acestep.device import resolve
 from acestep.errors import GenerationError, RequestError
 from acestep.llm_inference import LLMHandler
-from acestep.lm import cot, decoding, grammar, models, tokens
+from acestep.lm import cot, decoding, demo, grammar, models, tokens
 from acestep.lm.backend import TextJob
 from acestep.lm.prompts import Prompt, Prompts
 from acestep.lm.sampling import Sampling
@@ -25,6 +26,20 @@ from conformance import simulate
 MAX_DURATION = 600
 # A quarter of the thousand runs of each kind every time, the rest with `-m soak`.
 PARTS = [0, *(pytest.param(part, marks=pytest.mark.soak) for part in (1, 2, 3))]
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLMHandler]:
+    """A small model with random weights: what holds for them holds for any."""
+    folder = tmp_path_factory.mktemp("random") / "lm"
+    demo.build(folder)
+    made = LLMHandler()
+    message, ok = made.initialize(None, str(folder), device="cpu")
+    assert ok, message
+    assert message.endswith("on cpu (float32), backend pt")
+    made.caption_lines, made.line_length, made.lyric_lines = 2, 12, 3
+    yield made
+    made.unload()
 
 
 def assert_in_range(fields: dict[str, Any], text: str) -> None:

@@ -34,8 +34,8 @@ def test_damaged_models_are_refused(demo: Path, tmp_path: Path, damage: str) -> 
         make_tokenizer(600).save_pretrained(folder)
     else:
         text = (folder / "config.json").read_text()
-        assert '"hidden_size": 32' in text
-        (folder / "config.json").write_text(text.replace('"hidden_size": 32', '"hidden_size": 64'))
+        assert '"hidden_size": 192' in text
+        (folder / "config.json").write_text(text.replace('"hidden_size": 192', '"hidden_size": 64'))
     with pytest.raises(CheckpointError, match=str(folder)):
         PtBackend(folder, resolve("cpu"))
 

@@ -1,0 +1,1 @@
+"""The built-in planner's recipe: its words and material, its training and its judge."""
