@@ -121,7 +121,6 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "handler:AceStepHandler.is_flash_attention_available",
     "checkpoint.loading:*",
     "checkpoint.modules:*",
-    "checkpoint.original:original_modules",
     "engines.torch.loading:*",
     "engines.torch.addresses:align",
     "checkpoint.finding:find",
