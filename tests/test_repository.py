@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
     "acestep", "conformance", "tests", "tox.ini", "pyproject.toml", "constraints.txt",
-    "README.md", "LICENSE",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE",
 }  # fmt: skip
 
 

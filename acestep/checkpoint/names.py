@@ -43,7 +43,7 @@ def _diffusers(name: str) -> Source:
 
 
 # Hub ids: the tables of variants in diffusers' documentation of AceStepPipeline and in
-# DiffSynth-Studio's of ACE-Step; the XL ones also from their repositories' own pages.
+# DiffSynth-Studio's of ACE-Step; the XL ones (base, sft) from other public projects' files that name them.
 SOURCES: dict[str, tuple[Source, ...]] = {
     "turbo": (Source(DEFAULT_REPOSITORY, "acestep-v15-turbo", "acestep-v15-turbo", True),),
     "base": (_original("base"),),

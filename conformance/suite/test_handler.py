@@ -99,7 +99,8 @@ def test_what_is_no_device_is_refused(api: Api, target: Target, canonical: Any, 
 
 def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     """The models that a handler holds, directly or in a pipeline."""
-    for name, value in vars(made).items():
+    held = vars(made) | {"pipeline": getattr(made, "pipeline", None)}
+    for name, value in held.items():
         parts = value.components if hasattr(value, "components") else {name: value}
         for part_name, part in parts.items():
             if isinstance(part, torch.nn.Module):
@@ -120,7 +121,6 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "handler:AceStepHandler.is_flash_attention_available",
     "checkpoint.loading:*",
     "checkpoint.modules:*",
-    "checkpoint.original:original_modules",
     "engines.torch.loading:*",
     "engines.torch.addresses:align",
     "checkpoint.finding:find",

@@ -47,6 +47,7 @@ def stored(pipeline: Any) -> Iterator[tuple[str, torch.Tensor]]:
     "A1",
     "checkpoint.components:*",
     "checkpoint.modules:*",
+    "checkpoint.original:original_modules",
     "checkpoint.single.loading:*",
 )
 def test_a_single_file_is_the_checkpoint_it_was_made_of(

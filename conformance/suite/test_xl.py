@@ -41,6 +41,8 @@ def xl(api: Api, target: Target, xl_folder: Path) -> Any:
     "A3",
     "checkpoint.kinds:is_xl",
     "corrections.timbre:hear_special_token",
+    "diffusion.conditions:Conditioner",
+    "diffusion.making:Maker",
     "engines.torch.engine:TorchEngine",
     "engines.torch.pipeline:Pipeline.wait_on_host",
     "handler:AceStepHandler.adopt",

@@ -151,3 +151,27 @@ def test_request_from_parameters(song_file: Path, song: torch.Tensor) -> None:
     assert make_request(GenerationParams(caption="x"), GenerationConfig()).duration is None
     with pytest.raises(RequestError):
         inference.run(AceStepHandler(), params, GenerationConfig(batch_size=1))
+
+
+def test_a_repainted_file_is_the_source_bit_for_bit_elsewhere(
+    handler: AceStepHandler, song: torch.Tensor, tmp_path: Path
+) -> None:
+    """In a float WAV, whose samples are kept as they are, from the source's file on."""
+    import soundfile
+
+    source = tmp_path / "source.wav"
+    soundfile.write(source, song.repeat(1, 3).T.numpy(), 48000, subtype="FLOAT")
+    params = GenerationParams(
+        task_type="repaint", caption="drums", src_audio=source, repainting_start=2,
+        repainting_end=4, inference_steps=2, seed=1,
+    )  # fmt: skip
+    config = GenerationConfig(batch_size=1, audio_format="wav", audio_bit_depth=32)
+    made = generate_music(handler, None, params, config, tmp_path / "out")
+    assert made.success, made.error
+    before, _ = soundfile.read(source, dtype="float32")
+    after, rate = soundfile.read(made.audios[0]["path"], dtype="float32")
+    assert (rate, after.shape) == (48000, before.shape)
+    fade = round(0.025 * 48000)
+    assert (after[: 96000 - fade] == before[: 96000 - fade]).all()
+    assert (after[192000 + fade :] == before[192000 + fade :]).all()
+    assert not (after[100000:188000] == before[100000:188000]).all()

@@ -185,8 +185,8 @@ DEFECTS = (
     Defect(
         "a module is left behind on the CPU",
         "handler.py",
-        "            self.unload()\n            self.pipeline, ",
-        '            pipeline.vae.to("cpu")\n            self.unload()\n            self.pipeline, ',
+        "            self.unload()\n            self.engine, ",
+        '            engine.pipeline.vae.to("cpu")\n            self.unload()\n            self.engine, ',
         PLACED,
         ("A1",),
         device="mps-sim",
@@ -202,8 +202,8 @@ DEFECTS = (
     Defect(
         "a CUDA import at module level",
         "handler.py",
-        "import gc\n",
-        "from torch.cuda import empty_cache; import gc\n",
+        "import threading\n",
+        "from torch.cuda import empty_cache; import threading\n",
         f"{HANDLER}::test_an_absent_device_is_refused",
     ),
     Defect(

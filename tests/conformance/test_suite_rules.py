@@ -129,7 +129,7 @@ def test_what_is_forgotten_fails_the_suite(tmp_path: Path) -> None:
     suite = tmp_path / "conformance" / "suite"
     gpu_config = tmp_path / "acestep" / "gpu_config.py"
     gpu_config.write_text(gpu_config.read_text() + "\n\ndef new_and_forgotten() -> None: ...\n")
-    edit(suite / "test_decode.py", ', "vae.windows:encoder_halo"', "")
+    edit(suite / "test_decode.py", '    "vae.windows:encoder_halo",\n', "")
     edit(
         suite / "test_memory.py",
         '@covers("S6", "gpu_config:get_gpu_memory_gb")\n',

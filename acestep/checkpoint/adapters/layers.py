@@ -46,12 +46,13 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """The layer's outputs for inputs `[..., in]`."""
-        if self.scale == 0:
-            made: torch.Tensor = self.base_layer(inputs)
-            return made
+        made: torch.Tensor
         scale = self.scale * self.own_scale
-        if self.gain is None:
-            return self.base_layer(inputs) + scale * self.update.apply(self._factors(), inputs)
+        if self.scale == 0 or self.gain is None:
+            made = self.base_layer(inputs)
+            if self.scale:
+                made = made + scale * self.update.apply(self._factors(), inputs)
+            return made
         by_row = self.gain.shape[1] == 1
         if not by_row:
             inputs = inputs * self.gain[0]

@@ -9,6 +9,7 @@ names or the original's, with dots or underscores, below prefixes of PEFT
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,8 @@ def _kronecker_factor(
 
 def _low_rank_scale(settings: dict[str, Any], stem: str, parts: Parts, rank: int) -> float:
     if "alpha" not in parts and settings.get("use_rslora"):
-        return _pattern(settings, "alpha_pattern", stem, settings.get("lora_alpha", 8)) / rank**0.5
+        alpha = _pattern(settings, "alpha_pattern", stem, settings.get("lora_alpha", 8))
+        return alpha / math.sqrt(rank)
     return _scale(settings, stem, parts, rank, "lora_alpha")
 
 

@@ -37,8 +37,8 @@ def part_beside(file: Path, kind: str, fits: Callable[[Part], bool]) -> Part | N
         if not folder.is_dir():
             continue
         for other in sorted(folder.glob("*.safetensors")):
-            part = None if other.samefile(file) else _readable(other).get(kind)
-            if part is not None and fits(part):
+            part = None if other.samefile(file) else _fitting(other, kind, fits)
+            if part is not None:
                 found.setdefault(other.resolve(), part)
     if len(found) > 1:
         named = {path: part for path, part in found.items() if "ace" in path.name.lower()}
@@ -87,9 +87,10 @@ def _children(root: Path) -> list[Path]:
     return sorted(child for child in root.iterdir() if child.is_dir()) if root.is_dir() else []
 
 
-def _readable(file: Path) -> dict[str, Part]:
-    """The parts of a neighbour, which may be anything."""
+def _fitting(file: Path, kind: str, fits: Callable[[Part], bool]) -> Part | None:
+    """The part of a neighbour, which may be anything: another model's file, or half of one."""
     try:
-        return parts_of(file)
+        part = parts_of(file).get(kind)
+        return part if part is not None and fits(part) else None
     except CheckpointError:
-        return {}
+        return None

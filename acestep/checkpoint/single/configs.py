@@ -98,18 +98,19 @@ def vae_config(part: Part) -> dict[str, Any]:
 
     channels = of("decoder.conv2.weight_v")[1]
     ups = [of(f"decoder.block.{number}.conv_t1.weight_v") for number in range(blocks)]
-    config = {
+    ratios = [shape[2] // 2 for shape in reversed(ups)]
+    multiples = [shape[0] // channels for shape in reversed(ups)]
+    if 0 in ratios or 0 in multiples:
+        raise CheckpointError(f"{part.file}: the widths of its VAE's blocks do not fit together")
+    return {
         "encoder_hidden_size": of("encoder.conv1.weight_v")[0],
-        "downsampling_ratios": [shape[2] // 2 for shape in reversed(ups)],
-        "channel_multiples": [shape[0] // channels for shape in reversed(ups)],
+        "downsampling_ratios": ratios,
+        "channel_multiples": multiples,
         "decoder_channels": channels,
         "decoder_input_channels": of("decoder.conv1.weight_v")[1],
         "audio_channels": of("decoder.conv2.weight_v")[0],
         "sampling_rate": SAMPLE_RATE,
     }
-    if 0 in config["downsampling_ratios"] or 0 in config["channel_multiples"]:
-        raise CheckpointError(f"{part.file}: the widths of its VAE's blocks do not fit together")
-    return config
 
 
 def vae_blocks(part: Part) -> int:

@@ -30,6 +30,7 @@ from acestep.checkpoint.single.configs import dit_config, text_config, vae_block
 from acestep.checkpoint.single.parts import (
     DIT,
     FLOATS,
+    QWEN_VOCABULARY,
     TEXT_ENCODER,
     VAE,
     Part,
@@ -99,7 +100,7 @@ def _fill_dit(part: Part, modules: dict[str, nn.Module], policy: DevicePolicy) -
 
 def _vae(parts: dict[str, Part], file: Path, channels: int, policy: DevicePolicy) -> nn.Module:
     def fits(part: Part) -> bool:
-        return vae_config(part)["decoder_input_channels"] == channels
+        return bool(vae_config(part)["decoder_input_channels"] == channels)
 
     part = parts.get(VAE) or part_beside(file, VAE, fits)
     if part is None:
@@ -121,7 +122,9 @@ def _text(
     file = checkpoint.path
 
     def fits(part: Part) -> bool:
-        return text_config(part)["hidden_size"] == width
+        # Qwen3 0.6B itself, which other models use, has more rows than the embedding model.
+        config = text_config(part)
+        return bool(config["hidden_size"] == width and config["vocab_size"] != QWEN_VOCABULARY)
 
     part = parts.get(TEXT_ENCODER) or part_beside(file, TEXT_ENCODER, fits)
     if part is None:

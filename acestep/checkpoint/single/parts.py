@@ -26,7 +26,7 @@ _VAE_PREFIXES = ("vae.", "first_stage_model.", "pretransform.model.", "")
 _QWEN_EMBEDDING = "embed_tokens.weight"
 _QWEN_KEY = "layers.0.post_attention_layernorm.weight"
 _QWEN_PREFIX = re.compile(r"^(text_encoders\.qwen3_[^.]+\.)?(transformer\.)?(model\.)?")
-_QWEN_VOCABULARY = 151936
+QWEN_VOCABULARY = 151936
 """Rows of a plain Qwen3 model at most; a language model has 64000 codes besides."""
 
 _SCALES = (".weight_scale", ".scale_weight")
@@ -80,7 +80,7 @@ def parts_of(file: Path) -> dict[str, Part]:
         if prefix + _QWEN_KEY in entries and _QWEN_PREFIX.fullmatch(prefix):
             # An encoder has no head and no audio codes.
             has_head = prefix.removesuffix("model.") + "lm_head.weight" in entries
-            kind = LANGUAGE if has_head or entry.shape[0] > _QWEN_VOCABULARY else TEXT_ENCODER
+            kind = LANGUAGE if has_head or entry.shape[0] > QWEN_VOCABULARY else TEXT_ENCODER
             found[kind] = _part(kind, file, prefix, entries)
     return found
 

@@ -50,7 +50,7 @@ def one_step(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     request = Request("a song", (4,), duration=SECONDS, steps=1, guidance_scale=1.0)
     made = handler.generate(request).tensors
     assert handler.pipeline is not None
-    noise = torch.randn(made["latents"].shape[1:], generator=torch.Generator().manual_seed(4))
+    noise = torch.randn(made["pred_latents"].shape[1:], generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
         velocity = handler.pipeline.transformer(
             hidden_states=noise[None],
@@ -59,7 +59,7 @@ def one_step(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
             encoder_hidden_states=made["encoder_hidden_states"],
             context_latents=made["context_latents"],
         ).sample
-    return made["latents"], noise[None] - velocity
+    return made["pred_latents"], noise[None] - velocity
 
 
 @pytest.mark.parametrize(

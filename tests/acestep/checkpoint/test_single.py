@@ -208,7 +208,15 @@ def test_parts_apart_in_comfyui_folders(
             f"model.{name}": value for name, value in text_of(original).items()
         },
         "vae/ace_1.5_vae.safetensors": vae_of(original),
-        # Others' files lie there too.
+        # Others' files lie there too: another VAE, another family's text encoder, Qwen3 itself.
+        "text_encoders/llama.safetensors": {
+            "model.embed_tokens.weight": torch.zeros(9, 64),
+            "model.layers.0.post_attention_layernorm.weight": torch.zeros(64),
+        },
+        "text_encoders/qwen_3_06b_base.safetensors": {
+            **{f"model.{name}": value for name, value in text_of(original).items()},
+            "model.embed_tokens.weight": torch.zeros(151936, 64, dtype=torch.float8_e4m3fn),
+        },
         "vae/other.safetensors": {"decoder.conv_in.weight": torch.zeros(4)},
     }
     for name, tensors in files.items():

@@ -206,7 +206,9 @@ def test_without_gradio_the_page_says_how_to_get_it(
 def test_a_link_that_cannot_be_made_is_said_in_one_line(port: int) -> None:
     """The page is served all the same. No test asks the real service."""
     script = (
-        "import sys\n"
+        "import signal, sys\n"
+        # A run that was started in the background ignores interrupts, and so would this one.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import gradio.networking\n"
         "def unreachable(**_):\n"
         "    raise OSError('no network')\n"
@@ -221,10 +223,14 @@ def test_a_link_that_cannot_be_made_is_said_in_one_line(port: int) -> None:
         text=True,
     )
     assert program.stderr is not None
-    lines = [program.stderr.readline() for _ in range(2)]
-    answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=30)
-    program.send_signal(signal.SIGINT)
-    printed, rest = program.communicate(timeout=60)
+    try:
+        lines = [program.stderr.readline() for _ in range(2)]
+        answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=30)
+        program.send_signal(signal.SIGINT)
+        printed, rest = program.communicate(timeout=60)
+    finally:
+        program.kill()
+        program.communicate()
     assert lines[0] == f"acestep: the page is at http://127.0.0.1:{port}/\n"
     assert lines[1].startswith("acestep: no public link: gradio's share service could not be")
     assert answer.status_code == 200
