@@ -177,8 +177,9 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         """Drop the loaded checkpoint and give its memory back."""
         with self._lock:
             if self.engine is not None:
-                self.engine.close()
-                self.engine = self.checkpoint = self.maker = None
+                engine, self.maker = self.engine, None
+                self.engine = self.checkpoint = None
+                engine.close()
 
     def status(self) -> str:
         """One line: what is loaded where."""

@@ -252,7 +252,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     model.add_argument("--flash-attention", action="store_true", help="use flash-attn (CUDA)")
-    model.add_argument("--lora", type=Path, metavar="FILE", help="adapter made by acestep train")
+    model.add_argument(
+        "--lora",
+        type=Path,
+        metavar="FILE",
+        help="adapter: of acestep train, PEFT, kohya, LyCORIS, ComfyUI",
+    )
     model.add_argument("--lora-scale", type=float, default=1.0, help="how much of it (default: 1)")
     add_planner_options(model)
 

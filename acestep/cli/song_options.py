@@ -52,7 +52,7 @@ def params(arguments: argparse.Namespace) -> GenerationParams:
         src_audio=arguments.source,
         audio_codes=text_or_file(arguments.codes),
         repainting_start=start,
-        repainting_end=-1.0 if end is None else end,
+        repainting_end=end,
         repaint_mode=arguments.repaint_mode,
         repaint_strength=arguments.repaint_strength,
         repaint_latent_crossfade_frames=arguments.repaint_latent_crossfade,

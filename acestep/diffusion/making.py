@@ -10,6 +10,7 @@ from acestep.device import DevicePolicy
 from acestep.diffusion.conditions import Conditioner, Conditions
 from acestep.diffusion.denoise import check_latents, denoise
 from acestep.diffusion.prompts import lyric_ids
+from acestep.diffusion.schedule import moved_times
 from acestep.engines.protocol import Array, Engine
 from acestep.song.level import checked_peak, normalized
 from acestep.song.outcome import Generation, Song
@@ -40,6 +41,7 @@ class Maker:
             CancelledError: the report says that they are no longer wanted.
         """
         engine, clock = self.engine, Clock(self.policy.synchronize)
+        warnings = [*warnings, *moved_times(request, engine.traits.is_turbo)]
         rate = engine.traits.frame_rate
         self.policy.reset_peak_memory()
         report(0.0, "reading the prompt")
@@ -62,7 +64,7 @@ class Maker:
                 for item, seed in zip(audio, request.seeds, strict=True)
             ],
             request=request,
-            warnings=list(warnings),
+            warnings=warnings,
             tensors=tensors,
             latent_seconds=handed_out.shape[1] / rate,
             lyric_token_ids=lyric_ids(engine.tokenizer, request),
@@ -103,5 +105,6 @@ class Maker:
         ):
             return normalized(audio)
         # The source keeps its level, and what joins it must not jump.
-        peak = checked_peak(audio).clamp(min=1.0)
+        heard = repaint.wave_mask(audio.shape[-1], traits.sample_rate) > 0
+        peak = checked_peak(audio[..., heard]).clamp(min=1.0)
         return repaint.joined(audio / peak, source, traits.sample_rate)

@@ -69,3 +69,15 @@ def distilled_times(
     """
     taught = taught_times(steps, shifts)
     return tuple(min(taught, key=lambda known: abs(known - time)) for time in times)
+
+
+def moved_times(request: Request, is_turbo: bool) -> list[str]:
+    """A notice where custom times are not those that are run."""
+    asked = [time for time in request.timesteps or () if time > 0]
+    if not is_turbo or not asked:
+        return []
+    run = distilled_times(asked)
+    if all(abs(a - b) < 1e-3 for a, b in zip(asked, run, strict=True)):
+        return []
+    shown = ", ".join(f"{time:.3g}" for time in run)
+    return [f"timesteps are moved to those that turbo was distilled at: {shown}"]

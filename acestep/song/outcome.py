@@ -66,7 +66,7 @@ def extra_outputs(made: Generation) -> dict[str, Any]:
         "lyric_token_ids": made.lyric_token_ids,
         "seeds": list(made.request.seeds),
         "duration": made.songs[0].seconds,
-        "steps": made.request.steps,
+        "steps": len(made.request.timesteps or ()) or made.request.steps,
         "language": made.request.language,
         "time_costs": made.times,
         "peak_memory_gib": made.peak_memory,

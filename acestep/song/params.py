@@ -12,7 +12,7 @@ from acestep.errors import RequestError
 from acestep.song import audio_files, loudness, normalise
 from acestep.song import seeds as seeding
 from acestep.song.formats import Encoding, encoding
-from acestep.song.request import MAX_SONGS, Planning, Request, check_range
+from acestep.song.request import MAX_SONGS, SOURCE_TASKS, Planning, Request, check_range
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class GenerationParams:
         guidance_scale: classifier-free guidance; turbo checkpoints ignore it. None for the
             checkpoint's own.
         use_adg: angle-domain guidance, for checkpoints that take guidance.
-        cfg_interval_start, cfg_interval_end: share of the schedule that is guided, 0 to 1.
+        cfg_interval_start, cfg_interval_end: times that are guided; 1 is noise, 0 the song.
         shift: shift of the timestep schedule; None for the checkpoint's own.
         infer_method: `ode` or `sde`.
         timesteps: an explicit schedule, falling, in (0, 1]; a 0 at its end is dropped.
@@ -56,7 +56,8 @@ class GenerationParams:
         repaint_strength: 0 to 1, how freely `balanced` renews.
         repaint_latent_crossfade_frames, repaint_wav_crossfade_sec: how softly the renewed part
             joins the rest; None follows from mode and strength.
-        audio_cover_strength: how much of the cover's source to keep, 0 to 1.
+        audio_cover_strength: share of the steps that follow source or codes; the rest are plain
+            text-to-music.
         thinking: have the language model make audio codes. Without it, and beside codes that
             are given, it still fills in and rewrites what `use_cot_*` say.
         lm_*, use_constrained_decoding: how it chooses its words.
@@ -178,12 +179,12 @@ def make_request(params: GenerationParams, config: GenerationConfig) -> Request:
         RequestError: a value cannot be understood, or an audio file cannot be read.
     """
     request = words_and_numbers(params, config)
-    source = _audio(params.src_audio)
+    source, works_on_it = _audio(params.src_audio), request.task in SOURCE_TASKS
     return dataclasses.replace(
         request,
         src_audio=source,
         reference_audio=_audio(params.reference_audio),
-        duration=None if source is not None else request.duration,
+        duration=None if source is not None and works_on_it else request.duration,
     )
 
 
@@ -215,7 +216,8 @@ def words_and_numbers(params: GenerationParams, config: GenerationConfig) -> Req
         track_classes=normalise.names("track classes", params.complete_track_classes),
         audio_codes=codes if isinstance(codes, str) else "",
         song_codes=() if isinstance(codes, str) else codes * (len(seeds) if len(codes) == 1 else 1),
-        repaint=(start, None if end == -1 else end),
+        # Before the source -1 is a time like any other.
+        repaint=(start, None if end == -1 and start >= 0 else end),
         repaint_mode=normalise.word("repaint mode", params.repaint_mode, "balanced"),
         repaint_strength=_number("repaint strength", params.repaint_strength, 0.5),
         repaint_latent_crossfade_frames=frames,

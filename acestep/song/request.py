@@ -45,6 +45,9 @@ _LANGUAGE_CODES = (
 LANGUAGES = tuple(_LANGUAGE_CODES.split())
 UNKNOWN_LANGUAGE = "unknown"
 """Of vocals: the one that nobody named."""
+CODED_TASKS = ("text2music", "cover")
+"""What audio codes can be played by."""
+
 SOURCE_TASKS = ("cover", "repaint", "extract", "lego", "complete")
 INFER_METHODS = ("ode", "sde")
 REPAINT_TASKS = ("repaint", "lego")
@@ -53,7 +56,7 @@ MAX_CROSSFADE = 10.0
 """Seconds of the longest crossfade between a repainted part and the rest."""
 
 _KEY = re.compile(r"[A-G][#b♯♭]? (major|minor)")
-_AUDIO_CODE = re.compile(r"<\|audio_code_(\d+)\|>")
+_AUDIO_CODE = re.compile(r"<\|audio_code_(\d{1,9})\|>")
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,12 @@ class Request:
     def limited(self, config: GPUConfig, lm_initialized: bool) -> tuple[Request, list[str]]:
         """This request within a memory tier, and a warning for each field that was cut."""
         request, warnings = self, []
+        if self.src_audio is not None and self.task not in SOURCE_TASKS:
+            request = dataclasses.replace(request, src_audio=None)
+            warnings.append(
+                f"the source audio is left out: {self.task} works without; ask for "
+                + " or ".join(SOURCE_TASKS)
+            )
         if self.duration is not None:
             within, line = check_duration_limit(self.duration, config, lm_initialized)
             if not within:
@@ -294,6 +303,11 @@ class Request:
         coded = self.task == "cover" and any(codes)
         if self.task in SOURCE_TASKS and self.src_audio is None and not coded:
             raise RequestError(f"the task '{self.task}' needs source audio (--source FILE)")
+        if any(codes) and self.task not in CODED_TASKS:
+            raise RequestError(
+                f"the task '{self.task}' works on audio, not on audio codes; leave the codes out, "
+                "or ask for cover"
+            )
         for name, audio in (("source", self.src_audio), ("reference", self.reference_audio)):
             if audio is not None and (audio.ndim != 2 or audio.shape[0] != 2):
                 raise RequestError(
@@ -302,6 +316,8 @@ class Request:
         if self.src_audio is not None:
             seconds = self.src_audio.shape[-1] / sample_rate
             check_range("length of the source audio", seconds, MIN_DURATION, MAX_DURATION, "s")
+            if not self.src_audio.isfinite().all():
+                raise RequestError("the source audio has samples that are NaN or infinite")
             self._check_repaint(seconds)
         if self.reference_audio is not None and self.reference_audio.shape[-1] < sample_rate // 10:
             raise RequestError("the reference audio is shorter than 0.1 s")

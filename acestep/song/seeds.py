@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Sequence
 
@@ -19,9 +20,12 @@ def completed(given: Sequence[int | None], songs: int, *, counting: bool = True)
     """
     seeds: list[int | None] = list(given[:songs])
     last = seeds[-1] if seeds else None
-    missing = range(1, songs - len(seeds) + 1)
-    seeds.extend(last + n if counting and last is not None else None for n in missing)
     taken = {seed for seed in seeds if seed is not None}
+    while len(seeds) < songs:
+        if counting and last is not None:
+            last = next(seed for seed in itertools.count(last + 1) if seed not in taken)
+            taken.add(last)
+        seeds.append(last if counting else None)
     made = []
     for seed in seeds:
         drawn = seed

@@ -214,7 +214,8 @@ class TorchEngine:
         """Give the memory back."""
         self.pipeline.remove_all_hooks()
         self.pipeline.forget()
-        del self.pipeline
+        del self.pipeline, self._send_home
+        self._silent_timbre = None
         gc.collect()
         self.policy.flush()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from acestep.diffusion.schedule import Schedule
+from acestep.diffusion.schedule import Schedule, moved_times
 from acestep.song.request import Request
 
 
@@ -25,3 +25,11 @@ def test_custom_times_end_where_they_say_and_turbo_moves_them() -> None:
     request = Request("x", (1,), steps=8, shift=1.0, timesteps=(0.97, 0.5, 0.0))
     assert Schedule.of(request, is_turbo=False).times == (0.97, 0.5)
     assert Schedule.of(request, is_turbo=True).times == (pytest.approx(21 / 22), 0.5)
+
+
+def test_moved_times_are_said() -> None:
+    request = Request("x", (1,), timesteps=(1.0, 0.7, 0.3))
+    assert "1, 0.667, 0.3" in moved_times(request, is_turbo=True)[0]
+    assert moved_times(request, is_turbo=False) == []
+    exact = Request("x", (1,), timesteps=(1.0, 0.5, 0.0))
+    assert moved_times(exact, is_turbo=True) == []

@@ -131,3 +131,25 @@ def test_what_is_limited_is_within_the_limits(
 
 def test_counting_codes() -> None:
     assert audio_codes_in("<|audio_code_1|> x <|audio_code_63999|><|audio_code_|>") == [1, 63999]
+
+
+def test_codes_are_for_songs_of_their_own() -> None:
+    source = torch.zeros(2, 480000)
+    for task in ("repaint", "lego", "extract", "complete"):
+        request = Request("x", (1,), task=task, src_audio=source, audio_codes="<|audio_code_1|>")
+        with pytest.raises(RequestError, match="works on audio, not on audio codes"):
+            request.validated((task,))
+
+
+def test_a_source_that_the_task_does_not_take_is_said() -> None:
+    request = Request("x", (1,), src_audio=torch.zeros(2, 480000), duration=5.0)
+    left, warnings = request.limited(get_gpu_config(80), False)
+    assert left.src_audio is None
+    assert left.duration == 5.0
+    assert "the source audio is left out" in warnings[0]
+
+
+def test_a_source_that_is_no_audio_is_refused() -> None:
+    source = torch.full((2, 480000), float("nan"))
+    with pytest.raises(RequestError, match="NaN or infinite"):
+        Request("x", (1,), task="cover", src_audio=source).validated(("cover",))

@@ -91,3 +91,8 @@ def test_seeds_of_the_language_model() -> None:
     first, second = completed([-1], 2)
     assert first != second
     assert second > 1
+
+
+def test_seeds_that_are_counted_up_pass_over_those_given() -> None:
+    assert seeding.completed([5, 4], 3) == (5, 4, 6)
+    assert seeding.completed([7], 3) == (7, 8, 9)
