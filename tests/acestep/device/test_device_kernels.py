@@ -19,6 +19,7 @@ def gpu(
     """The policy of a GPU of some capability, in a PyTorch for CUDA or for ROCm."""
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    # conformance: ignore[DEV101] a policy about a GPU that need not be there
     return dataclasses.replace(resolve("cpu"), device=torch.device("cuda"))
 
 
