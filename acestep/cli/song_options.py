@@ -52,7 +52,7 @@ def params(arguments: argparse.Namespace) -> GenerationParams:
         src_audio=arguments.source,
         audio_codes=text_or_file(arguments.codes),
         repainting_start=start,
-        repainting_end=end,
+        repainting_end=_repaint_end(end),
         repaint_mode=arguments.repaint_mode,
         repaint_strength=arguments.repaint_strength,
         repaint_latent_crossfade_frames=arguments.repaint_latent_crossfade,
@@ -92,6 +92,13 @@ def text_or_file(text: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise RequestError(f"cannot read lyrics from {path}: {reason}") from None
+
+
+def _repaint_end(end: float | None) -> float:
+    # The API reads -1 as the source's end; on the command line it is a mistake like any other.
+    if end is not None and end < 0:
+        raise RequestError(f"the repaint range ends at {end:g} s, before the source audio begins")
+    return -1.0 if end is None else end
 
 
 def _task(arguments: argparse.Namespace) -> str:

@@ -216,8 +216,7 @@ def words_and_numbers(params: GenerationParams, config: GenerationConfig) -> Req
         track_classes=normalise.names("track classes", params.complete_track_classes),
         audio_codes=codes if isinstance(codes, str) else "",
         song_codes=() if isinstance(codes, str) else codes * (len(seeds) if len(codes) == 1 else 1),
-        # Before the source -1 is a time like any other.
-        repaint=(start, None if end == -1 and start >= 0 else end),
+        repaint=(start, None if end == -1 else end),
         repaint_mode=normalise.word("repaint mode", params.repaint_mode, "balanced"),
         repaint_strength=_number("repaint strength", params.repaint_strength, 0.5),
         repaint_latent_crossfade_frames=frames,
