@@ -47,6 +47,7 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "diffusion.prompts:prompt_text",
     "diffusion.prompts:text_ids",
     "diffusion.schedule:Schedule.*",
+    "diffusion.schedule:moved_times",
     "engines.protocol:*",
     "engines.torch.denoiser:Denoiser.velocity",
     "engines.torch.engine:TorchEngine.advance",

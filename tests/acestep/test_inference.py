@@ -135,7 +135,7 @@ def test_seeds() -> None:
 
 def test_request_from_parameters(song_file: Path, song: torch.Tensor) -> None:
     params = GenerationParams(
-        caption="x", lyrics="la", instrumental=True, src_audio=song_file, reference_audio=song,
+        task_type="cover", caption="x", lyrics="la", instrumental=True, src_audio=song_file, reference_audio=song,
         duration=9, repainting_start=1, repainting_end=-1, timesteps=[1.0, 0.5],
         complete_track_classes=["drums"],
     )  # fmt: skip
