@@ -41,7 +41,7 @@ class Maker:
             CancelledError: the report says that they are no longer wanted.
         """
         engine, clock = self.engine, Clock(self.policy.synchronize)
-        warnings = [*warnings, *moved_times(request, engine.traits.is_turbo)]
+        said = [*warnings, *moved_times(request, engine.traits.is_turbo)]
         rate = engine.traits.frame_rate
         self.policy.reset_peak_memory()
         report(0.0, "reading the prompt")
@@ -64,7 +64,7 @@ class Maker:
                 for item, seed in zip(audio, request.seeds, strict=True)
             ],
             request=request,
-            warnings=warnings,
+            warnings=said,
             tensors=tensors,
             latent_seconds=handed_out.shape[1] / rate,
             lyric_token_ids=lyric_ids(engine.tokenizer, request),
