@@ -10,7 +10,7 @@ import torch
 from acestep.diffusion.lengths import Lengths
 from acestep.diffusion.prompts import lyric_ids, plainly, prompt_text, text_ids
 from acestep.diffusion.repaint import Repaint
-from acestep.engines.protocol import Array, Engine
+from acestep.engines.protocol import TIMBRE_SECONDS, Array, Engine
 from acestep.engines.recent import Recent
 from acestep.errors import RequestError
 from acestep.song.request import Request, audio_codes_in
@@ -21,9 +21,6 @@ MAX_ENCODINGS = 32
 MIN_FRAMES = 128
 """Latent frames of the shortest song that the model makes, 5.12 s; what is asked for is cut
 from it."""
-
-REFERENCE_SECONDS = 30
-"""The timbre encoder hears 30 s of a reference: 10 s from its start, middle and end."""
 
 SILENT = 1e-6
 """A reference that stays below this everywhere says nothing of a timbre."""
@@ -139,14 +136,15 @@ class Conditioner:
         filled = self.engine.silence(frames)
         if latents is not None:
             filled = torch.cat([latents, filled[: frames - len(latents)]])
-        return filled.clone()
+        return filled
 
     def _timbre(self, request: Request) -> torch.Tensor | None:
-        """Latents of the reference's excerpts, `[frames, channels]`."""
+        """Latents of the reference's excerpts, from its start, middle and end:
+        `[frames, channels]`."""
         audio = request.reference_audio
         if audio is None or audio.abs().max() <= SILENT:
             return None
-        samples = REFERENCE_SECONDS * self.engine.traits.sample_rate
+        samples = TIMBRE_SECONDS * self.engine.traits.sample_rate
         excerpt = samples // 3
         audio = audio.clamp(-1, 1)
         if audio.shape[-1] < samples:

@@ -10,7 +10,7 @@ from acestep.device import DevicePolicy
 from acestep.diffusion.conditions import Conditions
 from acestep.diffusion.guidance import AngleGuidance, Guidance, ProjectedGuidance
 from acestep.diffusion.schedule import Schedule
-from acestep.engines.protocol import Array, Engine
+from acestep.engines.protocol import Array, Engine, Velocity
 from acestep.errors import GenerationError
 from acestep.song.request import Request
 
@@ -75,7 +75,7 @@ class _Velocities:
         self._guided = [scale > 1 and low <= time <= high for time in schedule.times]
         kind = AngleGuidance if request.use_adg else ProjectedGuidance
         self._guide: Guidance = kind(engine, scale)
-        self._made: dict[tuple[int, bool], Callable[[Array, int], Array]] = {}
+        self._made: dict[tuple[int, bool], Velocity] = {}
 
     def __call__(self, state: Array, step: int) -> Array:
         phase = 1 if len(self._phases) > 1 and step >= self._switch else 0
@@ -86,7 +86,7 @@ class _Velocities:
         half = state.shape[0]
         return self._guide(state, both[:half], both[half:], self._schedule.times[step])
 
-    def _run(self, phase: int, guided: bool) -> Callable[[Array, int], Array]:
+    def _run(self, phase: int, guided: bool) -> Velocity:
         """What runs the transformer; made when it is first needed, for those of one size may
         have to share their place on the device."""
         if (phase, guided) not in self._made:

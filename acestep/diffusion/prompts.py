@@ -17,9 +17,8 @@ MAX_TEXT_TOKENS, MAX_LYRIC_TOKENS = 256, 2048
 NOT_GIVEN = "N/A"
 
 _END = "<|endoftext|>"
-_TEXT_TO_MUSIC = "Fill the audio semantic mask based on the given conditions:"
 _INSTRUCTIONS = {
-    "text2music": _TEXT_TO_MUSIC,
+    "text2music": "Fill the audio semantic mask based on the given conditions:",
     "repaint": "Repaint the mask area based on the given conditions:",
     "cover": "Generate audio semantic tokens based on the given conditions:",
     "extract": "Extract the {}track from the audio:",

@@ -24,8 +24,7 @@ class Schedule:
     def make(cls, steps: int, shift: float = 1.0, times: Sequence[float] | None = None) -> Schedule:
         """Evenly spaced times moved towards noise by `shift`, or the given ones."""
         if times is not None:
-            # The end is understood.
-            return cls(tuple(time for time in times if time > 0))
+            return cls(tuple(times))
         even = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float32)[:-1]
         moved = shift * even / (1 + (shift - 1) * even) if shift != 1.0 else even
         return cls(tuple(moved.tolist()))
@@ -33,9 +32,9 @@ class Schedule:
     @classmethod
     def of(cls, request: Request, is_turbo: bool) -> Schedule:
         """The schedule of a request; a turbo checkpoint takes custom times where it was distilled."""
-        times = request.timesteps
+        times = _asked(request)
         if times is not None and is_turbo:
-            times = distilled_times([time for time in times if time > 0])
+            times = distilled_times(times)
         steps, shift = request.steps, request.shift
         assert steps is not None, "a request is resolved before it is served"
         assert shift is not None, "likewise"
@@ -73,11 +72,17 @@ def distilled_times(
 
 def moved_times(request: Request, is_turbo: bool) -> list[str]:
     """A notice where custom times are not those that are run."""
-    asked = [time for time in request.timesteps or () if time > 0]
-    if not is_turbo or not asked:
+    asked = _asked(request)
+    if not is_turbo or asked is None:
         return []
     run = distilled_times(asked)
     if all(abs(a - b) < 1e-3 for a, b in zip(asked, run, strict=True)):
         return []
     shown = ", ".join(f"{time:.3g}" for time in run)
     return [f"timesteps are moved to those that turbo was distilled at: {shown}"]
+
+
+def _asked(request: Request) -> tuple[float, ...] | None:
+    """The custom times of a request; the end, 0, is understood."""
+    times = request.timesteps
+    return None if times is None else tuple(time for time in times if time > 0)

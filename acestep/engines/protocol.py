@@ -26,6 +26,9 @@ Array = Any
 Velocity = Callable[[Array, int], Array]
 """Of a state `[batch, frames, channels]` and a step's number: the velocity there."""
 
+TIMBRE_SECONDS = 30
+"""What the timbre encoder hears, of a reference or of silence where there is none."""
+
 Report = Callable[[float], None]
 """Told the share of a piece of work that is done, 0 to 1; may raise to stop it."""
 

@@ -12,16 +12,13 @@ from typing import Any
 import torch
 
 from acestep.device import DevicePolicy
-from acestep.engines.protocol import Report, Traits, Velocity
+from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity
 from acestep.engines.torch import codec
 from acestep.engines.torch.cross_attention import capture_cross_attention
 from acestep.engines.torch.offloading import bring
 from acestep.engines.torch.pipeline import Pipeline
 from acestep.errors import GenerationError, first_line
 from acestep.vae.windows import decoder_halo
-
-REFERENCE_SECONDS = 30
-"""What the timbre encoder hears of silence, where there is no reference."""
 
 
 class TorchEngine:
@@ -113,7 +110,7 @@ class TorchEngine:
             bring(encoder)
             return self._timbre(latents[None])
         if self._silent_timbre is None:
-            heard = math.ceil(REFERENCE_SECONDS * self.traits.frame_rate)
+            heard = math.ceil(TIMBRE_SECONDS * self.traits.frame_rate)
             self._silent_timbre = self._timbre(encoder.silence_latent[:, :heard])
         return self._silent_timbre
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy_engine import NumpyEngine
 
 from acestep.checkpoint.kinds import Checkpoint
 from acestep.device import resolve
 from acestep.engines.protocol import Engine
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from numpy_engine import NumpyEngine
 
 SONG = Request("a harp", (3, 4), "la la", duration=6.3, steps=4, shift=3.0, guidance_scale=4.0)
 

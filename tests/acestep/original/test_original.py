@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,15 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inputs import INPUTS
 
 from acestep.device import resolve
 from acestep.engines.recent import Recent
 from acestep.handler import AceStepHandler
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-from inputs import INPUTS  # noqa: E402 (a file beside this one)
 
 CASES = sorted((HERE / "cases").glob("*/*.json"))
 BOUNDS = {"encoder_hidden_states": 1e-5, "context_latents": 1e-5, "pred_latents": 5e-5}

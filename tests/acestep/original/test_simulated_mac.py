@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from inputs import INPUTS
 
 from acestep.handler import AceStepHandler
 from conformance import simulate
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-from inputs import INPUTS  # noqa: E402 (a file beside this one)
 
 QUICK = {
     "turbo": ("cover-strength0.5", "codes-batch2-lengths", "repaint-past-end", "ref", "src-short"),
