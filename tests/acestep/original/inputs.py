@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,3 +33,12 @@ INPUTS: dict[str, Callable[[], torch.Tensor]] = {
     "loud": lambda: chord(35, amplitude=3.0, seed=5),
 }
 """Name to audio, as the cases call it."""
+
+
+def arguments_of(case: dict[str, Any]) -> dict[str, Any]:
+    """A case's arguments of `AceStepHandler.generate_music`, with audio for its names."""
+    arguments = dict(case["arguments"])
+    for name in ("src_audio", "reference_audio"):
+        if name in arguments:
+            arguments[name] = INPUTS[arguments[name]]()
+    return arguments

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inputs import INPUTS
+from inputs import arguments_of
 
 from acestep.device import resolve
 from acestep.engines.recent import Recent
@@ -38,11 +38,7 @@ def original(kind: str) -> AceStepHandler:
 
 
 def made(case: dict[str, Any]) -> dict[str, torch.Tensor]:
-    arguments = dict(case["arguments"])
-    for name in ("src_audio", "reference_audio"):
-        if name in arguments:
-            arguments[name] = INPUTS[arguments[name]]()
-    result = original(case["kind"]).generate_music(**arguments)
+    result = original(case["kind"]).generate_music(**arguments_of(case))
     assert result["success"], result["error"]
     outputs: dict[str, torch.Tensor] = result["extra_outputs"]
     return outputs

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from inputs import INPUTS
+from inputs import arguments_of
 
 from acestep.handler import AceStepHandler
 from conformance import simulate
@@ -38,11 +38,7 @@ def made(kind: str, device: str, quick: bool) -> dict[str, dict[str, torch.Tenso
     assert ok, message
     found = {}
     for case in cases(kind, quick):
-        arguments = dict(case["arguments"])
-        for name in ("src_audio", "reference_audio"):
-            if name in arguments:
-                arguments[name] = INPUTS[arguments[name]]()
-        result = handler.generate_music(**arguments)
+        result = handler.generate_music(**arguments_of(case))
         assert result["success"], result["error"]
         audio = {f"song {n}": item["tensor"] for n, item in enumerate(result["audios"])}
         found[case["name"]] = {n: result["extra_outputs"][n] for n in NAMES} | audio
