@@ -14,7 +14,6 @@ settings.register_profile("acestep", deadline=None, derandomize=True)
 settings.load_profile("acestep")
 # Before any test module imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 for _name in (
     "ACESTEP_CHANNELS_LAST",
     "ACESTEP_CHECKPOINTS",

@@ -11,6 +11,7 @@ from torch import nn
 
 from acestep.checkpoint.files import header, read_json, weight_files
 from acestep.checkpoint.modules import Place, component_classes, empty, fill, finish
+from acestep.checkpoint.pretrained import load_pretrained
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
 
@@ -78,26 +79,9 @@ def load_text_encoder(folder: Path, policy: DevicePolicy) -> nn.Module:
     read_json(folder / "config.json")
     for file in weight_files(folder):
         header(file)
-    try:
-        module, info = AutoModel.from_pretrained(
-            folder,
-            dtype=policy.dtype_of("text_encoder"),
-            device_map={"": policy.device},
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder}: the text encoder cannot be loaded ({first_line(error)})"
-        ) from None
-    for kind in ("missing_keys", "mismatched_keys"):
-        if names := sorted(str(name) for name in info.get(kind, ())):
-            raise CheckpointError(
-                f"{folder}: the text encoder's weights do not fit its config "
-                f"({kind.replace('_', ' ')}: {', '.join(names[:3])})"
-            )
-    text_encoder: nn.Module = module.eval().requires_grad_(False)
-    return text_encoder
+    return load_pretrained(
+        AutoModel, folder, "the text encoder", policy.dtype_of("text_encoder"), policy.device
+    )
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from acestep.checkpoint.pretrained import load_pretrained
 from acestep.device import DevicePolicy
 from acestep.engines.recent import Recent
 from acestep.engines.torch.addresses import align
@@ -171,26 +172,11 @@ class _Running:
 def _load_model(folder: Path, policy: DevicePolicy, place: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=policy.dtype_of("lm"),
-            device_map={"": place},
-            local_files_only=True,
-            output_loading_info=True,
+    return align(
+        load_pretrained(
+            AutoModelForCausalLM, folder, "the language model", policy.dtype_of("lm"), place
         )
-    except Exception as error:  # noqa: BLE001
-        # Damaged files make the libraries raise their own kinds, down to plain Exception.
-        raise CheckpointError(
-            f"{folder}: the language model cannot be loaded ({first_line(error)})"
-        ) from None
-    for kind in ("missing_keys", "mismatched_keys"):
-        if names := sorted(str(name) for name in info.get(kind, ())):
-            raise CheckpointError(
-                f"{folder}: the weights do not fit the config "
-                f"({kind.replace('_', ' ')}: {', '.join(names[:3])})"
-            )
-    return align(model.eval().requires_grad_(False))
+    )
 
 
 def _until(tokens: list[int], end: int) -> list[int]:

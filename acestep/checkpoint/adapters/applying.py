@@ -80,6 +80,7 @@ class AdapterMixin:
 
     if TYPE_CHECKING:
         _lock: threading.RLock
+        engine: Any
 
         @property
         def pipeline(self) -> Adaptable | None:
@@ -94,7 +95,8 @@ class AdapterMixin:
             scale: how much of it, 0 for none and 1 for all.
 
         Raises:
-            RequestError: no checkpoint is loaded, no such file, or peft is not installed.
+            RequestError: no checkpoint is loaded, its engine takes no adapters, no such file, or
+                peft is not installed.
             CheckpointError: the file is damaged, or made for another transformer.
         """
         peft_package()
@@ -102,8 +104,9 @@ class AdapterMixin:
         adapter = read(Path(path).expanduser())
         with self._lock:
             transformer = self._adapted()
-            self.unload_lora()
+            # Judged before the adapter there is taken away: a wrong file costs nothing.
             updates = updates_of(adapter, transformer)
+            self.unload_lora()
             try:
                 put_on(transformer, updates)
             except (ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -144,8 +147,11 @@ class AdapterMixin:
 
     def _adapted(self, loaded: bool = False) -> Any:
         """The transformer; with `loaded`, one that has an adapter."""
-        if self.pipeline is None:
+        if self.engine is None:
             raise RequestError("no checkpoint is loaded; call initialize_service first")
+        if self.pipeline is None:
+            name = type(self.engine).__name__
+            raise RequestError(f"{name} takes no adapters; load the checkpoint with another engine")
         transformer = self.pipeline.transformer
         if loaded and not has_adapter(transformer):
             raise RequestError("no adapter is loaded; load one with load_lora or --lora")

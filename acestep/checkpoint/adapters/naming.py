@@ -39,6 +39,8 @@ _PREFIX = re.compile(
     r"^(base_model|model|transformer|diffusion_model|unet|module|lora_unet|lora_transformer"
     r"|lycoris|lora|decoder)[._]"
 )
+# peft's own layers, inside the one that it replaces.
+_ADAPTED = re.compile(r"\.lora_[AB]\.")
 _ORIGINAL = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out.0": "o_proj"}
 _EXPECTED = "LoRA, DoRA, LoKr or LoHa weights such as 'layers.0.self_attn.q_proj.lora_A.weight'"
 
@@ -50,7 +52,8 @@ def updates_of(adapter: AdapterFile, transformer: nn.Module) -> dict[str, Update
 
     Args:
         adapter: as it was read.
-        transformer: a `diffusers.AceStepTransformer1DModel`, whose linear layers are looked for.
+        transformer: a `diffusers.AceStepTransformer1DModel`, whose linear layers are looked for;
+            another adapter on it is looked through.
 
     Returns:
         updates by the layer's name in the transformer.
@@ -58,11 +61,7 @@ def updates_of(adapter: AdapterFile, transformer: nn.Module) -> dict[str, Update
     Raises:
         CheckpointError: a tensor fits nothing, or not by its shape, or a part is missing.
     """
-    linears = {
-        name: module
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear)
-    }
+    linears = _base_linears(transformer)
     spelled = {_flat(spelling): name for name in linears for spelling in _spellings(name)}
     grouped: dict[str, Parts] = {}
     for key, value in adapter.tensors.items():
@@ -90,6 +89,15 @@ def updates_of(adapter: AdapterFile, transformer: nn.Module) -> dict[str, Update
         _check_shape(adapter.path, name, linears[name], update)
         made[name] = update
     return made
+
+
+def _base_linears(transformer: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers by name, without those of an adapter that is on the transformer."""
+    return {
+        name.removesuffix(".base_layer"): module
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and not _ADAPTED.search(name)
+    }
 
 
 def _flat(name: str) -> str:

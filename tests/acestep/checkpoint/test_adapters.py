@@ -469,6 +469,26 @@ def test_misfits_are_one_line(
     assert list(transformer_of(fresh).state_dict()) == before
 
 
+@pytest.mark.parametrize("worn", [peft_lora, peft_dora, lycoris_lokr])
+def test_an_adapter_stays_on_where_the_next_does_not_fit(
+    fresh: AceStepHandler, tmp_path: Path, worn: Any
+) -> None:
+    draws = Draws(transformer_of(fresh))
+    worn(tmp_path / "worn.safetensors", draws)
+    kohya(tmp_path / "odd.safetensors", draws)
+    kohya(tmp_path / "next.safetensors", draws)
+    edited(tmp_path / "odd.safetensors", renamed("layers_1", "layers_7"))
+    fresh.load_lora(tmp_path / "next.safetensors")
+    expected = latents(fresh)
+    fresh.load_lora(tmp_path / "worn.safetensors", 0.4)
+    before = latents(fresh)
+    with pytest.raises(CheckpointError, match="has no layer"):
+        fresh.load_lora(tmp_path / "odd.safetensors")
+    assert torch.equal(latents(fresh), before)
+    fresh.load_lora(tmp_path / "next.safetensors")
+    assert torch.equal(latents(fresh), expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

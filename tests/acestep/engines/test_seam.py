@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from numpy_engine import NumpyEngine
+from safetensors.torch import save_file
 
 from acestep.checkpoint.kinds import Checkpoint
 from acestep.device import resolve
 from acestep.engines.protocol import Engine
+from acestep.errors import RequestError
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
 
@@ -83,6 +85,12 @@ def test_lyrics_are_aligned_by_another_engine(numpy_handler: AceStepHandler) -> 
     answer = numpy_handler.get_lyric_timestamp(**inputs, custom_layers_config={0: [0]})
     assert answer["success"], answer["error"]
     assert "la la" in answer["lrc_text"]
+
+
+def test_an_engine_without_adapters_says_so(numpy_handler: AceStepHandler, tmp_path: Path) -> None:
+    save_file({"a.lora_A.weight": torch.zeros(1, 1)}, tmp_path / "my.safetensors")
+    with pytest.raises(RequestError, match="NumpyEngine takes no adapters"):
+        numpy_handler.load_lora(tmp_path / "my.safetensors")
 
 
 def test_codes_and_closing(numpy_handler: AceStepHandler, song: torch.Tensor) -> None:
