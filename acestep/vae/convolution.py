@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import Conv1d, Module
 from torch.nn import functional as F
 
 
@@ -77,42 +74,6 @@ def folded(convolution: nn.Module) -> torch.Tensor:
     length = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)
     weight: torch.Tensor = (wide * (gain / length)).to(direction.dtype)
     return weight
-
-
-@contextmanager
-def split_convolutions(module: Module, limit: int | None) -> Iterator[None]:
-    """Within the context no `Conv1d` of the module computes an output longer than `limit`.
-
-    Longer outputs are computed piece by piece, each from exactly the input it needs, so
-    the result is that of the whole convolution. The module is left as it was found.
-    Transposed convolutions are not split: the limit does not apply to them.
-
-    Args:
-        module: any module; its `Conv1d` descendants are affected.
-        limit: longest allowed output along time, or None for no limit.
-    """
-    convolutions = [m for m in module.modules() if isinstance(m, Conv1d)] if limit else []
-    for convolution in convolutions:
-        forward = _split_forward(convolution, limit or 0)
-        convolution.forward = forward  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        for convolution in convolutions:
-            del convolution.forward
-
-
-def _split_forward(convolution: Conv1d, limit: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda signal: conv1d(
-        signal,
-        convolution.weight,
-        convolution.bias,
-        stride=convolution.stride[0],
-        padding=padding_of(convolution),
-        dilation=convolution.dilation[0],
-        groups=convolution.groups,
-        limit=limit,
-    )
 
 
 def padding_of(convolution: Any) -> int:

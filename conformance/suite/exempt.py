@@ -73,6 +73,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
     "called where weights leave the device, which offloading alone does": (
         "engines.torch.pipeline:Pipeline.forget",
         "engines.torch.wave_decoder:forget",
+        "engines.torch.wave_encoder:forget",
     ),
     "text in, text out": (
         "console.terminal:OneLineParser",

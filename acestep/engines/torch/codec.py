@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from acestep.engines.torch.wave_decoder import wave_decoder
-from acestep.vae.convolution import split_convolutions
+from acestep.engines.torch.wave_encoder import wave_encoder
 from acestep.vae.windows import (
     MIN_CHUNK_FRAMES,
     chunk_frames_of,
@@ -116,6 +116,10 @@ def encode(
         latents `[batch, channels, samples // 1920]` on the policy's device in the VAE's
         dtype. The noise is drawn on the host in float32, the same on every device.
     """
+    from diffusers.models.autoencoders.autoencoder_oobleck import (
+        OobleckDiagonalGaussianDistribution,
+    )
+
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = encoder_halo(vae)
     samples = audio.shape[-1]
@@ -123,17 +127,16 @@ def encode(
     if frames < 1:
         raise ValueError(f"{samples} samples are too short: one latent frame takes {ratio}")
     core = chunk_frames or chunk_frames_of(vae.encoder, ratio, halo, policy)
+    run = wave_encoder(vae, policy)
     songs: list[torch.Tensor] = []
     for signals in torch.split(audio, 1):
         parts: list[torch.Tensor] = []
         for window in windows(frames, core, halo):
             stop = samples if window.stop == frames else window.stop * ratio
             part = signals[..., window.start * ratio : stop].to(policy.device, vae.dtype)
-            with split_convolutions(vae.encoder, policy.max_conv_output):
-                posterior = vae.encode(part).latent_dist
             core_slice = slice(window.first - window.start, window.last - window.start)
-            mean, std = posterior.mean[..., core_slice], posterior.std[..., core_slice]
-            parts.append(torch.stack([mean, std]))
+            posterior = OobleckDiagonalGaussianDistribution(run(part)[..., core_slice])
+            parts.append(torch.stack([posterior.mean, posterior.std]))
             policy.between_steps()
         songs.append(torch.cat(parts, dim=-1))
     moments = torch.cat(songs, dim=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from diffusers import AceStepPipeline
 
 from acestep.device import DevicePolicy
-from acestep.engines.torch import wave_decoder
+from acestep.engines.torch import wave_decoder, wave_encoder
 from acestep.engines.torch.denoiser import Denoiser
 from acestep.engines.torch.prompt_encoder import PromptEncoder
 from acestep.engines.torch.transformer import StepTransformer
@@ -43,6 +43,7 @@ class Pipeline(AceStepPipeline):  # type: ignore[misc]
         """Drop what was prepared from the modules' weights: they are about to move."""
         self._denoiser = self._prompts = None
         wave_decoder.forget(self.vae)
+        wave_encoder.forget(self.vae)
 
     def wait_on_host(self, policy: DevicePolicy, which: str) -> Callable[[], None]:
         """Let modules wait on the host until they are called.

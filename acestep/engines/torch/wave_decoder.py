@@ -1,10 +1,4 @@
-"""The VAE's decoder with its weights folded, channels last and activations in place.
-
-diffusers' modules compute the normalised weights again in every call, and each Snake
-activation as five tensors. PyTorch's convolutions over narrow signals, too, are several times
-as fast on the CPU when the channels of a sample lie side by side. The values are those of
-`vae.decoder` up to rounding.
-"""
+"""The VAE's decoder from quick layers, with the values of `vae.decoder` up to rounding."""
 
 from __future__ import annotations
 
@@ -15,23 +9,19 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from acestep.device import DevicePolicy
 from acestep.engines.torch.offloading import bring
-from acestep.vae.convolution import conv1d, folded
-
-Signal = Callable[[torch.Tensor], torch.Tensor]
+from acestep.engines.torch.wave_layers import Signal, WaveLayers, units_of
 
 
-class WaveDecoder:
+class WaveDecoder(WaveLayers):
     """Latents to waveforms with the weights of a `diffusers` `OobleckDecoder`.
 
     Args:
         decoder: the module, on its device; its weights are copied.
         limit: longest output of a convolution, or None.
-        channels_last: signals are images of one row whose channels lie side by side, in place
-            of `[batch, channels, time]`.
+        channels_last: see `WaveLayers`.
         compiled: let inductor make one kernel of all that lies between two convolutions:
             biases, sums and activations.
     """
@@ -44,30 +34,16 @@ class WaveDecoder:
         channels_last: bool = True,
         compiled: bool = False,
     ) -> None:
-        self._flat, self._limit = not channels_last, limit
-        self._layers: list[Signal] = [self._convolution(decoder.conv1)]
+        super().__init__(limit, channels_last)
+        self._layers.append(self._convolution(decoder.conv1))
         if compiled:
             self._layers.append(self._fused(decoder))
         else:
             for block in decoder.block:
                 self._layers += [self._snake(block.snake1), self._transposed(block.conv_t1)]
-                self._layers += [self._residual(unit) for unit in _units(block)]
+                self._layers += [self._residual(unit) for unit in units_of(block)]
             self._layers.append(self._snake(decoder.snake1))
         self._layers.append(self._convolution(decoder.conv2))
-
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """`[batch, channels, frames]` to `[batch, 2, samples]`."""
-        signal = latents if self._flat else latents[:, :, None]
-        if not self._flat:
-            signal = signal.contiguous(memory_format=torch.channels_last)
-        for layer in self._layers:
-            signal = layer(signal)
-        return signal if self._flat else signal[:, :, 0]
-
-    def _residual(self, unit: Any) -> Signal:
-        first, second = self._snake(unit.snake1), self._snake(unit.snake2)
-        wide, narrow = self._convolution(unit.conv1), self._convolution(unit.conv2)
-        return lambda signal: signal + narrow(second(wide(first(signal))))
 
     def _fused(self, decoder: Any) -> Signal:
         """All blocks and the last activation, with nothing but kernels between convolutions."""
@@ -78,7 +54,7 @@ class WaveDecoder:
         stages: list[tuple[Signal, list[Any]]] = []
         for block in decoder.block:
             units = []
-            for unit in _units(block):
+            for unit in units_of(block):
                 convolutions = [
                     (self._convolution(part, biased=False), self._shaped(part.bias))
                     for part in (unit.conv1, unit.conv2)
@@ -99,56 +75,10 @@ class WaveDecoder:
 
         return run
 
-    def _rates(self, snake: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """`a` and the root of `1 / b` of `x + sin(a x)² / b`."""
-        alpha, beta = self._shaped(snake.alpha), self._shaped(snake.beta)
-        if snake.logscale:
-            alpha, beta = alpha.exp(), beta.exp()
-        return alpha, (beta + 1e-9).rsqrt()
-
-    def _shaped(self, channels: torch.Tensor) -> torch.Tensor:
-        """One value a channel, in the shape that meets a signal's channels."""
-        return channels.detach().view((1, -1, 1) if self._flat else (1, -1, 1, 1))
-
-    def _snake(self, snake: Any) -> Signal:
-        """`x + sin(a x)² / b`; the factor `1 / b` goes in as a root, before the squaring."""
-        alpha, root = self._rates(snake)
-
-        def run(signal: torch.Tensor) -> torch.Tensor:
-            wave = (signal * alpha).sin_().mul_(root)
-            torch.addcmul(signal, wave, wave, out=wave)
-            return wave
-
-        return run
-
-    def _convolution(self, module: Any, biased: bool = True) -> Signal:
-        weight, bias = folded(module), module.bias if biased else None
-        padding, dilation = module.padding[0], module.dilation[0]
-        if not self._flat:
-            weight = self._image(weight)
-        return lambda signal: conv1d(
-            signal, weight, bias, padding=padding, dilation=dilation, limit=self._limit
-        )
-
-    def _transposed(self, module: Any, biased: bool = True) -> Signal:
-        weight, bias = folded(module), module.bias if biased else None
-        stride, padding = module.stride[0], module.padding[0]
-        if self._flat:
-            return lambda signal: F.conv_transpose1d(signal, weight, bias, stride, padding)
-        weight = self._image(weight)
-        return lambda signal: F.conv_transpose2d(signal, weight, bias, (1, stride), (0, padding))
-
-    def _image(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight[:, :, None].contiguous(memory_format=torch.channels_last)
-
-
-def _units(block: Any) -> tuple[Any, Any, Any]:
-    return block.res_unit1, block.res_unit2, block.res_unit3
-
 
 def _snakes(block: Any) -> list[Any]:
     """The activations that follow a sum, in the order in which they run."""
-    return [block.snake1, *(unit.snake1 for unit in _units(block))]
+    return [block.snake1, *(unit.snake1 for unit in units_of(block))]
 
 
 def _activated(

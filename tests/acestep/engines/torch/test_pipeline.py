@@ -12,7 +12,7 @@ from acestep.device import DevicePolicy, resolve
 from acestep.diffusion import prompts
 from acestep.diffusion.prompts import lyric_ids, prompt_text, text_ids
 from acestep.engines.recent import Recent
-from acestep.engines.torch import prompt_encoder, wave_decoder
+from acestep.engines.torch import prompt_encoder, wave_decoder, wave_encoder
 from acestep.engines.torch.prompt_encoder import PromptEncoder
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
@@ -70,9 +70,12 @@ def test_forget_frees_what_was_made_of_the_weights(base_folder: Any) -> None:
     before = handler.generate(REQUEST).songs[0].audio
     assert loaded._denoiser is not None
     assert loaded.vae in wave_decoder._DECODERS
+    wave_encoder.wave_encoder(loaded.vae, handler.policy)
+    assert loaded.vae in wave_encoder._ENCODERS
     loaded.forget()
     assert loaded._denoiser is None
     assert loaded.vae not in wave_decoder._DECODERS
+    assert loaded.vae not in wave_encoder._ENCODERS
     with torch.no_grad():
         loaded.transformer.layers[0].mlp.down_proj.weight.mul_(2)
         loaded.vae.decoder.conv2.weight_g.mul_(0.5)
@@ -144,6 +147,30 @@ def test_changed_weights_of_the_vae_are_noticed(base_folder: Any) -> None:
         again = wave_decoder.wave_decoder(loaded.vae, handler.policy)
         assert again is not decode
         torch.testing.assert_close(again(latents), loaded.vae.decode(latents).sample)
+
+
+@pytest.mark.parametrize("limit", [None, 5000])
+@pytest.mark.parametrize("channels_last", [False, True])
+@torch.no_grad()
+def test_the_quick_encoder_equals_diffusers(
+    diffusers_pipeline: Any, limit: int | None, channels_last: bool
+) -> None:
+    vae, audio = diffusers_pipeline.vae, 0.3 * torch.randn(2, 2, 12 * 1920)
+    quick = wave_encoder.WaveEncoder(vae.encoder, limit, channels_last=channels_last)
+    torch.testing.assert_close(quick(audio), vae.encoder(audio), atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_changed_weights_of_the_encoder_are_noticed(base_folder: Any) -> None:
+    handler = AceStepHandler()
+    handler.load(str(base_folder), resolve("cpu"))
+    loaded, audio = handler.pipeline, 0.3 * torch.randn(1, 2, 9600)
+    assert loaded is not None
+    encode = wave_encoder.wave_encoder(loaded.vae, handler.policy)
+    assert wave_encoder.wave_encoder(loaded.vae, handler.policy) is encode
+    loaded.vae.encoder.conv2.weight_g.mul_(2)
+    again = wave_encoder.wave_encoder(loaded.vae, handler.policy)
+    torch.testing.assert_close(again(audio), loaded.vae.encoder(audio))
 
 
 @pytest.mark.parametrize("limit", [None, 5000])
