@@ -121,6 +121,7 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "handler:AceStepHandler.is_flash_attention_available",
     "checkpoint.loading:*",
     "checkpoint.modules:*",
+    "checkpoint.pretrained:load_pretrained",
     "engines.torch.loading:*",
     "engines.torch.addresses:align",
     "checkpoint.finding:find",
