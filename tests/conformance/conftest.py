@@ -104,6 +104,9 @@ def run_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSuite]:
 def copy(tmp_path: Path) -> Path:
     """The root of a copy of this repository's `acestep`, free to be edited."""
     root = tmp_path / "tree"
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    # With their bytecode, which holds for every file that is not edited.
+    ignored = shutil.ignore_patterns("weights")
     shutil.copytree(REPOSITORY / "acestep", root / "acestep", ignore=ignored)
+    weights = Path("acestep", "demo", "weights")
+    (root / weights).symlink_to(REPOSITORY / weights)
     return root

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import pytest
 
 from acestep.llm_inference import LLMHandler
-from acestep.lm import tokens
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_tokenizer() -> Iterator[None]:
-    """Read the tokenizer once: its 64 thousand added tokens take seconds each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "load_tokenizer", functools.cache(tokens.load_tokenizer))
-        yield
 
 
 @pytest.fixture(scope="module")
