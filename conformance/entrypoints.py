@@ -104,12 +104,16 @@ def expand(tree: Tree, row: str) -> list[str]:
     return sorted(fnmatch.filter(found, row))
 
 
+_WILD = frozenset("*?[")
+
+
 def missing(
     public: Iterable[str], declared: Iterable[str], exempt: Iterable[str]
 ) -> tuple[list[str], list[str]]:
     """What nobody covers, and exemptions that name nothing or something that is covered."""
-    public, declared, exempt = set(public), list(declared), set(exempt)
-    covered = {name for row in declared for name in fnmatch.filter(public, row)}
+    public, declared, exempt = set(public), set(declared), set(exempt)
+    patterns = [row for row in declared if _WILD.intersection(row)]
+    covered = public & declared | {name for row in patterns for name in fnmatch.filter(public, row)}
     uncovered = sorted(public - covered - exempt)
     return uncovered, sorted(exempt - (public - covered))
 
