@@ -26,7 +26,7 @@ class Setting:
         dtype: one of `device.DTYPE_CHOICES`.
         compiled: compile on first use.
         audio_format: extension of the songs.
-        bit_depth, bitrate, loudness: as in `GenerationConfig`; None leaves them open.
+        bit_depth, bitrate, loudness, fit: as in `GenerationConfig`; None leaves them open.
     """
 
     model: str = "auto"
@@ -37,6 +37,7 @@ class Setting:
     bit_depth: int | None = None
     bitrate: int | None = None
     loudness: float | None = None
+    fit: bool = False
 
     def config(self, seed: int) -> GenerationConfig:
         """How one song is made and written."""
@@ -50,6 +51,7 @@ class Setting:
             audio_bit_depth=self.bit_depth,
             audio_bitrate=self.bitrate,
             audio_loudness=self.loudness,
+            fit=self.fit,
         )
 
 

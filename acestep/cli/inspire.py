@@ -45,5 +45,5 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=progress,
         )
-    print_sample(sample, arguments.json)
+    print_sample(sample, arguments.json, {"query": arguments.query})
     return EXIT_OK

@@ -114,4 +114,4 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--save-every", "save_every", "steps between states")
     add("--sample-every", "sample_every", "steps between samples, 0 for none")
     settings.add_argument("--sample-prompt", default="", help="(default: the first caption)")
-    settings.add_argument("--quiet", action="store_true", help="print nothing but problems")
+    settings.add_argument("-q", "--quiet", action="store_true", help="print nothing but problems")

@@ -54,5 +54,5 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=progress,
         )
-    print_sample(sample, arguments.json)
+    print_sample(sample, arguments.json, {"song": str(arguments.song)})
     return EXIT_OK
