@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from acestep.console.terminal import EXIT_OK, result
 from acestep.device import describe_devices, resolve
 from acestep.gpu_config import get_gpu_config
+
+# Columns of a table that no terminal shows.
+_PIPED = 400
 
 
 def add_parser(subparsers: Any) -> None:
@@ -85,6 +89,7 @@ def _print_table(report: dict[str, Any]) -> None:
             entry["lm_backend"],
             entry["detail"],
         )
-    console = Console()
+    # Whoever reads the table from a pipe wants a device a line.
+    console = Console(width=None if sys.stdout.isatty() else _PIPED)
     console.print(table)
     console.print(f"auto picks {report['auto']} ({report['reason']})")
