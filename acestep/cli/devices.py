@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from typing import Any
@@ -89,7 +90,12 @@ def _print_table(report: dict[str, Any]) -> None:
             entry["lm_backend"],
             entry["detail"],
         )
-    # Whoever reads the table from a pipe wants a device a line.
-    console = Console(width=None if sys.stdout.isatty() else _PIPED)
-    console.print(table)
-    console.print(f"auto picks {report['auto']} ({report['reason']})")
+    if sys.stdout.isatty():
+        Console().print(table)
+    else:
+        # Whoever reads the table from a pipe wants a device a line.
+        plain = Console(file=io.StringIO(), width=_PIPED)
+        with plain.capture() as captured:
+            plain.print(table)
+        result("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    result(f"auto picks {report['auto']} ({report['reason']})")

@@ -17,6 +17,7 @@ from acestep.checkpoint.names import SOURCES
 from acestep.cli import file_options, song_options
 from acestep.cli import lyrics as lyric_output
 from acestep.cli.planner import add_planner_options, planned_progress
+from acestep.cli.planner import check as check_planner
 from acestep.cli.planner import load as load_planner
 from acestep.console.terminal import (
     COMPILE_HELP,
@@ -84,16 +85,21 @@ def run(arguments: argparse.Namespace) -> int:
     sung = "" if words == normalise.INSTRUMENTAL else words
     lyric_output.check(timed, sung, checkpoint, paths, arguments.force)
     quiet = arguments.quiet or arguments.json
-    if checkpoint.builtin and arguments.model == "auto" and not quiet:
-        say(DEMO_NOTICE)
-    for line in song_options.ignored(arguments):
-        say(f"acestep: warning: {line}")
 
     from acestep import inference
     from acestep.handler import AceStepHandler
 
     quiet_libraries()
+    # Before anything is loaded: it takes a minute with a real checkpoint.
     inference.make_request(params, config).validated(ALL_TASKS)
+    if arguments.lora is not None and not arguments.lora.exists():
+        raise RequestError(f"{normalise.shown(arguments.lora)}: no such adapter file")
+    if arguments.think:
+        check_planner(arguments, policy)
+    if checkpoint.builtin and arguments.model == "auto" and not quiet:
+        say(DEMO_NOTICE)
+    for line in song_options.ignored(arguments):
+        say(f"acestep: warning: {line}")
     handler = AceStepHandler()
     started = time.perf_counter()
     with progress_bar(not quiet) as progress:

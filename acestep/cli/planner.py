@@ -13,6 +13,7 @@ from acestep.console.terminal import add_device_option, result, say
 from acestep.device import BACKEND_CHOICES, DTYPE_CHOICES
 from acestep.errors import GenerationError
 from acestep.song.progress import share
+from acestep.song.request import MAX_SEED, check_range
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
@@ -51,6 +52,29 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     parser.add_argument("--json", action="store_true", help="print JSON instead of YAML")
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but the result")
+
+
+def check(arguments: argparse.Namespace, policy: DevicePolicy) -> None:
+    """Refuse a language model that is not here, or cannot run here, before anything is loaded.
+
+    Raises:
+        RequestError: see `LLMHandler.load`.
+    """
+    from acestep.lm import loading
+
+    loading.find(arguments.lm_model, policy, backend=arguments.backend)
+
+
+def check_sampling(arguments: argparse.Namespace) -> None:
+    """Refuse what `inspire` and `understand` cannot write with, before anything is loaded.
+
+    Raises:
+        RequestError: names the option.
+    """
+    from acestep.lm.sampling import Sampling
+
+    check_range("seed", arguments.seed, 0, MAX_SEED)
+    Sampling(temperature=arguments.temperature).checked()
 
 
 def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,7 +101,7 @@ def text_or_file(text: str, name: str = "lyrics") -> str:
         RequestError: it cannot be read, or is longer than such a text can be.
     """
     if not text.startswith("@"):
-        return text
+        return _words(text)
     if text == "@-":
         return _input(name)
     shown = normalise.shown(text[1:])
@@ -110,6 +111,14 @@ def text_or_file(text: str, name: str = "lyrics") -> str:
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RequestError(f"cannot read {name} from {shown}: {reason}") from None
+
+
+def _words(text: str) -> str:
+    """Words of the command line, which a locale such as C hands over as bytes."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
 
 
 def _input(name: str) -> str:
@@ -136,7 +145,7 @@ def _decoded(data: bytes, name: str, source: str) -> str:
 def _prompt(arguments: argparse.Namespace) -> str:
     prompt: str = arguments.prompt
     if prompt != "-":
-        return prompt
+        return _words(prompt)
     if arguments.lyrics == "@-" or arguments.codes == "@-":
         raise RequestError("standard input can be one thing: the prompt, the lyrics or the codes")
     return _input("prompt").strip()
