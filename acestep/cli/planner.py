@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEMO_NOTICE = (
     "no real language model here: using the built-in demo, a toy that knows ten instruments; for "
-    "words: hf download ACE-Step/acestep-5Hz-lm-0.6B --local-dir checkpoints/acestep-5Hz-lm-0.6B"
+    "words: acestep download acestep-5Hz-lm-0.6B"
 )
 
 # Share of the time of a planned song that planning takes: of 30 s by the built-in models.

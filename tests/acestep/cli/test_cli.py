@@ -396,6 +396,10 @@ def test_download_offline(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "turbo", "--to", "here"]) == 2
     assert "cannot reach the Hugging Face Hub" in capsys.readouterr().err
     assert main(["download", "nonsense"]) == 2
+    assert "acestep-5Hz-lm-0.6B" in capsys.readouterr().err
+    assert main(["download", "acestep-5Hz-lm-0.6B", "--to", "here"]) == 2
+    assert "Hub for 'ACE-Step/acestep-5Hz-lm-0.6B'" in capsys.readouterr().err
+    assert main(["download", "acestep-5Hz-lm-0.6B", "--layout", "original"]) == 2
 
 
 def test_the_bare_command_checks_its_options(capsys: pytest.CaptureFixture[str]) -> None:
