@@ -20,7 +20,7 @@ from acestep.batch import jobs as jobs_module
 from acestep.batch.jobs import ENDED, JOURNAL, Job, Journal, Made, read_jobs, remaining
 from acestep.batch.pools import InlinePool, Outcome
 from acestep.batch.run import DEATHS, Progress, run
-from acestep.batch.worker import Setting, Worker
+from acestep.batch.worker import Setting, Worker, unplanned
 from acestep.cli import batch as batch_command
 from acestep.errors import RequestError
 
@@ -319,6 +319,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (out / "a.wav").read_bytes() == before
     assert main([*options[:4], "--devices", "all", "cpu"]) == 2
     assert "takes all, or names, not both" in capsys.readouterr().err
+
+
+def test_what_only_a_language_model_would_heed_is_said() -> None:
+    (line,) = unplanned(Job("a", {"caption": "x", "thinking": True, "lm_top_k": 5}))
+    assert line.endswith("no language model: thinking, lm_top_k")
+    assert unplanned(Job("a", {"caption": "x", "thinking": False})) == []
 
 
 def test_a_worker_says_what_is_wrong_with_a_job() -> None:
