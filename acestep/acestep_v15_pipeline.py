@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import os
@@ -19,11 +20,13 @@ from acestep.console.terminal import (
     EXIT_USAGE,
     OneLineParser,
     add_device_option,
+    add_everywhere,
     insistent_interrupts,
     say,
 )
 from acestep.device import BACKEND_CHOICES
 from acestep.errors import AceStepError, CancelledError, RequestError
+from acestep.song.normalise import shown
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
@@ -40,6 +43,11 @@ COMMANDS = (
     "train",
 )
 UI_LANGUAGES = ("en", "zh", "ja")
+# What the system says about a file that was named, rather than about the work.
+_NAMES = (
+    errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+    errno.EPERM, errno.EROFS,
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="{" + ",".join(COMMANDS) + "}")
     for name in COMMANDS:
         importlib.import_module(f"acestep.cli.{name}").add_parser(subparsers)
+        add_everywhere(subparsers.choices[name])
     return parser
 
 
@@ -88,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 (the last resort: one line, no traceback)
         _explain(error, debug)
-        wrong = isinstance(error, RequestError)
+        wrong = isinstance(error, RequestError) or _is_about_a_name(error)
         cancelled = isinstance(error, CancelledError)
         return EXIT_USAGE if wrong else EXIT_INTERRUPTED if cancelled else EXIT_FAILED
 
@@ -129,9 +138,19 @@ def _open_page(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _is_about_a_name(error: Exception) -> bool:
+    """Whether the system refused a file for its name, type or permissions."""
+    return isinstance(error, OSError) and error.errno in _NAMES and error.filename is not None
+
+
 def _explain(error: Exception, debug: bool) -> None:
     if debug:
         traceback.print_exc()
+    if _is_about_a_name(error):
+        assert isinstance(error, OSError)
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        say(f"acestep: error: {shown(name)}: {error.strerror}; give the name of another file")
+        return
     known = isinstance(error, AceStepError)
     line = " ".join(str(error).split()) or type(error).__name__
     say(f"acestep: error: {line if known else f'{type(error).__name__}: {line} (see --debug)'}")

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from acestep.device import resolve
+from acestep.diffusion import unheard
 from acestep.errors import AceStepError, GenerationError, RequestError
-from acestep.song import audio_files, loudness, planning, saving
-from acestep.song.params import SAMPLE_RATE, GenerationConfig, GenerationParams, make_request
+from acestep.song import audio_files, ignored, limits, loudness, planning, saving
+from acestep.song.params import GenerationConfig, GenerationParams, make_request
+from acestep.song.progress import share
 from acestep.song.records import describe, save_song
+from acestep.song.request import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import torch
@@ -142,23 +146,52 @@ def run(
 ) -> Generation:
     """What `generate_music` does before saving, for callers that want errors raised.
 
+    More songs than fit into memory are made in turn.
+
     Raises:
-        RequestError: bad parameters or unreadable files.
+        RequestError: bad parameters or unreadable files, or more than this machine can hold.
         GenerationError: a model's output cannot be used.
         CancelledError: the handler was told to stop.
     """
     target = config.target_loudness()
-    request = make_request(params, config)
+    asked = make_request(params, config)
+    engine = dit_handler.engine
+    if engine is None:
+        raise RequestError(
+            "no checkpoint is loaded to make the music; load one first (initialize_service), or "
+            "use generate_with_stop_condition for plans alone"
+        )
+    asked.validated(dit_handler.tasks, engine.traits.sample_rate)
     if llm_handler is not None:
         dit_handler.lm_initialized = llm_handler.llm_initialized
-    if llm_handler is None or not planning.plans(llm_handler, request):
-        return loudness.songs_brought_to(dit_handler.generate(request, progress), target)
-    request = request.validated(dit_handler.tasks)
-    request, warnings = request.limited(dit_handler.gpu_config, True)
-    request = planning.plan(llm_handler, request, progress)
-    made = dit_handler.generate(request, progress)
-    made = replace(made, warnings=[*warnings, *made.warnings])
+    room = _room(dit_handler)
+    request, notices = limits.within(asked, room, config.fit)
+    notices += ignored.ignored(params, asked, engine.traits.is_turbo)
+    if llm_handler is not None and planning.plans(llm_handler, request):
+        request = planning.plan(llm_handler, request, progress)
+        # What the planner chose, nobody asked for: it may be shortened.
+        request, more = limits.within(request, room, fit=config.fit or asked.duration is None)
+        notices += more
+    notices += unheard.unheard(engine.tokenizer, request)
+    turns, parts = limits.turns(request, room), []
+    for number, turn in enumerate(turns):
+        told = share(progress, number / len(turns), (number + 1) / len(turns))
+        parts.append(dit_handler.generate(turn, told))
+    made = limits.together(request, parts)
+    made = replace(made, asked=asked, warnings=[*notices, *made.warnings])
     return loudness.songs_brought_to(made, target)
+
+
+def _room(handler: AceStepHandler) -> limits.Room:
+    """What there is for a request on the machine of a handler."""
+    assert handler.engine is not None
+    return limits.Room(
+        handler.gpu_config,
+        handler.lm_initialized,
+        not handler.policy.is_accelerator,
+        resolve("cpu").free_memory,
+        handler.engine.traits.condition_width,
+    )
 
 
 def understand_music(

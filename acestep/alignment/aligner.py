@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -151,13 +152,25 @@ class MusicStampsAligner:
         return "\n".join(lines)
 
     def get_timestamps_and_lrc(
-        self, calc_matrix: Array, lyrics_tokens: TokenIds, total_duration_seconds: float
+        self,
+        calc_matrix: Array,
+        lyrics_tokens: TokenIds,
+        total_duration_seconds: float,
+        heard_seconds: float | None = None,
     ) -> dict[str, Any]:
         """Everything at once: `token_timestamps`, `sentence_timestamps` and `lrc_text`.
 
-        Arguments and errors are those of `token_timestamps`.
+        Arguments and errors are those of `token_timestamps`; no time lies beyond
+        `heard_seconds`, where the song ends before the frames do.
         """
         tokens = self.token_timestamps(calc_matrix, lyrics_tokens, total_duration_seconds)
+        if heard_seconds is not None:
+            tokens = [
+                replace(
+                    token, start=min(token.start, heard_seconds), end=min(token.end, heard_seconds)
+                )
+                for token in tokens
+            ]
         sentences = self.sentence_timestamps(tokens)
         return {
             "token_timestamps": tokens,

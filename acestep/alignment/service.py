@@ -48,6 +48,8 @@ class SongInputs:
         inference_steps: of the generation; attention is read at time 1 / steps.
         seed: of the noise that is mixed in, drawn on the host.
         custom_layers_config: layer to heads, in place of the checkpoint's table.
+        heard_seconds: where the song ends that was handed out, if before its latents do; no time
+            lies beyond.
         encoder_attention_mask: `[1, tokens]`, which positions of the condition are real; the
             transformer attends to all, so it only guards against padding.
     """
@@ -61,6 +63,7 @@ class SongInputs:
     seed: int = 42
     custom_layers_config: HeadOverride | None = None
     encoder_attention_mask: torch.Tensor | None = None
+    heard_seconds: float | None = None
 
     def checked(self, lyric_stop: int, traits: Traits) -> SongInputs:
         """These inputs, known to be of one song, and to fit the transformer.
@@ -129,6 +132,7 @@ def song_inputs(extra_outputs: Mapping[str, Any], number: int = 0) -> dict[str, 
         "total_duration_seconds": extra_outputs["latent_duration"],
         "inference_steps": extra_outputs["steps"],
         "seed": extra_outputs["seeds"][number],
+        "heard_seconds": extra_outputs["duration"],
     }
 
 
@@ -173,6 +177,7 @@ class LyricAlignmentMixin:
         return_matrices: bool = False,
         *,
         encoder_attention_mask: torch.Tensor | None = None,
+        heard_seconds: float | None = None,
     ) -> dict[str, Any]:
         """When each token and line of the lyrics is sung.
 
@@ -193,6 +198,7 @@ class LyricAlignmentMixin:
             seed,
             custom_layers_config,
             encoder_attention_mask,
+            heard_seconds,
         )
         empty = {"lrc_text": "", "sentence_timestamps": [], "token_timestamps": []}
         return _answered(lambda: self.align_lyrics(song, return_matrices), empty)
@@ -209,6 +215,7 @@ class LyricAlignmentMixin:
         custom_layers_config: HeadOverride | None = None,
         *,
         encoder_attention_mask: torch.Tensor | None = None,
+        heard_seconds: float | None = None,
     ) -> dict[str, Any]:
         """How well a song sings its lyrics.
 
@@ -228,6 +235,7 @@ class LyricAlignmentMixin:
             seed,
             custom_layers_config,
             encoder_attention_mask,
+            heard_seconds,
         )
         return _answered(lambda: self.score_lyrics(song), dict.fromkeys(_SCORES, 0.0))
 
@@ -250,7 +258,7 @@ class LyricAlignmentMixin:
             info = aligner.stamps_align_info(
                 read.weights, read.ids, read.seconds if seconds is None else seconds, read.heads
             )
-            found = aligner.get_timestamps_and_lrc(**info)
+            found = aligner.get_timestamps_and_lrc(**info, heard_seconds=song.heard_seconds)
             if return_matrices:
                 scorer = MusicLyricScorer(read.tokenizer)
                 seen = scorer.lyrics_alignment_info(read.weights, read.ids, read.heads)
@@ -314,7 +322,7 @@ class LyricAlignmentMixin:
                 "encoder_hidden_states": encoded,
                 "context_latents": context,
                 "lyric_token_ids": lyric_ids(engine.tokenizer, request),
-                "duration": frames / engine.traits.frame_rate,
+                "duration": min(seconds, frames / engine.traits.frame_rate),
                 "latent_duration": frames / engine.traits.frame_rate,
                 "seeds": [0],
                 "steps": _STEPS,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from acestep.errors import RequestError
+from acestep.errors import RequestError, first_line
 from acestep.song import audio_files, normalise, saving
 from acestep.song.params import GenerationParams
 
@@ -20,6 +21,9 @@ JOURNAL = "journal.jsonl"
 _UNDER_WAY = f".{JOURNAL}.under-way"
 ENDED = "the run ended, killed or crashed, while this song was being made"
 _FIELDS = tuple(field.name for field in dataclasses.fields(GenerationParams))
+_NUMBERED = re.compile(r"\d{6,}")
+# Characters of a prompt in the name of its song.
+_WORDS = 40
 _NAME = re.compile(r"[\w][\w.-]{0,99}")
 
 
@@ -30,10 +34,14 @@ class Job:
     Attributes:
         name: of its files, without extension.
         params: fields of `GenerationParams`, the seed among them.
+        named: whether the line says its name itself.
+        seeded: whether it says its seed itself.
     """
 
     name: str
     params: dict[str, Any]
+    named: bool = True
+    seeded: bool = True
 
     @property
     def fingerprint(self) -> str:
@@ -55,56 +63,90 @@ def read_jobs(path: Path) -> list[Job]:
     """The jobs of a file with a JSON object a line.
 
     A line has the fields of `GenerationParams`, of which `caption` is needed, and may have an
-    `id` that names its files; without one the line's number does. A line without a seed gets
-    one that follows from its name: made again, it is the same song.
+    `id` that names its files; without one its content does, wherever it stands, and the second
+    of two equal lines is another song. A line without a seed gets one that follows from its name:
+    made again, it is the same song.
 
     Raises:
         RequestError: the file cannot be read, or a line is wrong; the message has its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: JSON may hold what Unicode calls the end of a line.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise RequestError(f"{path}: cannot be read ({reason})") from None
     jobs: dict[str, Job] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        job = _job(f"{path}:{number}", line, number)
-        if job.name in jobs:
-            raise RequestError(f"{path}:{number}: the id '{job.name}' is taken by another line")
-        jobs[job.name] = job
+        where = f"{path}:{number}"
+        params = _params(where, line)
+        given = "id" in params
+        name = str(params.pop("id")) if given else _named(params)
+        if given and not _NAME.fullmatch(name):
+            raise RequestError(
+                f"{where}: the id '{normalise.shown(name)}' cannot name a file; use letters, "
+                "digits, '.', '_' and '-'"
+            )
+        if given and name in jobs:
+            raise RequestError(f"{where}: the id '{name}' is taken by another line")
+        name = next(one for one in _counted(name) if one not in jobs)
+        seed = _seed(where, name, params.get("seed"))
+        drawn = seed != _given_seed(params.get("seed"))
+        jobs[name] = Job(name, {**params, "seed": seed}, named=given, seeded=not drawn)
     if not jobs:
         raise RequestError(f"{path}: holds no prompt; write a JSON object with a caption a line")
     return list(jobs.values())
 
 
-def _job(where: str, line: str, number: int) -> Job:
+def _params(where: str, line: str) -> dict[str, Any]:
     try:
         params = json.loads(line)
-    except ValueError as error:
-        raise RequestError(f"{where}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{where}: not JSON ({first_line(error)})") from None
     if not isinstance(params, dict) or not str(params.get("caption", "")).strip():
         raise RequestError(f'{where}: expected an object with a caption, as {{"caption": "…"}}')
-    name = str(params.pop("id", f"{number:06d}"))
-    if not _NAME.fullmatch(name):
-        raise RequestError(
-            f"{where}: the id '{name}' cannot name a file; use letters, digits, '.', '_' and '-'"
-        )
-    if unknown := sorted(set(params) - set(_FIELDS)):
+    if unknown := sorted(set(params) - {*_FIELDS, "id"}):
         raise RequestError(f"{where}: unknown field '{unknown[0]}'; known: {', '.join(_FIELDS)}")
-    return Job(name, {**params, "seed": _seed(where, name, params.get("seed"))})
+    return params
+
+
+def _named(params: Mapping[str, Any]) -> str:
+    """A name that follows from what is asked for: its first words, and a digest of all."""
+    text = json.dumps(params, sort_keys=True, default=str)
+    words = "-".join(re.findall(r"[a-z0-9]+", str(params["caption"]).lower()))
+    begin = words[:_WORDS].strip("-")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{begin}-{digest}" if begin else digest
+
+
+def _counted(name: str) -> Iterator[str]:
+    return itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
 
 
 def _seed(where: str, name: str, given: Any) -> int:
     """The seed of a line, or the one that follows from its name."""
     try:
-        seeds = normalise.seeds(given)
+        seed = _given_seed(given)
     except RequestError:
-        seeds = (None, None)
+        raise RequestError(f"{where}: the seed must be a whole number") from None
+    return _drawn(name) if seed is None else seed
+
+
+def _given_seed(given: Any) -> int | None:
+    """The seed that a line has, or None.
+
+    Raises:
+        RequestError: it is no seed, or there are several.
+    """
+    seeds = normalise.seeds(given)
     if len(seeds) > 1:
-        raise RequestError(f"{where}: the seed must be a whole number")
-    if seeds and seeds[0] is not None:
-        return seeds[0]
+        raise RequestError("there are several seeds")
+    return seeds[0] if seeds else None
+
+
+def _drawn(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
 
 
@@ -166,7 +208,9 @@ class Journal:
     def is_foreign(self, job: Job) -> bool:
         """Whether there is a file under the job's name that no run of this folder has made."""
         return (
-            self.path(job).exists() and job.name not in self._own and "job" not in self._record(job)
+            self.path(job).exists()
+            and job.name not in self._own
+            and "job" not in self.record_of(job)
         )
 
     def path(self, job: Job) -> Path:
@@ -175,7 +219,7 @@ class Journal:
 
     def is_done(self, job: Job) -> bool:
         """Whether the song is there, made from just this line."""
-        return self.path(job).is_file() and self._record(job).get("job") == job.fingerprint
+        return self.path(job).is_file() and self.record_of(job).get("job") == job.fingerprint
 
     def finish(self, job: Job, made: Made) -> None:
         """Put a song in its place.
@@ -185,7 +229,7 @@ class Journal:
             RequestError: the folder cannot be written to.
         """
         path = self.path(job)
-        own = job.name in self._own or "job" in self._record(job)
+        own = job.name in self._own or "job" in self.record_of(job)
         record = {"file": path.name, "job": job.fingerprint, **made.record}
         text = json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n"
         with audio_files.replacing(path, overwrite=own) as part:
@@ -199,7 +243,7 @@ class Journal:
         """Write down why a job was not done."""
         self._note({"id": job.name, "state": "failed", "reason": reason})
 
-    def _record(self, job: Job) -> dict[str, Any]:
+    def record_of(self, job: Job) -> dict[str, Any]:
         """The description beside a job's song; empty where there is none to be read."""
         try:
             told = json.loads(saving.record_path(self.path(job)).read_text(encoding="utf-8"))
@@ -229,6 +273,33 @@ class Journal:
         # The newline comes first: after a torn line this one still stands alone.
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write("\n" + json.dumps(event, ensure_ascii=False))
+
+
+def adopted(jobs: Sequence[Job], journal: Journal) -> list[Job]:
+    """The jobs, those under their old names whose songs lie there under these.
+
+    Lines without an `id` were once named by their numbers; songs of that time are not made again.
+    """
+    old: dict[str, list[str]] = {}
+    for record in journal.folder.glob("*.json") if journal.folder.is_dir() else ():
+        name = record.name.split(".")[0]
+        if _NUMBERED.fullmatch(name):
+            told = journal.record_of(Job(name, {}))
+            old.setdefault(str(told.get("caption")), []).append(name)
+    return [_adopted(job, old, journal) for job in jobs] if old else list(jobs)
+
+
+def _adopted(job: Job, old: dict[str, list[str]], journal: Journal) -> Job:
+    if job.named or journal.is_done(job):
+        return job
+    names = old.get(str(job.params["caption"]), [])
+    for name in names:
+        seed = job.params["seed"] if job.seeded else _drawn(name)
+        before = replace(job, name=name, params={**job.params, "seed": seed})
+        if journal.is_done(before):
+            names.remove(name)
+            return before
+    return job
 
 
 def remaining(jobs: Sequence[Job], journal: Journal) -> list[Job]:

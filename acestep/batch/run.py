@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from acestep.batch.jobs import Job, Journal, Made, remaining
+from acestep.batch.jobs import Job, Journal, Made, adopted, remaining
 from acestep.batch.pools import Pool
 from acestep.song.audio_files import TakenError
 
@@ -30,6 +30,7 @@ class Progress:
         done: done in this run.
         music: seconds of music made in this run.
         failed: job names and why, of those given up.
+        warnings: what is to be said of songs, and of which first; each is there once.
         started: monotonic time of the first job.
     """
 
@@ -38,6 +39,7 @@ class Progress:
     done: int = 0
     music: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
@@ -68,6 +70,7 @@ def run(
         make_pool: called only if there is something to do.
         tell: told the progress after every job.
     """
+    jobs = adopted(jobs, journal)
     left = remaining(jobs, journal)
     progress = Progress(len(jobs), len(jobs) - len(left))
     waiting: deque[Job] = deque()
@@ -99,6 +102,8 @@ def run(
                 else:
                     progress.done += 1
                     progress.music += float(outcome.record.get("seconds", 0.0))
+                    for line in outcome.record.get("warnings", ()):
+                        progress.warnings.setdefault(line, job.name)
             elif outcome is None and deaths[job.name] + 1 < DEATHS:
                 deaths[job.name] += 1
                 waiting.appendleft(job)

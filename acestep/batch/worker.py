@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,9 @@ from acestep.errors import AceStepError, first_line
 if TYPE_CHECKING:
     from acestep.song.outcome import Song
     from acestep.song.params import GenerationConfig
+
+
+_OF_PLANNING = ("thinking", "lm_", "use_cot_", "use_constrained_")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Setting:
         dtype: one of `device.DTYPE_CHOICES`.
         compiled: compile on first use.
         audio_format: extension of the songs.
-        bit_depth, bitrate, loudness: as in `GenerationConfig`; None leaves them open.
+        bit_depth, bitrate, loudness, fit: as in `GenerationConfig`; None leaves them open.
     """
 
     model: str = "auto"
@@ -37,6 +40,7 @@ class Setting:
     bit_depth: int | None = None
     bitrate: int | None = None
     loudness: float | None = None
+    fit: bool = False
 
     def config(self, seed: int) -> GenerationConfig:
         """How one song is made and written."""
@@ -50,6 +54,7 @@ class Setting:
             audio_bit_depth=self.bit_depth,
             audio_bitrate=self.bitrate,
             audio_loudness=self.loudness,
+            fit=self.fit,
         )
 
 
@@ -60,6 +65,12 @@ class Computed:
     song: Song
     record: dict[str, Any]
     start: float
+
+
+def unplanned(job: Job) -> list[str]:
+    """A line for what only a language model would heed: a batch loads none."""
+    wanted = [name for name, value in job.params.items() if name.startswith(_OF_PLANNING) and value]
+    return [f"left out, for a batch loads no language model: {', '.join(wanted)}"] if wanted else []
 
 
 class Worker:
@@ -105,6 +116,7 @@ class Worker:
         try:
             params = GenerationParams.of(job.params)
             made = run(self._handler, params, self._setting.config(job.params["seed"]))
+            made = replace(made, warnings=[*unplanned(job), *made.warnings])
         except (AceStepError, TypeError, ValueError) as error:
             return first_line(error)
         return Computed(made.songs[0], describe(self._handler, made, 0), start)

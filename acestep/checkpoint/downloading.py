@@ -10,6 +10,10 @@ from acestep.checkpoint.folders import cache_dir
 from acestep.checkpoint.kinds import Checkpoint
 from acestep.checkpoint.names import DEFAULT_REPOSITORY, SOURCES, TEXT_ENCODER, VAE, Source
 from acestep.errors import CheckpointError, first_line
+from acestep.gpu_config import LM_MEMORY_GB
+
+# The language model that lies in the default repository.
+_BUNDLED = "acestep-5Hz-lm-1.7B"
 
 
 def download(model: str, root: Path | None = None, layout: str | None = None) -> Checkpoint:
@@ -32,7 +36,7 @@ def download(model: str, root: Path | None = None, layout: str | None = None) ->
     else:
         raise CheckpointError(
             f"unknown checkpoint '{model}'; give a Hub id such as ACE-Step/name, or one of: "
-            + ", ".join(SOURCES)
+            + ", ".join((*SOURCES, *LM_MEMORY_GB))
         )
     if source.inside:
         wanted = [f"{part}/*" for part in (source.inside, VAE, TEXT_ENCODER)]
@@ -42,6 +46,24 @@ def download(model: str, root: Path | None = None, layout: str | None = None) ->
         if source.original:
             _snapshot(DEFAULT_REPOSITORY, root, [f"{VAE}/*", f"{TEXT_ENCODER}/*"])
     return identified(root / source.folder, model)
+
+
+def download_language_model(name: str, root: Path | None = None) -> Path:
+    """Fetch a 5 Hz language model, resuming what is there already, and say where it is.
+
+    Args:
+        name: one of `LM_MEMORY_GB`.
+        root: as for `download`.
+
+    Raises:
+        CheckpointError: see `download`.
+    """
+    root = root or cache_dir() / "checkpoints"
+    if name == _BUNDLED:
+        _snapshot(DEFAULT_REPOSITORY, root, [f"{name}/*"])
+    else:
+        _snapshot(f"ACE-Step/{name}", root / name, None)
+    return root / name
 
 
 def _published(model: str, layout: str | None) -> Source:

@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     lyric_output.add_options(parser)
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but problems")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but problems")
     parser.set_defaults(run=run)
 
 

@@ -26,8 +26,8 @@ def add_parser(subparsers: Any) -> None:
         "batch",
         help="many songs from a file of prompts, on every device",
         description="Make a song of every line of a JSONL file: an object with a caption, and any "
-        "other parameters of a song. A run that was stopped or killed continues where it was; "
-        "nothing is made twice.",
+        "other parameters of a song; an id names its files, else its content does. A run that was "
+        "stopped or killed continues where it was; nothing is made twice.",
     )
     parser.add_argument("prompts", type=Path, help="file with a JSON object a line")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the songs")
@@ -44,6 +44,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
     parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     file_options.add_options(parser, default="flac")
+    parser.add_argument(
+        "--fit", action="store_true",
+        help="make songs that are too long for this machine as long as it can",
+    )  # fmt: skip
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but problems")
     parser.set_defaults(run=run)
 
 
@@ -64,11 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     journal = Journal(arguments.out, setting.audio_format)
     with journal.locked():
-        progress = run_batch(jobs, journal, make_pool, _Teller())
-    say(f"acestep: {progress.line()}")
+        teller = _Teller(arguments.quiet)
+        progress = run_batch(jobs, journal, make_pool, teller)
+    teller.warn(progress)
+    if not arguments.quiet:
+        say(f"acestep: {progress.line()}")
     for name, reason in progress.failed.items():
         say(f"acestep: failed: {name}: {reason}")
-    result(str(arguments.out))
+    if not arguments.quiet:
+        result(str(arguments.out))
     return EXIT_FAILED if progress.failed else EXIT_OK
 
 
@@ -89,6 +98,7 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
         arguments.bit_depth,
         arguments.bitrate,
         arguments.loudness,
+        arguments.fit,
     )
     config = made.config(seed=0)
     config.encoding()
@@ -108,12 +118,21 @@ def _devices(names: list[str], address: str | None) -> list[str]:
 
 
 class _Teller:
-    """Prints the progress: always on a terminal, else every few seconds."""
+    """Prints warnings, each once, and the progress: always on a terminal, else every few seconds."""
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._last, self._warned = quiet, time.monotonic(), 0
+
+    def warn(self, progress: Progress) -> None:
+        """Say what has not been said."""
+        for line, name in list(progress.warnings.items())[self._warned :]:
+            say(f"acestep: warning: {name}: {line}")
+        self._warned = len(progress.warnings)
 
     def __call__(self, progress: Progress) -> None:
+        self.warn(progress)
+        if self._quiet:
+            return
         now = time.monotonic()
         if not sys.stderr.isatty() and now - self._last < _LINE_EVERY:
             return

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import sys
 from typing import Any
 
 from acestep.console.terminal import EXIT_OK, result
 from acestep.device import describe_devices, resolve
 from acestep.gpu_config import get_gpu_config
+
+# Columns of a table that no terminal shows.
+_PIPED = 400
 
 
 def add_parser(subparsers: Any) -> None:
@@ -85,6 +90,12 @@ def _print_table(report: dict[str, Any]) -> None:
             entry["lm_backend"],
             entry["detail"],
         )
-    console = Console()
-    console.print(table)
-    console.print(f"auto picks {report['auto']} ({report['reason']})")
+    if sys.stdout.isatty():
+        Console().print(table)
+    else:
+        # Whoever reads the table from a pipe wants a device a line.
+        plain = Console(file=io.StringIO(), width=_PIPED)
+        with plain.capture() as captured:
+            plain.print(table)
+        result("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    result(f"auto picks {report['auto']} ({report['reason']})")

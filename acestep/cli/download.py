@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoint.downloading import download
+from acestep.checkpoint.downloading import download, download_language_model
 from acestep.checkpoint.names import LAYOUTS, SOURCES
 from acestep.console.terminal import EXIT_OK, result
+from acestep.errors import RequestError
+from acestep.gpu_config import LM_MEMORY_GB
 
 
 def add_parser(subparsers: Any) -> None:
@@ -19,7 +21,8 @@ def add_parser(subparsers: Any) -> None:
         description="Fetch a checkpoint from the Hugging Face Hub; an interrupted one resumes.",
     )
     parser.add_argument(
-        "name", help=f"one of {', '.join(SOURCES)}, or a Hub id such as ACE-Step/name"
+        "name",
+        help=f"one of {', '.join((*SOURCES, *LM_MEMORY_GB))}, or a Hub id such as ACE-Step/name",
     )
     parser.add_argument(
         "--layout",
@@ -32,6 +35,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fetch it and print where it is."""
+    if arguments.name in LM_MEMORY_GB:
+        if arguments.layout is not None:
+            raise RequestError("a language model has one layout; leave --layout out")
+        result(str(download_language_model(arguments.name, arguments.to)))
+        return EXIT_OK
     checkpoint = download(arguments.name, arguments.to, arguments.layout)
     result(str(checkpoint.path))
     return EXIT_OK

@@ -49,7 +49,7 @@ def name(output: Path | None, kind: str | None) -> Path:
     return output.with_name(f"{output.name}.{kind}")
 
 
-def config(arguments: argparse.Namespace, path: Path) -> GenerationConfig:
+def config(arguments: argparse.Namespace, path: Path, songs: int) -> GenerationConfig:
     """How many songs, of which kind.
 
     Raises:
@@ -58,7 +58,8 @@ def config(arguments: argparse.Namespace, path: Path) -> GenerationConfig:
     from acestep.song.params import GenerationConfig
 
     made = GenerationConfig(
-        batch_size=arguments.batch,
+        batch_size=songs,
+        fit=arguments.fit,
         use_random_seed=False,
         audio_format=file_format(path),
         audio_bit_depth=arguments.bit_depth,

@@ -16,7 +16,9 @@ from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.checkpoint.names import SOURCES
 from acestep.cli import file_options, song_options
 from acestep.cli import lyrics as lyric_output
-from acestep.cli.planner import add_planner_options
+from acestep.cli.planner import add_planner_options, planned_progress
+from acestep.cli.planner import check as check_planner
+from acestep.cli.planner import load as load_planner
 from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_OK,
@@ -30,6 +32,8 @@ from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 from acestep.song import normalise
 from acestep.song.formats import FORMATS
+from acestep.song.planning import PLANNED_TASKS
+from acestep.song.request import MAX_SONGS, check_range
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
@@ -43,6 +47,9 @@ DEMO_NOTICE = (
     "no real checkpoint here: using the built-in demo, a toy that plays ten instruments; "
     "for real songs: acestep download turbo"
 )
+LONGEST_NAME = 255
+"""Bytes of a file's name that file systems take."""
+
 # Uncompressed 32-bit stereo at 48 kHz: more than any of the formats takes.
 _BYTES_PER_SECOND = 48000 * 2 * 4
 
@@ -54,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
         help="make songs from a prompt",
         description="Make songs. Each file gets a JSON file beside it that says how it was made.",
     )
-    parser.add_argument("prompt", help="what the music is like")
+    parser.add_argument("prompt", help="what the music is like; - reads it from standard input")
     song_options.add_options(parser)
     _add_model_options(parser)
     lyric_output.add_options(parser)
@@ -64,9 +71,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the songs and print a line for each file."""
-    paths = output_paths(file_options.name(arguments.output, arguments.format), arguments.batch)
     params = song_options.params(arguments)
-    config = file_options.config(arguments, paths[0])
+    songs = song_options.songs(arguments)
+    paths = output_paths(file_options.name(arguments.output, arguments.format), songs)
+    config = file_options.config(arguments, paths[0], songs)
     check_output(paths, arguments.force, normalise.duration(params.duration))
     from acestep.device import resolve
 
@@ -77,14 +85,21 @@ def run(arguments: argparse.Namespace) -> int:
     sung = "" if words == normalise.INSTRUMENTAL else words
     lyric_output.check(timed, sung, checkpoint, paths, arguments.force)
     quiet = arguments.quiet or arguments.json
-    if checkpoint.builtin and arguments.model == "auto" and not quiet:
-        say(DEMO_NOTICE)
 
     from acestep import inference
     from acestep.handler import AceStepHandler
 
     quiet_libraries()
+    # Before anything is loaded: it takes a minute with a real checkpoint.
     inference.make_request(params, config).validated(ALL_TASKS)
+    if arguments.lora is not None and not arguments.lora.exists():
+        raise RequestError(f"{normalise.shown(arguments.lora)}: no such adapter file")
+    if arguments.think:
+        check_planner(arguments, policy)
+    if checkpoint.builtin and arguments.model == "auto" and not quiet:
+        say(DEMO_NOTICE)
+    for line in song_options.ignored(arguments):
+        say(f"acestep: warning: {line}")
     handler = AceStepHandler()
     started = time.perf_counter()
     with progress_bar(not quiet) as progress:
@@ -98,7 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if arguments.lora is not None:
             handler.load_lora(arguments.lora, arguments.lora_scale)
-        made = inference.run(handler, params, config, progress, _planner(arguments, policy))
+        planner = _planner(arguments, policy)
+        plans = planner is not None and params.task_type in PLANNED_TASKS
+        told = planned_progress(progress) if plans else progress
+        made = inference.run(handler, params, config, told, planner)
     lora = arguments.lora and {"file": str(arguments.lora), "scale": arguments.lora_scale}
     records = _save(handler, made, paths, params, lora, config.encoding(), arguments.force)
     for warning in made.warnings:
@@ -114,25 +132,20 @@ def _planner(arguments: argparse.Namespace, policy: DevicePolicy) -> LLMHandler 
     """The language model, loaded, if it is asked for."""
     if not arguments.think:
         return None
-    from acestep.llm_inference import LLMHandler
-
-    planner = LLMHandler()
-    offload = arguments.offload != "none"
-    planner.load(arguments.lm_model, policy, backend=arguments.backend, offload=offload)
-    return planner
+    return load_planner(arguments, policy, offload=arguments.offload != "none")
 
 
 def output_paths(output: Path, batch: int) -> list[Path]:
     """`song.flac`, or `song-1.flac`, `song-2.flac`, … for a batch.
 
     Raises:
-        RequestError: the extension is not a known format, or the batch is not positive.
+        RequestError: the extension is not a known format, or the batch not of a size that
+            anybody may ask for.
     """
     from acestep.song.audio_files import file_format
 
     file_format(output)
-    if batch < 1:
-        raise RequestError(f"batch size {batch} is out of range; expected at least 1")
+    check_range("batch size", batch, 1, MAX_SONGS)
     if batch == 1:
         return [output]
     return [output.with_name(f"{output.stem}-{n + 1}{output.suffix}") for n in range(batch)]
@@ -147,6 +160,7 @@ def check_output(paths: list[Path], force: bool, duration: float | None) -> None
     from acestep.song.saving import record_paths
 
     for path in paths:
+        check_name(path)
         records = record_paths(path)
         for file in (path, *records):
             if file.is_dir():
@@ -166,6 +180,27 @@ def check_output(paths: list[Path], force: bool, duration: float | None) -> None
         raise RequestError(
             f"the disk of {folder} is full: {free / 2**20:.1f} MiB free, up to "
             f"{needed / 2**20:.1f} MiB needed; free some space or choose another place with -o"
+        )
+
+
+def check_name(path: Path) -> None:
+    """Refuse names that no file can have, or that no record can tell.
+
+    Raises:
+        RequestError: says which, and what to do.
+    """
+    try:
+        length = max(len(part.encode()) for part in (*path.parts, ""))
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"the name {str(path).encode(errors='backslashreplace').decode()} holds bytes that "
+            "are no text; give a name in UTF-8 with -o"
+        ) from None
+    # The record may be called song.flac.json.
+    if length + len(".json") > LONGEST_NAME:
+        raise RequestError(
+            f"the name '{normalise.shown(path.name)}' is {length} bytes long; give one of at "
+            f"most {LONGEST_NAME - len('.json')} with -o"
         )
 
 
@@ -269,6 +304,10 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         help=f"song.flac, or a name that ends in {' '.join('.' + kind for kind in FORMATS)}",
     )  # fmt: skip
     file_options.add_options(output)
+    output.add_argument(
+        "--fit", action="store_true",
+        help="make songs that are too long for this machine as long as it can",
+    )  # fmt: skip
     output.add_argument("--force", action="store_true", help="overwrite existing files")
     output.add_argument("--json", action="store_true", help="print JSON")
-    output.add_argument("--quiet", action="store_true", help="print nothing but problems")
+    output.add_argument("-q", "--quiet", action="store_true", help="print nothing but problems")

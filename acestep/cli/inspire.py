@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from acestep.cli.planner import add_sample_options, load, print_sample
+from acestep.cli.planner import add_sample_options, check_sampling, load, print_sample
 from acestep.console.terminal import EXIT_OK, progress_bar, quiet_libraries
 from acestep.errors import RequestError
+from acestep.song import normalise
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the sample."""
     if not arguments.query.strip():
         raise RequestError("the query is empty; say in a few words what to make")
+    normalise.language(arguments.vocal_language)
+    check_sampling(arguments)
     from acestep.device import resolve
 
     policy = resolve(arguments.device, dtype=arguments.dtype)
@@ -45,5 +48,5 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=progress,
         )
-    print_sample(sample, arguments.json)
+    print_sample(sample, arguments.json, {"query": arguments.query})
     return EXIT_OK

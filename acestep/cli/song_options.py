@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +13,21 @@ from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.errors import RequestError
 from acestep.gpu_config import MAX_DURATION, MIN_DURATION
 from acestep.song import normalise
-from acestep.song.request import REPAINT_MODES, check_range
+from acestep.song.planning import PLANNED_TASKS
+from acestep.song.request import REPAINT_MODES, REPAINT_TASKS, check_range
 
 if TYPE_CHECKING:
     from acestep.song.params import GenerationParams
 
+_LONGEST_TEXT = 4 * 2**20
+_OF_PLANNING = {
+    "keep": (), "lm_temperature": 0.85, "lm_guidance_scale": 2.0, "lm_top_k": 0, "lm_top_p": 0.9,
+    "lm_negative_prompt": "NO USER INPUT", "lm_unconstrained": False, "lm_model": None,
+}  # fmt: skip
+_OF_REPAINT = {
+    "repaint_mode": "balanced", "repaint_strength": 0.5, "repaint_latent_crossfade": None,
+    "repaint_wav_crossfade": None,
+}  # fmt: skip
 _OWN = "(default: the checkpoint's own)"
 
 
@@ -40,7 +52,7 @@ def params(arguments: argparse.Namespace) -> GenerationParams:
     return GenerationParams(
         task_type=_task(arguments),
         instruction=arguments.instruction,
-        caption=arguments.prompt,
+        caption=_prompt(arguments),
         lyrics=text_or_file(arguments.lyrics),
         instrumental=arguments.instrumental,
         vocal_language=arguments.vocal_language,
@@ -50,7 +62,7 @@ def params(arguments: argparse.Namespace) -> GenerationParams:
         duration=_duration(arguments.duration),
         reference_audio=arguments.reference,
         src_audio=arguments.source,
-        audio_codes=text_or_file(arguments.codes),
+        audio_codes=text_or_file(arguments.codes, "codes"),
         repainting_start=start,
         repainting_end=_repaint_end(end),
         repaint_mode=arguments.repaint_mode,
@@ -82,16 +94,99 @@ def params(arguments: argparse.Namespace) -> GenerationParams:
     )
 
 
-def text_or_file(text: str) -> str:
-    """The text itself, or with a leading @ the contents of the file it names."""
+def text_or_file(text: str, name: str = "lyrics") -> str:
+    """The text itself, or with a leading @ the contents of the file it names; @- is the input.
+
+    Raises:
+        RequestError: it cannot be read, or is longer than such a text can be.
+    """
     if not text.startswith("@"):
-        return text
-    path = Path(text[1:]).expanduser()
+        return _words(text)
+    if text == "@-":
+        return _input(name)
+    shown = normalise.shown(text[1:])
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise RequestError(f"cannot read lyrics from {path}: {reason}") from None
+        with Path(text[1:]).expanduser().open("rb") as stream:
+            return _decoded(stream.read(_LONGEST_TEXT + 1), name, shown)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RequestError(f"cannot read {name} from {shown}: {reason}") from None
+
+
+def _words(text: str) -> str:
+    """Words of the command line, which a locale such as C hands over as bytes."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
+
+
+def _input(name: str) -> str:
+    """What comes through standard input, to its end."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise RequestError(f"cannot read {name} from standard input: it is closed")
+    stream = getattr(sys.stdin, "buffer", None)
+    data = stream.read(_LONGEST_TEXT + 1) if stream else sys.stdin.read().encode()
+    return _decoded(data, name, "standard input")
+
+
+def _decoded(data: bytes, name: str, source: str) -> str:
+    if len(data) > _LONGEST_TEXT:
+        raise RequestError(
+            f"cannot read {name} from {source}: it holds more than {_LONGEST_TEXT // 2**20} MiB"
+        )
+    try:
+        # Lines end as they do in the file; the model learned from \n.
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError:
+        raise RequestError(f"cannot read {name} from {source}: not UTF-8 text") from None
+
+
+def _prompt(arguments: argparse.Namespace) -> str:
+    prompt: str = arguments.prompt
+    if prompt != "-":
+        return _words(prompt)
+    if arguments.lyrics == "@-" or arguments.codes == "@-":
+        raise RequestError("standard input can be one thing: the prompt, the lyrics or the codes")
+    return _input("prompt").strip()
+
+
+def songs(arguments: argparse.Namespace) -> int:
+    """How many songs: as many as `--batch` says, else one for each seed.
+
+    Raises:
+        RequestError: there are more seeds than songs.
+    """
+    seeds = len(normalise.seeds(arguments.seed))
+    if arguments.batch is None:
+        return max(seeds, 1)
+    if seeds > max(arguments.batch, 1):
+        raise RequestError(
+            f"there are {seeds} seeds for {arguments.batch} songs; leave --batch out, or ask for "
+            f"--batch {seeds}"
+        )
+    return int(arguments.batch)
+
+
+def ignored(arguments: argparse.Namespace) -> list[str]:
+    """A line for options that change nothing beside the others."""
+    lines = []
+    asked = [name for name, usual in _OF_PLANNING.items() if getattr(arguments, name) != usual]
+    if asked and not arguments.think:
+        names = ", ".join("--" + name.replace("_", "-") for name in asked)
+        lines.append(f"left out without --think: {names}")
+    task = _task(arguments)
+    if arguments.think and task not in PLANNED_TASKS:
+        lines.append(f"--think is left out: {task} works on audio, and is not planned")
+    asked = [name for name, usual in _OF_REPAINT.items() if getattr(arguments, name) != usual]
+    if asked and task not in REPAINT_TASKS:
+        names = ", ".join("--" + name.replace("_", "-") for name in asked)
+        lines.append(f"left out without --repaint: {names}")
+    if arguments.lora is None and arguments.lora_scale != 1.0:
+        lines.append("left out without --lora: --lora-scale")
+    if arguments.source and arguments.codes and task == "text2music":
+        lines.append("--source is left out: the codes say what to play")
+    return lines
 
 
 def _repaint_end(end: float | None) -> float:
@@ -172,7 +267,9 @@ def _kept(text: str) -> tuple[str, ...]:
 
 def _add_music(parser: argparse.ArgumentParser) -> None:
     music = parser.add_argument_group("music")
-    music.add_argument("--lyrics", default="", help="words with section tags, or @FILE")
+    music.add_argument(
+        "--lyrics", default="", help="words with section tags, or @FILE; @- is the input"
+    )
     music.add_argument("--instrumental", action="store_true", help="no vocals")
     music.add_argument(
         "--duration", type=_length, metavar="SECONDS",
@@ -185,7 +282,9 @@ def _add_music(parser: argparse.ArgumentParser) -> None:
         "--language", dest="vocal_language", default="unknown", help="of the vocals, e.g. en"
     )
     music.add_argument("--seed", help="the same seed makes the same song; one a song: 7,8")
-    music.add_argument("--batch", type=int, default=1, help="songs at once (default: 1)")
+    music.add_argument(
+        "--batch", type=int, metavar="SONGS", help="how many songs (default: one, or one a seed)"
+    )
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:

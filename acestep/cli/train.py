@@ -27,7 +27,8 @@ def add_parser(subparsers: Any) -> None:
         "train",
         help="fine-tune on your own songs",
         description="Fine-tune on a folder of songs, each with its caption in a .txt or its "
-        "fields in a .json file of the same name. The same command again continues a run.",
+        "fields in a .json file of the same name. The same command again continues a run, and with "
+        "more --steps one that was finished.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of songs")
     parser.add_argument("-o", "--output", type=Path, required=True, help="for example my.lora")
@@ -114,4 +115,4 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--save-every", "save_every", "steps between states")
     add("--sample-every", "sample_every", "steps between samples, 0 for none")
     settings.add_argument("--sample-prompt", default="", help="(default: the first caption)")
-    settings.add_argument("--quiet", action="store_true", help="print nothing but problems")
+    settings.add_argument("-q", "--quiet", action="store_true", help="print nothing but problems")

@@ -8,7 +8,7 @@ from typing import Any
 
 from acestep.checkpoint.finding import find
 from acestep.checkpoint.names import SOURCES
-from acestep.cli.planner import add_sample_options, load, print_sample
+from acestep.cli.planner import add_sample_options, check_sampling, load, print_sample
 from acestep.console.terminal import EXIT_OK, progress_bar, quiet_libraries
 
 
@@ -33,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the description."""
     find(arguments.model)
+    check_sampling(arguments)
     from acestep.device import resolve
 
     policy = resolve(arguments.device, dtype=arguments.dtype)
@@ -54,5 +55,5 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             progress=progress,
         )
-    print_sample(sample, arguments.json)
+    print_sample(sample, arguments.json, {"song": str(arguments.song)})
     return EXIT_OK

@@ -23,6 +23,8 @@ COMPILE_HELP = (
 )
 
 
+QUIET_HELP = "print nothing but the result"
+
 # Longer than any clean-up of ours, so that none is cut short.
 _INSIST_SECONDS = 3.0
 
@@ -60,14 +62,32 @@ def add_device_option(parser: argparse.ArgumentParser, default: Any = "auto") ->
     )
 
 
+def add_everywhere(parser: argparse.ArgumentParser) -> None:
+    """Let a subcommand take what the bare command and its siblings take: `--debug`, `-q`."""
+    known = parser._option_string_actions
+    # The bare command has --debug too; without SUPPRESS its value would be overwritten.
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="print tracebacks"
+    )
+    if "--quiet" not in known:
+        parser.add_argument("-q", "--quiet", action="store_true", help=QUIET_HELP)
+
+
 def say(text: str) -> None:
     """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(_printable(text, sys.stderr), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def result(text: str) -> None:
     """A line of the result, on stdout."""
-    print(text, flush=True)  # noqa: T201
+    print(_printable(text, sys.stdout), flush=True)  # noqa: T201
+
+
+def _printable(text: str, stream: Any) -> str:
+    """The text as a stream can take it: what its encoding has not, such as the bytes of a file
+    name in another one, is escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def quiet_libraries() -> None:
@@ -94,8 +114,17 @@ def progress_bar(enabled: bool) -> Iterator[Any]:
 
     columns = (TextColumn("{task.description:<20}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda fraction, desc="": bar.update(task, completed=fraction, description=desc)
+        task, far = bar.add_task("starting", total=1.0), 0.0
+
+        def tell(fraction: float, desc: str = "") -> None:
+            nonlocal far
+            if far == 0.0 and fraction > 0.0:
+                # What came before, loading, says nothing about the speed of the rest.
+                bar.reset(task, description=desc)
+            far = max(far, fraction)
+            bar.update(task, completed=far, description=desc)
+
+        yield tell
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def find(
     found = folder if _is_model(folder) else _in_roots(name, checkpoint_dir)
     if found is None:
         hint = (
-            f"fetch it with: hf download ACE-Step/{name} --local-dir checkpoints/{name}"
+            f"fetch it with: acestep download {name}"
             if name in LM_MEMORY_GB
             else f"give a folder, or one of: {', '.join((DEMO, *LM_MEMORY_GB))}"
         )

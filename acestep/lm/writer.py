@@ -13,6 +13,8 @@ from acestep.lm.sampling import Sampling
 from acestep.song.request import CODES_PER_SECOND, DEFAULT_DURATION
 
 _FREE_TEXT_LIMIT = 1024
+# Tokens that a block, and one with lyrics, have as a rule: far fewer than the grammar lets through.
+_BLOCK_TOKENS, _LYRIC_TOKENS = 80, 500
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Writer:
             rules = grammar.lark(shape, tokens.think_open, tokens.think_close, tokens.end)
             limit = grammar.most_tokens(shape)
         job = TextJob([prompt] * len(seeds), seeds, sampling, rules, end, limit)
-        made = self.engine.text(job, self.report)
+        expected = _LYRIC_TOKENS if lyrics else _BLOCK_TOKENS
+        made = self.engine.text(job, lambda done, _: self.report(done, _likely(done, expected)))
         decode = self.engine.tokenizer.decode
         return [decode(ids, skip_special_tokens=False) for ids in made]
 
@@ -141,3 +144,9 @@ class Writer:
     @property
     def _prompts(self) -> Prompts:
         return Prompts(self.engine.tokenizer)
+
+
+def _likely(done: int, expected: int) -> int:
+    """How many tokens a text will have, told when some are written: the bar keeps moving."""
+    beyond = max(done / expected, 1.0)
+    return round(max(expected, done) / (1 - 0.1 / beyond))

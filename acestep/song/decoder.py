@@ -129,8 +129,10 @@ def _opened(path: str) -> Sound:
         def seekable(self) -> bool:
             return False
 
+    # As bytes: the name may be in another encoding than soundfile's own, UTF-8.
+    name = path if sys.platform == "win32" else os.fsencode(path)
     try:
-        file = Forward(path)
+        file = Forward(name)
     except soundfile.LibsndfileError as error:
         if importlib.util.find_spec("av") is None:
             raise Refused(f"is not readable as audio ({error.error_string})") from None

@@ -147,6 +147,11 @@ def file_format(path: str | Path) -> str:
         RequestError: the extension is not one of `FORMATS`.
     """
     kind = Path(path).suffix.lower().removeprefix(".")
+    name = Path(path).name
+    if name.lower() in (f".{one}" for one in FORMATS):
+        raise RequestError(
+            f"{path}: there is no name before the ending; give for example song{name}"
+        )
     if kind not in FORMATS:
         raise RequestError(
             f"{path}: unknown audio format; end the name in " + ", ".join(f".{k}" for k in FORMATS)

@@ -13,6 +13,7 @@ import soxr
 import torch
 
 from acestep.errors import RequestError
+from acestep.song.request import REPAINT_TASKS, Request
 
 if TYPE_CHECKING:
     from acestep.song.outcome import Generation, Song
@@ -35,6 +36,8 @@ _CHUNK = 2**17
 _HOP = 4800
 _ABSOLUTE, _RELATIVE = -70.0, -10.0
 _OVERSAMPLED = 4 * _RATE
+# Seconds over which the loudness of what was made anew joins that of the rest.
+_JOIN = 0.05
 # LU; less is not heard.
 _SLACK = 0.1
 
@@ -100,13 +103,21 @@ def brought_to(audio: torch.Tensor, target: float, sample_rate: int = _RATE) -> 
 def songs_brought_to(made: Generation, target: float | None) -> Generation:
     """The songs of a generation brought to a loudness, as far as it can be had.
 
-    Where it cannot, a warning says what they have. Without a target nothing is done.
+    Where it cannot, a warning says what they have. Of a repaint only what was made anew is
+    brought to it: the rest is the source's, in its level too. Without a target nothing is done.
     """
     if target is None:
         return made
     songs, warnings = [], list(made.warnings)
     for song in made.songs:
-        louder, reached = _song_brought_to(song, target)
+        made_here = _made_here(made.request, song)
+        louder, reached = _song_brought_to(song, target, made_here)
+        if made_here != slice(0, song.audio.shape[-1]):
+            warnings.append(
+                f"the loudness is that of what was made anew, "
+                f"{made_here.start / song.sample_rate:g} to {made_here.stop / song.sample_rate:g} "
+                "s; the rest keeps the level of the source"
+            )
         songs.append(louder)
         if reached is None:
             warnings.append(
@@ -121,9 +132,34 @@ def songs_brought_to(made: Generation, target: float | None) -> Generation:
     return replace(made, songs=songs, warnings=warnings)
 
 
-def _song_brought_to(song: Song, target: float) -> tuple[Song, float | None]:
-    audio = brought_to(song.audio, target, song.sample_rate)
-    reached = measured(audio, song.sample_rate)
+def _made_here(request: Request, song: Song) -> slice:
+    """The samples of a song that are not its source's."""
+    samples = song.audio.shape[-1]
+    if request.task not in REPAINT_TASKS or request.src_audio is None:
+        return slice(0, samples)
+    start, end = request.repainted
+    before = min(start, 0.0)
+    bounds = (round((second - before) * song.sample_rate) for second in (start, end))
+    return slice(*(min(max(bound, 0), samples) for bound in bounds))
+
+
+def _song_brought_to(song: Song, target: float, part: slice) -> tuple[Song, float | None]:
+    audio, rate = song.audio, song.sample_rate
+    louder = brought_to(audio[:, part], target, rate)
+    reached = measured(louder, rate)
+    if part != slice(0, audio.shape[-1]):
+        # Nothing jumps where it joins the rest.
+        ramp = torch.ones(part.stop - part.start)
+        rise = torch.linspace(0, 1, min(round(_JOIN * rate), len(ramp) // 2))
+        if part.start > 0:
+            ramp[: len(rise)] = rise
+        if part.stop < audio.shape[-1]:
+            ramp[len(ramp) - len(rise) :] = rise.flip(0)
+        whole = audio.clone()
+        whole[:, part] = torch.lerp(audio[:, part], louder, ramp)
+        audio = whole
+    else:
+        audio = louder
     # Files of records hold no infinity.
     told = round(reached, 2) if math.isfinite(reached) else None
     return replace(song, audio=audio, loudness=(target, told)), told

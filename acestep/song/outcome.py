@@ -36,7 +36,7 @@ class Generation:
 
     Attributes:
         songs: one for each seed.
-        request: the request as it was served, after limits.
+        request: the request as it was served, after limits and planning.
         warnings: what was changed to stay within limits, a line each.
         tensors: float32 on the host: `pred_latents` `[batch, frames, channels]`, and the
             transformer's `encoder_hidden_states` and `context_latents`.
@@ -44,6 +44,7 @@ class Generation:
         lyric_token_ids: the lyrics as the text encoder saw them, header included.
         times: seconds spent in each stage.
         peak_memory: GiB, see `DevicePolicy.peak_memory`.
+        asked: the request as it came, where something may have been done to it.
     """
 
     songs: list[Song]
@@ -54,6 +55,7 @@ class Generation:
     lyric_token_ids: list[int] = field(repr=False)
     times: dict[str, float]
     peak_memory: float
+    asked: Request | None = field(default=None, repr=False)
 
 
 def extra_outputs(made: Generation) -> dict[str, Any]:

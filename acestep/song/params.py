@@ -12,12 +12,18 @@ from acestep.errors import RequestError
 from acestep.song import audio_files, loudness, normalise
 from acestep.song import seeds as seeding
 from acestep.song.formats import Encoding, encoding
-from acestep.song.request import MAX_SONGS, SOURCE_TASKS, Planning, Request, check_range
+from acestep.song.request import (
+    MAX_SONGS,
+    SAMPLE_RATE,
+    SOURCE_TASKS,
+    Planning,
+    Request,
+    check_range,
+)
 
 if TYPE_CHECKING:
     import torch
 
-SAMPLE_RATE = 48000
 _OF_THE_CHECKPOINT = ("inference_steps", "guidance_scale", "shift")
 
 
@@ -137,6 +143,8 @@ class GenerationConfig:
             and 16.
         audio_bitrate: kbit/s of mp3 (constant), opus, m4a and aac; None for their own.
         audio_loudness: LUFS to bring each song to, as far as its peaks allow; None leaves it.
+        fit: make songs that are too long for this machine as long as it can, in place of
+            refusing them.
     """
 
     batch_size: int = 2
@@ -148,6 +156,7 @@ class GenerationConfig:
     audio_bit_depth: int | str | None = None
     audio_bitrate: int | str | None = None
     audio_loudness: float | str | None = None
+    fit: bool = False
 
     def encoding(self) -> Encoding:
         """How songs are written.

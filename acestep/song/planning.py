@@ -6,7 +6,11 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from acestep.errors import GenerationError
-from acestep.song.request import UNKNOWN_LANGUAGE, Request
+from acestep.song.progress import share
+from acestep.song.request import CODES_PER_SECOND, UNKNOWN_LANGUAGE, Request
+
+# Tokens of a block of metadata, about.
+_WORDS = 80
 
 PLANNED_TASKS = ("text2music",)
 
@@ -45,10 +49,12 @@ def plan(planner: Planner, request: Request, progress: Any = None) -> Request:
     Raises:
         GenerationError: the language model failed, or was told to stop.
     """
-    chosen = _metadata(planner, request, progress)
+    coding = request.planning.codes and not request.has_codes
+    until = _words_share(request) if coding else 1.0
+    chosen = _metadata(planner, request, share(progress, 0.0, until))
     codes: tuple[str, ...] = request.song_codes
-    if request.planning.codes and not _has_codes(request):
-        codes = tuple(_codes(planner, request, chosen, progress))
+    if coding:
+        codes = tuple(_codes(planner, request, chosen, share(progress, until, 1.0)))
     planned = replace(
         request,
         caption=chosen.get("caption") or request.caption,
@@ -60,7 +66,7 @@ def plan(planner: Planner, request: Request, progress: Any = None) -> Request:
         planned=True,
     )
     # Codes that the caller brought have their own length, whatever the request says of it.
-    if _has_codes(request) or "duration" not in chosen:
+    if request.has_codes or "duration" not in chosen:
         return planned
     return replace(planned, duration=float(chosen["duration"]))
 
@@ -103,12 +109,20 @@ def _metadata(planner: Planner, request: Request, progress: Any) -> dict[str, An
     return dict(answer["metadata"])
 
 
+def _words_share(request: Request) -> float:
+    """How much of the planning is words, by their number of tokens."""
+    return _WORDS / (_WORDS + CODES_PER_SECOND * request.seconds * request.batch_size)
+
+
 def _codes(planner: Planner, request: Request, chosen: dict[str, Any], progress: Any) -> list[str]:
     """Audio codes of each song; where nobody said how long it is, the planner does."""
     codes: list[str] = []
     step = request.planning.songs_at_once
     for start in range(0, request.batch_size, step):
         seeds = request.seeds[start : start + step]
+        part = share(
+            progress, start / request.batch_size, (start + len(seeds)) / request.batch_size
+        )
         answer = _made(
             planner.generate_with_stop_condition(
                 request.caption,
@@ -120,7 +134,7 @@ def _codes(planner: Planner, request: Request, chosen: dict[str, Any], progress:
                 use_cot_language=False,
                 batch_size=len(seeds),
                 seeds=seeds,
-                **_settings(request, progress),
+                **_settings(request, part),
             )
         )
         several = len(seeds) > 1
@@ -141,10 +155,6 @@ def _settings(request: Request, progress: Any) -> dict[str, Any]:
         "use_constrained_decoding": planning.constrained,
         "progress": progress,
     }
-
-
-def _has_codes(request: Request) -> bool:
-    return bool(request.audio_codes or request.song_codes)
 
 
 def _made(answer: dict[str, Any]) -> dict[str, Any]:

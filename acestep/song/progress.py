@@ -30,6 +30,18 @@ class Report:
         self(low + (high - low) * done, text)
 
 
+def share(progress: Progress | None, low: float, high: float) -> Progress | None:
+    """A callback for a part of the work, which runs from `low` to `high` of the whole."""
+    if progress is None or (low, high) == (0.0, 1.0):
+        return progress
+    whole = progress
+
+    def told(fraction: float, desc: str = "") -> None:
+        whole(low + (high - low) * fraction, desc=desc)
+
+    return told
+
+
 class Clock:
     """Seconds spent in named stages, with the device's work finished at their ends.
 

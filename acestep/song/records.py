@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from acestep.song import saving
 from acestep.song.formats import Encoding, encoding, file_format
 from acestep.song.planning import metadata_of
-from acestep.song.request import REPAINT_TASKS, Request
+from acestep.song.request import REPAINT_TASKS, UNKNOWN_LANGUAGE, Request
 
 if TYPE_CHECKING:
     from acestep.device import DevicePolicy
     from acestep.song.outcome import Generation
 
+_CHANGEABLE = ("duration", "bpm", "key", "time_signature")
 _REPAINTING = (
     "repaint_mode", "repaint_strength", "repaint_latent_crossfade_frames",
     "repaint_wav_crossfade_sec",
@@ -47,16 +48,19 @@ class Maker(Protocol):
 def describe(handler: Maker, made: Generation, number: int) -> dict[str, Any]:
     """Everything needed to make a song of a batch again, as plain data."""
     song = made.songs[number]
+    asked = made.asked or made.request
     loudness = {}
     if song.loudness is not None:
-        asked, reached = song.loudness
-        loudness = {"loudness": {"asked": asked, "made": reached}}
+        target, reached = song.loudness
+        loudness = {"loudness": {"asked": target, "made": reached}}
     return {
-        **_asked(made.request, number),
+        **_made(made.request, number),
         "seed": song.seed,
         "batch_index": number,
         "seconds": round(song.seconds, 3),
         **loudness,
+        "asked": _wanted(asked),
+        **({"warnings": list(made.warnings)} if made.warnings else {}),
         "checkpoint": handler.checkpoint.name if handler.checkpoint else None,
         "device": handler.policy.name,
         "dtype": {name: choice.name for name, choice in handler.policy.dtypes.items()},
@@ -100,12 +104,27 @@ def save_song(
     return saving.save(names, song.audio, song.sample_rate, record, how, overwrite=overwrite)
 
 
-def _asked(request: Request, number: int) -> dict[str, Any]:
+def _wanted(request: Request) -> dict[str, Any]:
+    """What the person asked for, of that which limits and planning may change."""
+    fields = {
+        "caption": request.caption,
+        **{name: getattr(request, name) for name in _CHANGEABLE if getattr(request, name)},
+    }
+    if request.language != UNKNOWN_LANGUAGE:
+        fields["language"] = request.language
+    if request.task in REPAINT_TASKS:
+        fields["repaint"] = request.repaint
+    return fields
+
+
+def _made(request: Request, number: int) -> dict[str, Any]:
     """The fields that say something about this song; audio is not among them."""
     plain = replace(request, src_audio=None, reference_audio=None)
     record = {name: value for name, value in asdict(plain).items() if value not in (None, "", ())}
     for name in ("planning", "planned", *(() if plain.task in REPAINT_TASKS else _REPAINTING)):
         record.pop(name, None)
+    if plain.task in REPAINT_TASKS and request.src_audio is not None:
+        record["repaint"] = request.repainted
     if codes := record.pop("song_codes", ()):
         record["audio_codes"] = codes[number]
     if request.planned:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DEFAULT_DURATION = 30.0
 """Seconds of a song when neither the request nor source audio says."""
 
+SAMPLE_RATE = 48000
+"""Of all audio that goes in and comes out, Hz."""
+
 FRAMES_PER_SECOND = 25
 """Latent frames of the model in a second of music."""
 
@@ -156,6 +159,37 @@ class Request:
         """How many songs."""
         return len(self.seeds)
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether there are audio codes, which then say how long the songs are."""
+        return bool(self.audio_codes) or any(self.song_codes)
+
+    @property
+    def seconds(self) -> float:
+        """How long the songs will be, whoever says so: codes, source audio, duration."""
+        if self.has_codes:
+            held = max(_coded_seconds(codes) for codes in (*self.song_codes, self.audio_codes))
+            return held if self.duration is None else min(held, self.duration)
+        if self.src_audio is None or self.task not in SOURCE_TASKS:
+            return DEFAULT_DURATION if self.duration is None else self.duration
+        given = self.src_audio.shape[-1] / SAMPLE_RATE
+        if self.task not in REPAINT_TASKS:
+            return given
+        start, end = self.repainted
+        return max(end, given) - min(start, 0.0)
+
+    @property
+    def repainted(self) -> tuple[float, float]:
+        """The range to renew, seconds of the source; where it ends is known.
+
+        Raises:
+            RequestError: there is no source.
+        """
+        if self.src_audio is None:
+            raise RequestError(f"the task '{self.task}' needs source audio (--source FILE)")
+        start, end = self.repaint
+        return start, self.src_audio.shape[-1] / SAMPLE_RATE if end is None else end
+
     def validated(self, tasks: Sequence[str], sample_rate: int = 48000) -> Request:
         """This request, checked against a checkpoint's tasks.
 
@@ -245,6 +279,10 @@ class Request:
         for name, text in (("prompt", self.caption), ("lyrics", self.lyrics)):
             if "\x00" in text:
                 raise RequestError(f"the {name} holds a NUL character; give plain text")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise RequestError(
+                    f"the {name} holds bytes that are no text; give plain text in UTF-8"
+                )
         if self.key and not _KEY.fullmatch(self.key):
             raise RequestError(
                 f"unknown key '{self.key}'; give a note and a mode, for example 'C major', "
@@ -295,6 +333,8 @@ class Request:
         codes = self.song_codes or (self.audio_codes,)
         if any(codes) and not all(_AUDIO_CODE.search(one) for one in codes):
             raise RequestError("the audio codes hold no <|audio_code_N|>")
+        held = max(map(_coded_seconds, codes))
+        check_range("length of the audio codes", held, 0, MAX_DURATION, "seconds")
         if self.song_codes and len(self.song_codes) != self.batch_size:
             raise RequestError(
                 f"there are audio codes for {len(codes)} songs, and {self.batch_size} to make; "
@@ -353,6 +393,10 @@ class Request:
             )
         total = max(end, seconds) - min(start, 0.0)
         check_range("length of the song with its new ends", total, MIN_DURATION, MAX_DURATION, "s")
+
+
+def _coded_seconds(codes: str) -> float:
+    return len(_AUDIO_CODE.findall(codes)) / CODES_PER_SECOND
 
 
 def audio_codes_in(text: str) -> list[int]:

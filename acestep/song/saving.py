@@ -88,7 +88,12 @@ def alternatives(path: Path) -> Iterator[Path]:
 
 def _text(record: Mapping[str, Any], song: Path) -> str:
     told = {"file": song.name, **record}
-    return json.dumps(told, ensure_ascii=False, indent=2, default=str) + "\n"
+    text = json.dumps(told, ensure_ascii=False, indent=2, default=str) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file in another encoding
+        return json.dumps(told, indent=2, default=str) + "\n"
+    return text
 
 
 def _is_of_another(record: Path, song: Path) -> bool:

@@ -36,7 +36,10 @@ class Tags:
 
 def of_record(record: Mapping[str, Any]) -> Tags:
     """The tags of a song from what `inference.describe` says of it."""
-    prompt = " ".join(str(record.get("caption") or record.get("task") or "").split())
+    # The person's own words, whatever a planner made of them.
+    asked = record.get("asked") or {}
+    prompt = asked.get("caption") or record.get("caption") or record.get("task") or ""
+    prompt = " ".join(str(prompt).split())
     return Tags(
         title=title_of(prompt),
         comment=prompt,

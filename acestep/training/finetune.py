@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from acestep.handler import AceStepHandler
 from acestep.inference import GenerationConfig, GenerationParams, make_request
 from acestep.training.configs import LORA_TARGETS, TrainingConfig
 from acestep.training.data import Example, find_examples, prepare
+from acestep.training.state import load_position
 from acestep.training.trainer import Progress, Trainer
 
 SAMPLE_SECONDS = 10.0
@@ -58,13 +61,14 @@ def run(
         RequestError: the data or the checkpoint is not usable; nothing has been written.
         TrainingError: the loss is not finite, or memory does not suffice.
     """
+    folder = output.with_name(output.name + ".run")
+    check_output(output, folder, config)
     examples = find_examples(data)
     checkpoint = find(model)
     handler = AceStepHandler()
     handler.load(model, policy)
     pipeline: Any = handler.pipeline
     transformer = pipeline.transformer
-    folder = output.with_name(output.name + ".run")
     clips = prepare(
         examples, pipeline, policy, cache_dir() / "training", _identity(checkpoint), on_clip
     )
@@ -84,11 +88,58 @@ def run(
     if config.lora_rank:
         save_adapter(transformer, output)
     else:
-        from diffusers import AceStepPipeline
-
-        # Under the name that every reader of the layout knows.
-        AceStepPipeline(**pipeline.components).save_pretrained(output)
+        _save_checkpoint(pipeline, output)
     return folder
+
+
+def check_output(output: Path, folder: Path, config: TrainingConfig) -> None:
+    """Refuse, before any work is done, a result that could not be put there.
+
+    Args:
+        output: the adapter's file, or the folder of a new checkpoint.
+        folder: of the run; what it has stored itself, it may replace.
+        config: the settings.
+
+    Raises:
+        RequestError: something else is there, the place cannot be written to, or the run has
+            more steps already.
+    """
+    place = output.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise RequestError(f"cannot write to {place}; choose another place with -o")
+    before = load_position(folder / "state", config.plain())
+    if before is not None and before[0] > config.steps:
+        raise RequestError(
+            f"{folder} has {before[0]} steps already; ask for more with --steps, or choose "
+            "another output"
+        )
+    if not output.exists():
+        return
+    if config.lora_rank and output.is_dir():
+        raise RequestError(f"{output} is a folder, and an adapter is a file; choose another name")
+    if not config.lora_rank and not output.is_dir():
+        raise RequestError(f"{output} is a file, and a checkpoint is a folder; choose another name")
+    if before is None:
+        raise RequestError(
+            f"{output} exists, and no run of its own lies beside it; move it, or choose another "
+            "name with -o"
+        )
+
+
+def _save_checkpoint(pipeline: Any, output: Path) -> None:
+    """Store a checkpoint in diffusers' layout; that of an earlier end of the run makes room."""
+    from diffusers import AceStepPipeline
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as work:
+        made, before = Path(work) / "new", Path(work) / "old"
+        # Under the name that every reader of the layout knows.
+        AceStepPipeline(**pipeline.components).save_pretrained(made)
+        if output.exists():
+            output.rename(before)
+        made.rename(output)
 
 
 def check_memory(model: torch.nn.Module, policy: DevicePolicy) -> None:

@@ -14,6 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from acestep.errors import RequestError, first_line
 
+FREE = ("steps", "save_every", "sample_every", "sample_prompt")
+"""Settings that a run may be continued with others of: what was done does not depend on them."""
+
 _WEIGHTS, _OPTIMIZER, _POSITION = "weights.safetensors", "optimizer.pt", "run.json"
 
 
@@ -66,25 +69,43 @@ def load_state(folder: Path, config: dict[str, Any]) -> RunState | None:
     Raises:
         RequestError: the state is damaged, or belongs to a run with other settings.
     """
-    if not folder.is_dir():
+    position = load_position(folder, config)
+    if position is None:
         return None
     try:
-        position = json.loads((folder / _POSITION).read_text(encoding="utf-8"))
         weights = load_file(folder / _WEIGHTS)
         optimizer = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001
         # Damaged bytes make the readers raise nearly anything; all of it means this.
-        raise RequestError(
-            f"{folder}: the run's state is damaged ({first_line(error)}); delete the folder to "
-            "start anew"
-        ) from None
-    before = position["config"]
-    changed = sorted(
-        key for key in config.keys() | before.keys() if config.get(key) != before.get(key)
-    )
+        raise _damaged(folder, error) from None
+    return RunState(position[0], position[1], weights, optimizer)
+
+
+def load_position(folder: Path, config: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+    """Steps done and settings of the state in `folder`, or None where there is none.
+
+    Raises:
+        RequestError: as for `load_state`.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        position = json.loads((folder / _POSITION).read_text(encoding="utf-8"))
+        step, before = int(position["step"]), dict(position["config"])
+    except Exception as error:  # noqa: BLE001
+        raise _damaged(folder, error) from None
+    names = (config.keys() | before.keys()) - set(FREE)
+    changed = sorted(key for key in names if config.get(key) != before.get(key))
     if changed:
         raise RequestError(
             f"{folder} was trained with other settings ({', '.join(changed)}); give the same "
             "ones to continue, or another output to start anew"
         )
-    return RunState(position["step"], before, weights, optimizer)
+    return step, before
+
+
+def _damaged(folder: Path, error: Exception) -> RequestError:
+    return RequestError(
+        f"{folder}: the run's state is damaged ({first_line(error)}); delete the folder to "
+        "start anew"
+    )

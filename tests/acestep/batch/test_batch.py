@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import deque
@@ -15,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep.acestep_v15_pipeline import main
+from acestep.batch import jobs as jobs_module
 from acestep.batch.jobs import ENDED, JOURNAL, Job, Journal, Made, read_jobs, remaining
 from acestep.batch.pools import InlinePool, Outcome
 from acestep.batch.run import DEATHS, Progress, run
-from acestep.batch.worker import Setting, Worker
+from acestep.batch.worker import Setting, Worker, unplanned
+from acestep.cli import batch as batch_command
 from acestep.errors import RequestError
 
 SHORT = {"duration": 0.5, "inference_steps": 1}
@@ -80,14 +83,14 @@ def finished(jobs: list[Job], folder: Path, pool: ScriptedPool) -> Progress:
         ({"caption": " "}, ":2: expected an object with a caption"),
         ({"caption": "x", "tempo": 3}, ":2: unknown field 'tempo'; known: task_type"),
         ({"caption": "x", "id": "../up"}, ":2: the id '../up' cannot name a file"),
-        ({"caption": "x", "id": "000001"}, ":2: the id '000001' is taken by another line"),
+        ({"caption": "x", "id": "one"}, ":2: the id 'one' is taken by another line"),
         ({"caption": "x", "seed": "one"}, ":2: the seed must be a whole number"),
         ({"caption": "x", "seed": "1,2"}, ":2: the seed must be a whole number"),
         ({"caption": "x", "seed": True}, ":2: the seed must be a whole number"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: Any, expected: str) -> None:
-    path = written(tmp_path / "p.jsonl", {"caption": "first"}, line)
+    path = written(tmp_path / "p.jsonl", {"caption": "first", "id": "one"}, line)
     with pytest.raises(RequestError) as caught:
         read_jobs(path)
     assert str(caught.value).startswith(f"{path}{expected}")
@@ -98,7 +101,8 @@ def test_jobs_have_names_and_seeds_that_stay(tmp_path: Path) -> None:
         tmp_path / "p.jsonl", {"caption": "a"}, "", {"caption": "b", "id": "b.1", "seed": 5}
     )
     first, second = read_jobs(path)
-    assert (first.name, second.name) == ("000001", "b.1")
+    assert re.fullmatch(r"a-[0-9a-f]{8}", first.name)
+    assert second.name == "b.1"
     assert read_jobs(path) == [first, second]
     assert second.params["seed"] == 5
     assert 0 <= first.params["seed"] < 2**32
@@ -106,6 +110,54 @@ def test_jobs_have_names_and_seeds_that_stay(tmp_path: Path) -> None:
     for empty in (written(tmp_path / "none.jsonl", ""), tmp_path / "absent.jsonl"):
         with pytest.raises(RequestError, match=r"holds no prompt|cannot be read"):
             read_jobs(empty)
+
+
+def test_a_line_more_at_the_top_changes_no_other(tmp_path: Path) -> None:
+    lines = [
+        {"caption": "Warm piano, rain!"},
+        {"caption": "\u2028\u4e2d\u6587"},
+        {"caption": "bells", "bpm": 90},
+    ]
+    before = read_jobs(written(tmp_path / "p.jsonl", *lines))
+    more = read_jobs(written(tmp_path / "p.jsonl", {"caption": "new"}, *lines, lines[0]))
+    assert more[1:4] == before
+    assert before[0].name.startswith("warm-piano-rain-")
+    twice = more[4]
+    assert twice.name == f"{before[0].name}-2"
+    assert twice.params["seed"] != before[0].params["seed"], "the same line again is another song"
+    turned = {"bpm": 90, "caption": "bells"}
+    assert read_jobs(written(tmp_path / "q.jsonl", turned))[0] == before[2]
+
+
+def test_songs_that_lines_numbers_named_are_not_made_again(tmp_path: Path) -> None:
+    """What an earlier version of this package left in a folder."""
+    old = [
+        Job("000001", {"caption": "a", "seed": jobs_module._drawn("000001")}),
+        Job("000002", {"caption": "b", "seed": 5}),
+        Job("000003", {"caption": "a", "seed": jobs_module._drawn("000003")}),
+    ]
+    journal = Journal(tmp_path / "out", "flac")
+    with journal.locked():
+        for job in old:
+            record = {"seconds": 2.0, "caption": job.params["caption"]}
+            journal.finish(job, Made(b"song", record, 0.1))
+    lines = [{"caption": "new"}, {"caption": "a"}, {"caption": "b", "seed": 5}, {"caption": "a"}]
+    jobs = read_jobs(written(tmp_path / "p.jsonl", *lines))
+    pool = ScriptedPool({})
+    assert finished(jobs, tmp_path / "out", pool).before == 3
+    assert pool.taken == [jobs[0].name]
+
+
+def test_warnings_of_songs_are_said_once() -> None:
+    teller, said = batch_command._Teller(quiet=True), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_command, "say", said.append)
+        progress = Progress(2, 0, warnings={"too long": "a"})
+        teller(progress)
+        progress.warnings["too loud"] = "b"
+        teller(progress)
+        teller.warn(progress)
+    assert said == ["acestep: warning: a: too long", "acestep: warning: b: too loud"]
 
 
 @settings(max_examples=40)
@@ -256,6 +308,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert printed.out == f"{out}\n"
     lines = printed.err.splitlines()
     assert any(line.startswith("acestep: 2 of 3 done, 1 failed, ") for line in lines)
+    warned = [line for line in lines if "warning: a: this checkpoint was distilled" in line]
+    assert len(warned) == 1, "the same of two songs"
     assert lines[-1].startswith("acestep: failed: c: duration 9999 is out of range")
     record = json.loads((out / "b.json").read_text(encoding="utf-8"))
     assert (record["seed"], record["caption"], record["seconds"]) == (4, "bells", 0.5)
@@ -265,6 +319,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (out / "a.wav").read_bytes() == before
     assert main([*options[:4], "--devices", "all", "cpu"]) == 2
     assert "takes all, or names, not both" in capsys.readouterr().err
+
+
+def test_what_only_a_language_model_would_heed_is_said() -> None:
+    (line,) = unplanned(Job("a", {"caption": "x", "thinking": True, "lm_top_k": 5}))
+    assert line.endswith("no language model: thinking, lm_top_k")
+    assert unplanned(Job("a", {"caption": "x", "thinking": False})) == []
 
 
 def test_a_worker_says_what_is_wrong_with_a_job() -> None:

@@ -118,13 +118,32 @@ def test_batch_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert seeds == [3, 4]
 
 
-def test_clamping_is_said(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_more_songs_than_fit_are_made_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "4")
-    assert main([*QUICK, "--batch", "2"]) == 0
-    assert "a batch of 2 is above the limit of 1" in capsys.readouterr().err
-    assert files(tmp_path) == ["song-1.flac", "song-1.json"]
+    assert main([*QUICK, "--quiet", "--seed", "3,9"]) == 0
+    assert files(tmp_path) == ["song-1.flac", "song-1.json", "song-2.flac", "song-2.json"]
+    seeds = [json.loads(Path(f"song-{n}.json").read_text())["seed"] for n in (1, 2)]
+    assert seeds == [3, 9]
+
+
+def test_what_is_too_long_is_refused_or_shortened_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("acestep.gpu_config._TIERS", ((4, "tiny", 1, 1, 1, 1, False, ()),))
+    monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "4")
+    long = [*QUICK, "--duration", "3", "-o", "song.wav"]
+    assert main(long) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "3 s is above the limit of 1 s for tiny" in error
+    assert "shortened to that with --fit" in error
+    assert files(tmp_path) == []
+    assert main([*long, "--fit"]) == 0
+    assert "making 1 s" in capsys.readouterr().err
+    record = json.loads(Path("song.json").read_text())
+    assert (record["seconds"], record["duration"], record["asked"]["duration"]) == (1.0, 1.0, 3.0)
+    assert any("above the limit" in line for line in record["warnings"])
 
 
 def test_auto_says_that_the_demo_is_a_toy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,6 +396,10 @@ def test_download_offline(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "turbo", "--to", "here"]) == 2
     assert "cannot reach the Hugging Face Hub" in capsys.readouterr().err
     assert main(["download", "nonsense"]) == 2
+    assert "acestep-5Hz-lm-0.6B" in capsys.readouterr().err
+    assert main(["download", "acestep-5Hz-lm-0.6B", "--to", "here"]) == 2
+    assert "Hub for 'ACE-Step/acestep-5Hz-lm-0.6B'" in capsys.readouterr().err
+    assert main(["download", "acestep-5Hz-lm-0.6B", "--layout", "original"]) == 2
 
 
 def test_the_bare_command_checks_its_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -312,7 +312,7 @@ def test_nothing_is_loaded_on_failure(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"vocab_size": 5, "model_type": "qwen3"}')
     for keywords, words in (
         ({"lm_model_path": "nowhere"}, "no language model 'nowhere'"),
-        ({"lm_model_path": "acestep-5Hz-lm-4B"}, "hf download ACE-Step/acestep-5Hz-lm-4B"),
+        ({"lm_model_path": "acestep-5Hz-lm-4B"}, "acestep download acestep-5Hz-lm-4B"),
         ({"lm_model_path": str(tmp_path)}, "no weights here"),
         ({"lm_model_path": "demo", "device": "tpu"}, "unknown device 'tpu'"),
         ({"lm_model_path": "demo", "backend": "vllm"}, "vLLM runs on CUDA only"),

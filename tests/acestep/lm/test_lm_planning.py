@@ -111,8 +111,12 @@ def test_limits_of_the_tier_hold_with_the_planner(
 ) -> None:
     monkeypatch.setenv("ACESTEP_DEVICE_MEMORY_GB", "8")
     result = generate_music(handler, planner, PARAMS, GenerationConfig(batch_size=3))
-    assert len(result.audios) == 1
-    assert "batch of 3 is above the limit of 1" in result.status_message
+    assert len(result.audios) == 3, "one after the other"
+    assert len(result.extra_outputs["pred_latents"]) == 3
+    long = replace(PARAMS, duration=300)
+    refused = generate_music(handler, planner, long, GenerationConfig(batch_size=1))
+    assert refused.error is not None
+    assert "300 s is above the limit of 240 s" in refused.error
 
 
 def test_understanding_what_the_checkpoint_made(

@@ -90,3 +90,33 @@ def test_what_has_no_loudness_is_left_and_said() -> None:
     assert done.warnings[0] == "before"
     assert len(done.warnings) == 2
     assert "seed 1 is too short or too quiet" in done.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("repaint", "seconds", "kept"),
+    [
+        ((1.0, 3.0), 4, [(0, 1), (3, 4)]),
+        ((2.0, 6.0), 6, [(0, 2)]),
+        ((-1.0, 1.0), 5, [(2, 5)]),
+        ((0.0, None), 4, []),
+    ],
+)
+def test_of_a_repaint_only_what_was_made_is_brought_to_it(
+    repaint: tuple[float, float | None], seconds: int, kept: list[tuple[int, int]]
+) -> None:
+    source = sine(-30, 4)
+    song = torch.cat([source, source], dim=-1)[:, : seconds * RATE]
+    request = Request("x", (1,), task="repaint", src_audio=source, repaint=repaint)
+    made = Generation([Song(song, RATE, seed=1)], request, [], {}, 1.0, [], {}, 0.0)
+    done = loudness.songs_brought_to(made, -20)
+    (louder,) = done.songs
+    for start, stop in kept:
+        part = slice(start * RATE, stop * RATE)
+        assert torch.equal(louder.audio[:, part], song[:, part])
+    start, end = request.repainted
+    before = min(start, 0.0)
+    part = louder.audio[:, round((start - before) * RATE) : round((end - before) * RATE)]
+    assert loudness.measured(part) == pytest.approx(-20, abs=0.3)
+    step = (louder.audio[:, 1:] - louder.audio[:, :-1]).abs().max()
+    assert step < 3.5 * (song[:, 1:] - song[:, :-1]).abs().max(), "nothing clicks where they join"
+    assert bool(kept) == any("keeps the level of the source" in line for line in done.warnings)

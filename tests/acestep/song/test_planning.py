@@ -84,7 +84,8 @@ def test_the_settings_reach_the_planner() -> None:
         metas=False, language=False, temperature=0.1, guidance_scale=3.0, top_k=5, top_p=0.5,
         negative_prompt="noise", constrained=False,
     )  # fmt: skip
-    plan(planner, told, progress=print)
+    told_of: list[float] = []
+    plan(planner, told, progress=lambda fraction, desc: told_of.append(fraction))
     first, second, _ = planner.calls
     assert first["use_cot_caption"]
     assert not first["use_cot_metas"]
@@ -96,7 +97,11 @@ def test_the_settings_reach_the_planner() -> None:
         )  # fmt: skip
         assert call["negative_prompt"] == "noise"
         assert call["use_constrained_decoding"] is False
-        assert call["progress"] is print
+        call["progress"](1.0, desc="planning")
+    words, *_, last = told_of
+    assert 0 < words < 1
+    assert last == 1.0, "the bar ends with the last song's codes"
+    assert told_of == sorted(told_of)
 
 
 def test_the_planner_says_how_long_where_nobody_does() -> None:

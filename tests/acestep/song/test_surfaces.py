@@ -97,15 +97,16 @@ CONFIGURED: dict[str, tuple[list[str], dict[str, Any], Any]] = {
     ),
     "audio_loudness": (["--loudness", "-14.5"], {"loudness": "-14.5"}, -14.5),
 }  # fmt: skip
-# How many songs and from which seeds, tested with the seeds; how the planner goes about it.
+# How many songs and from which seeds, tested with the seeds; how the planner goes about it; what
+# becomes of songs that are too long, tested with the limits.
 NOT_OF_FILES = {
-    "batch_size", "use_random_seed", "seeds", "allow_lm_batch", "lm_batch_chunk_size",
+    "batch_size", "use_random_seed", "seeds", "allow_lm_batch", "lm_batch_chunk_size", "fit",
 }  # fmt: skip
 OF_PLANNING = ("thinking", *(name for name in FIELDS if name.startswith(("lm_", "use_co"))))
 
 # Files, which the doors take in their own ways; tested there.
 AUDIO = ("src_audio", "reference_audio")
-# A batch loads no language model, so that lines may name these and nothing comes of it.
+# A batch loads no language model: lines may name these, and it is said that nothing comes of it.
 NOT_IN_A_BATCH = OF_PLANNING
 # The form stays short: what few ask for is in the page's API alone.
 API_ONLY = {
@@ -138,7 +139,7 @@ def test_the_kind_of_file_at_every_door(name: str) -> None:
         path = file_options.name(parsed.output, parsed.format)
         lines = build_parser().parse_args(["batch", "p.jsonl", "-o", "out", *options])
         configs = (
-            file_options.config(parsed, path),
+            file_options.config(parsed, path, songs=1),
             batch.setting_of(lines).config(seed=1),
             SongRequest.of({"prompt": "x", **values}).params()[1],
         )

@@ -197,11 +197,38 @@ def test_the_command_line(
     train = ["train", "--data", str(songs), "--lora", "2", "--steps", "2", "-o", str(output)]
     assert main([*train, *options]) == 0
     assert f"{output}: 2 steps on cpu, loss " in capsys.readouterr().out
+    first = output.read_bytes()
+    longer = [*train, *options, "--steps", "3", "-q"]
+    assert main(longer) == 0
+    assert output.read_bytes() != first
+    assert len(read_log(output.with_name("hum.lora.run") / "loss.csv")) == 3
+    assert main([*train, *options]) == 2
+    assert "has 3 steps already; ask for more" in capsys.readouterr().err
     song = tmp_path / "song.wav"
     make = ["generate", "a hum", "--duration", "1", "--steps", "2", "--seed", "1", "-o", str(song)]
     assert main([*make, *options, "--lora", str(output), "--lora-scale", "0.8"]) == 0
     record = json.loads(song.with_suffix(".json").read_text())
     assert record["lora"] == {"file": str(output), "scale": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("changed", "taken", "message"),
+    [
+        (["-o", "mine.lora"], "mine.lora", "exists, and no run of its own lies beside it"),
+        (["-o", "folder"], "folder/x", "is a folder, and an adapter is a file"),
+        (["-o", "mine", "--full"], "mine", "is a file, and a checkpoint is a folder"),
+        (["-o", "mine.lora/x"], "mine.lora", "cannot write to"),
+    ],
+)
+def test_what_exists_is_kept_and_that_is_said_before_the_work(
+    songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: list[str],
+    taken: str, message: str,
+) -> None:  # fmt: skip
+    (tmp_path / taken).parent.mkdir(exist_ok=True)
+    (tmp_path / taken).write_text("mine")
+    assert main(["train", "--data", str(songs), "--model", "nothing", *changed]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / taken).read_text() == "mine"
 
 
 @pytest.mark.parametrize(
