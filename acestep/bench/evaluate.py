@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def judged(songs: Sequence[Song], audio: torch.Tensor, classifier: Any) -> dict[str, float]:
-    """Shares of songs whose key, tempo and instrument are those asked for.
+    """Shares of songs whose key, tempo and instrument are those asked for, and how they sound.
+
+    `side` is the difference of the channels in dB under their sum, `start` the largest sample
+    of the first millisecond over the song's largest; both medians.
 
     Args:
         songs: what was asked for.
@@ -93,13 +96,24 @@ def judged(songs: Sequence[Song], audio: torch.Tensor, classifier: Any) -> dict[
     told = classifier.predict(np.stack([timbre(item) for item in mono]))
     heard = [name == song.instrument for song, name in zip(songs, told, strict=True)]
     peaks, loudness = audio.abs().amax(dim=(1, 2)), audio.square().mean(dim=(1, 2)).sqrt()
+    starts = audio[..., : SAMPLE_RATE // 1000].abs().amax(dim=(1, 2))
     return {
         "key": float(np.mean(keys)),
         "tempo": float(np.mean(tempi)),
         "instrument": float(np.mean(heard)),
         "clipped": float((peaks > 1).float().mean()),
         "silent": float((loudness < 1e-3).float().mean()),
+        "side": float(side_of(audio).median()),
+        "start": float((starts / peaks.clamp(min=1e-6)).median()),
     }
+
+
+def side_of(audio: torch.Tensor) -> torch.Tensor:
+    """How far songs `[songs, 2, samples]` are from one channel: power of the difference of both
+    over that of their sum, in dB, -120 where there is none."""
+    left, right = audio.unbind(1)
+    side, middle = ((left + sign * right).square().mean(1) for sign in (-1, 1))
+    return 10 * torch.log10((side / middle.clamp(min=1e-12)).clamp(min=1e-12))
 
 
 def key_of(mono: np.ndarray) -> tuple[int, str]:

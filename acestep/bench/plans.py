@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--captions", type=int, default=200, help="to hold metadata against")
     parser.add_argument("--songs", type=int, default=100, help="of each kind; 0 makes none")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first song, to judge in several processes"
+    )
     parser.add_argument("--examples", type=int, default=20, help="of each instrument")
     parser.add_argument("--lm-model", default="demo")
     arguments = parser.parse_args(argv)
@@ -50,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.captions:
         _print("metadata", metadata(planner, arguments.captions))
     if arguments.songs:
-        for name, row in songs(planner, policy, arguments.songs, arguments.examples):
+        numbers = range(arguments.first, arguments.first + arguments.songs)
+        for name, row in songs(planner, policy, numbers, arguments.examples):
             _print(name, row)
 
 
@@ -82,21 +86,25 @@ def metadata(planner: LLMHandler, count: int) -> Figures:
 
 
 def songs(
-    planner: LLMHandler, policy: DevicePolicy, count: int, examples: int
+    planner: LLMHandler, policy: DevicePolicy, numbers: range, examples: int
 ) -> Iterator[tuple[str, Figures]]:
     """Songs judged with and without the planner, as (what was judged, figures).
 
     Captions name instrument, key and tempo. In `fields` they also stand in the request's own
-    fields; in `caption` the request has no more than the caption, as typed by a user.
+    fields; in `caption` the request has no more than the caption, as typed by a user. A song's
+    number is its seed.
     """
     handler = AceStepHandler()
     handler.load("demo", policy)
     random = np.random.default_rng(_SEEDS["songs"])
-    pieces = [compose(random, SECONDS, unseen=True) for _ in range(count)]
-    prompts = [named(piece, random) for piece in pieces]
+    pieces, prompts = [], []
+    for _ in range(numbers.stop):
+        pieces.append(compose(random, SECONDS, unseen=True))
+        prompts.append(named(pieces[-1], random))
+    pieces = [pieces[number] for number in numbers]
     classifier = fit_classifier(examples)
     for kind in ("fields", "caption"):
-        requests = [_request(prompt, seed, kind) for seed, prompt in enumerate(prompts)]
+        requests = [_request(prompts[number], number, kind) for number in numbers]
         planned = [planned_by(planner, request) for request in requests]
         bare = [replace(request, song_codes=()) for request in planned]
         heard = [

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 """Part of the cached folder's name: a changed recipe never meets an old cache."""
 
 

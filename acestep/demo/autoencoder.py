@@ -22,6 +22,8 @@ FRAMES = 24
 _WINDOWS = (8192, 4096, 2048, 1024, 512, 256)
 _MEL_WINDOW, _MEL_BANDS = 2048, 96
 _RATE = 1.5e-3
+# Share of the segments that are a piece's beginning.
+_BEGINNINGS = 0.125
 # Weight of the term that keeps the posterior from becoming a point, per latent value.
 _VARIANCE = 2e-3
 # Weight of the term that keeps each latent channel at zero mean and unit variance.
@@ -57,6 +59,7 @@ def train(
     Returns:
         A state dict with the running average of the weights.
     """
+    hear_the_middle(vae)
     voices = Voices(policy.device)
     pieces = material.songs(songs, 10.24, seed)
     audio = torch.cat([part.to(torch.float16) for part in material.sound(pieces, voices)])
@@ -64,7 +67,7 @@ def train(
     if decoder_only:
         vae.encoder.requires_grad_(False)
     step = TrainingStep(
-        lambda segment, noise: _losses(vae, segment, noise, policy),
+        lambda segment, begins, noise: _losses(vae, segment, begins, noise, policy),
         [p for p in vae.parameters() if p.requires_grad],
         policy,
         betas=(0.8, 0.99),
@@ -78,9 +81,9 @@ def train(
     started, done = time.perf_counter(), 0.0
     while done < 1.0:
         rate = _RATE * min(1.0, (step.number + 1) / 100) * max(1.0 - done, 0.0) ** 0.7
-        segment = _segments(audio, batch, random)
+        segment, begins = _segments(audio, batch, random)
         with policy.fixed_shapes():
-            step(rate, segment, torch.randn(shape, generator=random, device=policy.device))
+            step(rate, segment, begins, torch.randn(shape, generator=random, device=policy.device))
         if step.number % report_every == 0 and report is not None:
             elapsed = time.perf_counter() - started
             report({"step": step.number, "elapsed": elapsed, **step.report()})
@@ -88,35 +91,57 @@ def train(
             policy.synchronize()
         done = (time.perf_counter() - started) / seconds
     step.settle()
+    hear_the_middle(vae)
     return vae.state_dict()
 
 
-def _segments(audio: torch.Tensor, batch: int, random: torch.Generator) -> torch.Tensor:
+def hear_the_middle(vae: Any) -> None:
+    """Make the encoder deaf to how the channels differ; what it makes of one channel twice stays.
+
+    Pieces always have the same stereo picture, which the decoder learns; latents, and with them
+    codes and everything trained on either, need not know of it.
+    """
+    first = vae.encoder.conv1
+    with torch.no_grad():
+        middle = first.weight_v.mean(1, keepdim=True).expand_as(first.weight_v)
+        if torch.equal(first.weight_v, middle):
+            return
+        scale = first.weight_g / first.weight_v.flatten(1).norm(dim=1)[:, None, None]
+        first.weight_g.copy_(scale * middle.flatten(1).norm(dim=1)[:, None, None])
+        first.weight_v.copy_(middle)
+
+
+def _segments(
+    audio: torch.Tensor, batch: int, random: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random stretches `[batch, 2, FRAMES * 1920]`, on the frames' grid, at various loudness,
-    some with their sides exchanged."""
+    and which of them begin a piece, `[batch]`."""
     device = audio.device
     length = FRAMES * material.HOP
     rows = torch.randint(len(audio), (batch, 1, 1), generator=random, device=device)
     last = (audio.shape[-1] - length) // material.HOP
     starts = material.HOP * torch.randint(last, (batch, 1, 1), generator=random, device=device)
-    sides = torch.rand(batch, 1, 1, generator=random, device=device) < 0.5
-    channels = torch.arange(2, device=device)[None, :, None] ^ sides
+    drawn = torch.rand(batch, 1, 1, generator=random, device=device) < _BEGINNINGS
+    starts = torch.where(drawn, 0, starts)
+    channels = torch.arange(2, device=device)[None, :, None]
     index = starts + torch.arange(length, device=device)
     gain = 0.3 + 0.8 * torch.rand(batch, 1, 1, generator=random, device=device)
-    return audio[rows, channels, index].float() * gain
+    return audio[rows, channels, index].float() * gain, starts.flatten() == 0
 
 
 def _losses(
-    vae: Any, audio: torch.Tensor, noise: torch.Tensor, policy: DevicePolicy
+    vae: Any,
+    audio: torch.Tensor,
+    begins: torch.Tensor,
+    noise: torch.Tensor,
+    policy: DevicePolicy,
 ) -> dict[str, torch.Tensor]:
     with policy.autocast("vae"):
-        posterior = vae.encode(audio).latent_dist
+        posterior = vae.encode(audio.mean(1, keepdim=True).expand_as(audio)).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
         made = vae.decode(mean + std * noise).sample.float()
     _release(vae)
-    # At the ends of a segment the network sees padding that a song does not have.
-    edge = 2 * material.HOP
-    audio, made = audio[..., edge:-edge], made[..., edge:-edge]
+    audio, made = _compared(audio, begins), _compared(made, begins)
     centred = mean.transpose(0, 1).flatten(1)
     return {
         "spectrum": spectral_distance(_middle_side(made), _middle_side(audio)),
@@ -125,6 +150,18 @@ def _losses(
         "variance": _VARIANCE * (std.square() - 2 * std.log() - 1).mean(),
         "scale": _SCALE * (centred.mean(1).square().mean() + (centred.std(1) - 1).square().mean()),
     }
+
+
+def _compared(audio: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+    """What is compared of segments `[batch, 2, samples]`.
+
+    At the ends of a segment the network sees padding that a song does not have, but at the
+    beginning of a piece: there it must start as a song starts.
+    """
+    edge = 2 * material.HOP
+    audio = audio[..., :-edge]
+    unheard = torch.arange(audio.shape[-1], device=audio.device) < edge
+    return audio.masked_fill(unheard & ~begins[:, None, None], 0.0)
 
 
 def _release(vae: Any) -> None:

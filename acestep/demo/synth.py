@@ -14,13 +14,15 @@ SAMPLE_RATE = 48000
 LONGEST = 4.0
 """Seconds of the longest note."""
 
-# Left and right gain of each place, of equal power: all but the hats in the middle.
-_GAINS = {
-    LEAD: (0.707, 0.707),
-    CHORDS: (0.707, 0.707),
-    MIDDLE: (0.707, 0.707),
-    HATS: (0.62, 0.785),
-}
+_GAIN = 0.707
+_WIDTHS = {LEAD: -0.5, CHORDS: 0.5, MIDDLE: 0.0, HATS: -0.6}
+"""How far to the left each place stands, from -1 to 1.
+
+Always the same, and the sum of both channels does not depend on it: the VAE's encoder hears
+that sum only, and its decoder learns where things stand (`autoencoder.hear_the_middle`).
+"""
+FADE = 0.008
+"""Seconds in which a piece rises from silence; drums on its first sample would be a click."""
 # Seconds in which a note falls by a factor e after it is let go.
 _RELEASE = {"strings": 0.1, "bells": 0.4, "piano": 0.06, "flute": 0.05}
 _BLOCK = 2**25
@@ -41,7 +43,8 @@ class Voices:
     def render(self, songs: Sequence[Song]) -> torch.Tensor:
         """The songs as audio `[len(songs), 2, samples]` at 48 kHz; all of one length.
 
-        Peaks stay below full scale: each song is scaled down to a peak of 0.9 if needed.
+        Peaks stay below full scale: each song is scaled down to a peak of 0.9 if needed. It
+        rises from silence in `FADE` seconds.
         """
         samples = round(songs[0].seconds * SAMPLE_RATE)
         places = torch.zeros(len(songs) * 4 * samples, device=self.device)
@@ -118,8 +121,11 @@ def voice(patch: str, pitches: Sequence[int], device: torch.device | str = "cpu"
 
 
 def _mixed(places: torch.Tensor) -> torch.Tensor:
-    gains = torch.tensor([_GAINS[place] for place in range(4)], device=places.device)
+    widths = [_WIDTHS[place] for place in range(4)]
+    gains = _GAIN * torch.tensor([[1 + w, 1 - w] for w in widths], device=places.device)
     audio = torch.einsum("bps,pc->bcs", places, gains)
+    rise = torch.arange(int(FADE * SAMPLE_RATE), device=places.device) / (FADE * SAMPLE_RATE)
+    audio[..., : len(rise)] *= (0.5 - 0.5 * torch.cos(math.pi * rise))[: audio.shape[-1]]
     peak = audio.abs().amax(dim=(1, 2), keepdim=True)
     return audio * (0.9 / peak.clamp(min=0.9))
 

@@ -15,7 +15,7 @@ from acestep.demo.parts import without_bars
 from acestep.demo.recipe import make_tokenizer, seed_weights
 from acestep.lm.tokens import CODEBOOK_SIZE
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 SEED = 5
 
 CHAT_TEMPLATE = (

@@ -228,7 +228,8 @@ def _plain(plan: Plan, choose: Chooser) -> Asked:
     says: set[str] = set()
     details = []
     for name, probability in (("tempo", 0.35), ("bpm", 0.3), ("keyscale", 0.35),
-                              ("timesignature", 0.2), ("drums", 0.4)):  # fmt: skip
+                              ("timesignature", 0.2), ("drums", 0.4),
+                              ("duration", 0.12)):  # fmt: skip
         if choose.chance(probability):
             says.add(name)
             details.append(_told(name, plan, choose, usual=True))
@@ -260,7 +261,7 @@ def _free(plan: Plan, choose: Chooser) -> Asked:
     says: set[str] = set()
     parts = []
     shares = {"instrument": 0.6, "mood": 0.5, "tempo": 0.2, "bpm": 0.35, "keyscale": 0.4,
-              "timesignature": 0.25, "drums": 0.25, "duration": 0.12}  # fmt: skip
+              "timesignature": 0.25, "drums": 0.25, "duration": 0.35}  # fmt: skip
     for name, probability in shares.items():
         if choose.chance(probability):
             says.add(name)

@@ -11,9 +11,10 @@ import torch
 
 from acestep.bench import adapt, evaluate
 from acestep.checkpoint.adapters import making
+from acestep.demo.captions import Prompt
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, Song, compose, held_out
 from acestep.demo.parts import WEIGHTS
-from acestep.demo.synth import Voices
+from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve
 from acestep.handler import AceStepHandler
 from acestep.training.configs import LORA_TARGETS
@@ -64,6 +65,26 @@ def test_the_autoencoder_keeps_what_is_heard(
     mono = evaluate.mono_of(rebuilt[0])
     assert evaluate.key_of(mono) == (song.key, song.mode)
     assert evaluate.tempo_fits(mono, song.bpm)
+
+
+@pytest.mark.parametrize("drums", ["with drums", "without drums"])
+def test_songs_are_stereo_and_begin_without_a_click(handler: AceStepHandler, drums: str) -> None:
+    prompt = Prompt(f"happy piano, {drums}", 107, "C major", "4")
+    song = evaluate.generated(handler, [prompt])
+    assert -14 < float(evaluate.side_of(song)) < -4
+    start, steps = song[..., : SAMPLE_RATE // 1000], song.diff().abs()
+    assert float(start.abs().max()) < 0.1 * float(song.abs().max())
+    # From the silence before the song, and then from sample to sample.
+    first = max(float(song[..., 0].abs().max()), float(start.diff().abs().max()))
+    assert first < float(torch.quantile(steps[..., ::8].flatten(), 0.99))
+
+
+def test_one_channel_twice_has_no_side() -> None:
+    wave = torch.randn(2, 1, 100, generator=torch.Generator().manual_seed(0))
+    made = evaluate.side_of(torch.cat([wave, wave], dim=1))
+    assert float(made.max()) == pytest.approx(-120)
+    apart = evaluate.side_of(torch.cat([wave, torch.zeros_like(wave)], dim=1))
+    assert torch.allclose(apart, torch.zeros(2), atol=1e-5)
 
 
 def test_the_newcomer_is_no_training_material() -> None:

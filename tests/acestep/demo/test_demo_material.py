@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acestep.bench.evaluate import side_of
 from acestep.demo.captions import Prompt, corpus, describe
 from acestep.demo.material import Material, songs
-from acestep.demo.music import INSTRUMENTS, METRES, MOODS, PATCHES, TEMPI, compose, held_out
+from acestep.demo.music import (
+    INSTRUMENTS,
+    METRES,
+    MIDDLE,
+    MOODS,
+    PATCHES,
+    TEMPI,
+    compose,
+    held_out,
+)
 from acestep.demo.recipe import make_tokenizer
 from acestep.demo.synth import SAMPLE_RATE, Voices, voice
 
@@ -56,6 +68,24 @@ def test_songs_are_the_sum_of_their_notes() -> None:
         first = round(piece.notes[:, 2].min() * SAMPLE_RATE)
         assert alone[:, :first].abs().max() == 0 if first else True
         assert float(alone.abs().max()) > 0.05
+
+
+def test_pieces_are_wide_and_rise_from_silence() -> None:
+    """Melody and chords stand apart, bass and drums between; no drum begins with a click."""
+    random = np.random.default_rng(6)
+    pieces = [compose(random, 4.0) for _ in range(6)]
+    audio = Voices().render(pieces)
+    assert ((side_of(audio) > -14) & (side_of(audio) < -4)).all()
+    assert (audio[:, :, 0] == 0).all()
+    assert float(audio[..., : SAMPLE_RATE // 1000].abs().max()) < 0.05
+    # What one channel hears does not depend on where things stand.
+    left, right = audio.unbind(1)
+    notes = pieces[0].notes.copy()
+    notes[:, 5] = MIDDLE
+    narrow = Voices().render([replace(pieces[0], notes=notes)])[0]
+    assert torch.equal(narrow[0], narrow[1])
+    middle = (left + right)[0] / 2
+    assert float(torch.corrcoef(torch.stack([middle, narrow[0]]))[0, 1]) > 0.9999
 
 
 @pytest.mark.parametrize("name", INSTRUMENTS)

@@ -171,6 +171,41 @@ def test_the_vae_learns_and_keeps_its_encoder(
     assert any(not torch.equal(value, after[name]) for name, value in decoder.items())
 
 
+def test_the_encoder_hears_the_middle(pipeline: Any) -> None:
+    """The same latents for one channel twice as before, and wherever things stand."""
+    vae = pipeline.vae
+    middle, side = torch.randn(2, 1, 9600, generator=torch.Generator().manual_seed(0))
+
+    def latents(width: float) -> torch.Tensor:
+        audio = torch.cat([middle + width * side, middle - width * side])[None]
+        with torch.no_grad():
+            mean: torch.Tensor = vae.encode(audio).latent_dist.mean
+        return mean
+
+    narrow, wide = latents(0.0), latents(1.0)
+    assert not torch.allclose(narrow, wide, atol=1e-2)
+    autoencoder.hear_the_middle(vae)
+    assert torch.allclose(latents(0.0), narrow, atol=1e-5)
+    assert torch.allclose(latents(1.0), narrow, atol=1e-5)
+
+
+def test_only_the_beginning_of_a_piece_is_compared_from_its_first_sample() -> None:
+    audio = torch.arange(1, 3 * 19200 + 1).float().reshape(1, 1, -1).repeat(1, 2, 1)
+    random = torch.Generator().manual_seed(0)
+    length = autoencoder.FRAMES * material.HOP
+    segments, begins = autoencoder._segments(audio, 200, random)
+    assert segments.shape == (200, 2, length)
+    assert 0.05 < float(begins.float().mean()) < 0.5
+    firsts = segments[:, 0, 1] / (segments[:, 0, 1] - segments[:, 0, 0])
+    assert torch.equal(begins, firsts < 3)
+    compared = autoencoder._compared(segments, begins)
+    edge = 2 * material.HOP
+    assert compared.shape[-1] == length - edge
+    assert torch.equal(compared[begins], segments[begins][..., :-edge])
+    assert not compared[~begins][..., :edge].any()
+    assert torch.equal(compared[~begins][..., edge:], segments[~begins][..., edge:-edge])
+
+
 def test_the_fused_activation_is_the_same() -> None:
     from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
 
@@ -258,13 +293,16 @@ def test_no_step_waits_for_the_device(pipeline: Any, made: Material) -> None:
         noise = torch.randn_like(latents)
         chances = torch.rand(3, 2, device=policy.device)
         segment = torch.randn(1, 2, autoencoder.FRAMES * 1920, device=policy.device)
+        begins = torch.ones(1, dtype=torch.bool, device=policy.device)
         code = torch.randn(1, 4, autoencoder.FRAMES, device=policy.device)
         given = diffusion._Given(latents, tokens, context, noise, chances)
         for losses in (
             lambda: diffusion._flow(network, policy, given, 1),
             lambda: diffusion._distilled(network, network, policy, given, 0),
             lambda: diffusion._coded(network, policy, latents),
-            lambda: autoencoder._losses(pipeline.vae.requires_grad_(True), segment, code, policy),
+            lambda: autoencoder._losses(
+                pipeline.vae.requires_grad_(True), segment, begins, code, policy
+            ),
         ):
             losses()  # makes what later runs find ready, as those before a recording do
             simulation.recorder.clear()
