@@ -136,9 +136,7 @@ def _record(
     )
 
 
-def _sung(
-    handler: AceStepHandler, inputs: Mapping[str, Any], folder: Path, seconds: float
-) -> Sung:
+def _sung(handler: AceStepHandler, inputs: Mapping[str, Any], folder: Path, seconds: float) -> Sung:
     """Lines with their times, in a file too, and of a checkpoint that sings their score.
 
     Raises:

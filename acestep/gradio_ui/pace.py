@@ -16,7 +16,7 @@ Measured with the built-in checkpoint on two CPU cores; only their ratios matter
 # Below this share of the work, or of a second, the pace so far says nothing.
 _ENOUGH_TO_TELL, _ENOUGH_SECONDS = 0.05, 0.4
 # How much a new song changes what was learnt.
-_NEWEST = 0.5
+_NEWEST = 0.6
 
 Clock = Callable[[], float]
 
@@ -79,6 +79,7 @@ class Pace:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._seconds: dict[str, float] = {}
+        self._songs = 0
         self._clock, self._lock = clock, threading.Lock()
 
     def course(self, work: Mapping[str, float]) -> Course:
@@ -89,15 +90,17 @@ class Pace:
                 it dearer.
         """
         with self._lock:
-            known = self._seconds.keys() >= work.keys()
-            rates = {**PRIORS, **(self._seconds if known else {})}
+            measured = self._seconds.keys() >= work.keys()
+            rates = {**PRIORS, **(self._seconds if measured else {})}
         weights = {stage: rates[stage] * amount for stage, amount in work.items()}
-        return Course(weights, known, self._clock)
+        # The first song takes what happens only once, too.
+        return Course(weights, measured and self._songs > 1, self._clock)
 
     def learn(self, course: Course, work: Mapping[str, float]) -> None:
         """Remember what the stages of a finished job took."""
         course.end()
         with self._lock:
+            self._songs += 1
             for stage, seconds in course.took.items():
                 rate = seconds / max(work[stage], 1e-9)
                 before = self._seconds.get(stage, rate)
@@ -107,3 +110,4 @@ class Pace:
         """Another checkpoint or device has another pace."""
         with self._lock:
             self._seconds.clear()
+            self._songs = 0

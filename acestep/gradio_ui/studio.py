@@ -153,7 +153,9 @@ class Studio:
         """
         if not (request.source_file or request.source_song):
             raise RequestError("there is no recording; choose one first")
-        if all(LyricLine(line, 0, 0).is_tag for line in request.lyrics.splitlines() if line.strip()):
+        if all(
+            LyricLine(line, 0, 0).is_tag for line in request.lyrics.splitlines() if line.strip()
+        ):
             raise RequestError("there is nothing to time: write the lyrics that are sung")
         if self.engines.abilities(self.choice.model).toy:
             raise RequestError(NO_HEARING)
@@ -280,7 +282,9 @@ class Studio:
             making = Making(self.engines, self.limits, self.pace, folder, job)
             kept = making.songs(request, sources)
             if idea:
-                kept = [(replace(song, title=title_of(idea), idea=idea), home) for song, home in kept]
+                kept = [
+                    (replace(song, title=title_of(idea), idea=idea), home) for song, home in kept
+                ]
             # All songs of a batch appear, or none: a cancelled job leaves nothing behind.
             return [self.store.add(who.name, song, home).id for song, home in kept]
 

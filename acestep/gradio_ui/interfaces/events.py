@@ -262,9 +262,14 @@ class Events:
         }
         offered["task"] = form.tasks(self.studio, self.studio.choice.model)
         kept = _drafts.read(str(draft or ""), offered)
+        if not kept:
+            # Nothing is hidden or shown that the person may have changed by now.
+            return {p["undo"]: gr.update()}
         names = ("mode", "task", "audio_format", "repaint_mode", "lora", "before", "source_song")
         shape = Shape(**{name: kept[name] for name in names if name in kept})
-        if shape.source_song and not self.studio.store.get(visitor(request).name, shape.source_song):
+        if shape.source_song and not self.studio.store.get(
+            visitor(request).name, shape.source_song
+        ):
             del kept["source_song"]
             shape = replace(shape, source_song="")
         shown = self._shown(words, shape)

@@ -147,8 +147,9 @@ def _source(parts: Parts, studio: Studio) -> None:
             parts.add("repaint_start", gr.Number, value=0, min_width=120)
             parts.add("repaint_end", gr.Number, value=0, min_width=120)
         modes = translated("repaint_mode", REPAINT_MODES)
-        parts.add("repaint_mode", gr.Radio, choices=modes, value="balanced")
-        parts.add("repaint_strength", gr.Slider, minimum=0, maximum=1, step=0.05, value=0.5, buttons=[])  # fmt: skip
+        with gr.Row():
+            parts.add("repaint_mode", gr.Dropdown, choices=modes, value="balanced", filterable=False, min_width=120)  # fmt: skip
+            parts.add("repaint_strength", gr.Slider, minimum=0, maximum=1, step=0.05, value=0.5, buttons=[], min_width=120)  # fmt: skip
         parts.add("cover_strength", gr.Slider, minimum=0, maximum=1, step=0.05, value=1, buttons=[])
         parts.add("track", gr.Textbox, max_length=40, lines=1)
         parts.add("tracks", gr.Textbox, max_length=200, lines=1)

@@ -63,7 +63,7 @@ def create_generation_section(
     parts = Parts(words)
     _header(parts, studio)
     with gr.Row(elem_classes="studio"):
-        with gr.Column(scale=5, min_width=300, elem_classes="form"):
+        with gr.Column(scale=5, min_width=300, elem_classes="form", elem_id="acestep-form"):
             parts.made["make_heading"] = gr.HTML(results.heading(words), elem_classes="unseen")
             toy = studio.engines.abilities(studio.choice.model).toy
             note = results.model_note(words, toy)
@@ -117,7 +117,7 @@ def _songs(parts: Parts) -> None:
     words = parts.words
     with gr.Row(elem_classes="library"):
         parts.made["songs_heading"] = gr.HTML(results.songs_heading(words))
-        parts.add("search", gr.Textbox, container=False, show_label=False, min_width=120, scale=2)
+        parts.add("search", gr.Textbox, lines=1, max_lines=1, container=False, show_label=False, min_width=120, scale=2)  # fmt: skip
         parts.add("favourites", gr.Checkbox, container=False, min_width=120, scale=1)
     parts.made["songs"] = gr.HTML(
         results.songs(words, []), elem_id="acestep-songs", js_on_load=_SONG_JS

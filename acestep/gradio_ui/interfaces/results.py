@@ -10,6 +10,7 @@ from acestep.gradio_ui.jobs import RUNNING, Job, Line
 from acestep.gradio_ui.interfaces._cards import songs, wave
 from acestep.gradio_ui.texts import Texts
 
+_COMMAND = "acestep download turbo"
 _STAGES = ("loading", "step", "planning")
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
 
 def title(words: Texts) -> str:
     """The page's heading, after a way past it for the keyboard."""
-    skip = f'<a class="skip" href="#acestep-prompt">{escape(words("page.skip"))}</a>'
+    skip = f'<a class="skip" href="#acestep-form">{escape(words("page.skip"))}</a>'
     tagline = escape(words("page.tagline"))
     return f"{skip}<h1>{escape(words('page.title'))}</h1><p>{tagline}</p>"
 
@@ -116,4 +117,9 @@ def banner(words: Texts, open_to_strangers: bool) -> str:
 
 def model_note(words: Texts, toy: bool) -> str:
     """What the built-in model is."""
-    return f'<p class="toy" role="note">{escape(words("model.toy"))}</p>' if toy else ""
+    if not toy:
+        return ""
+    text = escape(words("model.toy", command=_COMMAND)).replace(
+        _COMMAND, f"<code>{_COMMAND}</code>"
+    )
+    return f'<p class="toy" role="note">{text}</p>'
