@@ -174,6 +174,11 @@
   document.addEventListener('click', (event) => {
     const line = event.target.closest('[data-seek]');
     if (line) seek(line, Number(line.dataset.seek));
+    if (event.target.closest('[data-action=use]')) {
+      const form = document.querySelector('#acestep-form');
+      form.scrollTo(0, 0);
+      form.scrollIntoView({ block: 'nearest' });
+    }
     const wave = event.target.closest('article.song .wave');
     if (wave) {
       const box = wave.getBoundingClientRect();

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from acestep.gradio_ui.jobs import RUNNING, Job, Line
 from acestep.gradio_ui.interfaces._cards import songs, wave
+from acestep.gradio_ui.jobs import RUNNING, Job, Line
 from acestep.gradio_ui.texts import Texts
 
 _COMMAND = "acestep download turbo"
@@ -101,11 +101,13 @@ def _running(words: Texts, job: Job, title: str) -> tuple[str, str]:
 
 def stage(words: Texts, text: str) -> str:
     """A stage of the models' own report in the page's language."""
+    if exact := words.get(f"stage.{text}"):
+        return exact
     for name in _STAGES:
         if text.startswith(name):
             what = text.removeprefix(name).removeprefix(", token").strip()
             return words(f"stage.{name}", what=what)
-    return words.get(f"stage.{text}") or words("stage.other")
+    return words("stage.other")
 
 
 def banner(words: Texts, open_to_strangers: bool) -> str:
