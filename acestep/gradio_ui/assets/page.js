@@ -122,8 +122,11 @@
     title.after(field);
     field.select();
     field.focus();
+    let closed = false;
     const close = (kept) => {
-      if (!field.isConnected) return;
+      // Taking the field away blurs it.
+      if (closed) return;
+      closed = true;
       const text = field.value.trim();
       field.remove();
       title.hidden = false;
@@ -131,8 +134,10 @@
       if (kept && text && text !== title.textContent) keep(text);
     };
     field.addEventListener('keydown', (event) => {
-      if (event.key === 'Enter') close(true);
-      else if (event.key === 'Escape') close(false);
+      if (event.key !== 'Enter' && event.key !== 'Escape') return;
+      // The key must not press the button that has the focus next.
+      event.preventDefault();
+      close(event.key === 'Enter');
     });
     field.addEventListener('blur', () => close(true));
   };
@@ -143,6 +148,11 @@
       const label = input.closest('.block').querySelector('label span, [data-testid=block-info]');
       const name = label?.firstChild?.textContent?.trim() || label?.textContent.trim();
       if (name && input.getAttribute('aria-label') !== name) input.setAttribute('aria-label', name);
+    }
+    // Choices of one group share a name, or the arrow keys do not lead from one to the next.
+    for (const choice of document.querySelectorAll('fieldset.block[id] input[type=radio]')) {
+      const group = choice.closest('fieldset').id;
+      if (choice.name !== group) choice.name = group;
     }
     const name = document.querySelector('#acestep-title h1')?.textContent;
     const bar = document.querySelector('#acestep-progress progress[value]');

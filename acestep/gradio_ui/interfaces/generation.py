@@ -117,8 +117,8 @@ def _songs(parts: Parts) -> None:
     words = parts.words
     with gr.Row(elem_classes="library"):
         parts.made["songs_heading"] = gr.HTML(results.songs_heading(words))
-        parts.add("search", gr.Textbox, lines=1, max_lines=1, container=False, show_label=False, min_width=120, scale=2)  # fmt: skip
-        parts.add("favourites", gr.Checkbox, container=False, min_width=120, scale=1)
+        parts.add("search", gr.Textbox, lines=1, max_lines=1, container=False, show_label=False, interactive=True, min_width=120, scale=2)  # fmt: skip
+        parts.add("favourites", gr.Checkbox, container=False, interactive=True, min_width=120, scale=1)  # fmt: skip
     parts.made["songs"] = gr.HTML(
         results.songs(words, []), elem_id="acestep-songs", js_on_load=_SONG_JS
     )

@@ -503,7 +503,7 @@ def test_a_song_by_keyboard_alone(page: Any) -> None:
     page.wait_for_timeout(500)
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, input, textarea, select, a, audio')]
-          .filter(e => e.getClientRects().length)
+          .filter(e => e.checkVisibility())
           .filter(e => !(e.getAttribute('aria-label') || e.innerText || e.title
             || e.labels?.length || e.closest('label')?.innerText
             || e.getAttribute('aria-labelledby')))
