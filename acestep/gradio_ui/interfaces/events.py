@@ -7,10 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
-from gradio.context import Context
 
 from acestep.errors import RequestError
-from acestep.gradio_ui.interfaces import _drafts, _showing, _writing, form, results, service
+from acestep.gradio_ui.interfaces import (
+    _drafts,
+    _showing,
+    _wiring,
+    _writing,
+    form,
+    results,
+    service,
+)
 from acestep.gradio_ui.interfaces._following import Follower, outcome, visitor
 from acestep.gradio_ui.interfaces._showing import Shape
 from acestep.gradio_ui.interfaces.parts import Parts
@@ -27,13 +34,6 @@ __all__ = ["LANGUAGE_COOKIE", "Events", "outcome", "visitor"]
 _VARIATIONS = 2
 
 LANGUAGE_COOKIE = "acestep_language"
-_REMEMBER_LANGUAGE = """
-(language, ...rest) => {
-  document.documentElement.lang = language;
-  document.cookie = `acestep_language=${language}; path=/; max-age=31536000; samesite=lax`;
-  return [language, ...rest];
-}
-"""
 
 Update = dict[Any, Any]
 
@@ -53,107 +53,7 @@ class Events:
 
     def wire(self) -> None:
         """Connect the components."""
-        now: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        # The line of jobs keeps the order; gradio's own queue need not hold anyone up.
-        long = {**now, "concurrency_limit": None, "trigger_mode": "multiple"}
-        self._wire_making(long)
-        self._wire_service(now, long)
-        self._wire_shape(now)
-        self.sources.wire(now)
-        self._wire_arrival(now, long)
-
-    def _wire_making(self, long: dict[str, Any]) -> None:
-        pick, p = self.parts.pick, self.parts.made
-        words, fields = p["page_language"], pick(*form.FIELDS)
-        told = self._told
-        p["make"].click(self.make, [words, *fields], told, **long)
-        p["create"].click(self._create, [words, p["query"], *pick(*form.SIMPLE)], told, **long)
-        ideas = [*told, *pick(*_writing.WRITTEN, "before", "undo")]
-        stood = pick(*_writing.WRITTEN)
-        p["inspire"].click(self.inspire, [words, *stood], ideas, **long)
-        p["polish"].click(self.polish, [words, *fields], ideas, **long)
-        p["undo"].click(
-            self._undo, [words, p["before"]], [*stood, *pick("before", "undo", "notice")], **long
-        )
-        p["cancel"].click(self.cancel, None, None, **long)
-        p["progress"].click(self._cancel_one, None, None, **long)
-        p["songs"].click(
-            self.song_action,
-            [words],
-            [*told, *pick(*form.FIELDS, "source_wave", "mode", "query", "clear_source")],
-            **long,
-        )
-
-    def _wire_service(self, now: dict[str, Any], long: dict[str, Any]) -> None:
-        pick, p = self.parts.pick, self.parts.made
-        words, choice = p["page_language"], pick(*service.CHOICE)
-        bounded = pick("duration", "batch", "task", "lora", "model_note")
-        shape = pick(*_showing.SHAPE)
-        changed = list(dict.fromkeys([*self._told, *bounded, *pick(*_showing.SHOWN)]))
-        started = [words, p["with_planner"], *choice]
-        p["start"].click(self.start, started, self._told, **long).then(
-            self._changed, [words, *shape], changed, **now
-        )
-        p["stop"].click(self.stop, [words], self._told, **long).then(
-            self._changed, [words, *shape], changed, **now
-        )
-        p["device"].change(
-            self.device,
-            [words, p["device"]],
-            pick("notice", "service_status", "backend", "duration", "batch"),
-            **now,
-        )
-        p["model"].change(self.model, pick("model", "task"), p["task"], **now)
-        p["backend"].change(self.backend, [words, *choice], p["notice"], **now)
-
-    def _wire_shape(self, now: dict[str, Any]) -> None:
-        pick, p = self.parts.pick, self.parts.made
-        words, shape = p["page_language"], pick(*_showing.SHAPE)
-        shown = pick(*_showing.SHOWN)
-        for name in ("task", "audio_format", "repaint_mode", "lora"):
-            p[name].change(self._shape, [words, *shape], shown, **now)
-        p["mode"].change(
-            self._mode, [words, *pick("query", "prompt"), *shape],
-            [*shown, p["query"]], **now,
-        )  # fmt: skip
-        for number in range(len(form.EXAMPLES)):
-            filled = [p["query"], *pick(*form.example_values(number))]
-            p[f"example_{number}"].click(_filler(self.parts, number), None, filled, **now)
-        kept = pick(*_drafts.KEPT)
-        gr.on(
-            [part.change for part in kept if hasattr(part, "change")],
-            None, kept, None, js=_drafts.SAVE_JS, trigger_mode="multiple", **now,
-        )  # fmt: skip
-
-    def _wire_arrival(self, now: dict[str, Any], long: dict[str, Any]) -> None:
-        pick, p = self.parts.pick, self.parts.made
-        words, shape = p["page_language"], pick(*_showing.SHAPE)
-        shown = pick(*_showing.SHOWN)
-        told_anew = pick(
-            "title", "make_heading", "songs_heading", "banner", "model_note", "source_wave",
-            "reference_name", "progress", "notice", "songs", "service_status", "cancel",
-        )  # fmt: skip
-        p["page_language"].change(
-            self.speak,
-            [words, *shape],
-            list(dict.fromkeys([*self.parts.labelled, *told_anew, *shown])),
-            js=_REMEMBER_LANGUAGE,
-            **now,
-        )
-        blocks = Context.root_block
-        if blocks is None:
-            return
-        arrived = [*self._told, *pick("model", "device", "page_language", "model_note")]
-        blocks.load(self.arrive, [words], arrived, **long)
-        read = list(
-            dict.fromkeys([*pick(*_drafts.KEPT), *shown, *pick("source_wave", "clear_source")])
-        )
-        # Two inputs, of which the script gives the second; any component holds its place.
-        blocks.load(self._read, [words, p["before"]], read, js=_drafts.READ_JS, **now)
-
-    @property
-    def _told(self) -> list[Any]:
-        return self.parts.pick("notice", "progress", "cancel", "songs", "service_status")
+        _wiring.wire(self)
 
     async def make(self, language: str, request: gr.Request, *values: Any) -> AsyncIterator[Update]:
         """Make songs with what stands in the form."""
@@ -452,14 +352,3 @@ def _said(event: gr.EventData) -> dict[str, str]:
     """What the page's script says of a press; anything may be sent."""
     data = event._data if isinstance(event._data, dict) else {}
     return {str(name): value for name, value in data.items() if isinstance(value, str)}
-
-
-def _filler(parts: Parts, number: int) -> Callable[[], Update]:
-    def fill() -> Update:
-        values = form.example_values(number)
-        return {
-            parts["query"]: values["prompt"],
-            **{parts[name]: value for name, value in values.items()},
-        }
-
-    return fill

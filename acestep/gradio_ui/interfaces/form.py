@@ -133,11 +133,10 @@ def _languages(words: Texts) -> list[tuple[str, str]]:
 
 def _source(parts: Parts, studio: Studio) -> None:
     able = task_choices(tasks(studio, studio.choice.model))
-    files = {"file_types": list(EXTENSIONS), "type": "filepath", "size": "sm"}
     parts.add("task", gr.Dropdown, choices=able, value="text2music", filterable=False)
     with gr.Column(elem_classes="source", visible=False) as parts.made["source_box"]:
         with gr.Row(elem_classes="helpers"):
-            parts.add("source_file", gr.UploadButton, **files, min_width=60)
+            parts.add("source_file", gr.UploadButton, file_types=list(EXTENSIONS), type="filepath", size="sm", min_width=60)  # fmt: skip
             parts.add("clear_source", gr.Button, size="sm", min_width=60, visible=False)
         parts.add("source_song", gr.Textbox, visible="hidden")
         parts.made["source_wave"] = gr.HTML(
