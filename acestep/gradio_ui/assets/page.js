@@ -73,6 +73,9 @@
     if (details.open) opened.add(fold(details));
     else opened.delete(fold(details));
     if (!details.open || details.dataset.fold !== 'menu') return;
+    const list = details.querySelector('ul');
+    list.classList.remove('leftwards');
+    list.classList.toggle('leftwards', list.getBoundingClientRect().right > innerWidth - 8);
     for (const other of document.querySelectorAll('details.menu[open]')) {
       if (other !== details) other.open = false;
     }

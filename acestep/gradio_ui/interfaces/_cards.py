@@ -10,6 +10,7 @@ from typing import Any
 
 from acestep.alignment.lyric_files import LyricLine
 from acestep.gradio_ui import downloads
+from acestep.gradio_ui.finishing import WORDLESS
 from acestep.gradio_ui.store import StoredSong
 from acestep.gradio_ui.texts import Texts
 
@@ -40,7 +41,10 @@ def wave(peaks: Sequence[float]) -> str:
 def _card(words: Texts, song: StoredSong, preloaded: bool) -> str:
     title, base = escape(song.title), f"songs/{song.id}"
     warnings = "".join(
-        f'<p class="hint">{escape(words.problem(text))}</p>' for text in song.warnings
+        f'<p class="hint">{escape(words.problem(text))}</p>'
+        for text in song.warnings
+        # Here such a song has no times: that they mean nothing need not be said.
+        if not (song.wordless and text == WORDLESS)
     )
     preload = "metadata" if preloaded else "none"
     return (

@@ -21,7 +21,7 @@ SHOWN = (
     "simple_box", "custom_box", "source_box", "helpers", "undo", "prompt", "lyrics", "duration",
     "batch", "seed", "instrumental", "music", "bpm", "key", "time_signature", "advanced", "range_row",
     "repaint_mode", "repaint_strength", "cover_strength", "track", "tracks", "clear_source",
-    "thinking", "reference_file", "reference_name", "clear_reference", "lora", "lora_scale",
+    "thinking", "reference_file", "reference_name", "clear_reference", "lora_row", "lora", "lora_scale",
     "guidance", "adg", "bit_depth", "bitrate", "examples", "create", "make",
 )  # fmt: skip
 """The components of which some are hidden."""
@@ -81,7 +81,7 @@ def visible(shape: Shape, able: Abilities, writes: bool, most: int) -> dict[str,
         "thinking": song,
         **dict.fromkeys(("reference_file", "reference_name"), sung),
         "clear_reference": sung and bool(shape.reference_file),
-        "lora": bool(able.adapters),
+        **dict.fromkeys(("lora_row", "lora"), bool(able.adapters)),
         "lora_scale": bool(able.adapters and shape.lora),
         **dict.fromkeys(("guidance", "adg"), able.guided),
         "bit_depth": made is not None and len(made.subtypes) > 1,

@@ -157,7 +157,7 @@ def _source(parts: Parts, studio: Studio) -> None:
 def _advanced(parts: Parts, studio: Studio) -> None:
     with parts.add("advanced", gr.Accordion, open=False, visible=False):
         parts.add("thinking", gr.Checkbox)
-        with gr.Row():
+        with gr.Row() as parts.made["lora_row"]:
             parts.add("lora", gr.Dropdown, choices=adapters(studio), value="", min_width=120)
             parts.add("lora_scale", gr.Number, value=1, minimum=0, maximum=MAX_SCALE, step=0.1, min_width=120)  # fmt: skip
         parts.made["reference_name"] = gr.HTML(sources.reference(parts.words, None))

@@ -235,7 +235,7 @@ def test_one_idea_is_heard_found_renamed_and_deleted(page: Any) -> None:
 def test_lyrics_follow_a_song_that_is_sung(page: Any, folder: Path) -> None:
     song = make(page, "piano", 3, "[verse]\nhello there\nworld of songs", 7)
     assert song.locator("ol.lyrics").count() == 0
-    assert "cannot sing" in song.inner_text()
+    assert "Lyrics (not sung)" in song.inner_text()
     assert "Lyric score" not in song.inner_text()
     store = Store(folder / "page" / "songs")
     cookie = next(c["value"] for c in page.context.cookies() if c["name"] == safety.COOKIE)
