@@ -137,10 +137,11 @@ class Studio:
         request = replace(request, prompt=idea, task="text2music").checked(self.limits)
 
         def work(job: Job) -> list[str]:
-            asked = request
             if self.engines.real_planner:
                 self._with_planner(job)
-                asked = self._written(idea, request, job)
+            # Which of those that are here was loaded is the service panel's choice.
+            writes = self.engines.real_planner
+            asked = self._written(idea, request, job) if writes else request
             return self._make(who, asked, job, idea)
 
         return self.line.submit(who.name, who.address, "song", title_of(idea), work)

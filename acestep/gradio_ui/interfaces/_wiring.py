@@ -78,7 +78,7 @@ def _service(events: Any) -> None:
         pick("notice", "service_status", "backend", "duration", "batch"),
         **_NOW,
     )
-    p["model"].change(events.model, pick("model", "task"), p["task"], **_NOW)
+    p["model"].change(events.model, [words, *pick("model", "task")], p["task"], **_NOW)
     p["backend"].change(events.backend, [words, *choice], p["notice"], **_NOW)
 
 
@@ -88,7 +88,7 @@ def _shapes(events: Any) -> None:
     words, shape = p["page_language"], pick(*_showing.SHAPE)
     shown = pick(*_showing.SHOWN)
     for name in ("task", "audio_format", "repaint_mode", "lora"):
-        p[name].change(events._shape, [words, *shape], shown, **_NOW)
+        p[name].change(events._shape, [words, *shape], [*shown, p["notice"]], **_NOW)
     p["mode"].change(
         events._mode, [words, *pick("query", "prompt"), *shape],
         [*shown, p["query"]], **_NOW,

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from acestep.errors import RequestError
+from acestep.gradio_ui.finishing import NO_HEARING
 from acestep.gradio_ui.interfaces import (
     _drafts,
     _showing,
@@ -235,9 +236,9 @@ class Events:
             return results.notice(words, str(error), error=True)
         return results.notice(words, "")
 
-    def model(self, model: str, task: str) -> Any:
+    def model(self, language: str, model: str, task: str) -> Any:
         """Another checkpoint was chosen: offer the tasks that it can do."""
-        return self._tasks(self.parts.words, model, task)[self.parts["task"]]
+        return self._tasks(texts(language), model, task)[self.parts["task"]]
 
     async def song_action(
         self, language: str, request: gr.Request, event: gr.EventData
@@ -306,7 +307,11 @@ class Events:
 
     def _shape(self, language: str, *values: Any) -> Update:
         """Another task, format or the like was chosen: other controls have a use."""
-        return self._shown(texts(language), _shape(values))
+        words, shape = texts(language), _shape(values)
+        told = {}
+        if shape.task == form.ALIGN and self._able.toy:
+            told = {self.parts["notice"]: results.notice(words, NO_HEARING, error=True)}
+        return self._shown(words, shape) | told
 
     def _mode(self, language: str, query: str, prompt: str, *values: Any) -> Update:
         """The other mode: the words go along where there are none yet."""

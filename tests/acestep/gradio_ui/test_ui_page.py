@@ -203,7 +203,7 @@ def test_only_what_task_and_model_have(page: Page) -> None:
 
     def shown(**shape: str) -> set[str]:
         seen = page.use("task", "change", mode="custom", **shape)
-        return {name for name, update in seen.items() if update["visible"]}
+        return {name for name, update in seen.items() if name != "notice" and update["visible"]}
 
     new = shown(task="text2music")
     assert {"prompt", "lyrics", "duration", "seed", "batch", "thinking", "helpers"} <= new
@@ -222,7 +222,10 @@ def test_only_what_task_and_model_have(page: Page) -> None:
     )
     for kind, there in (("flac", {"bit_depth"}), ("mp3", {"bitrate"}), ("ogg", set())):
         assert shown(task="text2music", audio_format=kind) & {"bit_depth", "bitrate"} == there
-    assert "track" not in page.parts["task"].choices
+    told = page.use("task", "change", mode="custom", task="align")
+    assert "load another model" in told["notice"]
+    other = page.use("model", "change", page_language="ja", model="demo")
+    assert (texts("ja")("task.cover"), "cover") in other["task"]["choices"]
 
 
 def test_a_base_model_has_guidance_and_its_tasks(page: Page) -> None:
