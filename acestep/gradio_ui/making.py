@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from acestep.inference import GenerationResult
 
 _USUAL_STEPS = 8
+# How much longer it takes to time lyrics too.
+_LYRICS = 3
 
 Kept = list[tuple[StoredSong, Path]]
 
@@ -77,7 +79,9 @@ class Making:
         return sound
 
     def _work(self, request: SongRequest, source: Path | None, plans: bool) -> dict[str, float]:
-        """How much there is to do in each stage, in seconds of music."""
+        """How much there is to do in each stage: seconds of music, but for the pictures at the
+        end, which are nearly the same for every song.
+        """
         seconds = request.duration
         if source is not None and request.task in SOURCE_TASKS:
             seconds = soundfile.info(source).duration
@@ -88,7 +92,7 @@ class Making:
             **planning,
             "diffusion": music * steps / _USUAL_STEPS,
             "decoding": music,
-            "finishing": music,
+            "finishing": request.batch * (1 + seconds / 60) * (_LYRICS if request.lyrics else 1),
         }
 
     @contextmanager
