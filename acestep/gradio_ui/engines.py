@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acestep.checkpoint import finding
 from acestep.checkpoint.distilled import is_distilled
 from acestep.checkpoint.kinds import TURBO_TASKS, tasks_of
 from acestep.device import resolve
-from acestep.errors import RequestError
+from acestep.errors import AceStepError, RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
+from acestep.gradio_ui import adapters
 from acestep.gradio_ui.settings import Choice
 
 if TYPE_CHECKING:
@@ -19,6 +21,23 @@ if TYPE_CHECKING:
     from acestep.llm_inference import LLMHandler
 
 Progress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What there is to choose with a checkpoint.
+
+    Attributes:
+        tasks: what it can do.
+        guided: whether it takes guidance; distilled ones do not.
+        toy: whether it is the built-in one, which cannot sing.
+        adapters: names of the adapters that can be put on it.
+    """
+
+    tasks: tuple[str, ...] = TURBO_TASKS
+    guided: bool = False
+    toy: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 class Engines:
@@ -38,6 +57,7 @@ class Engines:
     ) -> None:
         self._dit, self._llm, self.project_root = dit, llm, project_root
         self._lock = threading.Lock()
+        self._adapted: tuple[str, float] = ("", 1.0)
 
     @property
     def dit(self) -> AceStepHandler:
@@ -77,6 +97,7 @@ class Engines:
         """
         policy = choice.policy()
         progress(0.0, desc="loading")
+        self._adapted = ("", 1.0)
         self.dit.load(
             choice.model,
             policy,
@@ -104,8 +125,29 @@ class Engines:
             offload=choice.offload != "none" and not policy.unified_memory,
         )
 
+    def adapt(self, name: str, scale: float) -> None:
+        """Put an adapter on the loaded checkpoint, or take it off where the name is empty.
+
+        Raises:
+            RequestError: there is none of that name, or its scale is out of range.
+            CheckpointError: it was made for another checkpoint.
+        """
+        wanted = (name, scale if name else 1.0)
+        if wanted == self._adapted:
+            return
+        if not name:
+            self.dit.unload_lora()
+        elif name == self._adapted[0]:
+            self.dit.set_lora_scale(scale)
+        else:
+            # A file that does not fit leaves none on.
+            self._adapted = ("", 1.0)
+            self.dit.load_lora(adapters.path_of(name, self.project_root), scale)
+        self._adapted = wanted
+
     def unload(self) -> None:
         """Let both models go."""
+        self._adapted = ("", 1.0)
         if self._dit is not None:
             self._dit.unload()
         if self._llm is not None:
@@ -142,12 +184,33 @@ class Engines:
 
     def tasks(self, model: str) -> tuple[str, ...]:
         """What the loaded checkpoint can do, or else the one that is chosen."""
-        if self._dit is not None and self._dit.tasks:
-            return self._dit.tasks
+        return self.abilities(model).tasks
+
+    def abilities(self, model: str) -> Abilities:
+        """What there is to choose with the loaded checkpoint, or else with the one chosen."""
+        dit = self._dit
+        found = tuple(adapters.found(self.project_root))
+        if dit is not None and dit.engine is not None and dit.checkpoint is not None:
+            turbo = dit.engine.traits.is_turbo
+            return Abilities(dit.tasks, not turbo, dit.checkpoint.builtin, found)
         try:
-            return tasks_of(is_distilled(finding.find(model, self.project_root)))
-        except RequestError:
-            return TURBO_TASKS
+            checkpoint = finding.find(model, self.project_root)
+            distilled = is_distilled(checkpoint)
+        except AceStepError:
+            return Abilities(adapters=found)
+        return Abilities(tasks_of(distilled), not distilled, checkpoint.builtin, found)
+
+    @property
+    def real_planner(self) -> bool:
+        """Whether a language model is here that can write: any but the built-in one."""
+        if self._llm is not None and self._llm.llm_initialized:
+            return not self.toy_planner
+        return any(name not in ("auto", "demo") for name in self.planners())
+
+    @property
+    def toy_planner(self) -> bool:
+        """Whether the loaded language model is the built-in one."""
+        return self._llm is not None and (self._llm.model_name or "").startswith("demo")
 
 
 def limits_of(device: str) -> GPUConfig:

@@ -13,13 +13,12 @@ from typing import Any
 
 from acestep.errors import AceStepError, CancelledError, RequestError
 from acestep.gradio_ui.limits import Limits
+from acestep.gradio_ui.pace import Course
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 _ENDED = (DONE, FAILED, CANCELLED)
 # Finished jobs are remembered so that a page that was away can still learn the outcome.
 _REMEMBERED = 500
-# Below this share of the work the time left cannot be told from the time so far.
-_ENOUGH_TO_TELL = 0.08
 
 log = logging.getLogger("acestep.page")
 
@@ -31,10 +30,11 @@ class Job:
     Attributes:
         owner: the visitor it belongs to.
         address: where the visitor came from.
-        kind: `song`, `load`, `unload`, `inspire` or `polish`.
+        kind: `song`, `align`, `load`, `unload`, `inspire` or `polish`.
         title: what to call it on the page.
         state: `waiting`, `running`, `done`, `failed` or `cancelled`.
         fraction, stage: how far it is, 0 to 1, and what it is doing.
+        course: its way through the stages, where their lengths can be foreseen.
         result: what the work returned.
         error: one sentence for the visitor, or None.
     """
@@ -50,6 +50,7 @@ class Job:
     stage: str = ""
     started: float | None = None
     ended: float | None = None
+    course: Course | None = None
     result: Any = None
     error: str | None = None
     cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -61,11 +62,14 @@ class Job:
         return self.state not in _ENDED
 
     @property
+    def ending(self) -> bool:
+        """Whether it was cancelled and still has to notice."""
+        return self.state == RUNNING and self.cancelled.is_set()
+
+    @property
     def seconds_left(self) -> float | None:
-        """An estimate from the pace so far, or None while there is none."""
-        if self.started is None or self.fraction < _ENOUGH_TO_TELL:
-            return None
-        return (time.monotonic() - self.started) * (1 - self.fraction) / self.fraction
+        """An estimate, or None while there is none."""
+        return self.course.seconds_left if self.course is not None else None
 
     def report(self, fraction: float, desc: str = "") -> None:
         """Note progress; the work calls it often.

@@ -15,10 +15,10 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from acestep.gradio_ui.limits import MIB, Limits
+from acestep.gradio_ui.settings import LOOPBACK
 
 COOKIE = "acestep_visitor"
 _COOKIE_AGE = 365 * 86400
-_LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 # Everything the page loads is its own; the browser refuses the rest. Gradio's front end
 # is built with inline scripts, and shows uploads through blob addresses.
@@ -200,7 +200,7 @@ class Guard:
 
 def loopback_names(server_name: str) -> tuple[str, ...]:
     """The names to accept for a page on loopback; none in particular elsewhere."""
-    return _LOOPBACK if server_name in _LOOPBACK else ()
+    return LOOPBACK if server_name in LOOPBACK else ()
 
 
 class _TooMuch(Exception):  # noqa: N818 (ends a request, is no fault)

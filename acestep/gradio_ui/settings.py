@@ -11,6 +11,8 @@ from acestep.device import BACKEND_CHOICES, DevicePolicy, default_lm_backend, re
 from acestep.errors import RequestError
 
 OFFLOADS = ("none", "dit", "all")
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+"""Names under which only this machine reaches itself."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,13 @@ class PageOptions:
         if self.api_key is not None and not self.api_key.strip():
             raise RequestError("the API key is empty; give one that nobody guesses")
         return self
+
+    @property
+    def open_to_strangers(self) -> bool:
+        """Whether others than this machine's users can reach the page and nobody asks who they
+        are."""
+        away = self.share or self.server_name not in LOOPBACK
+        return away and not (self.auth_username and self.auth_password)
 
     @property
     def choice(self) -> Choice:

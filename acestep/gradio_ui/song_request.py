@@ -18,9 +18,12 @@ from acestep.song.request import DEFAULT_DURATION, MAX_SEED, SOURCE_TASKS, UNKNO
 if TYPE_CHECKING:
     from acestep.song.params import GenerationConfig, GenerationParams
 
-_TITLE = 60
+TITLE = 60
+"""Characters of a title at most."""
 _MOST_STEPS = 100
 _MOST_SONGS = 8
+# The most of an adapter; `AdapterMixin.load_lora` says so too, but when its turn has come.
+MAX_SCALE = 4
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class SongRequest:
         source_file, reference_file: paths of uploads, or None.
         source_song: id of one of the visitor's songs, or empty.
         codes: audio codes to play.
-        repaint_start, repaint_end: seconds; an end of 0 is the end of the source, unless the
-            start is before the source: then it is its beginning.
+        repaint_start, repaint_end: seconds; an end of -1 is the end of the source, and so is 0,
+            unless the start is before the source: then it is its beginning.
         repaint_mode, repaint_strength, repaint_latent_crossfade, repaint_wav_crossfade: how the
             renewed part joins the rest, see `GenerationParams`; crossfades of -1 follow from
             mode and strength.
@@ -59,6 +62,7 @@ class SongRequest:
         audio_format: one of `formats.FORMATS`.
         bit_depth, bitrate: bits a sample and kbit/s; 0 for the format's own.
         loudness: LUFS; 0 leaves songs as they are.
+        lora, lora_scale: name of an adapter, and how much of it; empty for none.
     """
 
     prompt: str = ""
@@ -108,6 +112,8 @@ class SongRequest:
     bit_depth: int = 0
     bitrate: int = 0
     loudness: float = 0.0
+    lora: str = ""
+    lora_scale: float = 1.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SongRequest:
@@ -129,8 +135,7 @@ class SongRequest:
     @property
     def title(self) -> str:
         """The prompt in a line, shortened."""
-        text = " ".join((self.prompt or self.task).split())
-        return text if len(text) <= _TITLE else text[: _TITLE - 1].rstrip() + "…"
+        return title_of(self.prompt or self.task)
 
     def checked(self, limits: Limits, *, prompt_needed: bool = True) -> SongRequest:
         """This request without unprintable characters, known to be worth a place in the line.
@@ -153,6 +158,7 @@ class SongRequest:
                 )
         bounds = (("number of steps", self.steps or 1, 1, _MOST_STEPS),
                   ("batch size", self.batch, 1, _MOST_SONGS),
+                  ("LoRA scale", self.lora_scale, 0, MAX_SCALE),
                   ("seed", self.seed, -1, MAX_SEED))  # fmt: skip
         for name, value, low, high in bounds:
             if not low <= value <= high:
@@ -238,11 +244,8 @@ class SongRequest:
         return {name: value for name, value in known.items() if value}
 
     def remembered(self) -> dict[str, Any]:
-        """The values to fill the form with again; uploads do not last that long."""
-        kept = asdict(self)
-        for name in ("source_file", "reference_file"):
-            kept.pop(name)
-        return kept
+        """The values to fill the form with again; uploads among them may be gone by then."""
+        return asdict(self)
 
     def _check_values(self, prompt_needed: bool) -> None:
         """What the models' own checks say, before the request has waited in the line."""
@@ -283,6 +286,12 @@ def _understood(name: str, kind: str, value: Any) -> Any:
     if kind == "float":
         return normalise.number(spoken, value)
     return normalise.text(spoken, value)
+
+
+def title_of(text: str) -> str:
+    """A text in a line, shortened."""
+    text = " ".join(text.split())
+    return text if len(text) <= TITLE else text[: TITLE - 1].rstrip() + "…"
 
 
 def cleaned(text: str) -> str:

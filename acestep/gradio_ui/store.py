@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class StoredSong:
         score: the lyric score's figures, or None.
         warnings: what was changed to stay within limits.
         files: names of what can be downloaded.
+        favourite: whether the visitor marked it; such songs go last when there are too many.
+        wordless: whether what made it cannot sing, so that times of its lyrics mean nothing.
+        idea: what the visitor said, where a language model made the prompt of it.
+        kind: `song`, or `align` for a recording whose lyrics were timed.
     """
 
     id: str
@@ -69,6 +73,10 @@ class StoredSong:
     score: dict[str, float] | None = None
     warnings: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    favourite: bool = False
+    wordless: bool = False
+    idea: str = ""
+    kind: str = "song"
 
 
 class Store:
@@ -131,6 +139,24 @@ class Store:
         path = self._home(owner) / song_id / name
         return path if path.is_file() and not path.is_symlink() else None
 
+    def change(self, owner: str, song_id: str, **changes: Any) -> StoredSong | None:
+        """Write other values into a song's record, whole or not at all; None if there is no song.
+
+        Args:
+            changes: fields of `StoredSong`.
+        """
+        with self._lock:
+            song = self.get(owner, song_id)
+            if song is None:
+                return None
+            song, folder = replace(song, **changes), self._home(owner) / song_id
+            part = folder / f"{RECORD}.part"
+            part.write_text(json.dumps(asdict(song), ensure_ascii=False), "utf-8")
+            os.replace(part, folder / RECORD)
+            # Its age counts from its making.
+            os.utime(folder, (song.created, song.created))
+        return song
+
     def delete(self, owner: str, song_id: str) -> bool:
         """Remove a visitor's song; False if there is none of that id."""
         if not _SONG.fullmatch(song_id) or not (self._home(owner) / song_id).is_dir():
@@ -143,7 +169,8 @@ class Store:
         limits, now = self.limits, time.time()
         with self._lock:
             if owner is not None:
-                for song in self.list(owner)[limits.songs_per_visitor :]:
+                kept = sorted(self.list(owner), key=lambda song: not song.favourite)
+                for song in kept[limits.songs_per_visitor :]:
                     self._remove(self._home(owner) / song.id)
             for folder in self.root.glob(f"{_WORK}*"):
                 if now - _changed(folder) > limits.scratch_seconds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import secrets
 import time
@@ -11,22 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acestep.errors import CancelledError, GenerationError, RequestError
+from acestep.alignment.lyric_files import LyricLine
+from acestep.errors import RequestError
 from acestep.gradio_ui import store as songs
 from acestep.gradio_ui import uploads
 from acestep.gradio_ui.engines import Engines
-from acestep.gradio_ui.finishing import finish
+from acestep.gradio_ui.finishing import NO_HEARING, finish_recording
 from acestep.gradio_ui.jobs import Job, Line
 from acestep.gradio_ui.limits import Limits
+from acestep.gradio_ui.making import Making, check_success
+from acestep.gradio_ui.pace import Pace
 from acestep.gradio_ui.settings import Choice, PageOptions
-from acestep.gradio_ui.song_request import SongRequest, cleaned
-from acestep.gradio_ui.store import Store, StoredSong
+from acestep.gradio_ui.song_request import SongRequest, cleaned, title_of
+from acestep.gradio_ui.store import Store
 
 if TYPE_CHECKING:
-    from acestep.inference import GenerationResult, SampleResult
+    from acestep.inference import SampleResult
 
-# Shares of a song's progress bar: planning, then diffusion and decoding, then the lyrics.
-_PLANNED, _MADE = 0.35, 0.92
 _SEED_BITS = 32
 
 
@@ -58,7 +58,7 @@ class Studio:
         self.options, self.engines, self.folder = options, engines, folder
         self.limits = limits or Limits()
         self.choice = options.choice
-        self.line = Line(self.limits)
+        self.line, self.pace = Line(self.limits), Pace()
         self.store = Store(folder / "songs", self.limits)
         self.uploads = folder / "uploads"
         self.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -75,6 +75,7 @@ class Studio:
         def work(job: Job) -> list[str]:
             self.engines.load(choice, job.report)
             self.choice = choice
+            self.pace.forget()
             if planner:
                 self.engines.load_planner(choice, job.report)
             return self.engines.lines()
@@ -94,8 +95,13 @@ class Studio:
 
         return self.line.submit(who.name, who.address, "unload", "", work)
 
-    def make(self, who: Visitor, request: SongRequest) -> Job:
+    def make(self, who: Visitor, request: SongRequest, idea: str = "") -> Job:
         """Make songs; the job's result is their ids.
+
+        Args:
+            who: asks.
+            request: what to make.
+            idea: from which a language model made the request, if one did.
 
         Raises:
             RequestError: a value is wrong, or the line is full.
@@ -108,9 +114,59 @@ class Studio:
                 uploads.within(path, self.uploads)
 
         def work(job: Job) -> list[str]:
-            return [song.id for song in self._make(who, request, job)]
+            return self._make(who, request, job, idea)
 
-        return self.line.submit(who.name, who.address, "song", request.title, work)
+        title = title_of(idea) if idea else request.title
+        return self.line.submit(who.name, who.address, "song", title, work)
+
+    def create(self, who: Visitor, idea: str, request: SongRequest) -> Job:
+        """Make songs of an idea; the job's result is their ids.
+
+        A language model that can write makes words, lyrics and metadata of it first. Where there
+        is only the built-in one, the idea itself is the prompt.
+
+        Args:
+            who: asks.
+            idea: in a few words.
+            request: everything else.
+
+        Raises:
+            RequestError: there is no idea, a value is wrong, or the line is full.
+        """
+        idea = self._few_words(idea)
+        request = replace(request, prompt=idea, task="text2music").checked(self.limits)
+
+        def work(job: Job) -> list[str]:
+            if self.engines.real_planner:
+                self._with_planner(job)
+            # Which of those that are here was loaded is the service panel's choice.
+            writes = self.engines.real_planner
+            asked = self._written(idea, request, job) if writes else request
+            return self._make(who, asked, job, idea)
+
+        return self.line.submit(who.name, who.address, "song", title_of(idea), work)
+
+    def align(self, who: Visitor, request: SongRequest) -> Job:
+        """Time and score the lyrics of a recording; the job's result is the id of its record.
+
+        Raises:
+            RequestError: there is no recording or there are no lyrics, or the line is full.
+        """
+        if not (request.source_file or request.source_song):
+            raise RequestError("there is no recording; choose one first")
+        if all(
+            LyricLine(line, 0, 0).is_tag for line in request.lyrics.splitlines() if line.strip()
+        ):
+            raise RequestError("there is nothing to time: write the lyrics that are sung")
+        if self.engines.abilities(self.choice.model).toy:
+            raise RequestError(NO_HEARING)
+        words = replace(request, task="text2music").checked(self.limits, prompt_needed=False)
+        self.source(who, request.source_file, request.source_song)
+
+        def work(job: Job) -> list[str]:
+            return self._align(who, words, job)
+
+        return self.line.submit(who.name, who.address, "align", title_of(request.prompt), work)
 
     def inspire(self, who: Visitor, query: str, instrumental: bool, seed: int = -1) -> Job:
         """Turn a few words into a whole request; the job's result is a `SampleResult`.
@@ -118,12 +174,7 @@ class Studio:
         Raises:
             RequestError: there are no words or too many, or the line is full.
         """
-        query = cleaned(str(query)).strip()
-        if not query:
-            raise RequestError("say in a few words what the song is about, then press again")
-        most = self.limits.prompt_chars
-        if len(query) > most:
-            raise RequestError(f"the idea has {len(query)} characters; the most is {most}")
+        query = self._few_words(query)
 
         def ask(job: Job) -> SampleResult:
             from acestep.inference import create_sample
@@ -137,21 +188,23 @@ class Studio:
     def polish(self, who: Visitor, request: SongRequest) -> Job:
         """Rewrite prompt and lyrics in more detail; the job's result is a `SampleResult`.
 
+        The built-in language model loses words of lyrics; those stay as they are.
+
         Raises:
             RequestError: there is nothing to rewrite, a value is wrong, or the line is full.
         """
-        if not request.prompt.strip() and not request.lyrics.strip():
-            raise RequestError("write a prompt or lyrics first; there is nothing to polish")
+        if not request.prompt.strip():
+            raise RequestError("write a prompt first; without one there is nothing to polish")
         request = replace(request, task="text2music").checked(self.limits, prompt_needed=False)
 
         def ask(job: Job) -> SampleResult:
             from acestep.inference import format_sample
 
-            seed = _drawn(request.seed)
-            return format_sample(
+            made = format_sample(
                 self.engines.llm, request.prompt, request.lyrics, request.metadata(),
-                seed=seed, progress=job.report,
+                seed=_drawn(request.seed), progress=job.report,
             )  # fmt: skip
+            return replace(made, lyrics=request.lyrics) if self.engines.toy_planner else made
 
         return self._plan(who, "polish", request.title, ask)
 
@@ -179,69 +232,81 @@ class Studio:
         self.line.close()
         self.engines.unload()
 
+    def _few_words(self, text: str) -> str:
+        """An idea, known to be one."""
+        idea, most = cleaned(str(text)).strip(), self.limits.prompt_chars
+        if not idea:
+            raise RequestError("say in a few words what the song is about, then press again")
+        if len(idea) > most:
+            raise RequestError(f"the idea has {len(idea)} characters; the most is {most}")
+        return idea
+
+    def _written(self, idea: str, request: SongRequest, job: Job) -> SongRequest:
+        """The request that the language model makes of an idea; what is settled stays."""
+        from acestep.inference import create_sample
+
+        made = create_sample(
+            self.engines.llm, idea, request.instrumental, seed=_drawn(request.seed),
+            progress=job.report,
+        )  # fmt: skip
+        check_success(made.success, made.error, job)
+        values = {
+            "prompt": made.caption, "lyrics": made.lyrics, "bpm": made.bpm, "key": made.keyscale,
+            "time_signature": made.timesignature, "language": made.language,
+        }  # fmt: skip
+        written = {name: value for name, value in values.items() if value}
+        return SongRequest.of({**vars(request), **written}).checked(self.limits)
+
     def _plan(self, who: Visitor, kind: str, title: str, ask: Callable[[Job], SampleResult]) -> Job:
         def work(job: Job) -> SampleResult:
-            if not self.engines.llm_loaded:
-                self.engines.load_planner(self.choice, job.report)
+            self._with_planner(job)
             made = ask(job)
-            _check_success(made.success, made.error, job)
+            check_success(made.success, made.error, job)
             return made
 
         return self.line.submit(who.name, who.address, kind, title, work)
 
-    def _make(self, who: Visitor, request: SongRequest, job: Job) -> list[StoredSong]:
-        engines = self.engines
-        if not engines.dit_loaded:
-            engines.load(self.choice, job.report)
-        if request.thinking and request.task == "text2music" and not engines.llm_loaded:
-            engines.load_planner(self.choice, job.report)
-        with self.store.work_folder() as folder:
-            made = self._generate(who, request, job, folder)
-            job.report(_MADE, "finishing")
-            asked = request.remembered()
-            kept = []
-            for number, audio in enumerate(made.audios):
-                home = folder / f"kept-{number}"
-                home.mkdir()
-                song = finish(engines.dit, made, number, home, Path(audio["path"]))
-                song = replace(
-                    song, id=songs.new_id(), title=request.title, created=time.time(),
-                    asked={**asked, "seed": song.seed},
-                )  # fmt: skip
-                kept.append((song, home))
-                job.report(_MADE + (1 - _MADE) * (number + 1) / len(made.audios), "finishing")
-            # All songs of a batch appear, or none: a cancelled job leaves nothing behind.
-            return [self.store.add(who.name, song, home) for song, home in kept]
+    def _with_planner(self, job: Job) -> None:
+        if not self.engines.llm_loaded:
+            self.engines.load_planner(self.choice, job.report)
 
-    def _generate(
-        self, who: Visitor, request: SongRequest, job: Job, folder: Path
-    ) -> GenerationResult:
-        from acestep.inference import generate_music
-
-        sound = {}
-        chosen = {
+    def _make(self, who: Visitor, request: SongRequest, job: Job, idea: str = "") -> list[str]:
+        if not self.engines.dit_loaded:
+            self.engines.load(self.choice, job.report)
+        if request.thinking and request.task == "text2music":
+            self._with_planner(job)
+        sources = {
             "src_audio": self.source(who, request.source_file, request.source_song),
             "reference_audio": self.source(who, request.reference_file, ""),
         }
-        for name, path in chosen.items():
-            if path is not None:
-                job.report(0.0, "reading audio")
-                sound[name] = uploads.decoded(path, folder / f"{name}.wav", self.limits)
-        params, config = request.params(**sound)
-        plans = params.thinking and request.task == "text2music"
-        started = _PLANNED if plans else 0.0
+        with self.store.work_folder() as folder:
+            making = Making(self.engines, self.limits, self.pace, folder, job)
+            kept = making.songs(request, sources)
+            if idea:
+                kept = [
+                    (replace(song, title=title_of(idea), idea=idea), home) for song, home in kept
+                ]
+            # All songs of a batch appear, or none: a cancelled job leaves nothing behind.
+            return [self.store.add(who.name, song, home).id for song, home in kept]
 
-        def report(fraction: float, desc: str = "") -> None:
-            planning = desc.startswith("planning")
-            low, high = (0.0, started) if planning else (started, _MADE)
-            job.report(low + (high - low) * fraction, desc)
-
-        made = generate_music(
-            self.engines.dit, self.engines.llm if plans else None, params, config, folder, report
-        )
-        _check_success(made.success, made.error, job)
-        gc.collect()
-        return made
+    def _align(self, who: Visitor, request: SongRequest, job: Job) -> list[str]:
+        if not self.engines.dit_loaded:
+            self.engines.load(self.choice, job.report)
+        path = self.source(who, request.source_file, request.source_song)
+        assert path is not None, "checked before"
+        with self.store.work_folder() as folder:
+            job.report(0.0, "reading audio")
+            sound = uploads.decoded(path, folder / "source.wav", self.limits)
+            job.report(0.0, "timing the lyrics")
+            home = folder / "kept"
+            home.mkdir()
+            song = finish_recording(self.engines.dit, sound, request, home)
+            song = replace(
+                song, id=songs.new_id(), title=title_of(request.prompt or path.stem),
+                created=time.time(), asked=request.remembered(),
+            )  # fmt: skip
+            job.report(1.0, "finishing")
+            return [self.store.add(who.name, song, home).id]
 
     def _check_free(self) -> None:
         if self.options.service_mode:
@@ -250,14 +315,6 @@ class Studio:
 
 def _drawn(seed: int) -> int:
     return seed if seed >= 0 else secrets.randbits(_SEED_BITS)
-
-
-def _check_success(success: bool, error: str | None, job: Job) -> None:
-    if success:
-        return
-    if job.cancelled.is_set():
-        raise CancelledError("cancelled")
-    raise GenerationError(error or "it failed without saying why")
 
 
 def data_folder(options: PageOptions) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,7 +158,7 @@ def visit(api: Api, target: Target, tmp_path: Path) -> Visit:
 
 
 EVENTS = ("wire", "arrive", "start", "make", "song_action", "model", "speak", "cancel", "stop")
-ENGINES = ("dit", "dit_loaded", "llm_loaded", "load", "unload", "lines", "memory", "models", "planners", "tasks")  # fmt: skip
+ENGINES = ("abilities", "adapt", "dit", "dit_loaded", "llm_loaded", "load", "unload", "lines", "memory", "models", "planners", "real_planner", "tasks")  # fmt: skip
 
 
 @covers(
@@ -166,10 +167,15 @@ ENGINES = ("dit", "dit_loaded", "llm_loaded", "load", "unload", "lines", "memory
     SECTION,
     *(f"gradio_ui.interfaces.events:Events.{name}" for name in EVENTS),
     *(f"gradio_ui.engines:Engines.{name}" for name in ENGINES),
-    *(f"gradio_ui.studio:Studio.{name}" for name in ("start", "make", "source", "stop")),
+    *(
+        f"gradio_ui.studio:Studio.{name}"
+        for name in ("align", "create", "start", "make", "source", "stop")
+    ),
     "gradio_ui.engines:Engines",
     "gradio_ui.engines:limits_of",
     "gradio_ui.finishing:finish",
+    "gradio_ui.finishing:finish_recording",
+    "gradio_ui.making:Making.songs",
     "gradio_ui.interfaces.events:Events",
     "gradio_ui.interfaces.events:outcome",
     "gradio_ui.interfaces.events:visitor",
@@ -191,6 +197,12 @@ def test_the_page_is_used(visit: Visit, target: Target) -> None:
     again = {**song, "task": "repaint", "source_song": kept.id, "repaint_end": 0.5}
     assert "alert" not in visit.use("make", "click", **again)["notice"]
     assert visit.load()["songs"].count("<audio") == 2
+    assert "alert" not in visit.use("create", "click", query="piano", duration=1)["notice"]
+    # The built-in model is no singer; by another's name its lyrics are timed all the same.
+    dit = visit.studio.engines.dit
+    dit.checkpoint = replace(dit.checkpoint, builtin=False)
+    timed = {**song, "task": "align", "source_song": kept.id}
+    assert "alert" not in visit.use("make", "click", **timed)["notice"]
     visit.use("cancel", "click")
     visit.use("page_language", "change", page_language="ja")
     visit.use("model", "change", model="demo")

@@ -64,7 +64,119 @@
     }, true);
   }
 
+  // Lists are drawn anew in place: what a person opened stays open, what they search stays found.
+  const opened = new Set();
+  const fold = (details) => `${card(details)?.dataset.song} ${details.dataset.fold}`;
+  document.addEventListener('toggle', (event) => {
+    const details = event.target;
+    if (!details.matches?.('article.song details[data-fold]')) return;
+    if (details.open) opened.add(fold(details));
+    else opened.delete(fold(details));
+    if (!details.open || details.dataset.fold !== 'menu') return;
+    const list = details.querySelector('ul');
+    list.classList.remove('leftwards');
+    list.classList.toggle('leftwards', list.getBoundingClientRect().right > innerWidth - 8);
+    for (const other of document.querySelectorAll('details.menu[open]')) {
+      if (other !== details) other.open = false;
+    }
+  }, true);
+  document.addEventListener('click', (event) => {
+    for (const menu of document.querySelectorAll('details.menu[open]')) {
+      if (!menu.contains(event.target) || event.target.closest('a')) menu.open = false;
+    }
+  });
+  document.addEventListener('keydown', (event) => {
+    const menu = event.key === 'Escape' && event.target.closest?.('details.menu[open]');
+    if (!menu) return;
+    menu.open = false;
+    menu.querySelector('summary').focus();
+  });
+
+  function find() {
+    const words = document.querySelector('#acestep-search input, #acestep-search textarea');
+    const asked = (words?.value ?? '').toLowerCase().split(/\s+/).filter(Boolean);
+    const liked = document.querySelector('#acestep-favourites input')?.checked ?? false;
+    const songs = [...document.querySelectorAll('article.song')];
+    for (const song of songs) {
+      const found = asked.every((word) => song.dataset.find.includes(word));
+      const hidden = !found || (liked && song.dataset.favourite !== 'yes');
+      if (song.hidden !== hidden) song.hidden = hidden;
+    }
+    const none = document.querySelector('#no-match');
+    const empty = songs.length > 0 && songs.every((song) => song.hidden);
+    if (none && none.hidden === empty) none.hidden = !empty;
+  }
+  document.addEventListener('input', (event) => {
+    if (event.target.closest?.('#acestep-search, #acestep-favourites')) find();
+  });
+  document.addEventListener('change', (event) => {
+    if (event.target.closest?.('#acestep-favourites')) find();
+  });
+
+  // A title becomes a field in its place; Enter keeps what is written, Escape does not.
+  window.acestepRename = (button, keep) => {
+    const title = card(button)?.querySelector('h3');
+    if (!title || title.hidden) return;
+    const field = document.createElement('input');
+    field.value = title.textContent;
+    field.maxLength = 60;
+    field.setAttribute('aria-label', button.dataset.label);
+    title.hidden = true;
+    title.after(field);
+    field.select();
+    field.focus();
+    let closed = false;
+    const close = (kept) => {
+      // Taking the field away blurs it.
+      if (closed) return;
+      closed = true;
+      const text = field.value.trim();
+      field.remove();
+      title.hidden = false;
+      button.focus();
+      if (kept && text && text !== title.textContent) keep(text);
+    };
+    field.addEventListener('keydown', (event) => {
+      if (event.key !== 'Enter' && event.key !== 'Escape') return;
+      // The key must not press the button that has the focus next.
+      event.preventDefault();
+      close(event.key === 'Enter');
+    });
+    field.addEventListener('blur', () => close(true));
+  };
+
+  // Names that the components give themselves are English in every language.
+  function rename() {
+    for (const input of document.querySelectorAll('.block input[type=number], .block input[type=range]')) {
+      const label = input.closest('.block').querySelector('label span, [data-testid=block-info]');
+      const name = label?.firstChild?.textContent?.trim() || label?.textContent.trim();
+      if (name && input.getAttribute('aria-label') !== name) input.setAttribute('aria-label', name);
+    }
+    // Choices of one group share a name, or the arrow keys do not lead from one to the next.
+    for (const choice of document.querySelectorAll('fieldset.block[id] input[type=radio]')) {
+      const group = choice.closest('fieldset').id;
+      if (choice.name !== group) choice.name = group;
+    }
+    const name = document.querySelector('#acestep-title h1')?.textContent;
+    const bar = document.querySelector('#acestep-progress progress[value]');
+    const title = bar ? `${bar.value} % · ${name}` : name;
+    if (title && document.title !== title) document.title = title;
+  }
+
+  function redrawn() {
+    for (const details of document.querySelectorAll('article.song details[data-fold]')) {
+      const open = opened.has(fold(details));
+      if (details.open !== open) details.open = open;
+    }
+    find();
+    rename();
+  }
+  let waiting = false;
   new MutationObserver(() => {
+    if (!waiting) {
+      waiting = true;
+      requestAnimationFrame(() => { waiting = false; redrawn(); });
+    }
     if (!playing) return;
     const audio = document.querySelector(`article.song[data-song="${playing.id}"] audio`);
     if (!audio || !audio.paused || audio.currentTime > 0) return;
@@ -75,6 +187,11 @@
   document.addEventListener('click', (event) => {
     const line = event.target.closest('[data-seek]');
     if (line) seek(line, Number(line.dataset.seek));
+    if (event.target.closest('[data-action=use]')) {
+      const form = document.querySelector('#acestep-form');
+      form.scrollTo(0, 0);
+      form.scrollIntoView({ block: 'nearest' });
+    }
     const wave = event.target.closest('article.song .wave');
     if (wave) {
       const box = wave.getBoundingClientRect();
@@ -135,8 +252,30 @@
     const wave = document.querySelector('.wave.range');
     if (!wave) return;
     const value = (id) => Number(document.querySelector(`#${id} input`)?.value) || 0;
-    const end = value('acestep-repaint-end') || Number(wave.dataset.seconds);
-    show(wave, value('acestep-repaint-start'), end);
+    const [start, seconds] = [value('acestep-repaint-start'), Number(wave.dataset.seconds)];
+    let end = value('acestep-repaint-end');
+    if (end === -1 || (end === 0 && start >= 0)) end = seconds;
+    show(wave, clamp(start, 0, seconds), clamp(end, 0, seconds));
+  });
+
+  // A file that is dropped on the source is chosen as if by its button.
+  const dropped = (event) => event.target.closest?.('.source');
+  document.addEventListener('dragover', (event) => {
+    const box = dropped(event);
+    if (!box) return;
+    event.preventDefault();
+    box.classList.add('dropping');
+  });
+  document.addEventListener('dragleave', (event) => dropped(event)?.classList.remove('dropping'));
+  document.addEventListener('drop', (event) => {
+    const box = dropped(event);
+    if (!box) return;
+    event.preventDefault();
+    box.classList.remove('dropping');
+    const input = box.querySelector('input[type=file]');
+    if (!input || !event.dataTransfer.files.length) return;
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event('change', { bubbles: true }));
   });
 
   const language = document.cookie.match(/acestep_language=(\w+)/)?.[1];

@@ -112,6 +112,8 @@ class Api:
         bit_depth: int = 0,
         bitrate: int = 0,
         loudness: float = 0.0,
+        lora: str = "",
+        lora_scale: float = 1.0,
     ) -> list[dict[str, Any]]:
         """Make songs, and wait for them.
 

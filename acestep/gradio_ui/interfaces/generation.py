@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from acestep.gradio_ui.engines import Engines
-from acestep.gradio_ui.interfaces import form, results, service
+from acestep.gradio_ui.interfaces import _showing, form, results, service
 from acestep.gradio_ui.interfaces.events import Events
 from acestep.gradio_ui.interfaces.parts import Parts
 from acestep.gradio_ui.settings import PageOptions
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from acestep.handler import AceStepHandler
     from acestep.llm_inference import LLMHandler
 
+_CANCEL_JS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-cancel]');
+  if (button) trigger('click', {id: button.dataset.cancel});
+});
+"""
+
 # One listener for all buttons of all songs; a song's deletion is asked about first.
 _SONG_JS = """
 element.addEventListener('click', (event) => {
@@ -26,7 +33,8 @@ element.addEventListener('click', (event) => {
   if (!button) return;
   const {action, id, sure} = button.dataset;
   if (sure && !window.confirm(sure)) return;
-  trigger('click', {action, id});
+  if (action === 'rename') window.acestepRename(button, (title) => trigger('click', {action, id, title}));
+  else trigger('click', {action, id});
 });
 """
 
@@ -53,15 +61,19 @@ def create_generation_section(
     studio = given.pop("studio", None) or _studio(dit_handler, llm_handler, given)
     words = texts(language)
     parts = Parts(words)
-    _header(parts)
-    service.build(parts, studio)
+    _header(parts, studio)
     with gr.Row(elem_classes="studio"):
-        with gr.Column(scale=6, min_width=340, elem_classes="form"):
-            parts.made["make_heading"] = gr.HTML(results.heading(words))
-            _examples(parts)
+        with gr.Column(scale=5, min_width=300, elem_classes="form", elem_id="acestep-form"):
+            parts.made["make_heading"] = gr.HTML(results.heading(words), elem_classes="unseen")
+            toy = studio.engines.abilities(studio.choice.model).toy
+            note = results.model_note(words, toy)
+            parts.made["model_note"] = gr.HTML(note, elem_id="acestep-model-note")
             form.build(parts, studio)
-        with gr.Column(scale=5, min_width=320, elem_classes="results"):
-            _results(parts)
+            service.build(parts, studio)
+            _go(parts)
+        with gr.Column(scale=7, min_width=300, elem_classes="results"):
+            _songs(parts)
+    _hide(parts, studio)
     Events(parts, studio).wire()
     return parts.made
 
@@ -73,7 +85,7 @@ def _studio(dit: AceStepHandler | None, llm: LLMHandler | None, given: Mapping[s
     return Studio(options, Engines(dit, llm, options.checkpoint), folder)
 
 
-def _header(parts: Parts) -> None:
+def _header(parts: Parts, studio: Studio) -> None:
     with gr.Row(elem_classes="top"):
         parts.made["title"] = gr.HTML(results.title(parts.words), elem_id="acestep-title")
         parts.add(
@@ -81,24 +93,41 @@ def _header(parts: Parts) -> None:
             gr.Dropdown,
             choices=lambda words: [(name, code) for code, name in LANGUAGES.items()],
             value=parts.words.language,
+            container=False,
+            show_label=False,
+            filterable=False,
             scale=0,
-            min_width=150,
+            min_width=130,
         )
+    warning = results.banner(parts.words, studio.options.open_to_strangers)
+    parts.made["banner"] = gr.HTML(warning, elem_id="acestep-banner")
 
 
-def _examples(parts: Parts) -> None:
-    with gr.Row(elem_classes="examples"):
-        for number, (prompt, _, _) in enumerate(form.EXAMPLES):
-            parts.made[f"example_{number}"] = gr.Button(prompt, size="sm", min_width=120)
+def _go(parts: Parts) -> None:
+    """The button, and what comes of it, where the hand is."""
+    with gr.Column(elem_classes="go"):
+        parts.made["notice"] = gr.HTML(results.notice(parts.words, ""), elem_id="acestep-notice")
+        parts.made["progress"] = gr.HTML("", elem_id="acestep-progress", js_on_load=_CANCEL_JS)
+        parts.add("cancel", gr.Button, variant="stop", size="sm", visible=False)
+        parts.add("create", gr.Button, variant="primary", size="lg")
+        parts.add("make", gr.Button, variant="primary", size="lg", visible=False)
 
 
-def _results(parts: Parts) -> None:
+def _songs(parts: Parts) -> None:
     words = parts.words
-    with gr.Row(elem_classes="go"):
-        parts.add("make", gr.Button, variant="primary", size="lg", scale=3)
-        parts.add("cancel", gr.Button, variant="stop", size="lg", scale=1, interactive=False, min_width=110)  # fmt: skip
-    parts.made["notice"] = gr.HTML(results.notice(words, ""), elem_id="acestep-notice")
-    parts.made["progress"] = gr.HTML("", elem_id="acestep-progress")
+    with gr.Row(elem_classes="library"):
+        parts.made["songs_heading"] = gr.HTML(results.songs_heading(words))
+        parts.add("search", gr.Textbox, lines=1, max_lines=1, container=False, show_label=False, interactive=True, min_width=120, scale=2)  # fmt: skip
+        parts.add("favourites", gr.Checkbox, container=False, interactive=True, min_width=120, scale=1)  # fmt: skip
     parts.made["songs"] = gr.HTML(
         results.songs(words, []), elem_id="acestep-songs", js_on_load=_SONG_JS
     )
+
+
+def _hide(parts: Parts, studio: Studio) -> None:
+    """At first there is what the first mode, task and model have a use for."""
+    engines = studio.engines
+    able, most = engines.abilities(studio.choice.model), form.bounds(studio.choice.device, False)[1]
+    shown = _showing.visible(_showing.Shape(), able, engines.real_planner, most)
+    for name, there in shown.items():
+        parts[name].visible = there

@@ -51,8 +51,8 @@ def looks() -> dict[str, Any]:
         button_primary_background_fill_dark="*primary_700",
         button_primary_text_color="white",
     )
-    script = _asset("page.js")
-    return {"theme": theme, "css": _asset("page.css"), "head": f"<script>{script}</script>"}
+    head = f"<style>{_asset('window.css')}</style><script>{_asset('page.js')}</script>"
+    return {"theme": theme, "css": _asset("page.css"), "head": head}
 
 
 def _asset(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import signal
 import socket
 import threading
@@ -12,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from acestep.device import describe_devices
-from acestep.errors import RequestError
-from acestep.gradio_ui import safety
+from acestep.errors import AceStepError, RequestError, first_line
+from acestep.gradio_ui import downloads, safety
 from acestep.gradio_ui.engines import Engines
 from acestep.gradio_ui.settings import PageOptions
 from acestep.gradio_ui.studio import Studio, data_folder, prepare
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _NEARBY = 20
 _CLEANING = 600.0
+
+log = logging.getLogger("acestep.page")
 
 
 def serve(options: PageOptions, say: Callable[[str], None]) -> None:
@@ -53,6 +56,11 @@ def serve(options: PageOptions, say: Callable[[str], None]) -> None:
         say(
             "acestep: no public link: gradio's share service could not be reached; check the "
             "connection, or open the page to your network with --server-name 0.0.0.0"
+        )
+    if options.open_to_strangers:
+        say(
+            "acestep: warning: whoever can reach this address can use the page and this machine; "
+            "ask for a login with --auth-username NAME --auth-password WORD"
         )
     begin(studio)
     before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -172,8 +180,15 @@ def _song_route(studio: Studio) -> Callable[[Request], Response]:
 
     def endpoint(request: Request) -> Response:
         who = safety.visitor(request.cookies, "")
-        path = studio.store.path(who, request.path_params["song"], request.path_params["name"])
-        if path is None or not _signed_in(request):
+        if not _signed_in(request):
+            return PlainTextResponse("there is no such song of yours", 404)
+        song, name = request.path_params["song"], request.path_params["name"]
+        try:
+            path = downloads.file_of(studio.store, who, song, name)
+        except (OSError, AceStepError) as error:
+            log.warning("a song could not be given as %s: %s", name, first_line(error))
+            return PlainTextResponse("the song cannot be written as that kind of file", 500)
+        if path is None:
             return PlainTextResponse("there is no such song of yours", 404)
         return FileResponse(path, headers={"cache-control": "private, max-age=3600"})
 

@@ -28,16 +28,18 @@ def build(parts: Parts, studio: Studio) -> None:
             status(studio, parts.words, first.device), elem_id="acestep-service-status"
         )
         with gr.Row():
-            parts.add("model", gr.Dropdown, choices=same_words(_with(studio.engines.models(), first.model)), value=first.model, interactive=not fixed)  # fmt: skip
-            parts.add("device", gr.Dropdown, choices=devices(), value=first.device, interactive=not fixed)  # fmt: skip
-            parts.add("offload", gr.Dropdown, choices=translated("offload", OFFLOADS), value=first.offload, interactive=not fixed)  # fmt: skip
+            parts.add("model", gr.Dropdown, choices=same_words(_with(studio.engines.models(), first.model)), value=first.model, interactive=not fixed, min_width=120)  # fmt: skip
+            parts.add("device", gr.Dropdown, choices=devices(), value=first.device, interactive=not fixed, min_width=120)  # fmt: skip
+            parts.add("offload", gr.Dropdown, choices=translated("offload", OFFLOADS), value=first.offload, interactive=not fixed, min_width=120)  # fmt: skip
         with gr.Row():
-            parts.add("lm_model", gr.Dropdown, choices=same_words(_with(studio.engines.planners(), first.lm_model)), value=first.lm_model, interactive=not fixed)  # fmt: skip
-            parts.add("backend", gr.Dropdown, choices=same_words(BACKEND_CHOICES), value=backend, interactive=not fixed)  # fmt: skip
-            parts.add("with_planner", gr.Checkbox, value=False, interactive=not fixed)
+            parts.add("lm_model", gr.Dropdown, choices=same_words(_with(studio.engines.planners(), first.lm_model)), value=first.lm_model, interactive=not fixed, min_width=120)  # fmt: skip
+            parts.add("backend", gr.Dropdown, choices=same_words(BACKEND_CHOICES), value=backend, interactive=not fixed, min_width=120)  # fmt: skip
+            parts.add(
+                "with_planner", gr.Checkbox, value=False, interactive=not fixed, min_width=120
+            )
         with gr.Row():
-            parts.add("start", gr.Button, variant="primary", interactive=not fixed)
-            parts.add("stop", gr.Button, interactive=not fixed)
+            parts.add("start", gr.Button, variant="primary", interactive=not fixed, min_width=120)
+            parts.add("stop", gr.Button, interactive=not fixed, min_width=120)
 
 
 def chosen(values: tuple[Any, ...]) -> Choice:
@@ -92,7 +94,7 @@ def status(studio: Studio, words: Texts, device: str) -> str:
         lines.append(words("status.fixed"))
     state = "ready" if studio.engines.dit_loaded else "idle"
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return f'<ul class="status {state}" role="status">{items}</ul>'
+    return f'<div role="status"><ul class="status {state}">{items}</ul></div>'
 
 
 def _with(values: list[str], value: str) -> list[str]:

@@ -129,6 +129,9 @@ def test_a_song_is_its_owners_alone(page: Any) -> None:
     other = httpx.get(page.url + address, headers={"cookie": "acestep_visitor=theirs"})
     assert other.status_code == 404
     assert mine.http.get(f"/songs/{song['id']}/record.json").status_code == 404
+    encoded = mine.http.get(f"/songs/{song['id']}/song.mp3")
+    assert encoded.headers["content-type"] == "audio/mpeg"
+    assert httpx.get(page.url + f"/songs/{song['id']}/song.wav").status_code == 404
     mine.close()
 
 
@@ -224,7 +227,7 @@ def test_a_link_that_cannot_be_made_is_said_in_one_line(port: int) -> None:
     )
     assert program.stderr is not None
     try:
-        lines = [program.stderr.readline() for _ in range(2)]
+        lines = [program.stderr.readline() for _ in range(3)]
         answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=30)
         program.send_signal(signal.SIGINT)
         printed, rest = program.communicate(timeout=60)
@@ -233,6 +236,7 @@ def test_a_link_that_cannot_be_made_is_said_in_one_line(port: int) -> None:
         program.communicate()
     assert lines[0] == f"acestep: the page is at http://127.0.0.1:{port}/\n"
     assert lines[1].startswith("acestep: no public link: gradio's share service could not be")
+    assert lines[2].startswith("acestep: warning: whoever can reach this address can use the page")
     assert answer.status_code == 200
     assert (printed, rest) == ("", "acestep: interrupted\n")
     assert program.returncode == 130

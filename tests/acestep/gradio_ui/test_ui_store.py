@@ -6,12 +6,16 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acestep.gradio_ui import downloads
 from acestep.gradio_ui.limits import Limits
 from acestep.gradio_ui.store import Store, StoredSong, new_id
+from acestep.song import audio_files
 
 ANNA, BERT = "a" * 32, "b" * 32
 
@@ -85,6 +89,46 @@ def test_cleaned_by_age_size_and_number(tmp_path: Path) -> None:
     assert store.get(BERT, large.id) is not None
     count, size = store.usage()
     assert (count, size <= 5000) == (1, True)
+
+
+def test_a_song_is_changed_whole_and_keeps_its_age(tmp_path: Path) -> None:
+    store = Store(tmp_path, Limits(songs_per_visitor=2))
+    song = put(store, age=50)
+    before = (store.root / ANNA / song.id).stat().st_mtime
+    changed = store.change(ANNA, song.id, title="other", favourite=True)
+    assert changed == store.get(ANNA, song.id)
+    assert changed is not None
+    assert (changed.title, changed.favourite, changed.seed) == ("other", True, song.seed)
+    assert (store.root / ANNA / song.id).stat().st_mtime == pytest.approx(before, abs=1)
+    assert store.change(BERT, song.id, title="theirs") is None
+    assert not list(tmp_path.rglob("*.part"))
+    # Favourites go last when there are too many.
+    put(store, age=10)
+    newest = put(store)
+    assert [s.id for s in store.list(ANNA)] == [newest.id, song.id]
+
+
+@pytest.mark.parametrize("kind", ["flac", "wav", "mp3", "ogg", "opus", "m4a"])
+def test_a_song_as_any_kind_of_file(tmp_path: Path, kind: str) -> None:
+    store = Store(tmp_path)
+    with store.work_folder() as folder:
+        home = folder / "kept"
+        home.mkdir()
+        sound = np.sin(np.arange(48000) / 20)[:, None].repeat(2, 1) * 0.5
+        soundfile.write(home / "song.wav", sound, 48000)
+        made = {"caption": "a tone", "bpm": 90}
+        song = store.add(
+            ANNA, StoredSong(new_id(), "a", time.time(), 1.0, 7, "song.wav", made=made), home
+        )
+    path = downloads.file_of(store, ANNA, song.id, f"song.{kind}")
+    assert path is not None
+    assert audio_files.read(path).shape[-1] == 48000
+    assert downloads.file_of(store, ANNA, song.id, f"song.{kind}") == path
+    for owner, name in ((BERT, f"song.{kind}"), (ANNA, "song.exe"), (ANNA, "../song.flac")):
+        assert downloads.file_of(store, owner, song.id, name) is None
+    if kind == "mp3":
+        assert "a tone".encode("utf-16-le") in path.read_bytes()
+    assert not list(store.root.glob(".work-*"))
 
 
 def test_what_a_crash_left_is_removed_and_what_others_make_is_not(tmp_path: Path) -> None:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from acestep.errors import RequestError
+from acestep.gradio_ui.engines import Engines
 from acestep.gradio_ui.jobs import CANCELLED, DONE, FAILED, Job
 from acestep.gradio_ui.limits import Limits
+from acestep.gradio_ui.settings import PageOptions
 from acestep.gradio_ui.song_request import SongRequest
+from acestep.gradio_ui.store import StoredSong
 from acestep.gradio_ui.studio import Studio, Visitor
+from acestep.handler import AceStepHandler
 
 ANNA = Visitor("a" * 32, "10.0.0.1")
 BERT = Visitor("b" * 32, "10.0.0.2")
@@ -40,13 +47,117 @@ def test_a_song_with_lyrics_is_made_and_kept(studio: Studio) -> None:
     assert soundfile.info(path).duration == pytest.approx(1.0, abs=0.05)
     assert song.seed == 5
     assert [text for _, _, text in song.lines] == ["[verse]", "hello there", "world"]
-    assert song.score is not None
+    assert (song.score, song.wordless) == (None, True)
+    assert "cannot sing" in song.warnings[-1]
     assert set(song.files) >= {"song.lrc", "song.json", "alignment.png", "spectrogram.png"}
     parameters = studio.store.path(ANNA.name, song.id, "song.json")
     assert parameters is not None
     assert json.loads(parameters.read_bytes())["seed"] == 5
     assert SongRequest.of(song.asked) == request
     assert studio.store.list(BERT.name) == []
+
+
+def test_a_checkpoint_that_sings_is_scored_and_hears_recordings(
+    handler: AceStepHandler, engines: Engines, tmp_path: Path, song_file: Path
+) -> None:
+    """The built-in engine under another's name stands for one that sings."""
+    assert handler.checkpoint is not None
+    singer = AceStepHandler()
+    singer.engine, singer.policy, singer.maker = handler.engine, handler.policy, handler.maker
+    singer.checkpoint = replace(handler.checkpoint, builtin=False)
+    options = PageOptions.of({"config_path": "demo", "device": "cpu"})
+    studio = Studio(options, Engines(singer), tmp_path / "page")
+    job = ended(studio.make(ANNA, replace(SHORT, lyrics="hello there\nworld")))
+    (song,) = studio.store.list(ANNA.name)
+    assert song.score is not None, job.error
+    assert not song.wordless
+    recording = studio.uploads / "chord.wav"
+    recording.write_bytes(song_file.read_bytes())
+    asked = SongRequest(lyrics="[verse]\nhello there\nworld", source_file=str(recording))
+    job = ended(studio.align(ANNA, asked))
+    assert job.state == DONE, job.error
+    heard = studio.store.get(ANNA.name, job.result[0])
+    assert heard is not None
+    assert (heard.kind, heard.title) == ("align", "chord")
+    assert [text for _, _, text in heard.lines] == ["[verse]", "hello there", "world"]
+    assert heard.score is not None
+    assert set(heard.files) >= {"song.flac", "song.lrc", "alignment.png", "song.json"}
+    for wrong, words in (
+        (replace(asked, source_file=None), "no recording"),
+        (replace(asked, lyrics="[verse]\n"), "nothing to time"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            studio.align(ANNA, wrong)
+    with pytest.raises(RequestError, match="cannot sing, so it hears no words"):
+        Studio(options, engines, tmp_path / "toy").align(ANNA, asked)
+    studio.line.close()
+
+
+def test_an_adapter_is_put_on_and_taken_off(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    transformer = studio.engines.dit.pipeline.transformer
+    name = next(n for n, m in transformer.named_modules() if n.endswith("to_q"))
+    width = transformer.get_submodule(name).weight.shape
+    folder = tmp_path / "checkpoints" / "loras"
+    folder.mkdir(parents=True)
+    factors = {"A": torch.ones(1, width[1]), "B": torch.ones(width[0], 1)}
+    tensors = {f"{name}.lora_{key}.weight": value for key, value in factors.items()}
+    save_file(tensors, folder / "loud.safetensors")
+    (folder / "notes.txt").write_text("no adapter")
+    monkeypatch.setenv("ACESTEP_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    assert studio.engines.abilities("demo").adapters == ("loud",)
+
+    def made(**lora: Any) -> tuple[Any, StoredSong]:
+        job = ended(studio.make(ANNA, replace(SHORT, **lora)))
+        assert job.state == DONE, job.error
+        song = studio.store.get(ANNA.name, job.result[0])
+        assert song is not None
+        return soundfile.read(studio.store.path(ANNA.name, song.id, "song.flac"))[0], song
+
+    plain, song = made()
+    assert "lora" not in song.made
+    adapted, song = made(lora="loud")
+    assert song.made["lora"] == {"name": "loud", "scale": 1.0}
+    assert not np.array_equal(plain, adapted)
+    half, _ = made(lora="loud", lora_scale=0.5)
+    assert not np.array_equal(half, adapted)
+    assert np.array_equal(made()[0], plain)
+    job = ended(studio.make(ANNA, replace(SHORT, lora="../loras/loud")))
+    assert job.state == FAILED
+    assert job.error == "there is no adapter '../loras/loud' here; choose one from the list"
+    with pytest.raises(RequestError, match="LoRA scale 5"):
+        studio.make(ANNA, replace(SHORT, lora="loud", lora_scale=5.0))
+
+
+def test_time_left_is_believable(studio: Studio) -> None:
+    """Of songs of other lengths than those it learnt from, told at every step."""
+    for seconds in (2, 4):
+        ended(studio.make(ANNA, replace(SHORT, duration=seconds, steps=4)))
+    job = studio.make(ANNA, replace(SHORT, duration=10, steps=8))
+    told = []
+    while job.active:
+        left, now, done = job.seconds_left, time.monotonic(), job.fraction
+        if left is not None:
+            told.append((now, left, done))
+        time.sleep(0.01)
+    assert job.state == DONE, job.error
+    assert job.ended is not None
+    assert [done for _, _, done in told] == sorted(done for _, _, done in told)
+    middle = [left / max(job.ended - now, 0.05) for now, left, done in told if 0.2 < done < 0.8]
+    assert middle
+    assert 0.4 < sorted(middle)[len(middle) // 2] < 2.5
+
+
+@pytest.mark.parametrize("end", [-1.0, 0.0])
+def test_an_end_of_minus_one_is_the_sources(end: float) -> None:
+    asked = SongRequest.of(
+        {"prompt": "x", "task": "repaint", "source_song": "0", "repaint_end": end}
+    )
+    params, _ = asked.checked(Limits()).params()
+    assert params.repainting_end == -1
+    early = replace(asked, repaint_start=-2.0, repaint_end=-1.0).checked(Limits()).params()[0]
+    assert (early.repainting_start, early.repainting_end) == (-2.0, -1.0)
 
 
 def test_the_same_seed_makes_the_same_song(studio: Studio) -> None:
