@@ -38,7 +38,7 @@ def _comments(source: Source) -> list[tuple[int, int, str]]:
     with contextlib.suppress(tokenize.TokenError, SyntaxError):
         found.extend(
             (*token.start, token.string)
-            for token in tokenize.generate_tokens(io.StringIO(source.text).readline)
+            for token in tokenize.generate_tokens(io.StringIO("\n".join(source.lines)).readline)
             if token.type == tokenize.COMMENT and "conformance:" in token.string
         )
     return found

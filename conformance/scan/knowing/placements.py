@@ -72,8 +72,10 @@ class Judging(Protocol):
         others: list[Leaf] | None = None,
         standing_in: bool = False,
         severity: Severity | None = None,
+        key: Key | None = None,
     ) -> None:
-        """``how`` names the place; ``others`` are the values of all bindings of a variable."""
+        """``how`` names the place; ``others`` are the values of all bindings of a variable, which
+        ``key`` is."""
 
 
 class Placements:
@@ -179,11 +181,23 @@ class Placements:
 
     def _describes(self, dotted: str, name: str) -> bool:
         """Whether a function only speaks of the devices that it is given."""
-        if name == "fork_rng" and self.point.asks_others():
+        if name == "fork_rng" and self._forks_others():
             return True  # the state of another accelerator is kept beside it
         if dotted.startswith("torch.cuda."):
             return True  # what asks CUDA about its own device chooses none
         return name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING)
+
+    def _forks_others(self) -> bool:
+        owner = self.point.scope.enclosing("function") or self.point.scope
+        return any(
+            isinstance(node, ast.Call)
+            and getattr(node.func, "attr", "") == "fork_rng"
+            and any(
+                isinstance(part, ast.Constant) and part.value in ACCELERATORS - {"cuda"}
+                for part in ast.walk(node)
+            )
+            for node in ast.walk(owner.node)
+        )
 
     def _limit(self, node: ast.Call) -> None:
         """An engine that has two devices only: what it is given may choose between the two."""
@@ -326,7 +340,12 @@ class Placements:
             for item in candidates:
                 self.point.statement = item.statement
                 self.judge(
-                    item.leaves, how or "", item.scope, others=leaves, standing_in=item.standing_in
+                    item.leaves,
+                    how or "",
+                    item.scope,
+                    others=leaves,
+                    standing_in=item.standing_in,
+                    key=key,
                 )
 
 

@@ -61,6 +61,10 @@ _OTHER = re.compile(
     r"(?:^|_|\b)mps(?:_|:|\b)|xpu|npu(?!t)|hpu|(?:^|_)mlu|musa|sdaa|(?<!ma)xla|(?<!ou)tpu|mtia|vulkan|privateuse"
     r"|accelerator(?!s?_config)|directml|metal|get_device_module|current_platform|device_handle"
 )
+_MAC = re.compile(
+    r"(?:^|_|\b)mps(?:_|:|\b)|metal|macos|darwin|apple_silicon|privateuse"
+    r"|accelerator(?!s?_config)|get_device_module|current_platform|device_handle"
+)
 _GPU = re.compile(r"[gG][pP][uU]")
 _NEWER = re.compile(r"(?:^|_)torch(?:_version)?_(?:\w*(?:greater|at_least|gte?_)|v?\d)")
 _OLDER = re.compile(r"(?:^|_)torch(?:_version)?_\w*(?:less|lower|older|before|below|lte?_)")
@@ -120,6 +124,12 @@ def torch_is_newer(identifier: str) -> bool | None:
 def asks_other(identifier: str) -> bool:
     """Whether a word shows that accelerators besides CUDA were thought of."""
     return _OTHER.search(_CAMEL.sub("_", identifier).lower()) is not None
+
+
+@lru_cache(maxsize=8192)
+def asks_mac(identifier: str) -> bool:
+    """Whether a word shows that a Mac's GPU was thought of, by name or with all accelerators."""
+    return _MAC.search(_CAMEL.sub("_", identifier).lower()) is not None
 
 
 @lru_cache(maxsize=4096)

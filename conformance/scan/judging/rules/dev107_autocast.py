@@ -87,7 +87,7 @@ def _selected(context: Context, argument: ast.expr, name: str) -> None:
         "cuda" in devices
         and "cpu" in devices
         and "mps" not in devices
-        and not context.asks_others()
+        and not context.choice_serves(argument, context.scope)
     ):
         context.report(RULE, argument, f"{name} knows only cuda and cpu")
 
