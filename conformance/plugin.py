@@ -248,6 +248,8 @@ def _share_processors(config: pytest.Config) -> None:
         torch.set_num_threads(threads)
     # Cases start processes after tokenizers has threads, about which it would warn.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # What a library draws while it loads says nothing of a case; the tree's own bars stay.
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def _asked_for(config: pytest.Config) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from conformance.scan.knowing.scopes import FunctionNode, blocks_of
 from conformance.scan.knowing.vocabulary import asks_mac
@@ -47,7 +48,7 @@ class Alternatives:
     def around(self, node: ast.AST, statement: ast.stmt, asks: Asks = asks_mac) -> bool:
         """Whether a condition inside the statement that decides about a node asks for others."""
         path = _path(statement, node)
-        for parent, child in zip(path, path[1:], strict=False):
+        for parent, child in pairwise(path):
             match parent:
                 case ast.IfExp(test=test) if child is not test:
                     if mentions(test, asks):

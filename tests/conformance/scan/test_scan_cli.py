@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance import __version__
 from conformance.cli import main as conformance
 from conformance.scan.answering.cache import Cache
 from conformance.scan.cli import main
@@ -299,6 +300,8 @@ def test_what_is_no_file_is_reported_and_the_rest_scanned(
 def test_the_command_knows_its_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
     assert conformance(["--help"]) == 0
     assert "scan" in capsys.readouterr().out
+    assert conformance(["--version"]) == 0
+    assert capsys.readouterr().out == f"conformance {__version__}\n"
     assert conformance([]) == 2
     assert conformance(["dance"]) == 2
     assert "unknown command 'dance'" in capsys.readouterr().err
@@ -349,3 +352,21 @@ def test_the_study_draws_the_same_sample_for_a_seed(
 
 def test_every_rule_runs_by_default(project: Path) -> None:
     assert Config(project).rules() == RULES
+
+
+def test_a_piped_report_is_not_wrapped(project: Path) -> None:
+    deep = project / ("folder_" * 12) / ("name_" * 20 + ".py")
+    deep.parent.mkdir()
+    deep.write_text(BAD)
+    for options in ([], ["--statistics"], ["--output-format", "full"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "conformance.scan", *options],
+            cwd=project,
+            env={**os.environ, "COLUMNS": "40", "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert options == ["--statistics"] or f"{deep.name}:2:1: DEV102 [*] error: " in done.stdout
+        assert "unguarded-backend-call\n" in done.stdout or "is in use\n" in done.stdout
