@@ -20,6 +20,10 @@ from conformance.targets import CHOICES, Target, TargetError, choose
 from conformance.tree import Tree, TreeError, install, locate
 
 SUITE = Path(__file__).resolve().parent / "suite"
+# What a library draws while it loads says nothing of a case; the tree's own bars stay. Libraries
+# read this when they are imported, after this module.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
 _SESSION = pytest.StashKey[Session]()
 _RECORDER = pytest.StashKey[Recorder]()
 
@@ -248,8 +252,6 @@ def _share_processors(config: pytest.Config) -> None:
         torch.set_num_threads(threads)
     # Cases start processes after tokenizers has threads, about which it would warn.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # What a library draws while it loads says nothing of a case; the tree's own bars stay.
-    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def _asked_for(config: pytest.Config) -> bool:
