@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from conformance.scan.findings import Edit, Finding
@@ -134,18 +131,3 @@ def patch(shown: str, fixed: Fixed) -> str:
         line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
         for line in difflib.unified_diff(before, after, f"a/{shown}", f"b/{shown}")
     )
-
-
-def write(path: str, content: bytes) -> None:
-    """Replace a file in one step, keeping its permissions; raises OSError."""
-    target = os.path.realpath(path)
-    handle, name = tempfile.mkstemp(dir=os.path.dirname(target), suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, os.stat(target).st_mode & 0o7777)
-        os.replace(name, target)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(name)
-        raise

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.scan.answering.fixing import apply_edits, fix_source, passes, patch, write
+from conformance.scan.answering.fixing import apply_edits, fix_source, passes, patch
+from conformance.scan.answering.writing import replace_file
 from conformance.scan.findings import Edit
 from conformance.scan.judging.analysis import analyse
 from conformance.scan.judging.rules import RULES
@@ -109,12 +110,12 @@ def test_writing_keeps_permissions_and_links(tmp_path: Path) -> None:
     file.write_bytes(b"old")
     file.chmod(0o750)
     (tmp_path / "link.py").symlink_to(file)
-    write(str(tmp_path / "link.py"), b"new")
+    replace_file(str(tmp_path / "link.py"), b"new", existing=True)
     assert file.read_bytes() == b"new"
     assert os.stat(file).st_mode & 0o777 == 0o750
     assert (tmp_path / "link.py").is_symlink()
     with pytest.raises(OSError, match="gone"):
-        write(str(tmp_path / "gone.py"), b"new")
+        replace_file(str(tmp_path / "gone.py"), b"new", existing=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.py", "run.py"]
 
 
