@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from conformance import __version__
 from conformance.scan.answering.report import reporter
 from conformance.scan.answering.report.text import printable, statistics
 from conformance.scan.config import FORMATS, Config, find_root, load_config
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output").add_argument
     out("--output-format", choices=FORMATS, help="default: concise")
     out("--output-file", metavar="FILE", help="write the report here")
+    add("--version", action="version", version=f"conformance scan {__version__}")
     out("--statistics", action="store_true", help="counts by rule instead of findings")
     out("-q", "--quiet", action="store_true", help="no closing summary")
     out("--explain", metavar="CODE", help="explain a rule, or all of them, in Markdown")
@@ -119,6 +121,9 @@ def _collect(options: argparse.Namespace, config: Config) -> tuple[Outcome, list
         name = options.stdin_filename
         return scan_text(sys.stdin.buffer.read(), name, config), [Target(name, name, name)]
     targets = discover(paths, config)
+    if not targets:
+        named = printable(", ".join(paths))
+        sys.stderr.write(f"conformance scan: no file to scan in {named}: none found, or excluded\n")
     return scan(targets, config), targets
 
 
@@ -182,7 +187,9 @@ def _gate(
     every = [*outcome.findings, *outcome.below]
     logical = {target.shown: target.logical for target in targets}
     sight = Sight.of(
-        config,
+        config.root,
+        [rule.code for rule in config.rules()],
+        config.keeps,
         options.paths or ["."],
         targets,
         every,
@@ -222,7 +229,7 @@ def run(options: argparse.Namespace) -> int:
         outcome = scan(targets, config)
     findings, said = _gate(options, config, targets, outcome)
     if options.statistics:
-        _emit(statistics(findings), options.output_file)
+        _emit(statistics(findings, config.output_format), options.output_file)
     else:
         _emit(reporter(config.output_format)(findings), options.output_file)
     if not options.quiet:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance.scan.answering.baseline import Entry, compare
-from conformance.scan.config import Config
 from conformance.scan.findings import Finding
 from conformance.scan.reading.discover import Target
 
@@ -20,11 +19,14 @@ _ENGINE = ("DEV000", "DEV001", "DEV002")
 class Sight:
     """What a run could have found: these files, below these folders, by the rules that ran.
 
-    Paths are those inside the project; ``broken`` files were looked at and could not be read or
+    ``keeps`` says whether the settings let a rule through for a path. Paths are those inside the
+    project, which is at ``root``; ``broken`` files were looked at and could not be read or
     parsed, ``changed`` (None: all) those that the run was restricted to.
     """
 
-    config: Config
+    root: Path
+    codes: Collection[str]
+    keeps: Callable[[str, str], bool]
     files: set[str]
     folders: tuple[str, ...]
     broken: set[str] = field(default_factory=set)
@@ -33,7 +35,9 @@ class Sight:
     @classmethod
     def of(
         cls,
-        config: Config,
+        root: Path,
+        codes: Collection[str],
+        keeps: Callable[[str, str], bool],
         given: Iterable[str],
         targets: Sequence[Target],
         findings: Iterable[Finding],
@@ -42,11 +46,11 @@ class Sight:
         """The sight of a run on the given paths; ``findings`` are all that it made."""
         logical = {target.shown: target.logical for target in targets}
         broken = {logical.get(f.path, f.path) for f in findings if f.code == "DEV000"}
-        folders = tuple(_inside(config.root, path) for path in given if os.path.isdir(path))
+        folders = tuple(_inside(root, path) for path in given if os.path.isdir(path))
         within = None
         if changed is not None:
             within = {t.logical for t in targets if os.path.realpath(t.path) in changed}
-        return cls(config, set(logical.values()), folders, broken, within)
+        return cls(root, codes, keeps, set(logical.values()), folders, broken, within)
 
     def holds(self, path: str) -> bool:
         """Whether a file was looked at, or would have been if it were still there."""
@@ -57,7 +61,7 @@ class Sight:
 
     def is_gone(self, path: str) -> bool:
         """Whether a file is not there any more."""
-        return not Path(self.config.root, path).exists()
+        return not Path(self.root, path).exists()
 
     def could_find(self, entry: Entry) -> bool:
         """Whether the run would have found what an entry stands for, had it still been there."""
@@ -65,8 +69,8 @@ class Sight:
             return False
         if self.changed is not None and entry.path not in self.changed:
             return False
-        runs = entry.code in _ENGINE or any(r.code == entry.code for r in self.config.rules())
-        return runs and self.config.keeps(entry.path, entry.code)
+        runs = entry.code in _ENGINE or entry.code in self.codes
+        return runs and self.keeps(entry.path, entry.code)
 
 
 def _inside(root: Path, given: str) -> str:

@@ -52,6 +52,7 @@ class Context(Point):
             end_line, end = line, start + 1
         owner = scope or self.scope
         text, shape = self._fingerprint(node)
+        first, last = _extent(self.statement)
         self.findings.append(
             Finding(
                 path=self.source.path,
@@ -66,9 +67,8 @@ class Context(Point):
                 text=text,
                 shape=shape,
                 fix=fix,
-                last_line=max(end_line, getattr(self.statement, "end_lineno", None) or end_line)
-                if _is_simple(self.statement)
-                else end_line,
+                last_line=max(end_line, last),
+                first_line=min(line, first or line),
             )
         )
 
@@ -123,8 +123,16 @@ class Context(Point):
         return None
 
 
-def _is_simple(statement: ast.stmt) -> bool:
-    return not hasattr(statement, "body")
+def _extent(statement: ast.stmt) -> tuple[int, int]:
+    """First and last line of a statement, of one that holds others those of its head."""
+    first = getattr(statement, "lineno", 0)
+    last = getattr(statement, "end_lineno", None) or first
+    body = getattr(statement, "body", None)
+    if body:
+        decorators = getattr(statement, "decorator_list", None)
+        first = decorators[0].lineno if decorators else first
+        last = max(first, body[0].lineno - 1)
+    return first, last
 
 
 def _is_tensor(annotation: ast.expr) -> bool:

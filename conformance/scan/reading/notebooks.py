@@ -35,11 +35,13 @@ class Notebook:
         cell, cell_line, raw = self._place(finding.line)
         end_raw = max(self._place(finding.end_line)[2], raw)
         last = max(self._place(finding.last_line)[2], end_raw) if finding.last_line else end_raw
+        first = min(self._place(finding.first_line)[2], raw) if finding.first_line else raw
         return replace(
             finding,
             line=raw,
             end_line=end_raw,
             last_line=last,
+            first_line=first,
             cell=cell,
             cell_line=cell_line,
             fix=None,
