@@ -50,6 +50,7 @@ _TYPED = frozenset({"init_device_mesh", "DeviceMesh", "fork_rng", "device", "set
 _NOT_PLACING = ("register", "skip", "require", "expected", "mock", "dispatch", "impl", "only")
 _ASKING = ("is_", "has_", "check_", "supports_", "can_", "_is_", "_has_", "_check_", "assert")
 _FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
+_OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
 
 
 @dataclass(slots=True)
@@ -131,6 +132,9 @@ class Placements:
         function = point.scope.enclosing("function")
         if function is None or not isinstance(function.node, FunctionNode):
             return
+        if isinstance(value, ast.Tuple):
+            self._returned_tuple(function.node, value)
+            return
         leaves = point.leaves(value)
         if not any(leaf.device or leaf.key for leaf in leaves):
             return
@@ -143,6 +147,20 @@ class Placements:
             self.held.setdefault(key, []).append(
                 _Candidate(leaves, point.scope, point.statement, False)
             )
+
+    def _returned_tuple(self, function: FunctionNode, value: ast.Tuple) -> None:
+        """A device among other values: each place of the tuple is a variable of its own."""
+        point = self.point
+        for index, item in enumerate(value.elts):
+            leaves = point.leaves(item)
+            wrapped = any(leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves)
+            if wrapped or any(leaf.device in ACCELERATORS and leaf.chosen for leaf in leaves):
+                self._consume(item, leaves)
+                key = (id(function), f"return {index}")
+                self.used[key] = f"the device that {function.name}() returns"
+                self.held.setdefault(key, []).append(
+                    _Candidate(leaves, point.scope, point.statement, False)
+                )
 
     def call(self, node: ast.Call) -> None:
         """Arguments of a call that say where to put something."""
@@ -157,6 +175,8 @@ class Placements:
                 self._consume(argument, point.leaves(argument))
                 point.settled.add(id(argument))
             return
+        if name in _FALLBACK_READS or name in _OPTIONS:
+            self._default(node, name)
         if name in _FALLBACK_READS or point.decorating:
             return
         if (
@@ -178,6 +198,23 @@ class Placements:
                 self._keyword(keyword.arg, keyword.value, name)
         if dotted == "torch.set_default_tensor_type" and node.args:
             self._tensor_type(node.args[0])
+
+    def _default(self, node: ast.Call, name: str) -> None:
+        """A default of an option, a field or a setting that chooses a device (a literal one is
+        another rule's)."""
+        if name in _FALLBACK_READS:
+            values = node.args[2 if name == "getattr" else 1 :]
+            how = "the default of a setting"
+        else:
+            wanted = ("default", "default_value", "default_factory")
+            values = [k.value for k in node.keywords if k.arg in wanted]
+            values += node.args[:1] if name in ("Option", "Argument", "Field") else []
+            how = "the default of a field" if "ield" in name else "the default of an option"
+        for value in values:
+            inner = value.body if isinstance(value, ast.Lambda) else value
+            leaves = self.point.leaves(inner)
+            if any(leaf.device in ACCELERATORS and leaf.chosen for leaf in leaves):
+                self._place(inner, how)
 
     def _describes(self, dotted: str, name: str) -> bool:
         """Whether a function only speaks of the devices that it is given."""
@@ -332,7 +369,7 @@ class Placements:
                 declared = named_backends(key[1])
                 if declared or (not wrapped and not choice):
                     continue
-            if key[1] != "return":
+            if not key[1].startswith("return"):
                 how = f"`{key[1]}`" + (f" (used in {how})" if how and how[0] != "`" else "")
             leaves = [leaf for item in candidates for leaf in item.leaves]
             if not any(leaf.device in ACCELERATORS for leaf in leaves if leaf.device):

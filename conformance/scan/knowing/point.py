@@ -70,7 +70,9 @@ class Point:
         if beside.around(node, self.statement):
             return True
         name = key[1] if key is not None else ""
-        does = stores(name) if name not in ("", "return") else moves_like(self.statement)
+        does = (
+            stores(name) if name and not name.startswith("return") else moves_like(self.statement)
+        )
         if beside.beside(self.statement, does):
             return True
         if key is None:

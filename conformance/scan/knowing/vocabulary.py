@@ -43,7 +43,7 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "cuda",
         re.compile(
-            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|capture_graph|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm|sglang|megatron|transformer_engine"
+            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d\d|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|capture_graph|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm|sglang|megatron|transformer_engine"
         ),
     ),
     ("mps", re.compile(r"(?:^|_)mps(?:_|$)|metal|macos|apple|darwin")),

@@ -218,31 +218,33 @@ def check(data: bytes, tally: Tally) -> None:
         fixable = [f for f in findings if f.fix is not None and (f.fix.safe or unsafe)]
         if not fixable:
             continue
-        once = fix_source("module.py", data, RULES, unsafe=unsafe)
-        if once.after == data and not _parses(data):
+        rounds = list(passes("module.py", data, RULES, unsafe=unsafe))
+        after = rounds[-1].after if rounds else data
+        if after == data and not _parses(data):
             continue  # the fault lay where no rule looks; such a file is not touched
-        if once.after == data:
+        if after == data:
             tally.problems.append(f"not fixed ({fixable[0].code}): {data!r}")
             continue
         tally.fixed += 1
-        for made in passes("module.py", data, RULES, unsafe=unsafe):
-            tally.problems += [f"hidden: {line}: {data!r}" for line in hidden(made)]
-        if not _parses(once.after):
-            tally.problems.append(f"does not parse: {once.after!r}")
-        if fix_source("module.py", once.after, RULES, unsafe=unsafe).after != once.after:
+        if not _parses(after):
+            tally.problems.append(f"does not parse: {after!r}")
+        if fix_source("module.py", after, RULES, unsafe=unsafe).after != after:
             tally.problems.append(f"not final: {data!r}")
+        laters = [made.findings for made in rounds[1:]] + [analyse("module.py", after, RULES)]
+        for made, later in zip(rounds, laters, strict=True):
+            tally.problems += [f"hidden: {line}: {data!r}" for line in hidden(made, later)]
 
 
-def hidden(made: Pass) -> list[str]:
+def hidden(made: Pass, later: list[Finding]) -> list[str]:
     """What was found before a round of mending, was not mended, and is not found any more.
 
+    ``later`` is what is found after it.
     A finding is looked for at its place, whatever the rule says of it now. What the edits took
     away with the code is gone rightly.
     """
     source = Source("", *decode(made.before))
     if _FLAG.search(source.text):
         return []  # what a flag was set to has changed, and so has what it says
-    later = analyse("module.py", made.after, RULES)
     mended = Source("", decode(made.after)[0])
     left = {(f.line, f.column) for f in later}
     shown = {(f.line, f.column) for f in later if f.severity > Severity.NOTE}

@@ -21,6 +21,7 @@ WORDS = (
     b"double(",
     b"torch.double",
     b"torch.load",
+    b"torch.jit.load",
     b"torch.autocast",
     b"GradScaler",
     b"pin_memory",

@@ -119,6 +119,38 @@ RULE = Rule(
             5,
         ),
         Bad(
+            "import argparse, torch\np = argparse.ArgumentParser()\n"
+            "p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')",
+            3,
+        ),
+        Bad(
+            "import click, torch\n@click.option('--device', default='cuda' if torch.cuda.is_available() else 'cpu')\n"
+            "def main(device):\n    pass",
+            2,
+        ),
+        Bad(
+            "import torch\nfrom dataclasses import dataclass, field\n@dataclass\nclass C:\n"
+            "    device: str = field(default='cuda' if torch.cuda.is_available() else 'cpu')",
+            5,
+        ),
+        Bad(
+            "import torch\nfrom dataclasses import dataclass, field\n@dataclass\nclass C:\n"
+            "    device: str = field(default_factory=lambda: 'cuda' if torch.cuda.is_available() else 'cpu')",
+            5,
+        ),
+        Bad(
+            "import os, torch\nname = os.environ.get('DEVICE', 'cuda' if torch.cuda.is_available() else 'cpu')",
+            2,
+        ),
+        Bad(
+            "import torch\ndef pick(args):\n    return getattr(args, 'device', 'cuda' if torch.cuda.is_available() else 'cpu')",
+            3,
+        ),
+        Bad(
+            "import torch\ndef pick():\n    return ('cuda' if torch.cuda.is_available() else 'cpu'), 1",
+            3,
+        ),
+        Bad(
             "import torch\nif torch.cuda.is_available():\n    device = 'cuda'\nelif torch.xpu.is_available():\n"
             "    device = 'xpu'\nelse:\n    device = 'cpu'",
             2,

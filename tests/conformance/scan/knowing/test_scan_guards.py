@@ -101,6 +101,11 @@ def test_guarded_call_is_not_an_unguarded_one(guard: str) -> None:
     assert "DEV102" not in codes(code)
 
 
+def test_an_mps_call_after_cuda_was_served_is_a_note() -> None:
+    code = "import torch\ndef f():\n    if torch.cuda.is_available():\n        return\n    torch.mps.synchronize()"
+    assert [f.severity for f in scan(code)] == [Severity.NOTE]
+
+
 OPEN = {
     "plain": SYNC,
     "wrong branch": f"if torch.cuda.is_available():\n    pass\nelse:\n    {SYNC}",
