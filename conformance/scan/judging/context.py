@@ -10,6 +10,7 @@ from conformance.scan.judging.rule import Rule
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
+from conformance.scan.knowing.vocabulary import only_gpu
 from conformance.scan.reading.source import Source
 
 _TEXT_LIMIT = 200
@@ -61,7 +62,7 @@ class Context(Point):
                 end_line=end_line,
                 end_column=self.source.column(end_line, end) + 1,
                 code=rule.code,
-                severity=rule.severity if severity is None else severity,
+                severity=self._milder(rule.severity if severity is None else severity),
                 message=message,
                 scope=owner.qualname,
                 text=text,
@@ -71,6 +72,15 @@ class Context(Point):
                 first_line=min(line, first or line),
             )
         )
+
+    def _milder(self, severity: Severity) -> Severity:
+        """An error that only those meet who ask for "the GPU" is a warning."""
+        asked = any(
+            isinstance(part, ast.Name) and only_gpu(part.id)
+            for branch in self.branches
+            for part in ast.walk(branch)
+        )
+        return min(severity, Severity.WARNING) if asked else severity
 
     def _fingerprint(self, node: ast.AST) -> tuple[str, str]:
         """Normalised text of a node, and its shape with local names masked."""

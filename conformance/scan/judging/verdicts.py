@@ -11,7 +11,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Hook
 from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.scopes import Key, Scope
-from conformance.scan.knowing.shapes import names_no_device, only_not_cpu
+from conformance.scan.knowing.shapes import is_for_collective, names_no_device, only_not_cpu
 from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_other, device_type
 
 _OTHERS = ACCELERATORS - {"cuda", "hip"}
@@ -119,6 +119,8 @@ class Judge:
             level = Severity.NOTE  # a test that names a rarer backend means that one
         guard = leaf.facts.guard(device)
         context = self.context
+        if device == "cuda" and has_cpu and chosen and is_for_collective(context, key, scope):
+            return None  # NCCL or gloo: no process group has a Mac's GPU
         if guard is None:
             if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
                 leaf.chosen or only_not_cpu(leaf.facts)
@@ -129,12 +131,30 @@ class Judge:
             if only_not_cpu(leaf.facts):
                 return Placement("two-valued", leaf.node, device, how, scope, level)
             if has_cpu:
-                return Placement("selection", leaf.node, device, how, scope, Severity.WARNING)
+                asked = leaf.facts.known.get(device)
+                return Placement(
+                    "selection",
+                    leaf.node,
+                    device,
+                    how,
+                    scope,
+                    Severity.WARNING,
+                    asked.node if asked is not None else None,
+                )
             return Placement("literal", leaf.node, device, how, scope, level)
         if guard.kind == "test" and has_cpu and leaf.chosen and device == "cuda":
             if context.choice_serves(leaf.node, scope, key):
                 return None
-            return Placement("two-valued", leaf.node, device, how, scope, Severity.WARNING)
+            # Known by a test for CUDA, so that it is the CPU that all others fall to.
+            return Placement(
+                "two-valued",
+                leaf.node,
+                device,
+                how,
+                scope,
+                Severity.WARNING,
+                guard.node or leaf.node,
+            )
         # `"cuda" if backend == "nccl" else "cpu"`: the engine decides, and rightly.
         # And what a function's name declares (no test does) chooses nothing.
         engine = guard.node is None or isinstance(guard.node, ast.Compare)

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conformance.scan.findings import Severity
+from conformance.scan.knowing.circumstances import (
+    forks_others,
+    is_mocked,
+    is_of_another_library,
+)
 from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.packages import TWO_DEVICES
 from conformance.scan.knowing.point import Point
@@ -197,7 +202,9 @@ class Placements:
             if keyword.arg is not None:
                 self._keyword(keyword.arg, keyword.value, name)
         if dotted == "torch.set_default_tensor_type" and node.args:
-            self._tensor_type(node.args[0])
+            self._tensor_type(node.args[0], "set_default_tensor_type()")
+        elif name == "type" and len(node.args) == 1 and isinstance(function, ast.Attribute):
+            self._tensor_type(node.args[0], "type()")
 
     def _default(self, node: ast.Call, name: str) -> None:
         """A default of an option, a field or a setting that chooses a device (a literal one is
@@ -218,23 +225,11 @@ class Placements:
 
     def _describes(self, dotted: str, name: str) -> bool:
         """Whether a function only speaks of the devices that it is given."""
-        if name == "fork_rng" and self._forks_others():
+        if name == "fork_rng" and forks_others(self.point):
             return True  # the state of another accelerator is kept beside it
         if dotted.startswith("torch.cuda."):
             return True  # what asks CUDA about its own device chooses none
         return name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING)
-
-    def _forks_others(self) -> bool:
-        owner = self.point.scope.enclosing("function") or self.point.scope
-        return any(
-            isinstance(node, ast.Call)
-            and getattr(node.func, "attr", "") == "fork_rng"
-            and any(
-                isinstance(part, ast.Constant) and part.value in ACCELERATORS - {"cuda"}
-                for part in ast.walk(node)
-            )
-            for node in ast.walk(owner.node)
-        )
 
     def _limit(self, node: ast.Call) -> None:
         """An engine that has two devices only: what it is given may choose between the two."""
@@ -256,13 +251,13 @@ class Placements:
         ):
             self._place(value, f"{keyword}=")
 
-    def _tensor_type(self, value: ast.expr) -> None:
+    def _tensor_type(self, value: ast.expr, how: str) -> None:
         """``torch.set_default_tensor_type(torch.cuda.FloatTensor)``, or its name."""
         point = self.point
         text = point.resolver.text(value, point.scope) or point.dotted(value)
         if text is not None and text.startswith("torch.cuda."):
             leaf = Leaf(value, "cuda", point.facts)
-            self.judge([leaf], "set_default_tensor_type()", point.scope)
+            self.judge([leaf], how, point.scope)
 
     def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
         point = self.point
@@ -274,7 +269,9 @@ class Placements:
             inner = point.dotted(function.value.func) or ""
             if inner.startswith("torch.cuda."):
                 return
-        if node.args and _is_of_another_library(point, function.value):
+        if node.args and is_of_another_library(point, function.value):
+            return
+        if point.in_tests and is_mocked(point, "cuda"):
             return
         self.judge([Leaf(node, "cuda", point.facts)], ".cuda()", point.scope)
 
@@ -324,6 +321,8 @@ class Placements:
         severity: Severity | None = None,
     ) -> None:
         point = self.point
+        if point.in_tests and how == "to()" and is_mocked(point, "to"):
+            return
         if id(value) in point.consumed and not isinstance(value, ast.Name | ast.Attribute):
             return
         if isinstance(value, ast.Dict):
@@ -384,15 +383,3 @@ class Placements:
                     standing_in=item.standing_in,
                     key=key,
                 )
-
-
-def _is_of_another_library(point: Point, held: ast.expr) -> bool:
-    """Whether a test says that a value is of another library's class, with methods of its own."""
-    wanted = ast.dump(held)
-    for branch in point.branches:
-        match branch:
-            case ast.Call(func=ast.Name(id="isinstance"), args=[first, kind]):
-                if ast.dump(first) == wanted:
-                    name = point.dotted(kind) or ""
-                    return "." in name and not name.startswith((".", "torch."))
-    return False

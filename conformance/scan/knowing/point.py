@@ -63,6 +63,22 @@ class Point:
         guard = self.facts.guard(backend)
         return guard.node if guard is not None and guard.kind == "probe" else None
 
+    def bounds_a_loop(self, node: ast.expr) -> bool:
+        """Whether a value bounds a loop or a comprehension of its statement, or is stored in a
+        variable that does."""
+        names = {t.id for t in getattr(self.statement, "targets", ()) if isinstance(t, ast.Name)}
+        area = self.scope.node if names else self.statement
+        loops = [
+            part.iter
+            for part in ast.walk(area)
+            if isinstance(part, ast.For | ast.AsyncFor | ast.comprehension)
+        ]
+        return any(
+            part is node or (isinstance(part, ast.Name) and part.id in names)
+            for loop in loops
+            for part in ast.walk(loop)
+        )
+
     def choice_serves(self, node: ast.expr, scope: Scope, key: Key | None = None) -> bool:
         """Whether a choice of CUDA knows a Mac's GPU as well: in the expression, in the branches
         around it or beside it, or where its variable is bound again."""

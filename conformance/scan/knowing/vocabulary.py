@@ -43,7 +43,7 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "cuda",
         re.compile(
-            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d\d|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|capture_graph|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm|sglang|megatron|transformer_engine"
+            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d\d|\dx|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|capture_graph|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm|sglang|megatron|transformer_engine"
         ),
     ),
     ("mps", re.compile(r"(?:^|_)mps(?:_|$)|metal|macos|apple|darwin")),
@@ -95,6 +95,12 @@ def declared_backends(name: str) -> tuple[str, ...]:
     ``gpu`` declares nothing: code for "the GPU" is just what has to work on every one.
     """
     return named_backends(_GPU.sub("", name))
+
+
+@lru_cache(maxsize=4096)
+def only_gpu(name: str) -> bool:
+    """Whether a name speaks of "the GPU" and of no backend: ``use_gpu``, which a Mac has too."""
+    return bool(named_backends(name)) and not declared_backends(name)
 
 
 @lru_cache(maxsize=4096)

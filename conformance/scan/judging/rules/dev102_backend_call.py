@@ -150,6 +150,10 @@ RULE = Rule(
         ),
         Bad("import torch\ngetattr(torch, 'cuda').synchronize()", 2),
         Bad(
+            "import torch\ndef f(gpu):\n    if gpu is not None:\n        torch.cuda.set_device(gpu)",
+            4,
+        ),
+        Bad(
             "import torch\ntry:\n    torch.cuda.synchronize()\nexcept RuntimeError as error:\n    print(error)\n    raise",
             3,
         ),

@@ -147,6 +147,11 @@ RULE = Rule(
             3,
         ),
         Bad(
+            "import torch\nimport torch.distributed as dist\ndef f(n, model):\n    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+            "    model = model.to(device)\n    t = torch.tensor(n, device=device)\n    dist.all_reduce(t)\n    return t",
+            4,
+        ),
+        Bad(
             "import torch\ndef pick():\n    return ('cuda' if torch.cuda.is_available() else 'cpu'), 1",
             3,
         ),
@@ -179,6 +184,10 @@ RULE = Rule(
         "    if torch.cuda.is_available():\n        return torch.device('cuda')\n    if _has_mps():\n"
         "        return torch.device('mps')\n    return torch.device('cpu')",
         "import torch\ndef cases(add):\n    add(device='cpu')\n    if torch.cuda.is_available():\n        add(device='cuda')",
+        "import torch\nimport torch.distributed as dist\ndef f(n):\n    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+        "    t = torch.tensor(n, device=device)\n    dist.all_reduce(t)\n    return t",
+        "import torch\nimport torch.distributed as dist\ndef f(n):\n"
+        "    t = torch.tensor(n).to('cuda' if torch.cuda.is_available() else 'cpu')\n    dist.all_reduce(t)\n    return t",
         "import torch\nprint('cuda' if torch.cuda.is_available() else 'cpu')",
         "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
         "    return torch.cuda.get_device_properties(torch.device('cuda')).major",

@@ -87,9 +87,7 @@ def _is_memory(context: Context, name: str) -> bool:
 def _is_tested(context: Context, node: ast.Call) -> bool:
     """Whether the count is only compared or tested (a second card, or any at all), or bounds a
     loop, which then has nothing to do."""
-    if isinstance(context.statement, ast.For) and any(
-        part is node for part in ast.walk(context.statement.iter)
-    ):
+    if context.bounds_a_loop(node):
         return True
     return id(node) in context.consumed or any(
         isinstance(parent, ast.Compare) and node in (parent.left, *parent.comparators)
