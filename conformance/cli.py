@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from conformance import __version__
+
 #: Subcommand, the module whose ``main(argv)`` runs it, and what it does.
 COMMANDS = {
     "scan": ("conformance.scan.cli", "find code that works on one device only"),
@@ -16,7 +18,7 @@ COMMANDS = {
 
 def _usage() -> str:
     listed = "".join(f"  {name:<10}{text}\n" for name, (_, text) in COMMANDS.items())
-    return f"usage: conformance COMMAND ...\n\ncommands:\n{listed}"
+    return f"usage: conformance [--version] COMMAND ...\n\ncommands:\n{listed}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
         sys.stdout.write(_usage())
+        return 0
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"conformance {__version__}\n")
         return 0
     if name not in COMMANDS:
         problem = f"unknown command {name!r}" if name else "a command is missing"

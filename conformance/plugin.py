@@ -20,6 +20,10 @@ from conformance.targets import CHOICES, Target, TargetError, choose
 from conformance.tree import Tree, TreeError, install, locate
 
 SUITE = Path(__file__).resolve().parent / "suite"
+# What a library draws while it loads says nothing of a case; the tree's own bars stay. Libraries
+# read this when they are imported, after this module.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
 _SESSION = pytest.StashKey[Session]()
 _RECORDER = pytest.StashKey[Recorder]()
 

@@ -1,3 +1,5 @@
 """Static scanner: finds code that works on one PyTorch device only, without running it."""
 
-__version__ = "0.1.0"
+from conformance import __version__
+
+__all__ = ["__version__"]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from conformance import __version__
 from conformance.scan.answering.report import reporter
 from conformance.scan.answering.report.text import printable, statistics
 from conformance.scan.config import FORMATS, Config, find_root, load_config
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output").add_argument
     out("--output-format", choices=FORMATS, help="default: concise")
     out("--output-file", metavar="FILE", help="write the report here")
+    add("--version", action="version", version=f"conformance scan {__version__}")
     out("--statistics", action="store_true", help="counts by rule instead of findings")
     out("-q", "--quiet", action="store_true", help="no closing summary")
     out("--explain", metavar="CODE", help="explain a rule, or all of them, in Markdown")
@@ -116,8 +118,12 @@ def _collect(options: argparse.Namespace, config: Config) -> tuple[Outcome, list
     if "-" in paths:
         if len(paths) > 1:
             raise ConfigError("- (standard input) cannot be mixed with paths")
-        return scan_text(sys.stdin.buffer.read(), options.stdin_filename, config), []
+        name = options.stdin_filename
+        return scan_text(sys.stdin.buffer.read(), name, config), [Target(name, name, name)]
     targets = discover(paths, config)
+    if not targets:
+        named = printable(", ".join(paths))
+        sys.stderr.write(f"conformance scan: no file to scan in {named}: none found, or excluded\n")
     return scan(targets, config), targets
 
 
@@ -125,7 +131,8 @@ def _mend(
     options: argparse.Namespace, config: Config, targets: list[Target], outcome: Outcome
 ) -> int:
     """Mend files (or print the patch); returns how many findings were mended."""
-    from conformance.scan.answering.fixing import fix_source, patch, write
+    from conformance.scan.answering.fixing import fix_source, patch
+    from conformance.scan.answering.writing import replace_file
 
     wanted = {
         finding.path
@@ -153,35 +160,52 @@ def _mend(
         if options.diff_only:
             _emit(patch(printable(target.shown), fixed))
         else:
-            write(target.path, fixed.after)
+            replace_file(target.path, fixed.after, existing=True)
     return total
 
 
-def _gate(options: argparse.Namespace, config: Config, findings: list[Finding]) -> list[Finding]:
-    """What is left after the baseline and the restriction to a change."""
-    if config.baseline is not None:
-        from conformance.scan.answering import baseline as baselines
-
-        path = Path(config.root, config.baseline) if not options.baseline else Path(config.baseline)
-        entries = (
-            [] if options.update_baseline and options.grow and not path.exists()
-            else baselines.load(path)
-        )  # fmt: skip
-        result = baselines.compare(findings, entries)
-        if options.update_baseline:
-            kept = result.kept
-            if options.grow:
-                kept = [baselines.Entry.of(finding) for finding in findings]
-            baselines.save(path, kept)
-            return [] if options.grow else result.new
-        findings = result.new
-    elif options.update_baseline:
-        raise ConfigError("--update-baseline needs --baseline FILE")
+def _gate(
+    options: argparse.Namespace, config: Config, targets: list[Target], outcome: Outcome
+) -> tuple[list[Finding], str]:
+    """What is left after the baseline and the restriction to a change, and what to say of it."""
+    findings, changed = outcome.findings, None
     if options.diff is not None:
         from conformance.scan.answering.changes import changed_lines, touched
 
-        findings = touched(findings, changed_lines(Path.cwd(), options.diff))
-    return findings
+        changed = changed_lines(Path.cwd(), options.diff)
+        findings = touched(findings, changed)
+    if config.baseline is None:
+        if options.update_baseline:
+            raise ConfigError("--update-baseline needs --baseline FILE")
+        return findings, ""
+    from conformance.scan.answering import baseline as baselines
+    from conformance.scan.answering.gate import Sight, judge
+
+    path = Path(config.root, config.baseline) if not options.baseline else Path(config.baseline)
+    first = options.update_baseline and options.grow and not path.exists()
+    entries = [] if first else baselines.load(path)
+    every = [*outcome.findings, *outcome.below]
+    logical = {target.shown: target.logical for target in targets}
+    sight = Sight.of(
+        config.root,
+        [rule.code for rule in config.rules()],
+        config.keeps,
+        options.paths or ["."],
+        targets,
+        every,
+        None if changed is None else set(changed),
+    )
+    # What a change did not touch was found all the same, and keeps its entries.
+    shown = {id(finding) for finding in findings}
+    hidden = [finding for finding in every if id(finding) not in shown]
+    verdict = judge(findings, hidden, entries, sight, logical)
+    if not options.update_baseline:
+        return verdict.new, ""
+    added = [baselines.Entry.of(f.at(logical.get(f.path, f.path))) for f in verdict.new]
+    baselines.save(path, [*verdict.kept, *(added if options.grow else ())])
+    recorded = f"{len(added)} recorded, " if options.grow else ""
+    said = f"{recorded}{len(verdict.dropped)} dropped, {len(verdict.kept)} kept in {path}\n"
+    return ([] if options.grow else verdict.new), said
 
 
 def run(options: argparse.Namespace) -> int:
@@ -203,13 +227,13 @@ def run(options: argparse.Namespace) -> int:
         if options.diff_only:
             return FOUND if mended else CLEAN
         outcome = scan(targets, config)
-    findings = _gate(options, config, outcome.findings)
+    findings, said = _gate(options, config, targets, outcome)
     if options.statistics:
-        _emit(statistics(findings), options.output_file)
+        _emit(statistics(findings, config.output_format), options.output_file)
     else:
         _emit(reporter(config.output_format)(findings), options.output_file)
     if not options.quiet:
-        sys.stderr.write(_summary(findings, outcome, mended))
+        sys.stderr.write(said + _summary(findings, outcome, mended))
     return FOUND if findings else CLEAN
 
 

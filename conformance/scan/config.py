@@ -57,6 +57,11 @@ class Config:
             if not code or not known:
                 listed = ", ".join(BY_CODE)
                 raise ConfigError(f"unknown rule {code!r}: expected a code or its start ({listed})")
+        if not self.rules():
+            raise ConfigError(
+                f"no rule is left: select {', '.join(self.select) or 'all'}, "
+                f"ignore {', '.join(self.ignore)}"
+            )
         if self.jobs < 0:
             raise ConfigError(f"--jobs must be 0 (all cores) or more, not {self.jobs}")
         if self.output_format not in FORMATS:

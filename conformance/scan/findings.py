@@ -53,7 +53,8 @@ class Finding:
 
     ``scope`` is the dotted name of the enclosing function, ``text`` the flagged code without its
     formatting and ``shape`` the same with local names masked: together they are the fingerprint.
-    ``cell`` is the notebook cell (from 1) and ``cell_line`` the line in it, else 0.
+    ``cell`` is the notebook cell (from 1) and ``cell_line`` the line in it, else 0. From
+    ``first_line`` to ``last_line`` reaches the statement (of a block: its head) that it lies in.
     """
 
     path: str
@@ -71,6 +72,7 @@ class Finding:
     cell: int = 0
     cell_line: int = 0
     last_line: int = 0
+    first_line: int = 0
     source: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -102,6 +104,7 @@ class Finding:
             self.cell,
             self.cell_line,
             self.last_line,
+            self.first_line,
             list(self.source),
         ]
 
@@ -128,5 +131,6 @@ class Finding:
             cell=int(row[11]),
             cell_line=int(row[12]),
             last_line=int(row[13]),
-            source=tuple(str(line) for line in row[14]),
+            first_line=int(row[14]),
+            source=tuple(str(line) for line in row[15]),
         )

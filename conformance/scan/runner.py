@@ -27,11 +27,21 @@ _CHUNK = 48
 
 @dataclass
 class Outcome:
-    """Everything found, sorted, and how many files were looked at and came from the cache."""
+    """Everything found, sorted, and how many files were looked at and came from the cache.
+
+    ``below`` is what was found of less than the wanted severity.
+    """
 
     findings: list[Finding] = field(default_factory=list)
+    below: list[Finding] = field(default_factory=list)
     files: int = 0
     cached: int = 0
+
+    def take(self, found: list[Finding], target: Target, config: Config) -> None:
+        """Add what was found in a file, as far as the settings let it through."""
+        for finding in _kept(found, target, config):
+            shown = finding.severity >= config.severity
+            (self.findings if shown else self.below).append(finding)
 
 
 def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> list[Finding]:
@@ -116,12 +126,12 @@ def scan(targets: list[Target], config: Config) -> Outcome:
             missing.append(target)
             keys.append(key if cache is not None else "")
         else:
-            outcome.findings += _kept(found, target, config)
+            outcome.take(found, target, config)
     results = _scan_many(missing, config)
     for target, key, found in zip(missing, keys, results, strict=True):
         if cache is not None and key:
             cache.put(key, found)
-        outcome.findings += _kept(found, target, config)
+        outcome.take(found, target, config)
     if cache is not None:
         cache.save()
     outcome.findings.sort(key=lambda finding: finding.sort_key)
@@ -140,15 +150,13 @@ def _kept(findings: list[Finding], target: Target, config: Config) -> list[Findi
     if any(f.severity > Severity.NOTE for f in findings) and in_kernel_package(target.path):
         # Not in the analysis: what is kept in the cache must not depend on other files.
         findings = [replace(f, severity=Severity.NOTE) for f in findings]
-    return [
-        finding
-        for finding in findings
-        if finding.severity >= config.severity and config.keeps(target.logical, finding.code)
-    ]
+    return [finding for finding in findings if config.keeps(target.logical, finding.code)]
 
 
 def scan_text(data: bytes, name: str, config: Config) -> Outcome:
     """Scan bytes that came by another way (standard input) as a file called ``name``."""
     target = Target(name, name, name)
     found = _scan_one(target, config.rules(), data)
-    return Outcome(_kept(found, target, config), 1)
+    outcome = Outcome(files=1)
+    outcome.take(found, target, config)
+    return outcome

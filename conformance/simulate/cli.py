@@ -17,6 +17,10 @@ from conformance.simulate.hook import OPTIONS_VARIABLE, REPORTS_VARIABLE
 from conformance.simulate.machine import BACKEND, Machine
 
 _INTERPRETERS = ("python", "python3")
+_DESCRIPTION = (
+    "Run a Python program, and the processes it starts, with a device that says it is mps, "
+    "computes on the CPU and fails where MPS fails."
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +44,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the subcommand from its arguments; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="conformance simulate",
-        description="Run a Python program, and the processes it starts, with a device that says "
-        "it is mps, computes on the CPU and fails where MPS fails.",
-    )
+    parser = argparse.ArgumentParser(prog="conformance simulate", description=_DESCRIPTION)
     configure(parser)
     return run(parser.parse_args(arguments))
 
@@ -52,14 +52,19 @@ def main(arguments: Sequence[str]) -> int:
 def run(args: argparse.Namespace) -> int:
     """Runs the command under simulation and returns its exit status; 2 for a wrong request."""
     words = list(args.command)
-    if "--" in words:
-        # Options may stand between the device and the dashes, where argparse reads none.
-        edge = words.index("--")
-        options = argparse.ArgumentParser(prog="conformance simulate mps")
+    # Options may stand between the device and the command, where argparse reads none.
+    edge = words.index("--") if "--" in words else 0
+    if not edge and words and words[0].startswith("-") and words[0] not in ("--", "-m", "-c"):
+        edge = len(words)
+    if edge:
+        options = argparse.ArgumentParser(
+            prog="conformance simulate mps",
+            usage="%(prog)s [options] -- [python] script.py ...",
+            description=_DESCRIPTION,
+        )
         _add_options(options)
         options.parse_args(words[:edge], namespace=args)
-        words = words[edge + 1 :]
-    command = words
+    command = words[edge + 1 :] if "--" in words else words[edge:]
     try:
         if not command:
             raise ValueError("no command given; write: conformance simulate mps -- python x.py")

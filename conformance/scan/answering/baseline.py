@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance.scan.answering.writing import replace_file
 from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Finding
 
@@ -51,7 +49,12 @@ class Comparison:
 
     new: list[Finding]
     kept: list[Entry]
-    gone: int
+    left: list[Entry]
+
+    @property
+    def gone(self) -> int:
+        """How many entries answer for nothing any more."""
+        return len(self.left)
 
 
 def compare(findings: Sequence[Finding], entries: Sequence[Entry]) -> Comparison:
@@ -76,7 +79,7 @@ def compare(findings: Sequence[Finding], entries: Sequence[Entry]) -> Comparison
         free = [entry for rest in pool.values() for entry in rest]
     new = set(left)
     kept = [mark for index, mark in enumerate(marks) if index not in new]
-    return Comparison([findings[index] for index in left], kept, len(free))
+    return Comparison([findings[index] for index in left], kept, free)
 
 
 def load(path: Path) -> list[Entry]:
@@ -101,14 +104,6 @@ def save(path: Path, entries: Iterable[Entry]) -> None:
     rows = [{name: getattr(entry, name) for name in _FIELDS} for entry in sorted(entries)]
     text = json.dumps({"version": 1, "findings": rows}, indent=1) + "\n"
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent or ".", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.replace(name, path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        replace_file(str(path), text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise ConfigError(f"cannot write baseline {path}: {error.strerror or error}") from None

@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from conformance.scan.answering.writing import replace_file
 from conformance.scan.findings import Finding
 from conformance.scan.judging.rule import Rule
 
@@ -82,11 +82,8 @@ class Cache:
             marker = self.folder / ".gitignore"
             if not marker.exists():
                 marker.write_text("*\n", encoding="utf-8")
-            handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                # dumps, not dump: only the former is written in C.
-                stream.write(json.dumps(merged, separators=(",", ":")))
-            os.replace(name, self.file)
+            # dumps, not dump: only the former is written in C.
+            replace_file(str(self.file), json.dumps(merged, separators=(",", ":")).encode())
             self._prune()
 
     def _prune(self) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from conformance.scan.findings import Edit, Finding
@@ -69,6 +66,47 @@ def _apart(one: Edit, other: Edit) -> bool:
     return one.end <= other.start or other.end <= one.start
 
 
+@dataclass
+class Pass:
+    """One round of mending: what was found, what was done about it, and the text after it."""
+
+    findings: list[Finding]
+    edits: list[Edit]
+    count: int
+    before: bytes
+    after: bytes
+
+
+def passes(
+    path: str,
+    data: bytes,
+    rules: Sequence[Rule],
+    *,
+    unsafe: bool,
+    keep: Callable[[Finding], bool] = lambda finding: True,
+) -> Iterator[Pass]:
+    """Rounds of mending until nothing fixable is left.
+
+    A round whose result would not parse, or cannot be written in the file's encoding, is dropped
+    whole and ends them.
+    """
+    for _ in range(_PASSES):
+        findings = [finding for finding in analyse(path, data, rules) if keep(finding)]
+        edits, count = _choose(findings, unsafe)
+        if not edits:
+            return
+        try:
+            text, encoding = decode(data)
+            mended = apply_edits(text, edits)
+            encoded = mended.encode(encoding)
+        except (SourceError, UnicodeEncodeError):
+            return
+        if mended == text or not _parses(mended):
+            return
+        yield Pass(findings, edits, count, data, encoded)
+        data = encoded
+
+
 def fix_source(
     path: str,
     data: bytes,
@@ -77,27 +115,11 @@ def fix_source(
     unsafe: bool,
     keep: Callable[[Finding], bool] = lambda finding: True,
 ) -> Fixed:
-    """Bytes with every fixable finding mended, in the encoding they came in.
-
-    A pass whose result would not parse, or cannot be written in that encoding, is dropped whole.
-    """
-    before = data
-    total = 0
-    for _ in range(_PASSES):
-        findings = [finding for finding in analyse(path, data, rules) if keep(finding)]
-        edits, count = _choose(findings, unsafe)
-        if not edits:
-            break
-        try:
-            text, encoding = decode(data)
-            mended = apply_edits(text, edits)
-            encoded = mended.encode(encoding)
-        except (SourceError, UnicodeEncodeError):
-            break
-        if mended == text or not _parses(mended):
-            break
-        data, total = encoded, total + count
-    return Fixed(before, data, total)
+    """Bytes with every fixable finding mended, in the encoding they came in."""
+    after, total = data, 0
+    for made in passes(path, data, rules, unsafe=unsafe, keep=keep):
+        after, total = made.after, total + made.count
+    return Fixed(data, after, total)
 
 
 def patch(shown: str, fixed: Fixed) -> str:
@@ -109,18 +131,3 @@ def patch(shown: str, fixed: Fixed) -> str:
         line if line.endswith("\n") else line + "\n\\ No newline at end of file\n"
         for line in difflib.unified_diff(before, after, f"a/{shown}", f"b/{shown}")
     )
-
-
-def write(path: str, content: bytes) -> None:
-    """Replace a file in one step, keeping its permissions; raises OSError."""
-    target = os.path.realpath(path)
-    handle, name = tempfile.mkstemp(dir=os.path.dirname(target), suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, os.stat(target).st_mode & 0o7777)
-        os.replace(name, target)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(name)
-        raise

@@ -9,7 +9,7 @@ from dataclasses import replace
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Hook, Rule
-from conformance.scan.judging.suppress import apply_ignores
+from conformance.scan.judging.suppress import apply_ignores, may_hold
 from conformance.scan.judging.verdicts import Judge
 from conformance.scan.judging.walker import Walker
 from conformance.scan.knowing.binding import Binding
@@ -59,7 +59,7 @@ def _analyse_python(path: str, data: bytes, rules: list[Rule]) -> list[Finding]:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         data = decode(data)[0].encode()
     words = prefilter.hot_words(data)
-    ignores = b"conformance:" in data
+    ignores = may_hold(data)
     if not words and not ignores:
         return []
     offsets = prefilter.hot_offsets(data, words)
@@ -75,7 +75,7 @@ def _analyse_python(path: str, data: bytes, rules: list[Rule]) -> list[Finding]:
 
 
 def _analyse_notebook(path: str, data: bytes, rules: list[Rule]) -> list[Finding]:
-    if not prefilter.hot_words(data) and b"conformance:" not in data:
+    if not prefilter.hot_words(data) and b"conformance" not in data:
         return []
     try:
         notebook: Notebook = read_notebook(data)
@@ -88,7 +88,7 @@ def _analyse_notebook(path: str, data: bytes, rules: list[Rule]) -> list[Finding
         failure(path, line, f"syntax error: {message}") for line, message in notebook.errors
     ]
     findings += _analyse_source(source, encoded, offsets, rules)
-    if b"conformance:" in encoded:
+    if may_hold(encoded):
         findings = apply_ignores(source, findings, rules)
     return [notebook.place(finding) for finding in findings]
 

@@ -10,6 +10,7 @@ from conformance.scan.judging.rule import Rule
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
+from conformance.scan.knowing.vocabulary import only_gpu
 from conformance.scan.reading.source import Source
 
 _TEXT_LIMIT = 200
@@ -52,6 +53,7 @@ class Context(Point):
             end_line, end = line, start + 1
         owner = scope or self.scope
         text, shape = self._fingerprint(node)
+        first, last = _extent(self.statement)
         self.findings.append(
             Finding(
                 path=self.source.path,
@@ -60,17 +62,25 @@ class Context(Point):
                 end_line=end_line,
                 end_column=self.source.column(end_line, end) + 1,
                 code=rule.code,
-                severity=rule.severity if severity is None else severity,
+                severity=self._milder(rule.severity if severity is None else severity),
                 message=message,
                 scope=owner.qualname,
                 text=text,
                 shape=shape,
                 fix=fix,
-                last_line=max(end_line, getattr(self.statement, "end_lineno", None) or end_line)
-                if _is_simple(self.statement)
-                else end_line,
+                last_line=max(end_line, last),
+                first_line=min(line, first or line),
             )
         )
+
+    def _milder(self, severity: Severity) -> Severity:
+        """An error that only those meet who ask for "the GPU" is a warning."""
+        asked = any(
+            isinstance(part, ast.Name) and only_gpu(part.id)
+            for branch in self.branches
+            for part in ast.walk(branch)
+        )
+        return min(severity, Severity.WARNING) if asked else severity
 
     def _fingerprint(self, node: ast.AST) -> tuple[str, str]:
         """Normalised text of a node, and its shape with local names masked."""
@@ -123,8 +133,16 @@ class Context(Point):
         return None
 
 
-def _is_simple(statement: ast.stmt) -> bool:
-    return not hasattr(statement, "body")
+def _extent(statement: ast.stmt) -> tuple[int, int]:
+    """First and last line of a statement, of one that holds others those of its head."""
+    first = getattr(statement, "lineno", 0)
+    last = getattr(statement, "end_lineno", None) or first
+    body = getattr(statement, "body", None)
+    if body:
+        decorators = getattr(statement, "decorator_list", None)
+        first = decorators[0].lineno if decorators else first
+        last = max(first, body[0].lineno - 1)
+    return first, last
 
 
 def _is_tensor(annotation: ast.expr) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Hook
-from conformance.scan.knowing.facts import Facts
+from conformance.scan.knowing.facts import NOTHING, Facts
+from conformance.scan.knowing.flags import probed_backend
 from conformance.scan.knowing.placements import Placements
 from conformance.scan.reading.lines import HotLines
 
@@ -132,10 +133,25 @@ class Expressions:
         self.expression(node.body, facts.both(true))
         self.expression(node.orelse, facts.both(false))
 
+    def _counted(self, iterated: ast.expr) -> Facts:
+        """What runs for each of a backend's devices runs only where there is one."""
+        facts = NOTHING
+        for part in ast.walk(iterated):
+            if isinstance(part, ast.Name):
+                held = self.resolver.only_value(part, self.context.scope)
+                part = held[0] if held is not None else part
+            if isinstance(part, ast.Call):
+                backend = probed_backend(self.context.dotted(part.func) or "")
+                if backend is not None:
+                    # Not a probe: a loop over cards is for several of them, and chooses none.
+                    facts = facts.knowing("name", backend, node=part)
+        return facts
+
     def _comprehension(self, node: ast.expr, facts: Facts) -> None:
         inner = facts
         for generator in node.generators:  # type: ignore[attr-defined]
             self.expression(generator.iter, facts)
+            inner = inner.both(self._counted(generator.iter))
             for test in generator.ifs:
                 self._test(test, inner)
                 inner = inner.both(self.conditions.of(test, self.context.scope)[0])

@@ -10,8 +10,8 @@ from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Hook
 from conformance.scan.knowing.leaves import Leaf
-from conformance.scan.knowing.scopes import Scope
-from conformance.scan.knowing.shapes import names_no_device, only_not_cpu
+from conformance.scan.knowing.scopes import Key, Scope
+from conformance.scan.knowing.shapes import is_for_collective, names_no_device, only_not_cpu
 from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_other, device_type
 
 _OTHERS = ACCELERATORS - {"cuda", "hip"}
@@ -25,7 +25,8 @@ class Placement:
 
     ``kind`` says what is wrong with it: ``literal`` (nothing else is possible), ``default`` (it
     stands in for a missing value), ``selection`` (chosen between CUDA and the CPU only) or
-    ``two-valued`` (taken because it is not the CPU). ``how`` names the place it reaches.
+    ``two-valued`` (taken because it is not the CPU). ``how`` names the place it reaches, and
+    ``known`` the other accelerators that a selection knows.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Placement:
     scope: Scope
     severity: Severity
     probe: ast.AST | None = None
+    known: tuple[str, ...] = ()
 
 
 class Judge:
@@ -53,6 +55,7 @@ class Judge:
         others: list[Leaf] | None = None,
         standing_in: bool = False,
         severity: Severity | None = None,
+        key: Key | None = None,
     ) -> None:
         """Judge every value that a device can take; ``others`` are those of all its bindings."""
         every = others or leaves
@@ -65,17 +68,39 @@ class Judge:
                 continue
             if id(leaf.node) in self.context.settled:
                 continue  # said already, or of no consequence
-            if len(accelerators) > 1 and (leaf.chosen or len(leaves) < len(every)):
-                continue  # the choice knows more than one accelerator
             has_cpu = "cpu" in devices
             # `if use_cuda: device = "cuda"` beside another binding is a choice as well.
             chosen = leaf.chosen or len(leaves) < len(every)
+            if len(accelerators) > 1 and chosen:
+                # The choice knows more than one accelerator; a Mac's need not be among them.
+                found = self._without_mac(leaf, devices, how, scope, key)
+                for hook in self.hooks if found is not None else ():
+                    hook(self.context, found)
+                continue
             if leaf.chosen and severity is None and _asked(self.context, every, scope):
                 severity = Severity.WARNING  # it fails only where there is no accelerator at all
-            placement = self._classify(leaf, has_cpu, chosen, how, scope, standing_in, severity)
+            placement = self._classify(
+                leaf, has_cpu, chosen, how, scope, standing_in, severity, key
+            )
             if placement is not None:
                 for hook in self.hooks:
                     hook(self.context, placement)
+
+    def _without_mac(
+        self, leaf: Leaf, devices: set[str], how: str, scope: Scope, key: Key | None
+    ) -> Placement | None:
+        """An automatic selection of CUDA, a third accelerator or the CPU: a Mac gets the CPU."""
+        guard = leaf.facts.guard("cuda")
+        if leaf.device != "cuda" or guard is None or guard.kind != "probe":
+            return None
+        if not {"mps", "cpu"}.isdisjoint({*leaf.facts.excluded}) or "mps" in devices:
+            return None
+        if "cpu" not in devices or self.context.choice_serves(leaf.node, scope, key):
+            return None
+        known = tuple(sorted(devices & _OTHERS))
+        return Placement(
+            "selection", leaf.node, "cuda", how, scope, Severity.WARNING, guard.node, known
+        )
 
     def _classify(
         self,
@@ -86,6 +111,7 @@ class Judge:
         scope: Scope,
         standing_in: bool,
         severity: Severity | None,
+        key: Key | None,
     ) -> Placement | None:
         device = leaf.device or ""
         level = severity or Severity.ERROR
@@ -93,6 +119,8 @@ class Judge:
             level = Severity.NOTE  # a test that names a rarer backend means that one
         guard = leaf.facts.guard(device)
         context = self.context
+        if device == "cuda" and has_cpu and chosen and is_for_collective(context, key, scope):
+            return None  # NCCL or gloo: no process group has a Mac's GPU
         if guard is None:
             if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
                 leaf.chosen or only_not_cpu(leaf.facts)
@@ -103,19 +131,37 @@ class Judge:
             if only_not_cpu(leaf.facts):
                 return Placement("two-valued", leaf.node, device, how, scope, level)
             if has_cpu:
-                return Placement("selection", leaf.node, device, how, scope, Severity.WARNING)
+                asked = leaf.facts.known.get(device)
+                return Placement(
+                    "selection",
+                    leaf.node,
+                    device,
+                    how,
+                    scope,
+                    Severity.WARNING,
+                    asked.node if asked is not None else None,
+                )
             return Placement("literal", leaf.node, device, how, scope, level)
         if guard.kind == "test" and has_cpu and leaf.chosen and device == "cuda":
-            if context.asks_others(scope):
+            if context.choice_serves(leaf.node, scope, key):
                 return None
-            return Placement("two-valued", leaf.node, device, how, scope, Severity.WARNING)
+            # Known by a test for CUDA, so that it is the CPU that all others fall to.
+            return Placement(
+                "two-valued",
+                leaf.node,
+                device,
+                how,
+                scope,
+                Severity.WARNING,
+                guard.node or leaf.node,
+            )
         # `"cuda" if backend == "nccl" else "cpu"`: the engine decides, and rightly.
         # And what a function's name declares (no test does) chooses nothing.
         engine = guard.node is None or isinstance(guard.node, ast.Compare)
         selecting = guard.kind == "probe" or (
             guard.kind == "name" and has_cpu and chosen and not engine
         )
-        if selecting and device == "cuda" and not context.asks_others(scope):
+        if selecting and device == "cuda" and not context.choice_serves(leaf.node, scope, key):
             # An argument with nothing else to choose comes on top: one more case, a warm-up. A
             # test that moves things where CUDA is found runs on the CPU anywhere else.
             more = not has_cpu and not chosen

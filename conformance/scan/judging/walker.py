@@ -8,7 +8,6 @@ from typing import Any
 
 from conformance.scan.judging.expressions import Expressions
 from conformance.scan.knowing.facts import ANY, Facts, known
-from conformance.scan.knowing.flags import probed_backend
 from conformance.scan.knowing.handlers import expects, is_for_older
 from conformance.scan.knowing.markers import (
     declared,
@@ -152,15 +151,7 @@ class Walker(Expressions):
         self._show("for", node)
         self.expression(node.iter, facts)
         inner = facts.both(self.conditions.filled(node.iter, self.context.scope))
-        for part in ast.walk(node.iter):
-            # `for i in range(torch.cuda.device_count())` runs only where there is a device.
-            if isinstance(part, ast.Name):
-                held = self.resolver.only_value(part, self.context.scope)
-                part = held[0] if held is not None else part
-            if isinstance(part, ast.Call):
-                backend = probed_backend(self.context.dotted(part.func) or "")
-                if backend is not None:
-                    inner = inner.knowing("probe", backend, node=part)
+        inner = inner.both(self._counted(node.iter))
         self.block(node.body, inner)
         self.block(node.orelse, facts)
         return facts

@@ -5,13 +5,23 @@ from __future__ import annotations
 import ast
 import re
 
-from conformance.scan.knowing.facts import ANY, NOTHING, UNKNOWN, Facts, Pair, excluded, known
+from conformance.scan.knowing.facts import (
+    ANY,
+    NOTHING,
+    UNKNOWN,
+    Facts,
+    Guard,
+    Pair,
+    excluded,
+    known,
+)
 from conformance.scan.knowing.flags import asked, flag, matched, probed_backend, version
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
     named_backends,
+    only_gpu,
 )
 
 _DEPTH = 4
@@ -243,7 +253,16 @@ class Conditions:
             true = self._sometimes(test, scope, depth)
             if true.known:
                 return true.seen_at(test), NOTHING
+        if only_gpu(word) and self._is_given(test, scope):
+            true, false = flag(word, test)
+            asked_for = {name: Guard("asked", test) for name in true.known}
+            return Facts(asked_for, true.excluded), Facts({}, false.excluded)
         return flag(word, test)
+
+    def _is_given(self, test: ast.Name | ast.Attribute, scope: Scope) -> bool:
+        """Whether a variable is a parameter, and nothing else is ever stored in it."""
+        bounds, _ = self._resolver.bounds(test, scope)
+        return isinstance(test, ast.Name) and len(bounds) == 1 and bounds[0].kind == "param"
 
     def _sometimes(self, test: ast.Name | ast.Attribute, scope: Scope, depth: int) -> Facts:
         """What a variable teaches when true that is bound to a probe here and to False there, or

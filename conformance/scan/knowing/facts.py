@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-#: Strength of what a guard says, weakest first: a probe asks whether the backend exists, a
+#: Strength of what a guard says, weakest first: one that was asked for "the GPU" (which a Mac has
+#: too) allows nothing, and only says where a choice is made; a probe asks whether the backend exists, a
 #: ``try`` expects the failure, a name or marker declares the code to be for the backend, and a
 #: test looks at the device in hand.
-_STRENGTH = {"probe": 0, "try": 1, "name": 2, "test": 3}
+_STRENGTH = {"asked": -1, "probe": 0, "try": 1, "name": 2, "test": 3}
 #: Stands for every backend: inside a ``try`` that expects the failure.
 ANY = "*"
 
@@ -60,7 +61,10 @@ class Facts:
         """The guard under which a backend may be used here, None when there is none."""
         # ROCm's builds call their devices cuda; "hip" is only another name there.
         name = "cuda" if backend == "hip" else backend
-        return self.known.get(name) or self.known.get(ANY)
+        found = self.known.get(name)
+        if found is None or found.kind == "asked":
+            return self.known.get(ANY)
+        return found
 
     def seen_at(self, node: ast.AST) -> Facts:
         """The same facts, learnt at another place: where a flag is used, not where it is set."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from conformance.scan.knowing.markers import exits
 from conformance.scan.knowing.point import Point
 
 #: What an older PyTorch raises for a function that it lacks; it has nothing but CUDA.
@@ -24,13 +25,29 @@ _EXPECTED = frozenset(
 
 
 def expects(point: Point, handler: ast.ExceptHandler) -> bool:
-    """Whether a handler takes the failure for an answer (it does not only raise again)."""
-    if len(handler.body) == 1 and isinstance(handler.body[0], ast.Raise):
+    """Whether a handler takes the failure for an answer: it does not raise again, end the program,
+    or only show what went wrong."""
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise):
+        return False
+    if isinstance(last, ast.Expr) and exits(point, last.value):
+        return False
+    if all(_shows_trace(point, statement) for statement in handler.body):
         return False
     if handler.type is None:
         return True
     names = _caught(point, handler)
     return bool(names & _EXPECTED) or any("cuda" in name.lower() for name in names)
+
+
+def _shows_trace(point: Point, statement: ast.stmt) -> bool:
+    """``traceback.print_exc()``, ``log.exception("...")``."""
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return False
+    function = statement.value.func
+    if isinstance(function, ast.Attribute) and function.attr == "exception":
+        return True
+    return (point.dotted(function) or "").startswith("traceback.print")
 
 
 def is_for_older(point: Point, handler: ast.ExceptHandler) -> bool:

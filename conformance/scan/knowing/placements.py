@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conformance.scan.findings import Severity
+from conformance.scan.knowing.circumstances import (
+    forks_others,
+    is_mocked,
+    is_of_another_library,
+)
 from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.packages import TWO_DEVICES
 from conformance.scan.knowing.point import Point
@@ -50,6 +55,7 @@ _TYPED = frozenset({"init_device_mesh", "DeviceMesh", "fork_rng", "device", "set
 _NOT_PLACING = ("register", "skip", "require", "expected", "mock", "dispatch", "impl", "only")
 _ASKING = ("is_", "has_", "check_", "supports_", "can_", "_is_", "_has_", "_check_", "assert")
 _FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
+_OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
 
 
 @dataclass(slots=True)
@@ -72,8 +78,10 @@ class Judging(Protocol):
         others: list[Leaf] | None = None,
         standing_in: bool = False,
         severity: Severity | None = None,
+        key: Key | None = None,
     ) -> None:
-        """``how`` names the place; ``others`` are the values of all bindings of a variable."""
+        """``how`` names the place; ``others`` are the values of all bindings of a variable, which
+        ``key`` is."""
 
 
 class Placements:
@@ -129,6 +137,9 @@ class Placements:
         function = point.scope.enclosing("function")
         if function is None or not isinstance(function.node, FunctionNode):
             return
+        if isinstance(value, ast.Tuple):
+            self._returned_tuple(function.node, value)
+            return
         leaves = point.leaves(value)
         if not any(leaf.device or leaf.key for leaf in leaves):
             return
@@ -141,6 +152,20 @@ class Placements:
             self.held.setdefault(key, []).append(
                 _Candidate(leaves, point.scope, point.statement, False)
             )
+
+    def _returned_tuple(self, function: FunctionNode, value: ast.Tuple) -> None:
+        """A device among other values: each place of the tuple is a variable of its own."""
+        point = self.point
+        for index, item in enumerate(value.elts):
+            leaves = point.leaves(item)
+            wrapped = any(leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves)
+            if wrapped or any(leaf.device in ACCELERATORS and leaf.chosen for leaf in leaves):
+                self._consume(item, leaves)
+                key = (id(function), f"return {index}")
+                self.used[key] = f"the device that {function.name}() returns"
+                self.held.setdefault(key, []).append(
+                    _Candidate(leaves, point.scope, point.statement, False)
+                )
 
     def call(self, node: ast.Call) -> None:
         """Arguments of a call that say where to put something."""
@@ -155,6 +180,8 @@ class Placements:
                 self._consume(argument, point.leaves(argument))
                 point.settled.add(id(argument))
             return
+        if name in _FALLBACK_READS or name in _OPTIONS:
+            self._default(node, name)
         if name in _FALLBACK_READS or point.decorating:
             return
         if (
@@ -175,11 +202,30 @@ class Placements:
             if keyword.arg is not None:
                 self._keyword(keyword.arg, keyword.value, name)
         if dotted == "torch.set_default_tensor_type" and node.args:
-            self._tensor_type(node.args[0])
+            self._tensor_type(node.args[0], "set_default_tensor_type()")
+        elif name == "type" and len(node.args) == 1 and isinstance(function, ast.Attribute):
+            self._tensor_type(node.args[0], "type()")
+
+    def _default(self, node: ast.Call, name: str) -> None:
+        """A default of an option, a field or a setting that chooses a device (a literal one is
+        another rule's)."""
+        if name in _FALLBACK_READS:
+            values = node.args[2 if name == "getattr" else 1 :]
+            how = "the default of a setting"
+        else:
+            wanted = ("default", "default_value", "default_factory")
+            values = [k.value for k in node.keywords if k.arg in wanted]
+            values += node.args[:1] if name in ("Option", "Argument", "Field") else []
+            how = "the default of a field" if "ield" in name else "the default of an option"
+        for value in values:
+            inner = value.body if isinstance(value, ast.Lambda) else value
+            leaves = self.point.leaves(inner)
+            if any(leaf.device in ACCELERATORS and leaf.chosen for leaf in leaves):
+                self._place(inner, how)
 
     def _describes(self, dotted: str, name: str) -> bool:
         """Whether a function only speaks of the devices that it is given."""
-        if name == "fork_rng" and self.point.asks_others():
+        if name == "fork_rng" and forks_others(self.point):
             return True  # the state of another accelerator is kept beside it
         if dotted.startswith("torch.cuda."):
             return True  # what asks CUDA about its own device chooses none
@@ -205,13 +251,13 @@ class Placements:
         ):
             self._place(value, f"{keyword}=")
 
-    def _tensor_type(self, value: ast.expr) -> None:
+    def _tensor_type(self, value: ast.expr, how: str) -> None:
         """``torch.set_default_tensor_type(torch.cuda.FloatTensor)``, or its name."""
         point = self.point
         text = point.resolver.text(value, point.scope) or point.dotted(value)
         if text is not None and text.startswith("torch.cuda."):
             leaf = Leaf(value, "cuda", point.facts)
-            self.judge([leaf], "set_default_tensor_type()", point.scope)
+            self.judge([leaf], how, point.scope)
 
     def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
         point = self.point
@@ -223,7 +269,9 @@ class Placements:
             inner = point.dotted(function.value.func) or ""
             if inner.startswith("torch.cuda."):
                 return
-        if node.args and _is_of_another_library(point, function.value):
+        if node.args and is_of_another_library(point, function.value):
+            return
+        if point.in_tests and is_mocked(point, "cuda"):
             return
         self.judge([Leaf(node, "cuda", point.facts)], ".cuda()", point.scope)
 
@@ -273,6 +321,8 @@ class Placements:
         severity: Severity | None = None,
     ) -> None:
         point = self.point
+        if point.in_tests and how == "to()" and is_mocked(point, "to"):
+            return
         if id(value) in point.consumed and not isinstance(value, ast.Name | ast.Attribute):
             return
         if isinstance(value, ast.Dict):
@@ -318,7 +368,7 @@ class Placements:
                 declared = named_backends(key[1])
                 if declared or (not wrapped and not choice):
                     continue
-            if key[1] != "return":
+            if not key[1].startswith("return"):
                 how = f"`{key[1]}`" + (f" (used in {how})" if how and how[0] != "`" else "")
             leaves = [leaf for item in candidates for leaf in item.leaves]
             if not any(leaf.device in ACCELERATORS for leaf in leaves if leaf.device):
@@ -326,17 +376,10 @@ class Placements:
             for item in candidates:
                 self.point.statement = item.statement
                 self.judge(
-                    item.leaves, how or "", item.scope, others=leaves, standing_in=item.standing_in
+                    item.leaves,
+                    how or "",
+                    item.scope,
+                    others=leaves,
+                    standing_in=item.standing_in,
+                    key=key,
                 )
-
-
-def _is_of_another_library(point: Point, held: ast.expr) -> bool:
-    """Whether a test says that a value is of another library's class, with methods of its own."""
-    wanted = ast.dump(held)
-    for branch in point.branches:
-        match branch:
-            case ast.Call(func=ast.Name(id="isinstance"), args=[first, kind]):
-                if ast.dump(first) == wanted:
-                    name = point.dotted(kind) or ""
-                    return "." in name and not name.startswith((".", "torch."))
-    return False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 
+from conformance.scan.knowing.alternatives import Alternatives, calls, moves_like, stores
 from conformance.scan.knowing.conditions import Conditions
-from conformance.scan.knowing.facts import NOTHING, Facts
+from conformance.scan.knowing.facts import ANY, NOTHING, Facts
 from conformance.scan.knowing.leaves import Leaf, Leaves
 from conformance.scan.knowing.resolve import Resolver
-from conformance.scan.knowing.scopes import FunctionNode, Scope
+from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.vocabulary import asks_other
 from conformance.scan.reading.source import Source
 
@@ -36,7 +37,7 @@ class Point:
         self.settled: set[int] = set()
         self.refusing: set[int] = set()
         self._leaves = Leaves(resolver, self.conditions)
-        self._asks: dict[int, bool] = {}
+        self.alternatives = Alternatives(resolver.scopes.module.node)
 
     def dotted(self, node: ast.expr | None) -> str | None:
         """Dotted path that an expression names in the current scope."""
@@ -62,36 +63,46 @@ class Point:
         guard = self.facts.guard(backend)
         return guard.node if guard is not None and guard.kind == "probe" else None
 
-    def asks_others(self, scope: Scope | None = None) -> bool:
-        """Whether the enclosing function (or the module's own statements) speaks of another
-        accelerator than CUDA, in a name, an attribute or a string."""
-        scope = scope or self.scope
-        owner = scope.enclosing("function") or scope
-        known = self._asks.get(id(owner.node))
-        if known is None:
-            known = self._asks[id(owner.node)] = _mentions_other(owner.node)
-        return known
+    def bounds_a_loop(self, node: ast.expr) -> bool:
+        """Whether a value bounds a loop or a comprehension of its statement, or is stored in a
+        variable that does."""
+        names = {t.id for t in getattr(self.statement, "targets", ()) if isinstance(t, ast.Name)}
+        area = self.scope.node if names else self.statement
+        loops = [
+            part.iter
+            for part in ast.walk(area)
+            if isinstance(part, ast.For | ast.AsyncFor | ast.comprehension)
+        ]
+        return any(
+            part is node or (isinstance(part, ast.Name) and part.id in names)
+            for loop in loops
+            for part in ast.walk(loop)
+        )
 
-
-def _mentions_other(owner: ast.AST) -> bool:
-    stack: list[ast.AST] = list(ast.iter_child_nodes(owner))
-    in_module = isinstance(owner, ast.Module)
-    while stack:
-        node = stack.pop()
-        if in_module and isinstance(node, FunctionNode | ast.ClassDef):
-            continue
-        if isinstance(node, ast.Name):
-            word = node.id
-        elif isinstance(node, ast.Attribute):
-            word = node.attr
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # A sentence (a docstring, a message) mentions much that the code does not do.
-            word = node.value if len(node.value) < 40 and " " not in node.value else ""
-        elif isinstance(node, ast.alias):
-            word = node.asname or node.name
-        else:
-            word = ""
-        if word and asks_other(word):
+    def choice_serves(self, node: ast.expr, scope: Scope, key: Key | None = None) -> bool:
+        """Whether a choice of CUDA knows a Mac's GPU as well: in the expression, in the branches
+        around it or beside it, or where its variable is bound again."""
+        beside = self.alternatives
+        if beside.around(node, self.statement):
             return True
-        stack.extend(ast.iter_child_nodes(node))
-    return False
+        name = key[1] if key is not None else ""
+        does = (
+            stores(name) if name and not name.startswith("return") else moves_like(self.statement)
+        )
+        if beside.beside(self.statement, does):
+            return True
+        if key is None:
+            return False
+        owner = self.resolver.scopes.at(key[0])
+        bounds = owner.names.get(name, []) if owner is not None else []
+        return any(beside.bound(bound.node) for bound in bounds)
+
+    def call_serves(self, node: ast.expr, names: frozenset[str]) -> bool:
+        """Whether what a call does for CUDA is done for another accelerator by one of these
+        functions, in the branches around it or beside it."""
+        if any(backend not in ("cuda", "cpu", ANY) for backend in self.facts.excluded):
+            return True
+        beside = self.alternatives
+        return beside.around(node, self.statement, asks_other) or beside.beside(
+            self.statement, calls(names), asks_other
+        )

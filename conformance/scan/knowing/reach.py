@@ -129,7 +129,8 @@ class Helpers:
             for part in mentioned:
                 name = getattr(part, "attr", getattr(part, "id", ""))
                 if name in self.names:
-                    known = "cuda" in point.facts.known
+                    held = point.facts.known.get("cuda")
+                    known = held is not None and held.kind != "asked"
                     owners = tuple(point.scope.qualname.split("."))
                     self.calls.setdefault(name, []).append((known, owners))
 

@@ -74,6 +74,10 @@ class Scopes:
         #: The tests under which flags are set to True, by the value that they are set to.
         self.flag_tests: dict[int, ast.expr] = {}
 
+    def at(self, identity: int) -> Scope | None:
+        """The scope of a key's owner."""
+        return self.of.get(identity)
+
     def collect(self, tree: ast.Module, is_hot: HotLines, held: set[str]) -> None:
         """Bind names from hot statements; ``held`` are those known to stand for a device.
 

@@ -6,6 +6,8 @@ import ast
 
 from conformance.scan.knowing.facts import ANY, Facts
 from conformance.scan.knowing.leaves import Leaf
+from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.vocabulary import ACCELERATORS, DEVICE_WORDS, device_type
 
 
@@ -20,6 +22,61 @@ def names_no_device(leaf: Leaf) -> bool:
         and node.value not in DEVICE_WORDS
         and not node.value.startswith(("balanced", "sequential"))
     )
+
+
+_COLLECTIVES = frozenset(
+    {
+        "all_reduce",
+        "all_gather",
+        "all_gather_into_tensor",
+        "all_to_all",
+        "all_to_all_single",
+        "broadcast",
+        "gather",
+        "reduce",
+        "reduce_scatter",
+        "reduce_scatter_tensor",
+        "scatter",
+        "send",
+        "recv",
+        "isend",
+        "irecv",
+    }
+)
+
+
+def is_for_collective(point: Point, key: Key | None, scope: Scope) -> bool:
+    """Whether a device is where a tensor is made for a collective of ``torch.distributed``, in the
+    same function, and is used for nothing else."""
+    owner = scope.enclosing("function")
+    if owner is None:
+        return False
+    name = key[1] if key is not None else ""
+    sent: set[str] = set()
+    for part in ast.walk(owner.node):
+        if isinstance(part, ast.Call) and getattr(part.func, "attr", "") in _COLLECTIVES:
+            if not (point.resolver.dotted(part.func, owner) or "").startswith("torch.distributed."):
+                continue
+            sent.update(
+                inner.id
+                for arg in part.args
+                for inner in ast.walk(arg)
+                if isinstance(inner, ast.Name)
+            )
+    if not sent:
+        return False
+    used, fit = 0, 0
+    for statement in ast.walk(owner.node):
+        if not isinstance(statement, ast.Assign):
+            continue
+        speaks = statement is point.statement or any(
+            isinstance(part, ast.Name) and part.id == name and isinstance(part.ctx, ast.Load)
+            for part in ast.walk(statement.value)
+        )
+        if speaks and not (statement is point.statement and key is not None):
+            used += 1
+            fit += any(isinstance(t, ast.Name) and t.id in sent for t in statement.targets)
+    return 0 < used == fit
 
 
 def only_not_cpu(facts: Facts) -> bool:

@@ -43,7 +43,7 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "cuda",
         re.compile(
-            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|capture_graph|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm|sglang|megatron|transformer_engine"
+            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d\d|\dx|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|capture_graph|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm|sglang|megatron|transformer_engine"
         ),
     ),
     ("mps", re.compile(r"(?:^|_)mps(?:_|$)|metal|macos|apple|darwin")),
@@ -60,6 +60,10 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
 _OTHER = re.compile(
     r"(?:^|_|\b)mps(?:_|:|\b)|xpu|npu(?!t)|hpu|(?:^|_)mlu|musa|sdaa|(?<!ma)xla|(?<!ou)tpu|mtia|vulkan|privateuse"
     r"|accelerator(?!s?_config)|directml|metal|get_device_module|current_platform|device_handle"
+)
+_MAC = re.compile(
+    r"(?:^|_|\b)mps(?:_|:|\b)|metal|macos|darwin|apple_silicon|privateuse"
+    r"|accelerator(?!s?_config)|get_device_module|current_platform|device_handle"
 )
 _GPU = re.compile(r"[gG][pP][uU]")
 _NEWER = re.compile(r"(?:^|_)torch(?:_version)?_(?:\w*(?:greater|at_least|gte?_)|v?\d)")
@@ -94,6 +98,12 @@ def declared_backends(name: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
+def only_gpu(name: str) -> bool:
+    """Whether a name speaks of "the GPU" and of no backend: ``use_gpu``, which a Mac has too."""
+    return bool(named_backends(name)) and not declared_backends(name)
+
+
+@lru_cache(maxsize=4096)
 def is_negated(identifier: str) -> bool:
     """Whether a flag says that the backend is absent (``no_cuda``, ``cuda_unavailable``)."""
     return _NEGATED.search(_CAMEL.sub("_", identifier).lower()) is not None
@@ -120,6 +130,12 @@ def torch_is_newer(identifier: str) -> bool | None:
 def asks_other(identifier: str) -> bool:
     """Whether a word shows that accelerators besides CUDA were thought of."""
     return _OTHER.search(_CAMEL.sub("_", identifier).lower()) is not None
+
+
+@lru_cache(maxsize=8192)
+def asks_mac(identifier: str) -> bool:
+    """Whether a word shows that a Mac's GPU was thought of, by name or with all accelerators."""
+    return _MAC.search(_CAMEL.sub("_", identifier).lower()) is not None
 
 
 @lru_cache(maxsize=4096)

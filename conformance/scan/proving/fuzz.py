@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import random
+import re
 import sys
 import time
 import warnings
@@ -18,9 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conformance.scan.answering.fixing import fix_source
+from conformance.scan.answering.fixing import Pass, fix_source, passes
+from conformance.scan.findings import Finding, Severity
 from conformance.scan.judging.analysis import analyse
 from conformance.scan.judging.rules import RULES
+from conformance.scan.reading.source import Source, decode
 
 LIMIT_SECONDS = 2.0
 
@@ -92,6 +95,8 @@ _HEADS = (
     "\ufeff",
     "",
 )
+
+_FLAG = re.compile(r"\buse_cuda (?:=|:=) ")
 
 
 def program(rng: random.Random, statements: int = 6) -> str:
@@ -213,17 +218,53 @@ def check(data: bytes, tally: Tally) -> None:
         fixable = [f for f in findings if f.fix is not None and (f.fix.safe or unsafe)]
         if not fixable:
             continue
-        once = fix_source("module.py", data, RULES, unsafe=unsafe)
-        if once.after == data and not _parses(data):
+        rounds = list(passes("module.py", data, RULES, unsafe=unsafe))
+        after = rounds[-1].after if rounds else data
+        if after == data and not _parses(data):
             continue  # the fault lay where no rule looks; such a file is not touched
-        if once.after == data:
+        if after == data:
             tally.problems.append(f"not fixed ({fixable[0].code}): {data!r}")
             continue
         tally.fixed += 1
-        if not _parses(once.after):
-            tally.problems.append(f"does not parse: {once.after!r}")
-        if fix_source("module.py", once.after, RULES, unsafe=unsafe).after != once.after:
+        if not _parses(after):
+            tally.problems.append(f"does not parse: {after!r}")
+        if fix_source("module.py", after, RULES, unsafe=unsafe).after != after:
             tally.problems.append(f"not final: {data!r}")
+        laters = [made.findings for made in rounds[1:]] + [analyse("module.py", after, RULES)]
+        for made, later in zip(rounds, laters, strict=True):
+            tally.problems += [f"hidden: {line}: {data!r}" for line in hidden(made, later)]
+
+
+def hidden(made: Pass, later: list[Finding]) -> list[str]:
+    """What was found before a round of mending, was not mended, and is not found any more.
+
+    ``later`` is what is found after it.
+    A finding is looked for at its place, whatever the rule says of it now. What the edits took
+    away with the code is gone rightly.
+    """
+    source = Source("", *decode(made.before))
+    if _FLAG.search(source.text):
+        return []  # what a flag was set to has changed, and so has what it says
+    mended = Source("", decode(made.after)[0])
+    left = {(f.line, f.column) for f in later}
+    shown = {(f.line, f.column) for f in later if f.severity > Severity.NOTE}
+    lost = []
+    for finding in made.findings:
+        if finding.code.startswith("DEV00"):
+            continue  # of a comment, whose need may end with what it silenced
+        start = source.starts[finding.line - 1] + finding.column - 1
+        if _is_mended(finding, made) or any(e.start <= start < e.end for e in made.edits):
+            continue
+        moved = start + sum(len(e.text) - (e.end - e.start) for e in made.edits if e.end <= start)
+        line = mended.line_of(moved)
+        place = line, moved - mended.starts[line - 1] + 1
+        if place not in (left if finding.severity == Severity.NOTE else shown):
+            lost.append(f"{finding.code} in line {finding.line}")
+    return lost
+
+
+def _is_mended(finding: Finding, made: Pass) -> bool:
+    return finding.fix is not None and set(finding.fix.edits) <= set(made.edits)
 
 
 def _parses(data: bytes) -> bool:

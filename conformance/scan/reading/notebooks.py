@@ -11,7 +11,10 @@ from dataclasses import dataclass, field, replace
 from conformance.scan.findings import Finding
 from conformance.scan.reading.source import split_lines
 
-_MAGIC = re.compile(r"^\s*[%!?]|^\s*[\w.]+\?+\s*$")
+_MAGIC = re.compile(r"^\s*[%!?]|^\s*[\w.\[\]'\"]+\?+\s*$")
+#: `files = !ls` and `value = %env NAME`: a list or a text that is not to be known.
+_CAPTURED = re.compile(r"^(\s*[\w, .]+=\s*)[!%](?!=).*$")
+_LINE_TIMED = re.compile(r"^(\s*)%time(?:it)?\b(?:\s+-\w+(?:\s+\d+)?)*\s+(?=\S)")
 
 
 class NotebookError(Exception):
@@ -35,11 +38,13 @@ class Notebook:
         cell, cell_line, raw = self._place(finding.line)
         end_raw = max(self._place(finding.end_line)[2], raw)
         last = max(self._place(finding.last_line)[2], end_raw) if finding.last_line else end_raw
+        first = min(self._place(finding.first_line)[2], raw) if finding.first_line else raw
         return replace(
             finding,
             line=raw,
             end_line=end_raw,
             last_line=last,
+            first_line=first,
             cell=cell,
             cell_line=cell_line,
             fix=None,
@@ -78,9 +83,9 @@ def read_notebook(data: bytes) -> Notebook:
             continue
         code = _code(cell.get("source", ""))
         first = len(lines) + 1
-        for index, (line, is_code) in enumerate(code, 1):
+        for index, (line, python) in enumerate(code, 1):
             at = _raw_line(raw_lines, line, at)
-            lines.append(line if is_code else "")
+            lines.append(python)
             places.append((number, index, at + 1))
         problem = _problem("\n".join(lines[first - 1 :]))
         if problem is not None:
@@ -89,13 +94,39 @@ def read_notebook(data: bytes) -> Notebook:
     return Notebook("\n".join(lines) + "\n", places, errors)
 
 
-def _code(source: object) -> list[tuple[str, bool]]:
-    """Lines of a cell, with whether each is Python (a cell in another language is not)."""
+def _code(source: object) -> list[tuple[str, str]]:
+    """Lines of a cell, each with the Python in it (a cell in another language has none)."""
     if isinstance(source, list):
         source = "".join(part for part in source if isinstance(part, str))
     lines = split_lines(source) if isinstance(source, str) else []
     foreign = bool(lines) and lines[0].startswith("%%") and not lines[0].startswith("%%time")
-    return [(line, not foreign and not _MAGIC.match(line)) for line in lines]
+    if foreign:
+        return [(line, "") for line in lines]
+    code: list[tuple[str, str]] = []
+    going_on = False
+    for line in lines:
+        if going_on:
+            code.append((line, ""))  # a command that the line before goes on with
+            going_on = line.rstrip().endswith("\\")
+            continue
+        shown = _python(line)
+        going_on = shown != line and line.rstrip().endswith("\\")
+        code.append((line, shown))
+    return code
+
+
+def _python(line: str) -> str:
+    """A line of a cell as Python; what is for the shell or for IPython alone does nothing."""
+    captured = _CAPTURED.match(line)
+    if captured is not None:
+        return captured[1] + "..."
+    timed = _LINE_TIMED.match(line)
+    if timed is not None:
+        return timed[1] + line[timed.end() :]
+    if _MAGIC.match(line):
+        indent = line[: len(line) - len(line.lstrip())]
+        return indent + "pass" if indent else ""
+    return line
 
 
 def _raw_line(raw_lines: list[str], line: str, start: int) -> int:

@@ -21,6 +21,7 @@ WORDS = (
     b"double(",
     b"torch.double",
     b"torch.load",
+    b"torch.jit.load",
     b"torch.autocast",
     b"GradScaler",
     b"pin_memory",
@@ -28,6 +29,10 @@ WORDS = (
     b"vllm",
     b"flash_att",
     b"nccl",
+    b".half()",
+    b"=torch.float16",
+    b"load_in_",
+    b"CUDAExecution",
     b"FLASH_ATTENTION",
 )
 # One search for each keyword: its literal start makes `re` as quick as a substring search.
@@ -48,6 +53,10 @@ _EXPLAINING = {
 #: Names of double precision: they matter only where something is placed, cast or named.
 _PRECISION = frozenset({b"float64", b"complex128", b"torch.double"})
 _NEAR = 240
+#: What makes NumPy's double precision where no dtype is given.
+_DOUBLES = re.compile(
+    rb"np\.(?:linspace|logspace|zeros|ones|eye|random\.(?:randn?|normal|uniform))\("
+)
 #: Bytes below which a definition is sooner parsed than blanked.
 _WORTH = 60
 _NUMPY = (b"np.", b"numpy.")
@@ -65,9 +74,14 @@ def hot_words(data: bytes) -> list[bytes]:
     words = [word for word in WORDS if word in data]
     for pattern in _IMPORTS:
         words += {match[0] for match in pattern.finditer(data)}
+    if b"accelerator=" in data:  # one search for both kinds of quotes
+        words += [word for word in (b'accelerator="gpu', b"accelerator='gpu") if word in data]
     # `torch.load` under another name: the word alone would match every loader there is.
     if b"load(" in data and (b"import torch as " in data or b"from torch import" in data):
         words.append(b"load(")
+    moved = [word for word in (b"from_numpy(", b"tensor(np.") if word in data]
+    if moved and _DOUBLES.search(data) is not None:
+        words += moved
     return words
 
 
@@ -108,7 +122,7 @@ def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:
                 continue
             start = data.rfind(b"\n", 0, at) + 1
             # A comment, or an example in a docstring, is not code.
-            if not data[start : start + 200].lstrip().startswith((b"#", b">>>")):
+            if not data[start : start + 200].lstrip().startswith((b"#", b">>>", b"...")):
                 found.append(at)
                 fires = fires or explaining is None or not explaining.match(data, at)
     found.sort()
@@ -122,6 +136,8 @@ def binding_offsets(data: bytes) -> list[int]:
     found += find_all(data, b"current_accelerator")
     if any(word in data for word in (b"double(", *_PRECISION)):
         found += find_all(data, b"device=") + find_all(data, b".to(")
+    if b"from_numpy(" in data:
+        found += [match.start() for match in _DOUBLES.finditer(data)]
     return found
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from conformance import __version__
 from conformance.cli import main as conformance
 from conformance.scan.answering.cache import Cache
 from conformance.scan.cli import main
@@ -97,6 +99,7 @@ def test_selection(
         (["--output=x"], "unrecognized arguments"),
         (["-", "bad.py"], "cannot be mixed"),
         (["--output-file", "no/folder/x"], "cannot write"),
+        (["--select", "DEV101", "--ignore", "DEV1"], "no rule is left: select DEV101"),
     ],
 )
 def test_a_run_that_cannot_be_gives_2_and_one_line(
@@ -299,6 +302,8 @@ def test_what_is_no_file_is_reported_and_the_rest_scanned(
 def test_the_command_knows_its_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
     assert conformance(["--help"]) == 0
     assert "scan" in capsys.readouterr().out
+    assert conformance(["--version"]) == 0
+    assert capsys.readouterr().out == f"conformance {__version__}\n"
     assert conformance([]) == 2
     assert conformance(["dance"]) == 2
     assert "unknown command 'dance'" in capsys.readouterr().err
@@ -349,3 +354,60 @@ def test_the_study_draws_the_same_sample_for_a_seed(
 
 def test_every_rule_runs_by_default(project: Path) -> None:
     assert Config(project).rules() == RULES
+
+
+def test_a_piped_report_is_not_wrapped(project: Path) -> None:
+    deep = project / ("folder_" * 12) / ("name_" * 20 + ".py")
+    deep.parent.mkdir()
+    deep.write_text(BAD)
+    for options in ([], ["--statistics"], ["--output-format", "full"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "conformance.scan", *options],
+            cwd=project,
+            env={**os.environ, "COLUMNS": "40", "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert options == ["--statistics"] or f"{deep.name}:2:1: DEV102 [*] error: " in done.stdout
+        assert "unguarded-backend-call\n" in done.stdout or "is in use\n" in done.stdout
+
+
+def test_a_run_that_looks_at_no_file_says_so(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "empty").mkdir()
+    for arguments in (["empty"], ["bad.py", "--exclude", "bad.py"], [".", "--exclude", "*"]):
+        status, lines, err = run(capsys, *arguments, "-q")
+        assert (status, lines) == (0, [])
+        assert err.startswith(f"conformance scan: no file to scan in {arguments[0]}: ")
+
+
+def test_statistics_in_json_are_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = "\n".join(run(capsys, "--statistics", "--output-format", "json")[1])
+    assert json.loads(out)[0] == {"code": "DEV102", "name": "unguarded-backend-call", "count": 1}
+
+
+def test_version_and_every_code_explained(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"conformance scan {__version__}\n"
+    for code in ("DEV000", "dev001", "DEV002"):
+        status, lines, _ = run(capsys, "--explain", code)
+        assert (status, lines[0].split()[1]) == (0, code.upper())
+    assert "## DEV001 faulty-ignore (warning)" in run(capsys, "--explain", "all")[1]
+
+
+def test_the_readme_shows_a_revision_that_exists() -> None:
+    readme = (REPOSITORY / "conformance/scan/README.md").read_text()
+    tags = subprocess.run(
+        ["git", "tag"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    ).stdout.split()
+    shown = re.findall(r"rev: (\S+)|actions/scan@([^\s`]+)", readme)
+    assert len(shown) == 2
+    for first, second in shown:
+        assert (first or second).startswith("<") or (first or second) in tags

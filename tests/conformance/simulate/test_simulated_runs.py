@@ -53,6 +53,18 @@ def test_a_script_runs_and_is_reported(tmp_path: Path) -> None:
     assert "1 waits of the host" in done.stderr
 
 
+def test_help_and_options_without_a_command_are_not_taken_for_one() -> None:
+    shown = run("mps", "--help")
+    assert shown.returncode == 0
+    assert "usage: conformance simulate mps [options] -- " in shown.stdout
+    assert "--memory-gb" in shown.stdout
+    wrong = run("mps", "--memory", "1", "--nonsense")
+    assert wrong.returncode == 2
+    assert "unrecognized arguments: --nonsense" in wrong.stderr
+    assert "no command given" in run("mps", "--macos", "14.0").stderr
+    assert run("mps", "-c", "print(3)").stdout == "3\n"
+
+
 def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> None:
     (tmp_path / "worker.py").write_text(SCRIPT)
     (tmp_path / "sitecustomize.py").write_text("print('custom', flush=True)")

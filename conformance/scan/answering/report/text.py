@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -79,9 +80,12 @@ def full(findings: Sequence[Finding]) -> str:
     return "\n".join(blocks)
 
 
-def statistics(findings: Sequence[Finding]) -> str:
-    """How often each rule fired, most often first."""
+def statistics(findings: Sequence[Finding], form: str = "concise") -> str:
+    """How often each rule fired, most often first: as text, or as JSON."""
     counts = Counter(finding.code for finding in findings)
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     names = {code: BY_CODE[code].name if code in BY_CODE else "engine" for code in counts}
+    if form == "json":
+        table = [{"code": code, "name": names[code], "count": count} for code, count in rows]
+        return json.dumps(table, indent=2) + "\n"
     return "".join(f"{count:>6}  {code}  {names[code]}\n" for code, count in rows)

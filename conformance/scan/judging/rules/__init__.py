@@ -19,6 +19,7 @@ from conformance.scan.judging.rules import (
     dev113_import,
     dev114_load,
     dev115_branch,
+    dev116_half,
 )
 
 RULES: tuple[Rule, ...] = (
@@ -37,5 +38,6 @@ RULES: tuple[Rule, ...] = (
     dev113_import.RULE,
     dev114_load.RULE,
     dev115_branch.RULE,
+    dev116_half.RULE,
 )
 BY_CODE = {rule.code: rule for rule in RULES}

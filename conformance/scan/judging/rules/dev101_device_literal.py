@@ -30,7 +30,7 @@ def _fix(context: Context, placement: Placement) -> Fix | None:
     try:
         if placement.how == ".cuda()" and isinstance(node, ast.Call):
             return _method_fix(context, node)
-        if placement.how.startswith(("set_default_tensor_type", '"')):
+        if placement.how.startswith(("set_default_tensor_type", "type()", '"')):
             return None
         return replace_device(context, node, as_text="type" in placement.how)
     finally:
@@ -46,6 +46,23 @@ def _method_fix(context: Context, node: ast.Call) -> Fix | None:
         return None
     rest = "".join(f", non_blocking={context.segment(k.value)}" for k in node.keywords)
     return Fix((context.replace(node, f"{context.segment(node.func.value)}.to({text}{rest})"),))
+
+
+def _call(context: Context, node: ast.Call) -> None:
+    """``Trainer(accelerator="gpu")``: whichever GPU there is, and an error where there is none."""
+    for keyword in node.keywords:
+        value = keyword.value
+        if (
+            keyword.arg == "accelerator"
+            and isinstance(value, ast.Constant)
+            and value.value == "gpu"
+        ):
+            context.report(
+                RULE,
+                value,
+                'accelerator="gpu" raises where there is no GPU; "auto" takes what is there',
+                severity=Severity.WARNING,
+            )
 
 
 RULE = Rule(
@@ -77,6 +94,10 @@ RULE = Rule(
         Bad("import torch as t\nd = t.device('cuda', 1)", 2),
         Bad("import torch\nstate = torch.load('x.pt', map_location='cuda')", 2),
         Bad("import torch\ntorch.set_default_device('cuda')", 2),
+        Bad("def f(x, use_gpu=True):\n    if use_gpu:\n        x = x.cuda()\n    return x", 3),
+        Bad("import torch\ndef f(x):\n    return x.type(torch.cuda.FloatTensor)", 3),
+        Bad("def f(x):\n    return x.type('torch.cuda.HalfTensor')", 2),
+        Bad("from lightning import Trainer\ntrainer = Trainer(accelerator='gpu', devices=1)", 2),
         Bad("import torch\nwith torch.device('cuda'):\n    pass", 2),
         Bad("dev = 'cuda'\ndef f(x):\n    return x.to(dev)", 1),
         Bad("class A:\n    def __init__(self):\n        self.device = 'cuda'", 3),
@@ -90,6 +111,8 @@ RULE = Rule(
             4,
         ),
         Bad("def f(x):\n    return x.to('mps')", 2),
+        Bad("def f(x):\n    return x.cuda()", 2, path="lib/model_sm2.py"),
+        Bad("def outer(x):\n    def inner(y):\n        return y.cuda()\n    return inner(x)", 3),
         Bad(
             "import torch\nCUDA_DEVICE = torch.device('cuda')\ndef f(x):\n    return x.to(CUDA_DEVICE)",
             2,
@@ -118,6 +141,7 @@ RULE = Rule(
         "import torch\ndef f(x):\n    if x.device.type == 'cuda':\n        return x.cuda()\n    return x",
         "def f(x):\n    '''Moves to 'cuda': x.to(\"cuda\").'''\n    return x",
         "import logging\nlogging.info('moving to cuda')",
+        "import torch\nn = torch.cuda.device_count()\nx = [torch.ones(1, device=f'cuda:{i}') for i in range(n)]",
         "help_text = 'cuda'\nprint(help_text)",
         "def f(device):\n    return device == 'cuda'",
         "import torch\ndef f(x):\n    return torch.device('cuda').type == x.device.type",
@@ -141,6 +165,6 @@ RULE = Rule(
         "import torch\ndef f(x):\n    match x.device.type:\n        case 'cuda':\n            return x.cuda()\n"
         "        case _:\n            return x",
     ),
-    hooks={"placement": _placement},
+    hooks={"placement": _placement, "call": _call},
     fixable=True,
 )

@@ -50,11 +50,14 @@ def _call(context: Context, node: ast.Call) -> None:
     message = f"{dotted}() is called without knowing that {backend} is in use"
     if "cpu" in context.facts.excluded:
         message = f"{dotted}() is called for anything that is not the CPU"
+    severity = Severity.WARNING if harmless or name in HISTORY else Severity.ERROR
+    if backend == "mps" and "cuda" in context.facts.excluded:
+        severity = Severity.NOTE  # what is left after CUDA was served: a Mac, or the CPU alone
     context.report(
         RULE,
         node,
         message,
-        severity=Severity.WARNING if harmless or name in HISTORY else Severity.ERROR,
+        severity=severity,
         fix=_fix(context, node, name, backend),
     )
 
@@ -146,6 +149,31 @@ RULE = Rule(
             7,
         ),
         Bad("import torch\ngetattr(torch, 'cuda').synchronize()", 2),
+        Bad(
+            "import torch\ndef f(gpu):\n    if gpu is not None:\n        torch.cuda.set_device(gpu)",
+            4,
+        ),
+        Bad(
+            "import torch\ntry:\n    torch.cuda.synchronize()\nexcept RuntimeError as error:\n    print(error)\n    raise",
+            3,
+        ),
+        Bad(
+            "import sys, torch\ntry:\n    torch.cuda.synchronize()\nexcept Exception as error:\n    print(error)\n    sys.exit(1)",
+            3,
+        ),
+        Bad(
+            "import torch, traceback\ntry:\n    torch.cuda.synchronize()\nexcept Exception:\n    traceback.print_exc()",
+            3,
+        ),
+        Bad(
+            "import logging, torch\ntry:\n    torch.cuda.synchronize()\nexcept Exception:\n    logging.exception('no')",
+            3,
+        ),
+        Bad(
+            "import torch\ndef f(device, state):\n    if device.type == 'cuda':\n        torch.cuda.set_stream(state)\n"
+            "    elif device.type == 'mps':\n        torch.cuda.current_stream()",
+            6,
+        ),
     ),
     valid=(
         "import torch\nif torch.cuda.is_available():\n    torch.cuda.synchronize()",

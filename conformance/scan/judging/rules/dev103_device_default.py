@@ -45,7 +45,7 @@ def _report(
     if context.guarded(device):
         return
     context.consumed.add(id(node))
-    context.settled.add(id(node))
+    context.settled.update(id(part) for part in ast.walk(node))
     message = f"device '{device}' is the default of {where}"
     context.report(RULE, node, message, severity=severity)
 
@@ -93,12 +93,12 @@ def _option(context: Context, node: ast.Call) -> None:
     if name not in _OPTIONS:
         return
     for keyword in node.keywords:
-        if keyword.arg in ("default", "default_value"):
-            device = _device(context, keyword.value)
+        if keyword.arg in ("default", "default_value", "default_factory"):
+            value = keyword.value.body if isinstance(keyword.value, ast.Lambda) else keyword.value
+            device = _device(context, value)
             if device is not None:
-                _report(
-                    context, keyword.value, device, "an option" if "ield" not in name else "a field"
-                )
+                where = "an option" if "ield" not in name else "a field"
+                _report(context, value, device, where)
     if node.args and name in ("Option", "Argument", "Field"):
         device = _device(context, node.args[0])
         if device is not None:
@@ -196,6 +196,11 @@ RULE = Rule(
         Bad(
             "def f(x, device=None):\n    if device is None:\n        device = 'cuda'\n    return x.to(device)",
             3,
+        ),
+        Bad(
+            "from dataclasses import dataclass, field\n@dataclass\nclass C:\n"
+            "    device: str = field(default_factory=lambda: 'cuda')",
+            4,
         ),
         Bad("DEFAULT = 'cuda'\ndef f(x, device=DEFAULT):\n    return x", 2),
     ),

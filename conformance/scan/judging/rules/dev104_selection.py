@@ -16,10 +16,13 @@ def _placement(context: Context, placement: Placement) -> None:
     node = placement.probe if placement.probe is not None else placement.node
     if not hasattr(node, "lineno"):
         node = placement.node
+    choice = "between CUDA and the CPU only"
+    if placement.known:
+        choice = f"among CUDA, {', '.join(placement.known)} and the CPU, without mps"
     context.report(
         RULE,
         node,
-        f"{placement.how} is chosen between CUDA and the CPU only",
+        f"{placement.how} is chosen {choice}",
         severity=placement.severity,
         fix=_fix(context, placement),
         scope=placement.scope,
@@ -109,12 +112,69 @@ RULE = Rule(
             "            device = 'cuda' if torch.cuda.is_available() else 'cpu'\n        self.device = device",
             5,
         ),
+        Bad(
+            "import torch\nclass H:\n    def initialize(self, device='auto'):\n        if device == 'auto':\n"
+            "            device = 'cuda' if torch.cuda.is_available() else 'cpu'\n        self.device = device\n"
+            "        self.dtype = torch.bfloat16 if device in ['cuda', 'xpu'] else torch.float32",
+            5,
+        ),
+        Bad(
+            "import argparse, torch\np = argparse.ArgumentParser()\n"
+            "p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')",
+            3,
+        ),
+        Bad(
+            "import click, torch\n@click.option('--device', default='cuda' if torch.cuda.is_available() else 'cpu')\n"
+            "def main(device):\n    pass",
+            2,
+        ),
+        Bad(
+            "import torch\nfrom dataclasses import dataclass, field\n@dataclass\nclass C:\n"
+            "    device: str = field(default='cuda' if torch.cuda.is_available() else 'cpu')",
+            5,
+        ),
+        Bad(
+            "import torch\nfrom dataclasses import dataclass, field\n@dataclass\nclass C:\n"
+            "    device: str = field(default_factory=lambda: 'cuda' if torch.cuda.is_available() else 'cpu')",
+            5,
+        ),
+        Bad(
+            "import os, torch\nname = os.environ.get('DEVICE', 'cuda' if torch.cuda.is_available() else 'cpu')",
+            2,
+        ),
+        Bad(
+            "import torch\ndef pick(args):\n    return getattr(args, 'device', 'cuda' if torch.cuda.is_available() else 'cpu')",
+            3,
+        ),
+        Bad(
+            "import torch\nimport torch.distributed as dist\ndef f(n, model):\n    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+            "    model = model.to(device)\n    t = torch.tensor(n, device=device)\n    dist.all_reduce(t)\n    return t",
+            4,
+        ),
+        Bad(
+            "import torch\ndef pick():\n    return ('cuda' if torch.cuda.is_available() else 'cpu'), 1",
+            3,
+        ),
+        Bad(
+            "import torch\nif torch.cuda.is_available():\n    device = 'cuda'\nelif torch.xpu.is_available():\n"
+            "    device = 'xpu'\nelse:\n    device = 'cpu'",
+            2,
+        ),
+        Bad(
+            "import torch\ndef f(model):\n    if torch.cuda.is_available():\n        model = model.cuda()\n"
+            "    if torch.backends.mps.is_available():\n        print('slow')\n    return model",
+            3,
+        ),
     ),
     valid=(
         "import torch\ndevice = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'",
         "import torch\ndef pick():\n    if torch.cuda.is_available():\n        return 'cuda'\n"
         "    if torch.backends.mps.is_available():\n        return 'mps'\n    return 'cpu'",
         "import torch\ndevice = torch.accelerator.current_accelerator() or torch.device('cpu')",
+        "import torch\ndef f(model):\n    if torch.cuda.is_available():\n        model = model.cuda()\n"
+        "    if torch.backends.mps.is_available():\n        model = model.to('mps')\n    return model",
+        "import torch\ndevice = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+        "if torch.backends.mps.is_available():\n    device = pick()",
         "import torch\ndef f(x):\n    if torch.cuda.is_available():\n        x = x.cuda()\n"
         "    elif torch.backends.mps.is_available():\n        x = x.to('mps')\n    return x",
         "import torch\nfrom faster_whisper import WhisperModel\ndef load():\n"
@@ -124,6 +184,10 @@ RULE = Rule(
         "    if torch.cuda.is_available():\n        return torch.device('cuda')\n    if _has_mps():\n"
         "        return torch.device('mps')\n    return torch.device('cpu')",
         "import torch\ndef cases(add):\n    add(device='cpu')\n    if torch.cuda.is_available():\n        add(device='cuda')",
+        "import torch\nimport torch.distributed as dist\ndef f(n):\n    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+        "    t = torch.tensor(n, device=device)\n    dist.all_reduce(t)\n    return t",
+        "import torch\nimport torch.distributed as dist\ndef f(n):\n"
+        "    t = torch.tensor(n).to('cuda' if torch.cuda.is_available() else 'cpu')\n    dist.all_reduce(t)\n    return t",
         "import torch\nprint('cuda' if torch.cuda.is_available() else 'cpu')",
         "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
         "    return torch.cuda.get_device_properties(torch.device('cuda')).major",

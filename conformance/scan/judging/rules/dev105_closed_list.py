@@ -73,8 +73,26 @@ def _is_continued(context: Context, node: ast.expr) -> bool:
     return False
 
 
+def _providers(context: Context, node: ast.List | ast.Tuple | ast.Set) -> bool:
+    """ONNX Runtime's providers: CUDA and the CPU, without the Mac's."""
+    names = []
+    for part in node.elts:
+        if isinstance(part, ast.Tuple) and part.elts:
+            part = part.elts[0]  # a provider with its options
+        text = part.value if isinstance(part, ast.Constant) else None
+        if not isinstance(text, str) or not text.endswith("ExecutionProvider"):
+            return False
+        names.append(text)
+    lacking = "CUDAExecutionProvider" in names and "CoreMLExecutionProvider" not in names
+    if lacking and not context.guarded("cuda"):
+        context.report(RULE, node, "a list of providers leaves out CoreMLExecutionProvider")
+    return bool(names)
+
+
 def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
     if id(node) in context.settled:
+        return
+    if id(node) not in context.positive and _providers(context, node):
         return
     listed = _words(node.elts)
     if listed is None or not _lacks_mps(listed) or context.guarded("cuda"):
@@ -98,7 +116,8 @@ def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
         node,
         f"a list of devices ({shown}) leaves out mps",
         severity=Severity.NOTE if note else RULE.severity,
-        fix=_fix(context, listed) if plain and (test or not note) else None,
+        # Which way mps takes at a test that only opens a branch is not for a fix to say.
+        fix=_fix(context, listed) if plain and not note else None,
     )
 
 
@@ -164,12 +183,18 @@ RULE = Rule(
             2,
             "def check(device):\n    if device not in ('cuda', 'mps', 'cpu'):\n        raise ValueError(device)",
         ),
+        Bad(
+            "import onnxruntime as ort\ns = ort.InferenceSession('x', providers=['CUDAExecutionProvider', 'CPUExecutionProvider'])",
+            2,
+        ),
+        Bad("providers = [('CUDAExecutionProvider', {'device_id': 0}), 'CPUExecutionProvider']", 1),
         Bad('VALID = {"cpu", "cuda"}', 1, 'VALID = {"cpu", "cuda", "mps"}'),
     ),
     valid=(
         "import argparse\np = argparse.ArgumentParser()\np.add_argument('--device', choices=['auto', 'cuda', 'mps', 'cpu'])",
         "from typing import Literal\nDevice = Literal['cuda', 'mps', 'cpu']",
         "names = ['cuda', 'opencl', 'cpu']",
+        "providers = ['CoreMLExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider']",
         "kernels = ['cuda', 'xpu']",
         "def fast(x, small):\n    if small or x.device.type not in ('cpu', 'cuda'):\n        return False\n    return x.ndim == 2",
         "count = 2\nnames = ['cuda', 'cpu'] + [f'cuda:{i}' for i in range(count)] + ['mps']",

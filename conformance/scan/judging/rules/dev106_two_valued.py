@@ -25,10 +25,13 @@ def _not_cpu(facts: Facts) -> bool:
 def _placement(context: Context, placement: Placement) -> None:
     if placement.kind != "two-valued":
         return
+    said = f"what is not the CPU is taken for {placement.device}"
+    if placement.probe is not None:
+        said = f"what is not {placement.device} is taken for the CPU"
     context.report(
         RULE,
         placement.node,
-        f"{placement.how}: what is not the CPU is taken for {placement.device}",
+        f"{placement.how}: {said}",
         severity=placement.severity,
         fix=replace_device(context, placement.node),
         scope=placement.scope,

@@ -33,6 +33,10 @@ def _device_argument(node: ast.Call) -> ast.expr | None:
 
 def _call(context: Context, node: ast.Call) -> None:
     dotted = context.dotted(node.func)
+    if dotted in ("functools.partial", "partial") and node.args:
+        # `partial(torch.autocast, "cuda")` is the call to come.
+        inner = ast.Call(node.args[0], node.args[1:], node.keywords)
+        node, dotted = ast.copy_location(inner, node), context.dotted(node.args[0])
     if dotted is None or not dotted.startswith("torch.") or _enabled_for_cuda(context, node):
         return
     if set(context.facts.excluded) & ACCELERATORS - {"cuda"}:
@@ -40,7 +44,10 @@ def _call(context: Context, node: ast.Call) -> None:
     if dotted in _NEW:
         _new(context, node, dotted)
     elif dotted.startswith("torch.cuda.amp.") and dotted.rpartition(".")[2] in _OLD:
-        if not context.guarded("cuda"):
+        guard = context.facts.guard("cuda")
+        if guard is not None and guard.kind == "probe":
+            _idle(context, node, dotted.rpartition(".")[2])
+        if guard is None:
             name = dotted.rpartition(".")[2]
             context.report(
                 RULE, node, f"torch.cuda.amp.{name} works on CUDA only", fix=_old_fix(context, node)
@@ -75,10 +82,19 @@ def _new(context: Context, node: ast.Call, dotted: str) -> None:
             context.consumed.add(id(argument))
     if device is None:
         _selected(context, argument, name)
+    elif device == "cuda" and context.probed_only("cuda") is not None:
+        _idle(context, argument, name)
     elif device in ACCELERATORS and not context.guarded(device):
         context.report(
             RULE, argument, f"{name} is bound to {device}", fix=_new_fix(context, argument)
         )
+
+
+def _idle(context: Context, node: ast.AST, name: str) -> None:
+    """Where CUDA is found alone: nothing fails, and other accelerators run in full precision."""
+    if not context.call_serves(node, frozenset({name})):  # type: ignore[arg-type]
+        message = f"{name} for cuda is used where CUDA is found; other accelerators go without"
+        context.report(RULE, node, message, severity=Severity.NOTE)
 
 
 def _selected(context: Context, argument: ast.expr, name: str) -> None:
@@ -87,7 +103,7 @@ def _selected(context: Context, argument: ast.expr, name: str) -> None:
         "cuda" in devices
         and "cpu" in devices
         and "mps" not in devices
-        and not context.asks_others()
+        and not context.choice_serves(argument, context.scope)
     ):
         context.report(RULE, argument, f"{name} knows only cuda and cpu")
 
@@ -142,6 +158,22 @@ RULE = Rule(
         Bad("from torch.cuda.amp import autocast, GradScaler\nscaler = GradScaler()", 2),
         Bad("from torch.amp import autocast\nwith autocast('cuda'):\n    pass", 2),
         Bad("import torch\nscaler = torch.amp.GradScaler('cuda')", 2),
+        Bad(
+            "import torch\nfrom functools import partial\nhalf = partial(torch.cuda.amp.autocast, dtype=torch.float16)",
+            3,
+        ),
+        Bad(
+            "import functools, torch\nhalf = functools.partial(torch.autocast, device_type='cuda')",
+            2,
+        ),
+        Bad(
+            "import torch\nscaler = torch.amp.GradScaler('cuda', enabled=torch.cuda.is_available())",
+            2,
+        ),
+        Bad(
+            "import torch\ndef f(x):\n    if torch.cuda.is_available():\n        with torch.autocast('cuda'):\n            return x\n    return x",
+            4,
+        ),
         Bad("import torch\n@torch.cuda.amp.autocast()\ndef f(x):\n    return x", 2),
         Bad(
             "import torch\nclass F(torch.autograd.Function):\n    @staticmethod\n    @torch.amp.custom_fwd(device_type='cuda')\n"

@@ -36,12 +36,12 @@ def _argument(node: ast.Call, name: str) -> ast.expr | None:
     return next((k.value for k in node.keywords if k.arg == name), None)
 
 
-def _on_host(context: Context, node: ast.expr | None) -> bool:
+def _on_host(context: Context, node: ast.expr | None, depth: int = 0) -> bool:
     """Whether a device expression can only be the CPU."""
     if node is None:
         return True
     if isinstance(node, ast.Attribute) and node.attr == "device":
-        return _placed(context, node.value) is False
+        return _placed(context, node.value, depth) is False
     if isinstance(node, ast.Name):
         value = context.resolver.only_value(node, context.scope)
         if value is not None:  # `host = torch.device("cpu")`
@@ -59,6 +59,8 @@ def _call(context: Context, node: ast.Call) -> None:
     function = node.func
     if isinstance(function, ast.Attribute) and function.attr in _METHODS and not node.args:
         _method(context, node, function)
+        return
+    if _from_numpy(context, node):
         return
     dtype = _argument(node, "dtype")
     found = _double(context, dtype)
@@ -81,14 +83,58 @@ def _call(context: Context, node: ast.Call) -> None:
         others = [a for a in node.args if a is not dtype]
         device = _argument(node, "device") or (others[0] if others else None)
         if device is not None:
-            if not _on_host(context, device):
+            if not _on_host(context, device) and not _names_cuda(context, device):
                 _report(context, dtype, found, "asked of a device that may be MPS")
         elif isinstance(function, ast.Attribute):
             _receiver(context, dtype, found, function.value)
         return
     device = _argument(node, "device")
+    if _names_cuda(context, device):
+        return
     if dotted.startswith("torch.") and device is not None and not _on_host(context, device):
         _report(context, dtype, found, "asked of a device that may be MPS")
+
+
+#: Functions of NumPy that make double precision where no dtype says otherwise.
+_MAKERS = frozenset(
+    {"linspace", "zeros", "ones", "eye", "randn", "rand", "normal", "uniform", "logspace"}
+)
+
+
+def _from_numpy(context: Context, node: ast.Call) -> bool:
+    """``torch.from_numpy(np.linspace(...)).to(device)``: NumPy's own precision on a device."""
+    function = node.func
+    if not isinstance(function, ast.Attribute):
+        return False
+    inner: ast.expr | None = None
+    device = _argument(node, "device") or (node.args[0] if node.args else None)
+    if function.attr == "to" and isinstance(function.value, ast.Call):
+        if _argument(node, "dtype") is not None or len(node.args) > 1:
+            return False
+        made = function.value
+        if context.dotted(made.func) in ("torch.from_numpy", "torch.tensor", "torch.as_tensor"):
+            inner = made.args[0] if made.args and not made.keywords else None
+    elif context.dotted(function) in ("torch.tensor", "torch.as_tensor"):
+        device = _argument(node, "device")
+        inner = node.args[0] if node.args and _argument(node, "dtype") is None else None
+    if inner is None or device is None or _is_dtype(context, device):
+        return False
+    if _on_host(context, device) or _names_cuda(context, device):
+        return False
+    value = context.resolver.only_value(inner, context.scope)
+    array = value[0] if value is not None else inner
+    if not isinstance(array, ast.Call) or _argument(array, "dtype") is not None:
+        return False
+    shaped = getattr(array.func, "attr", "") in ("zeros", "ones")
+    if shaped and len(array.args) > 1:
+        return False  # the dtype is the second
+    dotted = context.dotted(array.func) or ""
+    if not dotted.startswith("numpy.") or dotted.rpartition(".")[2] not in _MAKERS:
+        return False
+    level = Severity.NOTE if context.in_tests else None
+    message = "NumPy's float64 is moved to a device that may be MPS"
+    context.report(RULE, node, message, severity=level)
+    return True
 
 
 def _method(context: Context, node: ast.Call, function: ast.Attribute) -> None:
@@ -136,6 +182,8 @@ def _report(
 def _placed(context: Context, node: ast.expr, depth: int = 0) -> bool | None:
     """Whether a tensor expression was put on a device: True, False (on the host) or unknown."""
     if isinstance(node, ast.Name) and depth < 4:
+        if _is_brought_back(context, node):
+            return False
         value = context.resolver.only_value(node, context.scope)
         if value is not None:
             return _placed(context, value[0], depth + 1)
@@ -149,13 +197,15 @@ def _placed(context: Context, node: ast.expr, depth: int = 0) -> bool | None:
     name = function.attr if isinstance(function, ast.Attribute) else ""
     if name in ("cpu", "numpy", "from_numpy", "tolist"):
         return False
+    if name == "cuda" and isinstance(function, ast.Attribute):
+        return False  # written out as CUDA, which has it
     device = _argument(node, "device")
     if name == "to" and device is None and node.args:
         first = node.args[0]
         if not _double(context, first) and not _is_dtype(context, first):
             device = first
     if device is not None:
-        return not _on_host(context, device)
+        return not _on_host(context, device, depth + 1)
     dotted = context.dotted(function) or ""
     if dotted.startswith("torch.") and dotted.count(".") == 1:
         if name in ("tensor", "zeros", "ones", "arange", "linspace", "empty", "full", "eye"):
@@ -164,6 +214,29 @@ def _placed(context: Context, node: ast.expr, depth: int = 0) -> bool | None:
     if isinstance(function, ast.Attribute) and depth < 6:
         return _placed(context, function.value, depth + 1)
     return None
+
+
+def _is_brought_back(context: Context, node: ast.Name) -> bool:
+    """Whether the last value that a variable gets before this line is one on the host."""
+    before = [
+        bound.value
+        for bound in context.resolver.bounds(node, context.scope)[0]
+        if bound.value is not None and bound.value.lineno < node.lineno
+    ]
+    last = max(before, key=lambda value: value.lineno, default=None)
+    if not isinstance(last, ast.Call) or not isinstance(last.func, ast.Attribute):
+        return False
+    if last.func.attr == "cpu":
+        return True
+    return last.func.attr == "to" and any(
+        context.resolver.literal(part, context.scope) == "cpu" for part in last.args[:1]
+    )
+
+
+def _names_cuda(context: Context, device: ast.expr | None) -> bool:
+    """Whether a device is written out as another than MPS: that is said already, of the device."""
+    devices = {leaf.device for leaf in context.leaves(device)} if device is not None else set()
+    return bool(devices) and devices <= {"cuda", "xpu", "cpu", "meta"}
 
 
 def _starts_on_host(context: Context, node: ast.Name, depth: int) -> bool:
@@ -196,6 +269,18 @@ RULE = Rule(
     ),
     remedy="Compute in float32, or in float64 on the host: `x.cpu().double()`.",
     invalid=(
+        Bad(
+            "import numpy as np\nimport torch\ndef f(device):\n    return torch.from_numpy(np.linspace(0, 1, 3)).to(device)",
+            4,
+        ),
+        Bad(
+            "import numpy as np\nimport torch\ndef f(x):\n    noise = np.random.randn(3)\n    return torch.from_numpy(noise).to(x.device)",
+            5,
+        ),
+        Bad(
+            "import numpy as np\nimport torch\ndef f(device):\n    return torch.tensor(np.zeros(3), device=device)",
+            4,
+        ),
         Bad("import torch\ndef f(x, device):\n    return x.to(device, torch.float64)", 3),
         Bad(
             "import torch\ndef f(n, device):\n    return torch.zeros(n, dtype=torch.float64, device=device)",
@@ -222,6 +307,15 @@ RULE = Rule(
     ),
     valid=(
         "def f(x):\n    return x.cpu().double()",
+        "def f(x, device):\n    x = x.to(device)\n    x = x.cpu()\n    return x.double()",
+        "import torch\ndef f(x, device):\n    x = x.to(device)\n    x = x.to('cpu')\n    return x.to(torch.float64)",
+        "import torch\ndef f():\n    return torch.zeros(3, dtype=torch.float64, device='cuda')",
+        "def f(x):\n    return x.cuda().double()",
+        "import torch\ndef f(y):\n    x = torch.as_tensor(y, device=x.device)\n    return x.to(torch.float32)",
+        "import torch\ndef f(x):\n    return x.to('cuda', torch.float64)",
+        "import numpy as np\nimport torch\ndef f(device):\n    return torch.from_numpy(np.zeros(3, dtype=np.float32)).to(device)",
+        "import numpy as np\nimport torch\ndef f(device):\n    return torch.from_numpy(np.zeros(3)).float().to(device)",
+        "import numpy as np\nimport torch\ndef f(device):\n    return torch.tensor(np.zeros(3), dtype=torch.float32, device=device)",
         "import torch\nx = torch.zeros(3, dtype=torch.float64)",
         "import torch\ndef f(n):\n    x = torch.arange(n, device='cpu')\n    x = torch.outer(x, x)\n"
         "    return torch.ones(n, device=x.device, dtype=torch.float64)",

@@ -27,7 +27,7 @@ def _call(context: Context, node: ast.Call) -> None:
     if guard is not None and guard.kind != "probe":
         return
     if name in SEEDING:
-        if _seeds_all(context) or context.asks_others():
+        if _seeds_all(context) or context.call_serves(node, SEEDING):
             return
         context.report(
             RULE,
@@ -44,7 +44,7 @@ def _call(context: Context, node: ast.Call) -> None:
             f"{dotted}() keeps the random state of {backend} only",
             severity=Severity.WARNING if quiet else Severity.ERROR,
         )
-    elif not context.asks_others():
+    elif not context.call_serves(node, RANDOM):
         context.report(
             RULE,
             node,
@@ -90,7 +90,11 @@ def _generator(context: Context, node: ast.Call) -> None:
                 f"the random generator is bound to {leaf.device}",
                 fix=replace_device(context, leaf.node),
             )
-        elif "cpu" in devices and leaf.device == "cuda" and not context.asks_others():
+        elif (
+            "cpu" in devices
+            and leaf.device == "cuda"
+            and not context.choice_serves(leaf.node, context.scope)
+        ):
             context.report(
                 RULE,
                 leaf.node,

@@ -21,6 +21,9 @@ _NEUTRAL = {
     "device_count": "accelerator.device_count",
 }
 
+#: What may tell as much of another accelerator.
+_INFORMING = MEMORY | {"get_memory_info", "get_memory_stats", "virtual_memory"}
+
 
 def _call(context: Context, node: ast.Call) -> None:
     dotted = context.dotted(node.func)
@@ -34,7 +37,11 @@ def _call(context: Context, node: ast.Call) -> None:
     if guard is not None and guard.kind != "probe":
         return
     if name == "device_count":
-        if not _is_tested(context, node) and guard is None and not context.asks_others():
+        if (
+            not _is_tested(context, node)
+            and guard is None
+            and not context.call_serves(node, _INFORMING)
+        ):
             context.report(
                 RULE,
                 node,
@@ -51,7 +58,11 @@ def _call(context: Context, node: ast.Call) -> None:
             severity=Severity.WARNING if quiet else Severity.ERROR,
             fix=_fix(context, node, name),
         )
-    elif not context.asks_others() and backend == "cuda" and _is_memory(context, name):
+    elif (
+        backend == "cuda"
+        and _is_memory(context, name)
+        and not context.call_serves(node, _INFORMING)
+    ):
         context.report(
             RULE,
             node,
@@ -62,7 +73,7 @@ def _call(context: Context, node: ast.Call) -> None:
 
 def _is_memory(context: Context, name: str) -> bool:
     """Whether memory is asked for; an architecture or a name concerns CUDA's cards alone."""
-    if name in ("get_device_capability", "get_device_name"):
+    if name in ("get_device_capability", "get_device_name", "set_per_process_memory_fraction"):
         return False
     if name != "get_device_properties":
         return True
@@ -74,7 +85,10 @@ def _is_memory(context: Context, name: str) -> bool:
 
 
 def _is_tested(context: Context, node: ast.Call) -> bool:
-    """Whether the count is only compared or tested: a second card, or any at all."""
+    """Whether the count is only compared or tested (a second card, or any at all), or bounds a
+    loop, which then has nothing to do."""
+    if context.bounds_a_loop(node):
+        return True
     return id(node) in context.consumed or any(
         isinstance(parent, ast.Compare) and node in (parent.left, *parent.comparators)
         for parent in ast.walk(context.statement)
@@ -124,6 +138,7 @@ RULE = Rule(
         "import torch\nused = torch.accelerator.memory_allocated()",
         "import torch\ndef f(device):\n    if device.type == 'cuda':\n        return torch.cuda.mem_get_info(device)",
         "import torch\nif torch.cuda.device_count() > 1:\n    print('several')",
+        "import torch\nfor i in range(torch.cuda.device_count()):\n    print(torch.cuda.get_device_name(i))",
         "import torch\ndef f():\n    if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8:\n        return 1",
     ),
     hooks={"call": _call},

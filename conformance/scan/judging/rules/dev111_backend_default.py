@@ -7,6 +7,7 @@ import ast
 from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.knowing.alternatives import mentions
 from conformance.scan.knowing.scopes import FunctionNode
 
 _ENGINES = {
@@ -39,6 +40,8 @@ _SETTINGS = (
     "llm_backend",
     "attn_mode",
 )
+#: Engines that have begun to serve others as well.
+_POORER = {"bitsandbytes": Severity.WARNING}
 _OPTIONS = frozenset({"add_argument", "option", "Option", "Argument", "Field", "field"})
 _WIDGETS = frozenset({"Dropdown", "Radio", "selectbox", "radio"})
 _FIRST = {"torch.distributed.init_process_group", "torch.distributed.new_group"}
@@ -61,6 +64,9 @@ def _report(
     context: Context, node: ast.expr, engine: str, where: str, setting: str | None = None
 ) -> None:
     """Report an engine, unless the setting is one of that engine's own (``vllm_model_impl``)."""
+    held = context.resolver.only_value(node, context.scope) if engine == "NCCL" else None
+    if held is not None and isinstance(held[0], ast.Constant):
+        node = held[0]  # a process group has one backend: said once, where it is written
     word = engine.partition(" ")[0].lower()
     if not context.guarded("cuda") and word not in (setting or "").lower():
         context.report(
@@ -68,7 +74,7 @@ def _report(
             node,
             f"{engine}, which needs CUDA, is {where} whatever the device is",
             # A test that names an engine means that one.
-            severity=Severity.NOTE if context.in_tests else None,
+            severity=Severity.NOTE if context.in_tests else _POORER.get(engine),
         )
 
 
@@ -100,8 +106,30 @@ def _call(context: Context, node: ast.Call) -> None:
         engine = _engine(context, node.args[1])
         if engine is not None:
             _report(context, node.args[1], engine, "the default")
+    _quantised(context, node, name)
     if name == "sdpa_kernel" and len(node.args) == 1:
         _sdpa(context, node)
+
+
+def _asks_bits(word: str) -> bool:
+    low = word.lower()
+    return any(part in low for part in ("bit", "bnb", "quant"))
+
+
+def _quantised(context: Context, node: ast.Call, name: str) -> None:
+    """``load_in_8bit=True``, ``BitsAndBytesConfig(load_in_4bit=True)``: kernels for CUDA.
+
+    Who asked for them by a setting of that name knows.
+    """
+    if any(mentions(branch, _asks_bits) for branch in context.branches):
+        return
+    for keyword in node.keywords:
+        asked = keyword.arg in ("load_in_8bit", "load_in_4bit")
+        if asked and isinstance(keyword.value, ast.Constant) and keyword.value.value is True:
+            _report(context, keyword.value, "bitsandbytes", "used")
+            return
+    if name == "BitsAndBytesConfig":
+        _report(context, node, "bitsandbytes", "used")
 
 
 def _sdpa(context: Context, node: ast.Call) -> None:
@@ -185,6 +213,14 @@ RULE = Rule(
         Bad("import gradio as gr\ngr.Dropdown(choices=['vllm', 'pt'], value='vllm')", 2),
         Bad("def initialize(path, backend='vllm'):\n    return path", 1),
         Bad("import torch.distributed as dist\ndist.init_process_group('nccl')", 2),
+        Bad(
+            "from transformers import AutoModel\nAutoModel.from_pretrained('x', load_in_8bit=True)",
+            2,
+        ),
+        Bad(
+            "from transformers import BitsAndBytesConfig\nq = BitsAndBytesConfig(load_in_4bit=True)",
+            2,
+        ),
         Bad("import torch\ntorch.distributed.init_process_group(backend='nccl')", 2),
         Bad(
             "from transformers import AutoModel\nAutoModel.from_pretrained('x', attn_implementation='flash_attention_2')",
@@ -205,6 +241,8 @@ RULE = Rule(
         "import torch\ndef f(device):\n    torch.distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')",
         "import torch\ndef f():\n    if torch.cuda.is_available():\n        torch.distributed.init_process_group('nccl')",
         "names = ['vllm', 'pt']",
+        "from transformers import BitsAndBytesConfig\ndef f(quantization):\n    if quantization == 'bnb-4bit':\n"
+        "        return BitsAndBytesConfig(load_in_4bit=True)",
         "def check_dependencies(backend='vllm'):\n    return backend",
         "from dataclasses import dataclass, field\n@dataclass\nclass C:\n    vllm_model_impl: str = field(default='vllm')",
         "def pick(kind, table):\n    backend = 'nccl'\n    if kind in table:\n        backend = table[kind]\n    return backend",

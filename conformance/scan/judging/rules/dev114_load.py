@@ -10,7 +10,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.facts import ANY
 
-_LOADS = frozenset({"torch.load", "torch.serialization.load"})
+_LOADS = frozenset({"torch.load", "torch.serialization.load", "torch.jit.load"})
 _SAVED = re.compile(r"torch\.save\(\s*(\w+|\{)")
 _TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
 _TENSORS = re.compile(r"\btorch\.(?!save\b|load\b)|[Tt]ensor|\bnn\.|\.(?:to|cpu|cuda|detach)\(")
@@ -35,7 +35,7 @@ def _call(context: Context, node: ast.Call) -> None:
     context.report(
         RULE,
         node,
-        "torch.load without map_location restores tensors to the device they were saved from",
+        f"{context.dotted(node.func)} without map_location restores tensors to the device they were saved from",
         # A test loads what it, or its code, wrote on this machine.
         severity=Severity.NOTE if context.in_tests else None,
         fix=Fix((Edit(end, end, ', map_location="cpu"'),)),
@@ -141,6 +141,11 @@ RULE = Rule(
             "import torch\nstate = torch.load('x.pt', map_location=\"cpu\", weights_only=True)",
         ),
         Bad("from torch import load\nstate = load('x.pt')", 2),
+        Bad(
+            "import torch\nmodel = torch.jit.load('x.pt')",
+            2,
+            "import torch\nmodel = torch.jit.load('x.pt', map_location=\"cpu\")",
+        ),
         Bad("import torch as t\nstate = t.load('x.pt')", 2),
         Bad(
             "import torch\nclass Cache:\n    def save(self, value, path):\n        torch.save(value, path)\n"

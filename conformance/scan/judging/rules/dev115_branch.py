@@ -20,7 +20,7 @@ def _call(context: Context, node: ast.Call) -> None:
     if is_probe(dotted) or is_amp(dotted) or name in MEMORY or name in RANDOM:
         return
     probe = context.probed_only("cuda")
-    if probe is None or context.asks_others():
+    if probe is None or context.call_serves(node, frozenset({name})):
         return
     context.report(
         RULE,

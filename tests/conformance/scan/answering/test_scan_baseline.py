@@ -18,7 +18,7 @@ BEFORE = """import torch
 
 
 def load(path):
-    model = torch.jit.load(path)
+    model = torch.nn.Linear(path, 2)
     return model.to("cuda")
 
 
@@ -82,7 +82,7 @@ EDITS: dict[str, tuple[list[Finding], int, int]] = {
         0,
     ),
     "function copied": (
-        one(BEFORE + "\n\ndef load2(path):\n    model = torch.jit.load(path)\n    return model.to('cuda')\n"),
+        one(BEFORE + "\n\ndef load2(path):\n    model = torch.nn.Linear(path, 2)\n    return model.to('cuda')\n"),
         1,
         0,
     ),

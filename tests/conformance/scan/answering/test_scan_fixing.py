@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.scan.answering.fixing import apply_edits, fix_source, patch, write
+from conformance.scan.answering.fixing import apply_edits, fix_source, passes, patch
+from conformance.scan.answering.writing import replace_file
 from conformance.scan.findings import Edit
 from conformance.scan.judging.analysis import analyse
 from conformance.scan.judging.rules import RULES
-from conformance.scan.proving.fuzz import Tally, check, inputs, main, program
+from conformance.scan.proving.fuzz import Tally, check, hidden, inputs, main, program
 
 
 def fix(code: str, *, unsafe: bool = False) -> str:
@@ -109,17 +110,58 @@ def test_writing_keeps_permissions_and_links(tmp_path: Path) -> None:
     file.write_bytes(b"old")
     file.chmod(0o750)
     (tmp_path / "link.py").symlink_to(file)
-    write(str(tmp_path / "link.py"), b"new")
+    replace_file(str(tmp_path / "link.py"), b"new", existing=True)
     assert file.read_bytes() == b"new"
     assert os.stat(file).st_mode & 0o777 == 0o750
     assert (tmp_path / "link.py").is_symlink()
     with pytest.raises(OSError, match="gone"):
-        write(str(tmp_path / "gone.py"), b"new")
+        replace_file(str(tmp_path / "gone.py"), b"new", existing=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link.py", "run.py"]
 
 
 def test_edits_are_made_from_left_to_right() -> None:
     assert apply_edits("abcdef", [Edit(4, 5, "X"), Edit(0, 1, ""), Edit(3, 3, "-")]) == "bc-dXf"
+
+
+EXAMPLES = [code for rule in RULES for code in (*rule.valid, *(bad.code for bad in rule.invalid))]
+_MENDED = (
+    "import torch\ntorch.cuda.empty_cache()\n"
+    "def mended(choices=['cuda', 'cpu']):\n    torch.cuda.manual_seed(0)\n"
+)
+_SELECTION = 'import torch\ndevice = "cuda" if torch.cuda.is_available() else "cpu"\n'
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_a_fix_in_one_example_hides_nothing_of_the_others(unsafe: bool) -> None:
+    """Every example beside one that is mended, in one module and in one function."""
+    lost = []
+    for code in EXAMPLES:
+        both = f"{code}\n{_MENDED}"
+        for made in passes("m.py", both.encode(), RULES, unsafe=unsafe):
+            later = analyse("m.py", made.after, RULES)
+            lost += [f"{line}: {both}" for line in hidden(made, later)]
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "torch.cuda.empty_cache()\n",
+        "torch.cuda.synchronize()\n",
+        "if torch.cuda.is_available():\n    torch.cuda.empty_cache()\n",
+        "dtype = torch.bfloat16 if device in ['cuda', 'xpu'] else torch.float32\n",
+        "def other(x):\n    return x.to('mps')\n",
+        "if torch.backends.mps.is_available():\n    print('slow on mps')\n",
+        "names = ['mps', 'xpu']\n",
+        "wait = torch.accelerator.synchronize\n",
+    ],
+)
+def test_what_is_said_of_a_device_elsewhere_does_not_speak_for_a_selection(beside: str) -> None:
+    for code in (_SELECTION + beside, "import torch\n" + beside + _SELECTION):
+        fixed = fix(code)
+        (line,) = [n for n, text in enumerate(fixed.splitlines(), 1) if "device = " in text]
+        found = [(f.code, f.line) for f in analyse("m.py", fixed.encode(), RULES)]
+        assert ("DEV104", line) in found
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -158,3 +200,11 @@ def test_the_fuzzer_sees_a_fix_that_is_not_final(monkeypatch: pytest.MonkeyPatch
     tally = Tally()
     check(b"import torch\ntorch.cuda.manual_seed_all(0)\n", tally)
     assert tally.problems
+
+
+def test_the_fuzzer_sees_a_finding_that_a_fix_hides() -> None:
+    code = _SELECTION + "torch.cuda.empty_cache()\n"
+    (made,) = passes("m.py", code.encode(), RULES, unsafe=False)
+    later = analyse("m.py", made.after, RULES)
+    assert hidden(made, later) == []
+    assert hidden(made, [f for f in later if f.code != "DEV104"]) == ["DEV104 in line 2"]

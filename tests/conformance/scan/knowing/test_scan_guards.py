@@ -101,6 +101,47 @@ def test_guarded_call_is_not_an_unguarded_one(guard: str) -> None:
     assert "DEV102" not in codes(code)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def test_a(m):\n    with patch('torch.Tensor.to'):\n        m.to('cuda')",
+        "@patch('torch.Tensor.cuda')\ndef test_a(mock, m):\n    m.cuda()",
+        "def test_a(monkeypatch, m):\n    monkeypatch.setattr(torch.Tensor, 'to', print)\n    m.to('cuda')",
+        "def test_a(m):\n    with patch.object(m, 'cuda'):\n        m.cuda()",
+    ],
+)
+def test_what_a_test_replaces_places_nothing(code: str) -> None:
+    assert codes("import torch\nfrom unittest.mock import patch\n" + code, "tests/test_a.py") == []
+
+
+def test_a_choice_in_a_tuple_has_the_name_of_its_helper() -> None:
+    code = "def pick():\n    return torch.device('cuda' if torch.cuda.is_available() else 'cpu'), 1"
+    (finding,) = scan("import torch\n" + code)
+    assert finding.message.startswith("the device that pick() returns is chosen between CUDA")
+
+
+def test_what_falls_to_the_cpu_is_not_said_to_be_taken_for_cuda() -> None:
+    one = "def f(device):\n    d = 'cuda' if 'cuda' in device else 'cpu'\n    return x.to(d)"
+    other = "def f(device):\n    d = 'cpu' if 'cpu' in device else 'cuda'\n    return x.to(d)"
+    assert "what is not cuda is taken for the CPU" in scan(one)[0].message
+    assert "what is not the CPU is taken for cuda" in scan(other)[0].message
+
+
+def test_a_process_group_is_reported_once() -> None:
+    head = "import torch.distributed as dist\n"
+    for code in (
+        "backend = 'nccl'\ndist.init_process_group(backend=backend)",
+        "def f(backend='nccl'):\n    dist.init_process_group(backend)",
+        "dist.init_process_group('nccl')",
+    ):
+        assert codes(head + code) == ["DEV111"]
+
+
+def test_an_mps_call_after_cuda_was_served_is_a_note() -> None:
+    code = "import torch\ndef f():\n    if torch.cuda.is_available():\n        return\n    torch.mps.synchronize()"
+    assert [f.severity for f in scan(code)] == [Severity.NOTE]
+
+
 OPEN = {
     "plain": SYNC,
     "wrong branch": f"if torch.cuda.is_available():\n    pass\nelse:\n    {SYNC}",

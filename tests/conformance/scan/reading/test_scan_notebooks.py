@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from conformance.scan.findings import Finding
 from conformance.scan.judging.analysis import analyse
 from conformance.scan.judging.rules import RULES
@@ -39,6 +41,27 @@ def test_a_broken_cell_does_not_hide_the_others() -> None:
 def test_other_languages_and_prose_are_not_code() -> None:
     assert scan(notebook("%%bash\npython -c 'torch.cuda.synchronize()'")) == []
     assert scan(notebook("torch.cuda.synchronize()", kind="markdown")) == []
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "!pip install a \\\n  b \\\n  c\nSYNC",
+        "if x:\n    %cd folder\nSYNC",
+        "if x:\n    !ls\nelse:\n    SYNC",
+        "files = !ls\nSYNC",
+        "a, b = %sx ls\nSYNC",
+        "torch.zeros?\nobj?\nobj??\n?obj\nSYNC",
+        "%env A=1\nSYNC",
+        "%time SYNC",
+        "%timeit -n 10 SYNC",
+        "for f in files:\n    !cat {f} \\\n      more\n    SYNC",
+    ],
+)
+def test_what_is_ipythons_is_no_syntax_error(cell: str) -> None:
+    found = scan(notebook("import torch", cell.replace("SYNC", "torch.cuda.synchronize()")))
+    assert [f.code for f in found] == ["DEV102"]
+    assert found[0].cell_line == len(cell.splitlines())
 
 
 def test_fixes_are_not_offered_for_notebooks() -> None:
