@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--captions", type=int, default=200, help="to hold metadata against")
     parser.add_argument("--songs", type=int, default=100, help="of each kind; 0 makes none")
     parser.add_argument(
-        "--first", type=int, default=0, help="number of the first song, to judge in several processes"
+        "--first",
+        type=int,
+        default=0,
+        help="number of the first song, to judge in several processes",
     )
     parser.add_argument("--examples", type=int, default=20, help="of each instrument")
     parser.add_argument("--lm-model", default="demo")
