@@ -49,7 +49,7 @@ def load_pretrained(
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
     from transformers.utils import logging
 
     with _switching:

@@ -40,6 +40,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
     ),
     "fetches files over the network": (
         "checkpoint.downloading:download",
+        "checkpoint.downloading:download_language_model",
         "cli.download:add_parser",
         "cli.download:run",
     ),
@@ -97,6 +98,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "bench.adapt:main",
         "bench.adapt:write_clips",
         "demo.autoencoder:fuse_activations",
+        "demo.autoencoder:hear_the_middle",
         "demo.autoencoder:spectral_distance",
         "demo.autoencoder:train",
         "demo.captions:Prompt.text",
@@ -124,6 +126,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "bench.evaluate:mono_of",
         "bench.evaluate:mp3",
         "bench.evaluate:reconstructed",
+        "bench.evaluate:side_of",
         "bench.evaluate:tempo_fits",
         "bench.evaluate:timbre",
         "demo.material:Material",

@@ -167,6 +167,7 @@ def test_devices_command(api: Api, target: Target, capsys: pytest.CaptureFixture
     "console.terminal:say",
     "console.terminal:insistent_interrupts",
     "console.terminal:add_device_option",
+    "console.terminal:add_everywhere",
     "alignment.plot:*",
     "alignment.lyric_files:*",
     "alignment.words:*",

@@ -36,6 +36,14 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "song.progress:Report",
     "song.progress:Report.part",
     "song.progress:Clock",
+    "song.progress:share",
+    "song.ignored:ignored",
+    "song.limits:Room.at_once",
+    "song.limits:Room.longest",
+    "song.limits:Room.spare",
+    "song.limits:together",
+    "song.limits:turns",
+    "song.limits:within",
     "diffusion.conditions:Conditioner.context",
     "diffusion.conditions:Conditioner.encoded",
     "diffusion.denoise:*",
@@ -48,6 +56,7 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "diffusion.prompts:text_ids",
     "diffusion.schedule:Schedule.*",
     "diffusion.schedule:moved_times",
+    "diffusion.unheard:unheard",
     "engines.protocol:*",
     "engines.torch.denoiser:Denoiser.velocity",
     "engines.torch.engine:TorchEngine.advance",
@@ -72,7 +81,13 @@ CODES = "".join(f"<|audio_code_{n}|>" for n in (5, 900, 63))
     "engines.torch.transformer:StepTransformer.condition",
     "engines.torch.transformer:StepTransformer.context",
     "engines.torch.transformer:StepTransformer.times",
-    "song.request:Request.*",
+    "song.request:Request.batch_size",
+    "song.request:Request.check_words_and_numbers",
+    "song.request:Request.has_codes",
+    "song.request:Request.limited",
+    "song.request:Request.resolved",
+    "song.request:Request.seconds",
+    "song.request:Request.validated",
     "engines.torch.codec:decode",
 )
 @covers(
@@ -125,7 +140,7 @@ def test_tasks_on_audio(api: Api, target: Target, handler: Any, task: str, tmp_p
     assert Path(result.audios[0]["path"]).is_file()
 
 
-@covers("A1", "A3", "diffusion.repaint:*")
+@covers("A1", "A3", "diffusion.repaint:*", "song.request:Request.repainted")
 def test_repaint_keeps_the_source(api: Api, target: Target, handler: Any) -> None:
     """Outside range and crossfade the samples are the source's own, at its own level."""
     source = 0.5 * tone(6.0)

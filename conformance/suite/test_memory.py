@@ -57,6 +57,16 @@ def test_a_simulated_size(api: Api, target: Target, monkeypatch: pytest.MonkeyPa
     assert api.get("gpu_config:get_gpu_memory_gb")() == 8
 
 
+@covers("gpu_config:host_need_gb", "gpu_config:host_audio_gb", "song.limits:Room.need")
+def test_what_the_host_needs_grows_with_the_music(api: Api, target: Target) -> None:
+    need, audio = api.get("gpu_config:host_need_gb"), api.get("gpu_config:host_audio_gb")
+    assert 0 < need(10.0, 1, 192) < need(600.0, 1, 192) < need(600.0, 1, 2048)
+    assert need(60.0, 4, 192) == need(240.0, 1, 192)
+    assert 0 < audio(600.0, 1) < 1
+    room = api.get("song.limits:Room")(None, False, True, 8.0, 192)
+    assert room.need(60.0, 4) == need(60.0, 4, 192)
+
+
 @covers(
     "gpu_config:check_*",
     "gpu_config:GPUConfig.max_duration",

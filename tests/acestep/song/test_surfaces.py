@@ -110,7 +110,7 @@ AUDIO = ("src_audio", "reference_audio")
 NOT_IN_A_BATCH = OF_PLANNING
 # The form stays short: what few ask for is in the page's API alone.
 API_ONLY = {
-    "instruction", "codes", "tracks", "repaint_latent_crossfade", "repaint_wav_crossfade",
+    "instruction", "codes", "repaint_latent_crossfade", "repaint_wav_crossfade",
     "guidance_start", "guidance_end", "rewrite", "fill_in", "name_language", "lm_temperature",
     "lm_guidance", "lm_top_k", "lm_top_p", "lm_negative_prompt", "lm_constrained",
 }  # fmt: skip
