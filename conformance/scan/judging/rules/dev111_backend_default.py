@@ -121,15 +121,13 @@ def _quantised(context: Context, node: ast.Call, name: str) -> None:
 
     Who asked for them by a setting of that name knows.
     """
-    if any(mentions(branch, _asks_bits) for branch in context.branches):
-        return
+    found: ast.expr | None = node if name == "BitsAndBytesConfig" else None
     for keyword in node.keywords:
         asked = keyword.arg in ("load_in_8bit", "load_in_4bit")
         if asked and isinstance(keyword.value, ast.Constant) and keyword.value.value is True:
-            _report(context, keyword.value, "bitsandbytes", "used")
-            return
-    if name == "BitsAndBytesConfig":
-        _report(context, node, "bitsandbytes", "used")
+            found = keyword.value
+    if found is not None and not any(mentions(part, _asks_bits) for part in context.branches):
+        _report(context, found, "bitsandbytes", "used")
 
 
 def _sdpa(context: Context, node: ast.Call) -> None:

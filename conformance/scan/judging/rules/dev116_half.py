@@ -16,18 +16,19 @@ _WORDS = ("half", "fp16", "float16", "precision", "amp", "cpu", "dtype")
 
 
 def _call(context: Context, node: ast.Call) -> None:
-    if _is_chosen(context):
-        return
     function = node.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     if name == "half" and isinstance(function, ast.Attribute) and not node.args:
-        if not (context.dotted(function) or "").startswith("torch."):
+        of_torch = (context.dotted(function) or "").startswith("torch.")
+        if not of_torch and not _is_chosen(context):
             context.report(RULE, node, ".half() is asked for whatever the device is")
         return
     if name not in ("from_pretrained", "to", "from_single_file"):
         return
     for keyword in node.keywords:
         if keyword.arg in _KEYWORDS and context.dotted(keyword.value) in _HALVES:
+            if _is_chosen(context):
+                continue
             message = "float16 is asked for whatever the device is"
             context.report(RULE, keyword.value, message)
 
