@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -32,8 +33,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_no_bar_is_drawn_and_the_setting_is_kept(
-    folder: Path, shown: bool, capfd: pytest.CaptureFixture[str]
+    folder: Path, shown: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Whatever the environment says of them.
+    hub = importlib.import_module("huggingface_hub.utils.tqdm")
+    monkeypatch.setattr(hub, "HF_HUB_DISABLE_PROGRESS_BARS", None)
     before = logging.is_progress_bar_enabled()
     (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
     try:
