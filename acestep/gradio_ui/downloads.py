@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from acestep.gradio_ui.store import Store, StoredSong
-from acestep.song import audio_files, formats, tags
+from acestep.song import formats, tags
 
 _ONE_AT_A_TIME = threading.Lock()
 _RATE = 48000
@@ -40,6 +40,8 @@ def file_of(store: Store, owner: str, song_id: str, name: str) -> Path | None:
 
 
 def _encoded(store: Store, owner: str, song: StoredSong, kind: str) -> Path | None:
+    from acestep.song import audio_files
+
     source = store.path(owner, song.id, song.audio)
     if source is None:
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from acestep.errors import GenerationError, RequestError
 from acestep.gradio_ui import pictures
 from acestep.gradio_ui.store import StoredSong
-from acestep.song import audio_files, formats
+from acestep.song import formats
 
 if TYPE_CHECKING:
     from acestep.gradio_ui.song_request import SongRequest
@@ -91,6 +91,7 @@ def finish_recording(
         GenerationError: memory ran out.
     """
     from acestep.alignment.service import ANY_SONG, song_inputs
+    from acestep.song import audio_files
 
     if handler.checkpoint is not None and handler.checkpoint.builtin:
         raise RequestError(NO_HEARING)

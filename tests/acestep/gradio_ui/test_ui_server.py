@@ -206,6 +206,12 @@ def test_without_gradio_the_page_says_how_to_get_it(
     assert "pip install 'acestep[ui]'" in capsys.readouterr().err
 
 
+def test_the_page_is_opened_without_waiting_for_pytorch() -> None:
+    """It is imported beside gradio, which takes as long; what comes before must not need it."""
+    code = "import sys, acestep.gradio_ui.interfaces.server; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_link_that_cannot_be_made_is_said_in_one_line(port: int) -> None:
     """The page is served all the same. No test asks the real service."""
     script = (
