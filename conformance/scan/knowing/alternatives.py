@@ -103,7 +103,7 @@ class Alternatives:
     def _fill(self) -> dict[int, _Place]:
         if self._places is None:
             self._places = {}
-            waiting = [self._tree]
+            waiting: list[ast.AST] = [self._tree]
             while waiting:
                 parent = waiting.pop()
                 for block in blocks_of(parent):
