@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # The same inputs in every run, and no limit of time: speed is for benchmarks.
@@ -25,6 +26,8 @@ for _name in (
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers are the parallelism; threads of several workers would fight for the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # The suite's plugin has imported PyTorch by now, which has read the variable already.
+    torch.set_num_threads(1)
 # Large tensors come and go in the reference computations; huge pages halve their cost.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # One cache for all workers of a run and for the next run: the built-in checkpoint is made

@@ -23,8 +23,9 @@ from acestep.song import level
 from acestep.song.request import Request
 
 LYRICS = "[verse]\nla la\n[chorus]\nla"
-ROUNDING = 1e-4
-"""Of latents whose values reach several units, after the trained weights have worked on it."""
+ROUNDING = 3e-4
+"""Of latents whose values reach several units, after the trained weights have worked on it: those
+of version 5 make 4.5e-5 of it with one thread, and 1.6e-4 with two."""
 
 
 def expected_latents(pipeline: Any, seed: int, **arguments: Any) -> torch.Tensor:
@@ -66,7 +67,7 @@ def test_text2music_equals_diffusers(
     torch.testing.assert_close(made.tensors["pred_latents"], expected, atol=ROUNDING, rtol=0)
     whole = diffusers_pipeline.vae.decode(expected.transpose(1, 2)).sample
     audio = level.normalized(whole)[0]
-    torch.testing.assert_close(made.songs[0].audio, audio, atol=3e-5, rtol=0)
+    torch.testing.assert_close(made.songs[0].audio, audio, atol=2e-4, rtol=0)
     assert made.songs[0].seconds == seconds
 
 

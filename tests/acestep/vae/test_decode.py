@@ -283,7 +283,7 @@ for seconds in map(int, sys.argv[1:]):
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is a Unix module")
 def test_memory_grows_by_the_result_alone() -> None:
     run = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM, "10", "25"],
+        [sys.executable, "-c", MEMORY_PROGRAM, "15", "40"],
         capture_output=True,
         text=True,
         check=True,
