@@ -99,6 +99,8 @@ def page(browser: Any, server: str) -> Iterator[Any]:
 def opened(browser: Any, url: str, **context: Any) -> Iterator[Any]:
     size = {"width": 1440, "height": 900}
     visitor = browser.new_context(**{"viewport": size, **context})
+    # Long enough for a machine that has other things to do.
+    visitor.set_default_timeout(90_000)
     made, problems, hosts = visitor.new_page(), [], set()
     made.on("pageerror", lambda error: problems.append(str(error)))
     made.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
