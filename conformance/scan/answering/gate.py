@@ -103,7 +103,8 @@ def judge(
     ``below`` was found too and is not shown; it keeps its entries. Entries of files that are
     there and were not looked at answer for nothing, and stay as they are.
     """
-    free, apart = [], []
+    free: list[Entry] = []
+    apart: list[Entry] = []
     for entry in entries:
         (free if sight.holds(entry.path) or sight.is_gone(entry.path) else apart).append(entry)
     inside = [finding.at(logical.get(finding.path, finding.path)) for finding in findings]

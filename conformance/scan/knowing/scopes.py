@@ -275,7 +275,7 @@ def _in_backend(node: ast.Attribute) -> bool:
     return isinstance(node.value, ast.Attribute) and node.value.attr in NAMESPACES
 
 
-def blocks_of(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
+def blocks_of(statement: ast.AST) -> Iterator[list[ast.stmt]]:
     """The statement lists inside a compound statement."""
     for name in ("body", "orelse", "finalbody"):
         block = getattr(statement, name, None)
