@@ -15,6 +15,7 @@ from pathlib import Path
 from conformance import __version__
 from conformance.scan.answering.report import reporter
 from conformance.scan.answering.report.text import printable, statistics
+from conformance.scan.answering.versions import parse_version, required_torch
 from conformance.scan.config import FORMATS, Config, find_root, load_config
 from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Finding, Severity
@@ -58,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fix = parser.add_argument_group("fixes").add_argument
     fix("--fix", action="store_true", help="mend what can be mended without a change of meaning")
     fix("--unsafe-fixes", action="store_true", help="mend the rest as well; read the result")
+    fix(
+        "--torch-version",
+        metavar="X.Y",
+        help="oldest PyTorch that fixes may count on; default: what the project requires",
+    )
     fix("--diff-only", action="store_true", help="print the fixes as a patch, change nothing")
     run = parser.add_argument_group("how it runs").add_argument
     run("--jobs", type=int, metavar="N", help="processes; 0 (default) is one a core")
@@ -84,7 +90,15 @@ def _config(options: argparse.Namespace) -> Config:
     else:
         config = load_config(Path(options.config) if options.config else None, root)
     changes: dict[str, object] = {}
-    for name in ("select", "ignore", "jobs", "cache_dir", "output_format", "baseline"):
+    for name in (
+        "select",
+        "ignore",
+        "jobs",
+        "cache_dir",
+        "output_format",
+        "baseline",
+        "torch_version",
+    ):
         value = getattr(options, name)
         if value is not None:
             changes[name] = value
@@ -97,7 +111,12 @@ def _config(options: argparse.Namespace) -> Config:
             changes["severity"] = Severity.parse(options.severity)
         except ValueError as error:
             raise ConfigError(f"--severity: {error}") from None
-    return replace(config, **changes).checked()  # type: ignore[arg-type]
+    config = replace(config, **changes)  # type: ignore[arg-type]
+    if config.torch_version is not None:
+        config = replace(config, torch=parse_version(config.torch_version))
+    elif not options.isolated:
+        config = replace(config, torch=required_torch(config.root))
+    return config.checked()
 
 
 def _emit(text: str, file: str | None = None) -> None:
@@ -153,6 +172,7 @@ def _mend(
             config.rules(),
             unsafe=options.unsafe_fixes,
             keep=keep,
+            torch=config.torch,
         )
         if fixed.after == fixed.before:
             continue

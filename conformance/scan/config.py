@@ -18,7 +18,10 @@ FORMATS = ("concise", "full", "json", "sarif", "github", "junit")
 
 @dataclass(frozen=True)
 class Config:
-    """What to scan, with which rules, and what to leave out. ``root`` anchors patterns."""
+    """What to scan, with which rules, and what to leave out. ``root`` anchors patterns.
+
+    ``torch`` is the oldest PyTorch that fixes may count on, None if nothing says so.
+    """
 
     root: Path
     select: tuple[str, ...] = ()
@@ -31,6 +34,8 @@ class Config:
     cache: bool = True
     cache_dir: str = ".conformance_cache"
     output_format: str = "concise"
+    torch_version: str | None = None
+    torch: tuple[int, int] | None = None
     per_file: tuple[tuple[Patterns, tuple[str, ...]], ...] = field(default=(), compare=False)
 
     def rules(self) -> tuple[Rule, ...]:
@@ -127,7 +132,7 @@ def _from_table(table: dict[str, Any], path: Path, root: Path) -> Config:
                 values[name] = Severity.parse(str(value))
             except ValueError as error:
                 raise ConfigError(f"{where}: {error}") from None
-        elif name in ("baseline", "cache_dir", "output_format"):
+        elif name in ("baseline", "cache_dir", "output_format", "torch_version"):
             if not isinstance(value, str):
                 raise ConfigError(f"{where} must be a string")
             values[name] = value

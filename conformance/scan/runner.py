@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conformance.scan.answering.cache import Cache, content_key
+from conformance.scan.answering.versions import fitting
 from conformance.scan.config import Config
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.judging.analysis import analyse, failure
@@ -39,7 +40,7 @@ class Outcome:
 
     def take(self, found: list[Finding], target: Target, config: Config) -> None:
         """Add what was found in a file, as far as the settings let it through."""
-        for finding in _kept(found, target, config):
+        for finding in (fitting(f, config.torch) for f in _kept(found, target, config)):
             shown = finding.severity >= config.severity
             (self.findings if shown else self.below).append(finding)
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from conformance.scan.answering.versions import Version, fitting
 from conformance.scan.findings import Edit, Finding
 from conformance.scan.judging.analysis import analyse
 from conformance.scan.judging.rule import Rule
@@ -84,14 +85,15 @@ def passes(
     *,
     unsafe: bool,
     keep: Callable[[Finding], bool] = lambda finding: True,
+    torch: Version | None = None,
 ) -> Iterator[Pass]:
     """Rounds of mending until nothing fixable is left.
 
     A round whose result would not parse, or cannot be written in the file's encoding, is dropped
-    whole and ends them.
+    whole and ends them. Nothing is written that the given PyTorch does not have.
     """
     for _ in range(_PASSES):
-        findings = [finding for finding in analyse(path, data, rules) if keep(finding)]
+        findings = [fitting(f, torch) for f in analyse(path, data, rules) if keep(f)]
         edits, count = _choose(findings, unsafe)
         if not edits:
             return
@@ -114,10 +116,11 @@ def fix_source(
     *,
     unsafe: bool,
     keep: Callable[[Finding], bool] = lambda finding: True,
+    torch: Version | None = None,
 ) -> Fixed:
     """Bytes with every fixable finding mended, in the encoding they came in."""
     after, total = data, 0
-    for made in passes(path, data, rules, unsafe=unsafe, keep=keep):
+    for made in passes(path, data, rules, unsafe=unsafe, keep=keep, torch=torch):
         after, total = made.after, total + made.count
     return Fixed(data, after, total)
 
