@@ -123,6 +123,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
         status, text, headers = error.status_code, error.detail, dict(error.headers or {})
     told: dict[str, Any] = {"detail": text}
-    if request.url.path.endswith("/chat/completions") or request.url.path.startswith(CHAT_ROOT):
+    path = request.url.path
+    if is_openai(request) or path.endswith("/chat/completions") or path.startswith(CHAT_ROOT):
         told = error_of(status, text)
     return JSONResponse(told, status, headers)

@@ -35,7 +35,9 @@ def asking(text: Any = TAGS, **more: Any) -> dict[str, Any]:
 
 def heard(audio: Any) -> tuple[float, int]:
     (part,) = audio
-    kind, _, data = part["audio_url"]["url"].partition(",")
+    # The package makes objects of what it knows, and leaves the rest as it is.
+    where = part["audio_url"] if isinstance(part, dict) else part.audio_url
+    kind, _, data = where["url"].partition(",")
     assert kind == "data:audio/wav;base64"
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
     return samples.shape[0] / rate, rate
