@@ -43,11 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.server.serving import serve
 
     given = {
-        name: value
+        name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(arguments).items()
         if name in ServerOptions.__dataclass_fields__ and value is not None
     }
-    given["devices"] = tuple(arguments.devices or ("auto",))
     serve(from_environment(given, os.environ), say)
     return EXIT_OK
 
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
-    # The bare command has --port too; without SUPPRESS its value would be overwritten.
+    # None, so that the environment can say; the bare command's default is another.
     parser.add_argument("--port", type=int, default=None, help="port to listen on (default: 8001)")
     parser.add_argument(
         "--chat-port", type=int, help="serve chat completions alone there too, e.g. 8002"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 import time
@@ -55,9 +56,12 @@ class Worker:
         return True
 
     def _run(self) -> None:
+        warm = False
         while not self.line.closed:
             try:
-                self.step()
+                if not self.step() and not warm:
+                    # Answering comes first; then what the first task would wait for.
+                    warm = _imported()
                 if time.monotonic() - self._tidied > _TIDY:
                     self._tidied = time.monotonic()
                     self.work.store.prune()
@@ -88,3 +92,10 @@ class Worker:
             store.fail(
                 task.id, f"something went wrong inside ({type(error).__name__}); see the log"
             )
+
+
+def _imported() -> bool:
+    """Have PyTorch and the rest in memory before the first task needs them."""
+    for name in ("acestep.inference", "acestep.handler", "acestep.song.params"):
+        importlib.import_module(name)
+    return True
