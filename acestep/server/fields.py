@@ -175,7 +175,7 @@ def _says_nothing(field: Field, value: Any) -> bool:
 
 def schema() -> dict[str, Any]:
     """The fields as a JSON schema, for the API's page."""
-    types = {
+    types: dict[str, dict[str, Any]] = {
         TEXT: {"type": "string"},
         NUMBER: {"type": "number"},
         WHOLE: {"type": "integer"},

@@ -174,7 +174,7 @@ def from_environment(given: Mapping[str, Any], environment: Mapping[str, str]) -
     init = (text("INIT_LLM") or "auto").lower()
     if init not in ("auto", "true", "1", "yes", "on", "false", "0", "no", "off"):
         raise RequestError(f"ACESTEP_INIT_LLM={init!r} is neither true, false nor auto")
-    said = {
+    said: dict[str, Any] = {
         "host": text("API_HOST"),
         "port": _number("API_PORT", text("API_PORT")),
         "api_key": text("API_KEY"),
