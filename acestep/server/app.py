@@ -60,7 +60,7 @@ def create_app(options: ServerOptions, service: Service | None = None) -> FastAP
             CORSMiddleware, allow_origins=list(options.origins), allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
         )  # fmt: skip
-    app.add_middleware(Guard, options=options, seen=behind.metrics.request)  # type: ignore[arg-type]
+    app.add_middleware(Guard, options=options, seen=behind.metrics.request)
     return app
 
 

@@ -104,8 +104,10 @@ class Engines:
 
     def close(self) -> None:
         """Let all of them go."""
-        for handler in (*self._music.values(), *self._planners.values()):
+        for handler in self._music.values():
             handler.unload()
+        for planner in self._planners.values():
+            planner.unload()
         self._music.clear()
         self._planners.clear()
 

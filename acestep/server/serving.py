@@ -43,8 +43,8 @@ def serve(options: ServerOptions, say: Say) -> None:
         servers = [_Server(_config(one, options)) for one in apps]
         where = [f"http://{options.host}:{one.getsockname()[1]}" for one in sockets]
         say(f"acestep: the API is at {where[0]}, its page at {where[0]}/docs")
-        for one in where[1:]:
-            say(f"acestep: chat completions are at {one}/v1")
+        for there in where[1:]:
+            say(f"acestep: chat completions are at {there}/v1")
         asyncio.run(_serve(servers, sockets))
     finally:
         for one in sockets:

@@ -40,8 +40,7 @@ class Sounds:
         Raises:
             RequestError: it is neither, whatever lies there.
         """
-        asked = parse_qs(urlsplit(text).query).get("path", [text])[0] if "?" in text else text
-        if result := self.store.result(asked):
+        if result := self.store.result(result_name(text)):
             return result
         try:
             path = Path(text).resolve()
@@ -91,3 +90,13 @@ class Sounds:
                 f"reading the audio file takes too much time or memory; {_ADVICE}"
             ) from None
         return torch.from_numpy(samples.T.copy())
+
+
+def result_name(text: str) -> str:
+    """The name of a result, given alone or as the address that it is fetched from."""
+    if "?" not in text:
+        return text
+    try:
+        return parse_qs(urlsplit(text).query).get("path", [text])[0]
+    except ValueError:  # an address that is none
+        return text

@@ -15,6 +15,7 @@ from acestep.server.asking import NO_QUERY
 from acestep.server.bodies import BodyError
 from acestep.server.door import Refusal, admitted, check_header, ended, put_in, understand
 from acestep.server.fields import squashed
+from acestep.server.sounds import result_name
 from acestep.server.store import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Task
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class TaskApi:
     async def audio(self, request: Request) -> Response:
         """A result; who knows its name may have it, as a browser's player must."""
         check_header(self.service, request, needed=False)
-        name = request.query_params.get("path", "")
+        # Some clients put the whole address of a result where its name belongs.
+        name = result_name(request.query_params.get("path", ""))
         path = await run_in_threadpool(self.service.store.result, name)
         if path is None:
             raise Refusal(404, "there is no such result, or it has been removed")

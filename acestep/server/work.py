@@ -179,7 +179,7 @@ class _Writer:
 
     def generate_with_stop_condition(self, *args: Any, **keywords: Any) -> dict[str, Any]:
         return self._planner.generate_with_stop_condition(
-            *args, repetition_penalty=self._penalty, **keywords
+            *args, **{**keywords, "repetition_penalty": self._penalty}
         )
 
 

@@ -427,6 +427,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "server.sounds:Sounds",
         "server.sounds:Sounds.check",
         "server.sounds:Sounds.named",
+        "server.sounds:result_name",
         "server.store:Store",
         "server.store:Store.add",
         "server.store:Store.cancelled",
