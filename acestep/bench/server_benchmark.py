@@ -31,6 +31,8 @@ CLIENTS, TASKS, KILLS = 32, 300, 2
 PATIENCE = 120.0
 """Seconds for which a client whose server went away asks again."""
 
+# As often as the clients there are look.
+_GLANCE = 1.0
 _SONG = {"duration": 1, "inference_steps": 1, "batch_size": 1, "audio_format": "wav"}
 
 
@@ -122,7 +124,7 @@ class Client:
             (item,) = answer.json()["data"]
             if item["status"] != 0:
                 break
-            time.sleep(0.2)
+            time.sleep(_GLANCE)
         (made,) = json.loads(item["result"])
         if item["status"] == 1:
             sound = self._send(made["file"]).content

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
@@ -45,7 +46,8 @@ def create_app(options: ServerOptions, service: Service | None = None) -> FastAP
             behind.start()
         yield
         if service is None:
-            behind.close()
+            # The loop goes on, for connections that wait for what runs.
+            await run_in_threadpool(behind.close)
 
     app = FastAPI(
         title="ACE-Step API", version=__version__, lifespan=lifespan, description=document.ABOUT,

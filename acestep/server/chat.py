@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from acestep.server import words
 from acestep.server.bodies import BodyError
 from acestep.server.catalogue import PREFIX
-from acestep.server.door import Refusal, admitted, check_header, ended, put_in, understand
+from acestep.server.door import STOPPING, Refusal, admitted, check_header, ended, put_in, understand
 from acestep.server.store import SUCCEEDED, Task
 from acestep.server.tasks import MEDIA
 
@@ -83,7 +83,7 @@ class ChatApi:
         try:
             yield answer.piece({"role": "assistant", "content": ""})
             while not await line.ended_within(task.id, self.service.limits.heartbeat):
-                if line.closed:
+                if line.lost(task.id):
                     break
                 fraction, stage = line.progress(self.service.store.get(task.id) or task)
                 yield answer.piece(
@@ -92,7 +92,7 @@ class ChatApi:
             over = True
             found = self.service.store.get(task.id) or task
             if found.state != SUCCEEDED:
-                problem = found.error or "the service is stopping; ask again later"
+                problem = found.error or STOPPING
                 yield f"data: {json.dumps(error_of(500, problem))}\n\n"
             else:
                 content = content_of(found)

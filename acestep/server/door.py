@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from acestep.server.service import Service
 
+STOPPING = "the service is stopping; ask again later"
+
 _GLANCE = 0.5
 _NO_KEY = "this service asks for a key; send it as Authorization: Bearer KEY"
 
@@ -122,6 +124,8 @@ async def put_in(
     try:
         if service.store.counts()[QUEUED] >= service.limits.waiting:
             raise FullError("the queue is full; try again later")
+        if files and service.store.uploaded() > service.limits.waiting_bytes:
+            raise FullError("too many sounds wait already; try again later")
         asked = await run_in_threadpool(_checked, service, asked, files, kind)
         return await run_in_threadpool(
             service.line.submit, address(request), kind, asked.plain(),
@@ -145,16 +149,18 @@ async def ended(service: Service, request: Request, task: Task, *, give_up: bool
         give_up: whether it is cancelled when its client goes away.
 
     Raises:
-        Refusal: it is cancelled because the client went away.
+        Refusal: it is cancelled because the client went away, or the service stops before it.
     """
     while not await service.line.ended_within(task.id, _GLANCE):
         if give_up and await request.is_disconnected():
             await run_in_threadpool(service.line.stop, task.id)
             raise Refusal(499, "the client went away")
-        if service.line.closed:
-            raise Refusal(503, "the service is stopping; ask again later", {"retry-after": "10"})
-    found = service.store.get(task.id)
-    return found if found is not None else task
+        if service.line.lost(task.id):
+            break
+    found = service.store.get(task.id) or task
+    if found.ended is None:
+        raise Refusal(503, STOPPING, {"retry-after": "10"})
+    return found
 
 
 def understand(values: Mapping[str, Any], **defaults: Any) -> Asked:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from acestep.errors import CancelledError, GenerationError
-from acestep.server.store import RUNNING, Store, Task
+from acestep.server.store import QUEUED, RUNNING, Store, Task
 
 Observer = Callable[[Task], None]
 
@@ -146,6 +146,13 @@ class Line:
             with contextlib.suppress(ValueError):
                 live.waiters.remove(wake)
         return True
+
+    def lost(self, task_id: str) -> bool:
+        """Whether a task will not be done any more by this process."""
+        if not self._closed:
+            return False
+        task = self.store.get(task_id)
+        return task is None or task.state == QUEUED
 
     def close(self, running: bool = False) -> None:
         """Hand out no more; with `running`, have what runs wait for the next start."""

@@ -30,6 +30,7 @@ class Limits:
         decode_seconds, decode_bytes: computing time and memory for reading one upload.
         decoders: uploads that are read at once.
         waiting: tasks in the queue.
+        waiting_bytes: of all uploads that wait.
         asked_at_once: tasks that one question about results may name.
         task_seconds: longest time for one task.
         attempts: how often a task is taken up whose process died.
@@ -55,6 +56,7 @@ class Limits:
     decode_bytes: int = 2048 * MIB
     decoders: int = 2
     waiting: int = 200
+    waiting_bytes: int = 4096 * MIB
     asked_at_once: int = 1000
     task_seconds: float = 3600.0
     attempts: int = 2

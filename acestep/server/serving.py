@@ -45,7 +45,7 @@ def serve(options: ServerOptions, say: Say) -> None:
         say(f"acestep: the API is at {where[0]}, its page at {where[0]}/docs")
         for there in where[1:]:
             say(f"acestep: chat completions are at {there}/v1")
-        asyncio.run(_serve(servers, sockets))
+        asyncio.run(_serve(servers, sockets, app.state.service.line.close))
     finally:
         for one in sockets:
             one.close()
@@ -96,13 +96,15 @@ def _config(app: Any, options: ServerOptions) -> uvicorn.Config:
     )  # fmt: skip
 
 
-async def _serve(servers: list[_Server], sockets: list[socket.socket]) -> None:
+async def _serve(
+    servers: list[_Server], sockets: list[socket.socket], close: Callable[[bool], None]
+) -> None:
+    """Serve until a signal; what runs may end then, but for a second one."""
     loop = asyncio.get_running_loop()
 
     def end() -> None:
+        close(servers[0].should_exit)
         for server in servers:
-            # A second signal waits for nobody.
-            server.force_exit = server.should_exit
             server.should_exit = True
 
     with _on_signals(loop, end):

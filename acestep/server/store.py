@@ -279,6 +279,14 @@ class Store:
         """Where to write an upload."""
         return self.uploads / secrets.token_hex(16)
 
+    def uploaded(self) -> int:
+        """Bytes of the uploads that are there."""
+        total = 0
+        for path in self.uploads.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
+
     def prune(self, now: float | None = None) -> None:
         """Remove results that are too old or too much, and records that are older still."""
         now, limits = time.time() if now is None else now, self.limits

@@ -296,3 +296,29 @@ def test_what_takes_too_long_fails(make_server: Make) -> None:
     hasty = make_server(limits=Limits(task_seconds=0.05))
     item = hasty.ended(hasty.release(inference_steps=1000))
     assert "longer than a task may take" in songs(item)[0]["error"]
+
+
+def test_a_stop_keeps_what_runs_and_what_waits(make_server: Make) -> None:
+    stopping = make_server()
+    running, waiting = stopping.release(inference_steps=1000), stopping.release()
+    deadline = time.monotonic() + 30
+    while json.loads(stopping.item(running)["result"])[0].get("progress", 0) <= 0.35:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # What a first and a second signal do.
+    stopping.service.line.close()
+    stopping.service.line.close(True)
+    assert stopping.service.workers[0].join(30)
+    tasks = [stopping.store.get(task) for task in (running, waiting)]
+    assert [(task.state, task.attempts) for task in tasks if task] == [("queued", 0)] * 2
+    answer = stopping.client.post("/format_input", json={"prompt": "x"})
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+
+
+def test_too_many_sounds_wait(make_server: Make, song_file: Path) -> None:
+    full = make_server(working=False, limits=Limits(waiting_bytes=100))
+    answer = full.client.post(
+        "/release_task", data=FORM, files={"ref_audio": song_file.read_bytes()}
+    )
+    assert (answer.status_code, "too many sounds" in answer.text) == (429, True)
+    assert list(full.store.uploads.iterdir()) == []
