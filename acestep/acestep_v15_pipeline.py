@@ -40,6 +40,7 @@ COMMANDS = (
     "download",
     "bench",
     "batch",
+    "serve",
     "train",
 )
 UI_LANGUAGES = ("en", "zh", "ja")

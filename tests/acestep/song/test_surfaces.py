@@ -18,6 +18,8 @@ from acestep.gradio_ui.interfaces import form
 from acestep.gradio_ui.interfaces.api import Api
 from acestep.gradio_ui.song_request import SongRequest
 from acestep.handler import AceStepHandler
+from acestep.server import fields as http
+from acestep.server.asking import understood
 from acestep.song.params import GenerationConfig, GenerationParams, words_and_numbers
 from acestep.song.request import Request
 
@@ -194,6 +196,35 @@ def test_a_line_of_a_batch(name: str, tmp_path: Path) -> None:
     (job,) = read_jobs(file)
     request = request_of(GenerationParams.of(job.params), [job.params["seed"]])
     assert field_of(request, name, field) == expected
+
+
+HTTP = {(field.where, field.attribute): field.name for field in http.FIELDS}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_http_api(name: str) -> None:
+    options, _, field, expected = ASKED[name]
+    parsed = song_options.params(build_parser().parse_args(["generate", "x", *options]))
+    sent = {"prompt": "x", "batch_size": 1, HTTP[http.PARAMS, name]: getattr(parsed, name)}
+    made = words_and_numbers(*understood(json.loads(json.dumps(sent))).built())
+    assert field_of(made, name, field) == expected
+    plain = words_and_numbers(*understood({"prompt": "y"}).built())
+    assert field_of(plain, name, field) != expected
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_the_kind_of_file_over_http(name: str) -> None:
+    _, values, expected = CONFIGURED[name]
+    given = {"audio_format": values.get("audio_format", "wav"), HTTP[http.CONFIG, name]: expected}
+    assert getattr(understood({"prompt": "x", **given}).built()[1], name) == expected
+    assert getattr(understood({"prompt": "x"}).built()[1], name) != expected
+
+
+def test_http_has_a_name_for_every_field() -> None:
+    asked = {(http.PARAMS, name) for name in ASKED}
+    asked |= {(http.CONFIG, name) for name in (*CONFIGURED, *NOT_OF_FILES)}
+    assert asked == {key for key in HTTP if key[0] != http.SERVER}
+    assert set(http.UPLOADS) == set(AUDIO)
 
 
 def test_the_form_has_every_field_or_the_api_does() -> None:

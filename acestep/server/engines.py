@@ -1,0 +1,141 @@
+"""The models of one device: loaded when they are asked for, let go when memory is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from acestep.device import BACKEND_CHOICES, GIB, resolve
+from acestep.errors import RequestError
+from acestep.server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from acestep.device import DevicePolicy
+    from acestep.handler import AceStepHandler
+    from acestep.llm_inference import LLMHandler
+
+Report = Callable[..., Any]
+
+# What a song needs beside the weights; a model that is not in use makes room for it.
+_WORKING_GIB = 2.0
+_MOST_LOADED = 3
+
+
+class Engines:
+    """The handlers of a device, by the name of what they hold.
+
+    Args:
+        device: see `device.resolve`.
+        options: of the service.
+    """
+
+    def __init__(self, device: str, options: ServerOptions) -> None:
+        self.device, self.options = device, options
+        self._music: dict[str, AceStepHandler] = {}
+        self._planners: dict[tuple[str, str], LLMHandler] = {}
+
+    @property
+    def policy(self) -> DevicePolicy:
+        """The device.
+
+        Raises:
+            RequestError: it is not there.
+        """
+        return resolve(self.device)
+
+    def music(self, name: str, report: Report) -> AceStepHandler:
+        """A handler with a checkpoint, the least recently used of others gone if need be.
+
+        Raises:
+            RequestError: the checkpoint cannot be loaded here.
+        """
+        if (known := self._music.pop(name, None)) is not None:
+            self._music[name] = known
+            return known
+        from acestep.checkpoint import finding
+        from acestep.console.terminal import quiet_libraries
+        from acestep.handler import AceStepHandler
+
+        quiet_libraries()
+        policy = self.policy
+        found = finding.find(name, self.options.checkpoint)
+        self._make_room(policy, _gigabytes(found.path))
+        handler = AceStepHandler()
+        report(0.0, desc="loading")
+        handler.load(
+            name, policy, project_root=self.options.checkpoint, offload=self.options.offload,
+            progress=report,
+        )  # fmt: skip
+        self._music[name] = handler
+        return handler
+
+    def planner(self, name: str, backend: str, report: Report) -> LLMHandler:
+        """A handler with a language model.
+
+        Args:
+            name, backend: empty for the service's own.
+
+        Raises:
+            RequestError: it cannot be loaded here.
+        """
+        name, backend = name or self.options.lm_model, backend or self.options.lm_backend
+        if (known := self._planners.get((name, backend))) is not None:
+            return known
+        from acestep.llm_inference import LLMHandler
+
+        policy = self.policy
+        report(0.0, desc="loading language model")
+        handler = LLMHandler()
+        # One is kept: language models are large, and few servers have several.
+        for other in self._planners.values():
+            other.unload()
+        self._planners.clear()
+        handler.load(
+            name,
+            policy,
+            checkpoint_dir=self.options.checkpoint,
+            backend=backend_on(policy, backend),
+            offload=self.options.offload != "none" and not policy.unified_memory,
+        )
+        self._planners[name, backend] = handler
+        return handler
+
+    def close(self) -> None:
+        """Let all of them go."""
+        for handler in self._music.values():
+            handler.unload()
+        for planner in self._planners.values():
+            planner.unload()
+        self._music.clear()
+        self._planners.clear()
+
+    def _make_room(self, policy: DevicePolicy, gigabytes: float) -> None:
+        needed = gigabytes + _WORKING_GIB
+        while self._music and (
+            len(self._music) >= _MOST_LOADED or policy.free_memory < needed
+        ):  # the first is the least recently used
+            self._music.pop(next(iter(self._music))).unload()
+
+
+def backend_on(policy: DevicePolicy, backend: str) -> str:
+    """The language model's engine on a device; empty lets the device decide.
+
+    Raises:
+        RequestError: the device cannot run the one asked for.
+    """
+    backend = backend or policy.lm_backend
+    if backend not in BACKEND_CHOICES:
+        raise RequestError(f"unknown backend '{backend}'; choose from {', '.join(BACKEND_CHOICES)}")
+    if backend not in (policy.lm_backend, "pt"):
+        raise RequestError(
+            f"the backend '{backend}' cannot be used on {policy.name}: "
+            f"{policy.lm_backend_reason}; choose {policy.lm_backend}"
+        )
+    return backend
+
+
+def _gigabytes(path: Path) -> float:
+    files = [path] if path.is_file() else path.rglob("*.safetensors")
+    return sum(file.stat().st_size for file in files) / GIB
