@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import secrets
 import time
 from collections.abc import Callable
@@ -71,8 +70,6 @@ class Work:
         names = self._kept(asked, dit, made, report)
         result = _told(asked, dit, made, planner, names)
         result["generation_info"] = _times(made, time.perf_counter() - began)
-        del made
-        gc.collect()
         return result, names
 
     def sample(self, asked: Asked, report: Report) -> dict[str, Any]:

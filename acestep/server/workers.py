@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import threading
@@ -17,6 +18,8 @@ log = logging.getLogger("acestep.server")
 
 _GLANCE = 1.0
 _TIDY = 60.0
+# Glances without work after which PyTorch is imported; tasks between two collections.
+_WARM, _COLLECT = 3, 50
 
 
 class Worker:
@@ -56,12 +59,17 @@ class Worker:
         return True
 
     def _run(self) -> None:
-        warm = False
+        idle, made = 0, 0
         while not self.line.closed:
             try:
-                if not self.step() and not warm:
+                worked = self.step()
+                idle, made = (0, made + 1) if worked else (idle + 1, made)
+                if idle == _WARM and not made:
                     # Answering comes first; then what the first task would wait for.
-                    warm = _imported()
+                    _import()
+                # It takes longer than a short song, so nobody is to wait for it.
+                if made and (idle == 1 or (worked and made % _COLLECT == 0)):
+                    gc.collect()
                 if time.monotonic() - self._tidied > _TIDY:
                     self._tidied = time.monotonic()
                     self.work.store.prune()
@@ -94,8 +102,7 @@ class Worker:
             )
 
 
-def _imported() -> bool:
+def _import() -> None:
     """Have PyTorch and the rest in memory before the first task needs them."""
     for name in ("acestep.inference", "acestep.handler", "acestep.song.params"):
         importlib.import_module(name)
-    return True

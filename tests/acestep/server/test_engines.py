@@ -1,0 +1,66 @@
+"""The models of a device: loaded once, let go for others, used or refused; names of checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acestep.errors import RequestError
+from acestep.server import engines as room
+from acestep.server.catalogue import Catalogue
+from acestep.server.engines import Engines, backend_on
+from acestep.server.options import ServerOptions
+
+
+def test_models_come_and_go(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_MOST_LOADED", 1)
+    told: list[str] = []
+
+    def report(fraction: float, desc: str = "") -> None:
+        told.append(desc)
+
+    engines = Engines("cpu", ServerOptions(lm_model="demo"))
+    first = engines.music(str(base_folder), report)
+    assert first.pipeline is not None
+    assert engines.music(str(base_folder), report) is first
+    assert told[0] == "loading"
+    second = engines.music("demo", report)
+    assert (first.pipeline, second.checkpoint and second.checkpoint.name) == (None, "demo")
+    planner = engines.planner("", "", report)
+    assert engines.planner("", "", report) is planner
+    other = engines.planner("demo", "pt", report)
+    assert (planner.llm_initialized, other.llm_initialized) == (False, True)
+    engines.close()
+    assert (second.pipeline, other.llm_initialized) == (None, False)
+
+
+def test_what_cannot_be_loaded_is_refused() -> None:
+    engines = Engines("cpu", ServerOptions())
+    with pytest.raises(RequestError, match="no checkpoint folder"):
+        engines.music("nowhere", lambda *_, **__: None)
+    with pytest.raises(RequestError, match="unknown backend"):
+        backend_on(engines.policy, "other")
+    with pytest.raises(RequestError, match="cannot be used on cpu"):
+        backend_on(engines.policy, "vllm")
+
+
+def test_names_of_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Catalogue(ServerOptions()).names == ["demo"]
+    assert Catalogue(ServerOptions(models=("auto",))).names == ["demo"]
+    for name in ("acestep-v15-base", "acestep-v15-turbo"):
+        folder = tmp_path / "checkpoints" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"audio_acoustic_hidden_dim": 64}')
+        (folder / "model.safetensors").write_bytes(b"")
+    found = Catalogue(ServerOptions())
+    assert found.names == ["acestep-v15-turbo", "acestep-v15-base", "demo"]
+    assert found.name("acestep/turbo") == found.default == "acestep-v15-turbo"
+    assert found.source("") == "auto"
+    assert found.name("base") == "acestep-v15-base"
+    some: Any = Catalogue(ServerOptions(models=("base", str(folder))))
+    assert some.names == ["base", "acestep-v15-turbo"]
+    assert (some.name("acestep-v15-base"), some.source("turbo")) == ("base", str(folder))
+    with pytest.raises(RequestError, match="unknown model 'demo'; choose from base"):
+        some.name("demo")
