@@ -113,6 +113,7 @@ FIELDS: tuple[Field, ...] = (
     _field(CONFIG, WHOLE, "audio_bit_depth", "of flac and wav"),
     _field(CONFIG, WHOLE, "audio_bitrate", "kbit/s of mp3, opus, m4a and aac"),
     _field(CONFIG, NUMBER, "audio_loudness", "LUFS to bring each song to"),
+    _field(CONFIG, FLAG, "fit", "shorten songs that are too long for this machine", False),
     _field(SERVER, TEXT, "model", "which checkpoint, see /v1/models", "", "dit_model"),
     _field(SERVER, FLAG, "sample_mode", "invent the song from sample_query", False),
     _field(SERVER, TEXT, "sample_query", "a few words to invent it from", "", "description", "desc"),
