@@ -77,6 +77,8 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "engines.torch.wave_encoder:forget",
     ),
     "text in, text out": (
+        "cli.planner:check",
+        "cli.planner:planned_progress",
         "console.terminal:OneLineParser",
         "alignment.heads:parse_heads",
         "errors:first_line",

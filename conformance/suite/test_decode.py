@@ -77,6 +77,7 @@ def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any
 @torch.inference_mode()
 def test_encode_is_exact_in_chunks(api: Api, target: Target, handler: Any) -> None:
     vae, encode = handler.pipeline.vae, api.get("engines.torch.codec:encode")
+    api.get("engines.torch.wave_encoder:forget")(vae)
     audio = tone(1.5)[None]
     whole = encode(vae, audio, handler.policy)
     parts = encode(vae, audio, handler.policy, chunk_frames=9)

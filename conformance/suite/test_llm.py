@@ -166,7 +166,16 @@ def test_a_song_with_a_plan(api: Api, target: Target, handler: Any, tmp_path: Pa
     song(generate(api, handler, made, duration=10.0, inference_steps=1))
 
 
-@covers("A1", "cli.inspire:*", "cli.understand:*", "cli.planner:*")
+@covers(
+    "A1",
+    "cli.inspire:*",
+    "cli.understand:*",
+    "cli.planner:add_planner_options",
+    "cli.planner:add_sample_options",
+    "cli.planner:check_sampling",
+    "cli.planner:load",
+    "cli.planner:print_sample",
+)
 def test_planner_commands(
     api: Api, target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
