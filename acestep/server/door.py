@@ -119,7 +119,8 @@ async def put_in(
         files: uploads, which go with the task.
 
     Raises:
-        Refusal: 400 for what cannot be made, 429 where there is no room.
+        Refusal: 400 for what cannot be made, 429 where there is no room, 503 where the service
+            stops and the client waits.
     """
     try:
         if service.store.counts()[QUEUED] >= service.limits.waiting:
@@ -127,6 +128,8 @@ async def put_in(
         if files and service.store.uploaded() > service.limits.waiting_bytes:
             raise FullError("too many sounds wait already; try again later")
         asked = await run_in_threadpool(_checked, service, asked, files, kind)
+        if attended and service.line.closed:
+            raise Refusal(503, STOPPING, {"retry-after": "10"})
         return await run_in_threadpool(
             service.line.submit, address(request), kind, asked.plain(),
             attended=attended, uploads=[path.name for path in files.values()],

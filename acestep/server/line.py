@@ -90,8 +90,9 @@ class Line:
             if self._closed:
                 return None
             task = self.store.take()
+            if task is None and self._changed.wait(timeout) and not self._closed:
+                task = self.store.take()
             if task is None:
-                self._changed.wait(timeout)
                 return None
             return task, self._live.setdefault(task.id, Live())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,10 @@ def test_the_openai_package_lists_models_and_hears_errors(client: openai.OpenAI)
         other.models.list()
 
 
-def test_the_stream_as_it_is_sent(server: Server) -> None:
+def test_the_stream_as_it_is_sent(make_server: Make) -> None:
+    # The end is told at once, not at the next sign of life.
+    server = make_server(limits=Limits(heartbeat=60))
+    began = time.monotonic()
     answer = server.client.post("/openai/v1/chat/completions", json=asking(stream=True))
     assert answer.headers["content-type"].startswith("text/event-stream")
     lines = [line for line in answer.text.split("\n\n") if line]
@@ -105,6 +109,7 @@ def test_the_stream_as_it_is_sent(server: Server) -> None:
     pieces = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
     assert {piece["object"] for piece in pieces} == {"chat.completion.chunk"}
     assert len({piece["id"] for piece in pieces}) == 1
+    assert time.monotonic() - began < 60
 
 
 def test_a_failure_in_a_stream_is_told(server: Server) -> None:

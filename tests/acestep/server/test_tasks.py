@@ -224,6 +224,16 @@ def test_cancelling_what_runs(server: Server) -> None:
     assert server.store.usage() == (0, 0)
 
 
+def test_cancelling_what_plans(server: Server) -> None:
+    task = server.release(thinking=True, duration=300)
+    deadline = time.monotonic() + 30
+    while not json.loads(server.item(task)["result"])[0].get("stage", "").startswith("planning"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    server.client.post("/cancel_task", json={"task_id": task})
+    assert songs(server.ended(task))[0]["error"] == "cancelled"
+
+
 def test_a_full_queue(make_server: Make, song_file: Path) -> None:
     full = make_server(working=False, limits=Limits(waiting=1))
     full.release()
