@@ -195,6 +195,7 @@ def test_codes_and_a_reference(api: Api, target: Target, handler: Any) -> None:
     result = handler.generate_music(
         captions="piano",
         audio_code_string=CODES,
+        audio_duration=0.6,
         reference_audio=tone(0.3),
         inference_steps=2,
         infer_method="sde",

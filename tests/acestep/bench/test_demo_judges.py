@@ -20,6 +20,9 @@ from acestep.handler import AceStepHandler
 from acestep.training.configs import LORA_TARGETS
 from acestep.training.data import find_examples
 
+# Tracing these would cost a minute for lines that cheaper tests run too.
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.fixture(scope="module")
 def organ() -> tuple[Song, torch.Tensor]:

@@ -176,7 +176,7 @@ def test_expanded_it_is_the_same_model(tmp_path: Path) -> None:
 
 def test_the_planner_that_ships_keeps_to_what_it_is_told() -> None:
     """A few captions, greedily; random weights write no block at all."""
-    made = judge.plan_figures(planner_model.load(planner_model.FILE), resolve("cpu"), 12)
+    made = judge.plan_figures(planner_model.load(planner_model.FILE), resolve("cpu"), 6)
     assert made["whole"]["share"] == 1.0
     assert made["bpm"]["share"] >= 0.8
     assert made["words kept"]["share"] >= 0.8
