@@ -23,6 +23,8 @@ _FLOAT8 = {
         "float8_e4m3fnuz": "Float8_e4m3fnuz",
         "float8_e5m2": "Float8_e5m2",
         "float8_e5m2fnuz": "Float8_e5m2fnuz",
+        "float8_e8m0fnu": "Float8_e8m0fnu",
+        "float4_e2m1fn_x2": "Float4_e2m1fn_x2",
     }.items()
     if hasattr(torch, name)
 }
@@ -122,7 +124,7 @@ def convolution_output(
 
 
 def check_convolution(arguments: tuple[object, ...], machine: Machine) -> None:
-    """Refuses integer convolutions and outputs with a dimension above 65536.
+    """Refuses integers, transposed volumes in half precision and outputs longer than 65536.
 
     `arguments` are those of aten::convolution. Transposed convolutions are exempt from the size
     limit, as they are on MPS. Raises RuntimeError or NotImplementedError.
@@ -132,6 +134,8 @@ def check_convolution(arguments: tuple[object, ...], machine: Machine) -> None:
     assert isinstance(weight, torch.Tensor)
     if not (signal.is_floating_point() or signal.is_complex()):
         raise limits.CONVOLUTION_DTYPE.error()
+    if transposed and weight.dim() == 5 and signal.dtype in (torch.float16, torch.bfloat16):
+        raise limits.TRANSPOSED_HALF.error()
     if transposed or not limits.CONVOLUTION_SIZE.holds(machine) or signal.dim() != weight.dim():
         return
     shape = convolution_output(

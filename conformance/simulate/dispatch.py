@@ -28,6 +28,13 @@ _INDEXED = frozenset(
     | {"aten::_unsafe_index", "aten::_unsafe_index_put"}
 )
 _HOST_OPERANDS = frozenset({"aten::_pack_padded_sequence", "aten::_pad_packed_sequence"})
+_HOST_RESULTS = {"aten::_pack_padded_sequence": (1,)}
+"""Results, by place, that lie on the host whatever the device of the operands."""
+_QUESTIONS = frozenset(
+    {"aten::_has_compatible_shallow_copy_type", "aten::is_same_size", "aten::is_set_to"}
+    | {"aten::result_type", "aten::can_cast"}
+)
+"""What only asks about tensors, and computes on none of them."""
 _WAITS = {
     "aten::_local_scalar_dense": "reads one element",
     "aten::equal": "reads one element",
@@ -228,6 +235,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._transfer("to host", operator.base, 0, _WAITS[operator.base])
         elif operator.base in _INDEXED and any(t.dtype is torch.bool for t in found[1:]):
             self._transfer("to host", operator.base, 0, "boolean mask: waits for a size")
+        asked = kwargs.get("device")
+        if asked is not None and not is_backend(asked) and asked.type != HOST.type:
+            # Shapes without values, or another device: what is made there is not ours.
+            return func(*args, **kwargs)
         if "device" in kwargs:
             kwargs = {**kwargs, "device": HOST}
         if target == HOST:
@@ -273,7 +284,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         """Raises RuntimeError for operands on two devices, except where MPS lets them mix."""
         core = self.core
-        if operator.base in _MOVES or operator.base in _HOST_OPERANDS:
+        if operator.base in _MOVES or operator.base in _HOST_OPERANDS | _QUESTIONS:
             return
         if torch._C._current_graph_task_id() != -1 and core.thread.call is None:
             # Derivative formulas make zeros whose device C++ reads as the CPU's.
@@ -301,6 +312,13 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if out is None:
             out = self._compute(func, operator, args, kwargs)
         written = {storage_id(tensor) for tensor in hosts if tensor.layout is torch.strided}
+        if operator.base in _HOST_RESULTS:
+            # The parts that it ran may have marked them.
+            out = tuple(
+                result.clone() if place in _HOST_RESULTS[operator.base] else result
+                for place, result in enumerate(out)
+            )
+            written |= {storage_id(out[place]) for place in _HOST_RESULTS[operator.base]}
         for tensor in tensors_in((out,), {}):
             if not core.ledger.holds(tensor):
                 if tensor.layout is torch.strided and storage_id(tensor) in written:

@@ -35,7 +35,11 @@ def placed(device: Any) -> torch.device:
 
     Raises, in torch's words, RuntimeError for an index no Mac has and AssertionError for CUDA.
     """
-    made = device if isinstance(device, torch.device) else torch.device(device)
+    if isinstance(device, int):
+        # A number alone is an index of the accelerator.
+        made = torch.device(BACKEND, device)
+    else:
+        made = device if isinstance(device, torch.device) else torch.device(device)
     if made.type == ABSENT_BACKEND:
         raise AssertionError(ABSENT)
     if made.type != BACKEND:
@@ -47,7 +51,9 @@ def placed(device: Any) -> torch.device:
 
 def is_backend_name(device: Any) -> bool:
     """Whether an argument names the simulated device, as text or as a torch.device."""
-    return device is not None and torch.device(device).type == BACKEND
+    if device is None or isinstance(device, int):
+        return device is not None
+    return torch.device(device).type == BACKEND
 
 
 def default_device() -> torch.device:
@@ -86,6 +92,9 @@ def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         target = placed(device)
     elif func in _CONSTRUCTORS and default_device() == DEVICE:
         target = DEVICE
+    if target in (None, HOST) and kwargs.get("pin_memory"):
+        # Host memory is the GPU's too on a Mac, and needs no allocator of its own.
+        kwargs = {**kwargs, "pin_memory": False}
     if target == DEVICE:
         kwargs = {**kwargs, "device": HOST}
     elif target is not None and target != HOST:
@@ -139,6 +148,39 @@ def _to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return move(core, tensor, there, dtype, options.get("memory_format"))
 
 
+@handles(torch.device)
+def _device(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """An index alone is the accelerator's; C++ would look for one that this build has."""
+    named = args[0] if args else kwargs.get("type")
+    index = named if isinstance(named, int) else kwargs.get("index")
+    if named is None or isinstance(named, int):
+        return func(BACKEND, index)
+    return func(*args, **kwargs)
+
+
+@handles(torch._C._nn._parse_to)
+def _parse_to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """What Module.to was asked for; C++ would read a simulated tensor's device as the host's."""
+    options = dict(kwargs)
+    rest = list(args)
+    other = options.pop("tensor", None)
+    if rest and isinstance(rest[0], _Tensor):
+        other = rest.pop(0)
+    if other is not None:
+        rest[:0] = [other.device, other.dtype]
+    elif rest and isinstance(rest[0], int):
+        rest[0] = placed(rest[0])
+    if isinstance(options.get("device"), int):
+        options["device"] = placed(options["device"])
+    return func(*rest, **options)
+
+
+@handles(_Tensor.type_as)
+def _type_as(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    tensor, other = args[0], args[1] if len(args) > 1 else kwargs["other"]
+    return _to(core, _Tensor.to, (tensor, other), {})
+
+
 @handles(_Tensor.cpu)
 def _cpu(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if core.ledger.holds(args[0]):
@@ -163,6 +205,8 @@ def _type(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         return call(core, func, (tensor, wanted), {})
     name = wanted if isinstance(wanted, str) else f"{wanted.__module__}.{wanted.__name__}"
     prefix = f"torch.{BACKEND}."
+    if isinstance(wanted, str) and wanted.startswith(prefix):
+        raise limits.TYPE_NAME.error(name=wanted)
     host_name = name.replace(prefix, "torch.", 1)
     there = DEVICE if name.startswith(prefix) else HOST
     dtype = getattr(torch, host_name.rpartition(".")[2]).dtype
@@ -216,6 +260,24 @@ def _linear(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     signal = args[0] if args else kwargs.get("input")
     if isinstance(signal, _Tensor) and core.ledger.holds(signal):
         checks.check_linear(signal)
+    return call(core, func, args, kwargs)
+
+
+@handles(torch.tensor_split, _Tensor.tensor_split)
+def _tensor_split(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    # C++ reads the indices before it dispatches.
+    for where in (*args[1:2], *kwargs.values()):
+        if isinstance(where, _Tensor) and core.ledger.holds(where):
+            raise limits.SPLIT_INDICES.error(device=DEVICE)
+    return call(core, func, args, kwargs)
+
+
+@handles(torch._C._VariableFunctions._pack_padded_sequence)
+def _pack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    lengths = args[1]
+    if core.ledger.holds(lengths):
+        name = lengths.type().rpartition(".")[2].removesuffix("Tensor")
+        raise limits.LENGTHS.error(count=lengths.dim(), device=DEVICE, name=name)
     return call(core, func, args, kwargs)
 
 

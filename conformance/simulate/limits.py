@@ -208,6 +208,30 @@ PINNING_HOST = _limit(
     '"mps:0".  This is no longer allowed; the devices must match.',
     "https://github.com/pytorch/pytorch/issues/86060",
 )
+TYPE_NAME = _limit(
+    "type-name",
+    ValueError,
+    "invalid type: '{name}'",
+    "pytorch/pytorch torch/csrc/utils/tensor_types.cpp, which lists no MPS types",
+)
+SPLIT_INDICES = _limit(
+    "split-indices",
+    RuntimeError,
+    "tensor_split expected tensor_indices_or_sections to be on cpu, but it's on {device}",
+    _SOURCES + "native/TensorShape.cpp",
+)
+LENGTHS = _limit(
+    "lengths",
+    RuntimeError,
+    "'lengths' argument should be a 1D CPU int64 tensor, but got {count}D {device} {name} tensor",
+    _SOURCES + "native/PackedSequence.cpp",
+)
+TRANSPOSED_HALF = _limit(
+    "transposed-3d-half",
+    RuntimeError,
+    "ConvTranspose 3D with BF16 or FP16 types is not supported on MPS",
+    _SOURCES + "native/mps/operations/Convolution.mm",
+)
 DLPACK = _limit(
     "dlpack",
     BufferError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -82,7 +83,7 @@ class Generator(metaclass=_Meta):
         """`device` as for torch.Generator: a torch.device, a string, or None."""
         if device is None:
             return _CPU_GENERATOR()
-        if torch.device(device).type == BACKEND:
+        if isinstance(device, int) or torch.device(device).type == BACKEND:
             return DeviceGenerator()
         return _CPU_GENERATOR(device=device)
 
@@ -93,15 +94,22 @@ class RandomState:
     def __init__(self) -> None:
         self.default = DeviceGenerator()
         self.default.manual_seed(torch.initial_seed())
+        self._lent = threading.local()
 
     @contextmanager
     def as_default(self) -> Iterator[None]:
         """Lets kernels that take no generator draw from the device's stream."""
+        if getattr(self._lent, "out", False):
+            # A part of an operator that draws already: the stream goes on where it is.
+            yield
+            return
         host = torch.default_generator
         saved = host.get_state()
         host.set_state(self.default.get_state())
+        self._lent.out = True
         try:
             yield
         finally:
+            self._lent.out = False
             self.default.set_state(host.get_state())
             host.set_state(saved)

@@ -199,6 +199,20 @@ def _tensors(patches: Patches, core: Core) -> None:
 
         return property(get)
 
+    def grouped(lists: Any, with_indices: bool = False) -> Any:
+        """By device and dtype, as foreach optimisers ask; C++ sees the host's alone."""
+        found: dict[Any, Any] = {}
+        for (device, dtype), (columns, indices) in plain_grouped(lists, with_indices).items():
+            for row, first in enumerate(columns[0]):
+                key = DEVICE if first is not None and holds(first) else device, dtype
+                kept, numbers = found.setdefault(key, ([[] for _ in columns], []))
+                for column, values in zip(kept, columns, strict=True):
+                    column.extend(values[row : row + 1])
+                if with_indices:
+                    numbers.append(indices[row])
+        return found
+
+    plain_grouped = patches.set(torch._C, "_group_tensors_by_device_and_dtype", grouped)
     patches.set(torch.Tensor, "device", reported("device", DEVICE))
     patches.set(torch.Tensor, "is_mps", reported("is_mps", True))
     patches.set(torch.Tensor, "is_cpu", reported("is_cpu", False))
@@ -232,6 +246,14 @@ def _storages(patches: Patches, core: Core) -> None:
         ledger.mark_storage(made)
         return made
 
+    def make(cls: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:
+        if not is_backend_name(device):
+            return plain_new(cls, *args, **({} if device is None else {"device": device}), **kwargs)
+        made = plain_new(cls, *args, **kwargs)
+        ledger.mark_storage(made)
+        return made
+
+    plain_new = patches.set(storage_type, "__new__", make)
     plain_clone = patches.set(storage_type, "clone", clone)
     patches.set(storage_type, BACKEND, to_device)
     for name in ("share_memory_", "_share_filename_cpu_", "_share_fd_cpu_"):

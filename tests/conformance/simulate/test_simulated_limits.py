@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from conformance import simulate
 from conformance.simulate import checks
@@ -103,6 +104,22 @@ CASES: dict[str, list[Callable[[], object]]] = {
     "buffer-size": [
         lambda: torch.empty(2**31, device=DEVICE),
         lambda: torch.empty(1, device=DEVICE).resize_(2**32),
+    ],
+    "type-name": [lambda: torch.ones(1).type("torch.mps.FloatTensor")],
+    "split-indices": [
+        lambda: on(4).tensor_split(on(1, dtype=torch.int64)),
+        lambda: torch.tensor_split(on(4), tensor_indices_or_sections=on(1, dtype=torch.int64)),
+    ],
+    "lengths": [
+        lambda: pack_padded_sequence(on(2, 3, 1), torch.tensor([3, 2], device=DEVICE)),
+    ],
+    "transposed-3d-half": [
+        lambda: functional.conv_transpose3d(
+            on(1, 1, 2, 2, 2, dtype=torch.float16), on(1, 1, 2, 2, 2, dtype=torch.float16)
+        ),
+        lambda: torch.nn.ConvTranspose3d(1, 1, 2, device=DEVICE, dtype=torch.bfloat16)(
+            on(1, 1, 2, 2, 2, dtype=torch.bfloat16)
+        ),
     ],
     "qr-workspace": [lambda: torch.linalg.qr(on(2, 40000, 2))],
 }

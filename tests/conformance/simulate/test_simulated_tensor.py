@@ -49,7 +49,6 @@ def test_a_tensor_reports_its_device() -> None:
         lambda: torch.ones(3).to(torch.device(DEVICE), torch.float16),
         lambda: torch.ones(3).to(device=DEVICE, dtype=torch.int32),
         lambda: torch.ones(3).to(torch.zeros(1, device=DEVICE)),
-        lambda: torch.ones(3).type("torch.mps.FloatTensor"),
         lambda: torch.ones(3, device=DEVICE).type(torch.int64),
         lambda: torch.ones(3, device=DEVICE).half(),
         lambda: torch.ones(3, device=DEVICE).to(DEVICE, copy=True),

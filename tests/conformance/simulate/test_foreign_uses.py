@@ -1,0 +1,200 @@
+"""How other people's code places tensors and modules, and what a Mac answers to it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils import rnn
+
+from conformance import simulate
+
+pytestmark = pytest.mark.usefixtures("sim")
+DEVICE = torch.device("mps", 0)
+
+
+def placed(module: torch.nn.Module) -> set[torch.device]:
+    return {tensor.device for tensor in module.state_dict().values()}
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        lambda module: module.to(device="mps"),
+        lambda module: module.to(device="mps", dtype=torch.float16),
+        lambda module: module.to(torch.ones(1, device="mps")),
+        lambda module: module.to(tensor=torch.ones(1, device="mps")),
+        lambda module: module.to(0),
+        lambda module: module.to(device=0),
+        lambda module: module.to("mps", torch.float16),
+    ],
+    ids=["keyword", "keywords", "tensor", "named tensor", "index", "named index", "positions"],
+)
+def test_a_module_goes_where_it_is_sent(to: Callable[[Any], Any]) -> None:
+    assert placed(to(torch.nn.BatchNorm1d(3))) == {DEVICE}
+
+
+def test_a_module_keeps_its_place_and_changes_its_dtype() -> None:
+    module = torch.nn.Linear(2, 2, device="mps").to(torch.float16)
+    assert (placed(module), module.weight.dtype) == ({DEVICE}, torch.float16)
+    assert placed(module.to(torch.ones(1))) == {torch.device("cpu")}
+
+
+@pytest.mark.parametrize("made_inside", [False, True])
+def test_a_module_is_sent_in_inference_mode(made_inside: bool) -> None:
+    module = torch.nn.Linear(2, 2)
+    with torch.inference_mode():
+        if made_inside:
+            module = torch.nn.Linear(2, 2)
+        module.to("mps")
+        assert module(torch.ones(1, 2, device="mps")).device == DEVICE
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(2).to(0),
+        lambda: torch.zeros(2, device=0),
+        lambda: torch.ones(2).to(torch.device(0)),
+        lambda: torch.tensor([1.0], device=0),
+        lambda: torch.ones(2).type_as(torch.ones(1, device="mps")),
+        lambda: torch.UntypedStorage(4, device="mps"),
+        lambda: torch.from_dlpack(torch.ones(2, device="mps")),
+    ],
+)
+def test_an_index_or_another_tensor_says_where(make: Callable[[], Any]) -> None:
+    assert make().device == DEVICE
+
+
+def test_no_mac_has_a_second_device() -> None:
+    assert torch.device(0) == DEVICE
+    with pytest.raises(RuntimeError, match="MPS device index must be 0, but got 1"):
+        torch.zeros(1, device=1)
+
+
+def test_type_as_takes_the_dtype_too_and_goes_back() -> None:
+    there = torch.ones(2, dtype=torch.int32, device="mps")
+    assert torch.ones(2).type_as(there).dtype is torch.int32
+    assert there.type_as(torch.ones(1)).device == torch.device("cpu")
+
+
+def test_shapes_without_values_are_not_on_the_device() -> None:
+    x = torch.ones(2, device="mps")
+    for made in (x.to("meta"), torch.empty_like(x, device="meta"), x.new_zeros(3, device="meta")):
+        assert made.device == torch.device("meta")
+    assert x.sum().item() == 2.0
+
+
+def test_no_draw_is_made_twice() -> None:
+    """In a process of its own: only an operator's first run is made of its parts."""
+    script = (
+        "import torch\n"
+        "from conformance import simulate\n"
+        "with simulate.mps():\n"
+        "    for draw in (torch.randn, torch.rand, lambda n, device: torch.randint(99, (n,),\n"
+        "                 device=device), lambda n, device: torch.randperm(n, device=device),\n"
+        "                 lambda n, device: torch.ones(n, device=device).exponential_(),\n"
+        "                 lambda n, device: torch.ones(n, device=device).bernoulli(0.5)):\n"
+        "        first, second = (draw(64, device='mps').cpu() for _ in range(2))\n"
+        "        print(torch.equal(first, second))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False"] * 6
+
+
+def test_optimisers_group_tensors_by_where_they_are() -> None:
+    there, here = torch.ones(2, device="mps"), torch.ones(3)
+    lists = [[there, here, there], [None, here, None], []]
+    grouped = torch._C._group_tensors_by_device_and_dtype(lists, True)
+    assert set(grouped) == {(DEVICE, torch.float32), (torch.device("cpu"), torch.float32)}
+    assert grouped[DEVICE, torch.float32] == ([[there, there], [None, None], []], [0, 2])
+
+
+def test_a_training_step_waits_for_nothing(sim: simulate.Simulation) -> None:
+    module = torch.nn.Linear(3, 3, device="mps")
+    signal = torch.ones(1, 3, device="mps")
+    optimizer = torch.optim.AdamW(module.parameters(), foreach=True)
+    for _ in range(2):
+        module(signal).sum().backward()
+        assert torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0).device == DEVICE
+        optimizer.step()
+    assert not sim.recorder.transfers
+
+
+def test_pinned_memory_is_the_hosts() -> None:
+    assert torch.empty(2, device="cpu", pin_memory=True).device == torch.device("cpu")
+
+
+def test_sequences_are_packed_by_lengths_on_the_host() -> None:
+    signal = torch.randn(2, 3, 1, device="mps")
+    for _ in range(2):
+        packed = rnn.pack_padded_sequence(signal, torch.tensor([3, 2]), batch_first=True)
+        assert (packed.data.device, packed.batch_sizes.device.type) == (DEVICE, "cpu")
+    made, lengths = rnn.pad_packed_sequence(
+        torch.nn.LSTM(1, 2, batch_first=True, device="mps")(packed)[0], batch_first=True
+    )
+    assert made.device == DEVICE
+    assert lengths.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "words"),
+    [
+        (
+            lambda: rnn.pack_padded_sequence(
+                torch.ones(2, 3, 1, device="mps"), torch.tensor([3, 2], device="mps")
+            ),
+            RuntimeError,
+            "'lengths' argument should be a 1D CPU int64 tensor, but got 1D mps:0 Long tensor",
+        ),
+        (
+            lambda: torch.nn.ConvTranspose3d(1, 1, 2, device="mps", dtype=torch.float16)(
+                torch.ones(1, 1, 2, 2, 2, device="mps", dtype=torch.float16)
+            ),
+            RuntimeError,
+            "ConvTranspose 3D with BF16 or FP16 types is not supported on MPS",
+        ),
+        (
+            lambda: torch.ones(1).type("torch.mps.FloatTensor"),
+            ValueError,
+            "invalid type: 'torch.mps.FloatTensor'",
+        ),
+        (
+            lambda: torch.ones(4, device="mps").tensor_split(torch.tensor([1], device="mps")),
+            RuntimeError,
+            "tensor_split expected tensor_indices_or_sections to be on cpu, but it's on mps:0",
+        ),
+        (
+            lambda: torch.ones(2, device="mps").to(torch.float8_e8m0fnu),
+            TypeError,
+            "Trying to convert Float8_e8m0fnu to the MPS backend",
+        ),
+    ],
+    ids=["lengths", "transposed half", "type by name", "split", "float8"],
+)
+def test_a_mac_refuses(use: Callable[[], Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error) as caught:
+        use()
+    assert words in str(caught.value)
+    assert "simulated failure" in str(caught.value)
+
+
+def test_what_stays_of_them() -> None:
+    """Float32 volumes, splits at numbers, lengths sorted by the library."""
+    volume = torch.nn.ConvTranspose3d(1, 1, 2, device="mps")(
+        torch.ones(1, 1, 2, 2, 2, device="mps")
+    )
+    assert volume.shape == (1, 1, 3, 3, 3)
+    parts = torch.ones(4, device="mps").tensor_split((1, 3))
+    assert [part.numel() for part in parts] == [1, 2, 1]
+    unsorted = rnn.pack_padded_sequence(
+        torch.ones(3, 2, 1, device="mps"), torch.tensor([1, 3]), enforce_sorted=False
+    )
+    assert unsorted.data.device == DEVICE
+    assert simulate.active() is not None
