@@ -18,6 +18,7 @@ from conformance.simulate.memory import Ledger, is_backend
 from conformance.simulate.operators import Operator, Support, describe
 from conformance.simulate.randomness import RandomState, on_device
 from conformance.simulate.record import Recorder
+from conformance.simulate.tracing import refuse_traced
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -151,6 +152,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ours = [tensor for tensor in found if core.ledger.holds(tensor)]
             strided = False
         if ours:
+            refuse_traced()
             operator = _plain(func) if strided and len(ours) == len(found) else None
             if operator is not None:
                 return self._run_plain(func, operator, args, kwargs, ours)
@@ -186,6 +188,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _created(self, func: Any, args: Args, kwargs: Kwargs, found: list[torch.Tensor]) -> Any:
         """Makes a tensor on the device, from nothing or from host tensors."""
+        refuse_traced()
         core = self.core
         operator = describe(func)
         if not operator.takes_device and not found and operator.base != "aten::lift_fresh":

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from conformance.simulate import limits
+from conformance.simulate import limits, tracing
 from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
 from conformance.simulate.dispatch import Core
 from conformance.simulate.functions import from_dlpack, is_backend_name, make_tensor
@@ -49,6 +49,7 @@ def install(patches: Patches, core: Core) -> None:
     _tensors(patches, core)
     _storages(patches, core)
     _cuda(patches)
+    tracing.install(patches, core.ledger.holds, is_backend_name)
     plain_tensor = torch.tensor
 
     def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -1,0 +1,78 @@
+"""Refuses in one line what traces programs for a compiler: its C++ knows no simulated device."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree
+
+from conformance.simulate.device import REPORTED_NAME
+from conformance.simulate.patching import Patches
+
+_MODES = torch._C._TorchDispatchModeKey
+_others = torch._C._len_torch_dispatch_stack
+_KINDS = {_MODES.FAKE: "FakeTensorMode", _MODES.PROXY: "make_fx"}
+
+
+class NotSimulatedError(RuntimeError):
+    """Something that works on a Mac, or may, and that this simulation cannot show."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"[{REPORTED_NAME}] {what} of tensors on the device is not simulated: what traces "
+            "knows only the host's; do it before they go there, or on a Mac"
+        )
+
+
+def refuse_traced() -> None:
+    """Raises NotSimulatedError where an operator on the device would be traced, not run."""
+    # Usually no mode but the simulation's is active, and this is asked at each operator.
+    if not _others():
+        return
+    for key, what in _KINDS.items():
+        if torch._C._get_dispatch_mode(key) is not None:
+            raise NotSimulatedError(what)
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in _pytree.tree_leaves(values):
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, torch.nn.Module):
+            yield from itertools.chain(value.parameters(), value.buffers())
+
+
+def install(
+    patches: Patches,
+    holds: Callable[[torch.Tensor], bool],
+    is_backend_name: Callable[[Any], bool],
+) -> None:
+    """Guards the entry points; a tensor or module of the host goes through as ever."""
+
+    def guarded(what: str, plain: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if any(holds(tensor) for tensor in _tensors((args, kwargs))):
+                raise NotSimulatedError(what)
+            return plain(*args, **kwargs)
+
+        return call
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        where = args[1] if len(args) > 1 else kwargs.get("map_location")
+        if isinstance(where, (str, int, torch.device)) and is_backend_name(where):
+            raise NotSimulatedError("torch.jit.load")
+        return plain_load(*args, **kwargs)
+
+    plain_load = patches.set(torch.jit, "load", load)
+    for owner, name in (
+        (torch.export, "export"),
+        (torch.export, "draft_export"),
+        (torch.jit, "trace"),
+        (torch.jit, "trace_module"),
+        (torch.jit, "script"),
+    ):
+        what = f"{owner.__name__}.{name}"
+        patches.set(owner, name, guarded(what, getattr(owner, name)))

@@ -1,0 +1,93 @@
+"""What traces programs for a compiler is refused in one line on the device, and runs beside it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from conformance.simulate.tracing import NotSimulatedError
+
+pytestmark = [
+    pytest.mark.usefixtures("sim"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def on() -> Any:
+    return torch.ones(1, 2, device="mps")
+
+
+def layer() -> Any:
+    return torch.nn.Linear(2, 2, device="mps")
+
+
+class Placing(torch.nn.Module):
+    """On the host itself; what it makes goes to the device."""
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        return signal.to("mps") + 1
+
+
+def faked() -> Any:
+    with FakeTensorMode():
+        return torch.ones(2, device="mps")
+
+
+def faked_and_moved() -> Any:
+    with FakeTensorMode():
+        return torch.ones(2).to("mps")
+
+
+def loaded(where: object) -> Any:
+    kept = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), kept)
+    kept.seek(0)
+    return torch.jit.load(kept, map_location=where)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: torch.export.export(layer(), (on(),)),
+        lambda: torch.export.export(torch.nn.Linear(2, 2), (on(),)),
+        lambda: torch.export.export(Placing(), (torch.ones(1, 2),)),
+        faked,
+        faked_and_moved,
+        lambda: make_fx(lambda x: x + 1)(on()),
+        lambda: make_fx(lambda x: torch.ones(2, device=x.device), tracing_mode="fake")(on()),
+        lambda: torch.jit.trace(layer(), on()),
+        lambda: torch.jit.script(layer()),
+        lambda: loaded("mps"),
+        lambda: loaded(torch.device("mps", 0)),
+    ],
+    ids=(
+        "module,argument,inside,fake,moved in fake,fx,fx in fake,trace,script,load,load by device"
+    ).split(","),
+)
+def test_refused_in_a_line(use: Callable[[], Any]) -> None:
+    with pytest.raises(NotSimulatedError) as caught:
+        use()
+    said = str(caught.value)
+    assert said.startswith("[mps-sim] ")
+    assert "is not simulated" in said
+    assert "\n" not in said
+
+
+def test_on_the_host_all_of_it_works() -> None:
+    signal = torch.ones(1, 2)
+    module = torch.nn.Linear(2, 2)
+    wanted = module(signal)
+    assert torch.equal(torch.export.export(module, (signal,)).module()(signal), wanted)
+    assert torch.equal(torch.jit.trace(module, signal)(signal), wanted)
+    assert torch.equal(torch.jit.script(module)(signal), wanted)
+    assert torch.equal(make_fx(module)(signal)(signal), wanted)
+    assert loaded(None).weight.device.type == "cpu"
+    with FakeTensorMode():
+        assert torch.ones(2).device.type == "cpu"
+    assert on().sum().item() == 2.0
