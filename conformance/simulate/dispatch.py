@@ -202,8 +202,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if dtype is not None:
             checks.check_dtype(dtype, core.machine)
-        if operator.on(torch.strided, core.thread.caller) is Support.MISSING:
-            self._refuse_or_fall_back(operator, torch.strided, Support.MISSING)
+        layout = _layout(found, kwargs)
+        if operator.on(layout, core.thread.caller) is Support.MISSING:
+            self._refuse_or_fall_back(operator, layout, Support.MISSING)
         if found:
             self._transfer("to device", operator.base, _nbytes(found))
         kwargs = {**kwargs, "device": HOST} if "device" in kwargs else kwargs
@@ -255,7 +256,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         """Raises what MPS would raise for this operator; otherwise records it."""
         core = self.core
-        layout = ours[0].layout
+        layout = _layout(ours, kwargs)
         support = operator.on(layout, core.thread.caller)
         if support in (Support.MISSING, Support.HOST):
             self._refuse_or_fall_back(operator, layout, support)
@@ -277,7 +278,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         error = limits.MISSING if layout is torch.strided else limits.MISSING_SPARSE
         raise error.error(
-            operator=operator.name,
+            operator=operator.refused_as,
             commit=torch.version.git_version,
             key="SparseMPS" if layout is torch.sparse_coo else "SparseCsrMPS",
         )
@@ -339,6 +340,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         thread = self.core.thread
         key = operator.reenter
+        if operator.sparse_apart and _layout(tensors_in(args, kwargs), {}) is not torch.strided:
+            key = None
         if operator.python is not None:
             return self._python(operator, args, kwargs)
         if key is not None:
@@ -398,6 +401,15 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _generator(args: Args, kwargs: Kwargs) -> torch._C.Generator | None:
     values = (*args, *kwargs.values())
     return next((value for value in values if isinstance(value, torch._C.Generator)), None)
+
+
+def _layout(tensors: list[torch.Tensor], kwargs: Kwargs) -> torch.layout:
+    """Whose kernels dispatch takes: a layout asked for, or the first that is not strided."""
+    asked: torch.layout | None = kwargs.get("layout")
+    layouts = [tensor.layout for tensor in tensors]
+    if asked is not None:
+        layouts.insert(0, asked)
+    return next((layout for layout in layouts if layout is not torch.strided), torch.strided)
 
 
 def _nbytes(tensors: list[torch.Tensor]) -> int:

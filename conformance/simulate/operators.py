@@ -68,7 +68,9 @@ class Operator:
     arguments: tuple[str, ...]
     written: frozenset[int]
     base: str
+    refused_as: str = ""
     reenter: Any = None
+    sparse_apart: bool = False
     python: Any = None
     seen: set[object] = field(default_factory=set)
 
@@ -84,8 +86,8 @@ class Operator:
 
 
 @functools.cache
-def _tables() -> dict[str, dict[str, bool]]:
-    """Operator name (with overload) to the dispatch keys that serve it."""
+def _text() -> str:
+    """The installed torch's native_functions.yaml."""
     found = importlib.util.find_spec("torchgen")
     if found is None or found.origin is None:
         raise RuntimeError(
@@ -93,7 +95,19 @@ def _tables() -> dict[str, dict[str, bool]]:
             "implements; install torch from its wheel"
         )
     path = Path(found.origin).parent / "packaged/ATen/native/native_functions.yaml"
-    return read_tables(path.read_text(encoding="utf-8"))
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def _tables() -> dict[str, dict[str, bool]]:
+    """Operator name (with overload) to the dispatch keys that serve it."""
+    return read_tables(_text())
+
+
+@functools.cache
+def _delegates() -> dict[str, str]:
+    """Functional operators to the overload that computes for them."""
+    return {name: entry.delegate for name, entry in _entries(_text()).items() if entry.delegate}
 
 
 @dataclass
@@ -124,10 +138,7 @@ def read_tables(text: str) -> dict[str, dict[str, bool]]:
     torchgen's own parser gives the same and takes three seconds, most of a short program's run.
     Raises ValueError where no MPS kernel is found, as in a file of another form.
     """
-    entries = {}
-    for block in re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]:
-        name, _, rest = block.partition("(")
-        entries[name] = _entry(rest.splitlines()[1:])
+    entries = _entries(text)
     tables = {}
     for name, entry in entries.items():
         served = entry if entry.delegate is None else entries[entry.delegate]
@@ -144,6 +155,15 @@ def read_tables(text: str) -> dict[str, dict[str, bool]]:
     if not any(row["dense"] for row in tables.values()):
         raise ValueError("no MPS kernel in this text; expected torch's native_functions.yaml")
     return tables
+
+
+@functools.lru_cache(1)
+def _entries(text: str) -> dict[str, _Entry]:
+    entries = {}
+    for block in re.split(r"^- func: ", text, flags=re.MULTILINE)[1:]:
+        name, _, rest = block.partition("(")
+        entries[name] = _entry(rest.splitlines()[1:])
+    return entries
 
 
 def _entry(lines: list[str]) -> _Entry:
@@ -179,11 +199,24 @@ def _support(name: str, key: str) -> Support:
         # Variants generated from another overload; out= ones are composites over it.
         family = [row for other, row in tables.items() if other.split(".")[0] == base]
         entry = {k: any(row[k] for row in family) for k in ("dense", "coo", "csr", "composite")}
-    if entry[key]:
+    if entry[key] or (key == "dense" and _registered_in_python(plain)):
         return Support.KERNEL
     if base in ALWAYS_ON_HOST:
         return Support.HOST
     return Support.COMPOSITE if entry["composite"] else Support.MISSING
+
+
+def _registered_in_python(plain: str) -> bool:
+    """Whether this process has an MPS kernel that the table does not know, as Linux has too."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    computing = (plain, _delegates().get(plain, plain))
+    return any(has(f"aten::{name}", "MPS") for name in computing)
+
+
+def _refused_as(name: str) -> str:
+    """The name that a Mac misses: a functional operator's own overload that computes for it."""
+    plain = name.removeprefix("aten::")
+    return f"aten::{_delegates()[plain]}" if plain in _delegates() else name
 
 
 def _live_support(name: str) -> Support:
@@ -232,6 +265,7 @@ def describe(func: Any) -> Operator:
     return Operator(
         name=name,
         base=schema.name,
+        refused_as=_refused_as(name),
         support=support,
         sparse=_support(name, "coo") if in_aten else support,
         sparse_csr=_support(name, "csr") if in_aten else support,
@@ -244,5 +278,8 @@ def describe(func: Any) -> Operator:
             if argument.alias_info is not None and argument.alias_info.is_write
         ),
         python=_written_in_python(schema.name),
+        sparse_apart=torch._C._dispatch_has_kernel_for_dispatch_key(
+            name.removesuffix(".default"), "SparseCPU"
+        ),
         reenter=_reentry(func, name) if support is not Support.MISSING else None,
     )

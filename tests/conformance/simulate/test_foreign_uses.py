@@ -198,3 +198,52 @@ def test_what_stays_of_them() -> None:
     )
     assert unsorted.data.device == DEVICE
     assert simulate.active() is not None
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize("place", ["mps", "cpu"])
+def test_sparse_tensors_are_made_and_summed(place: str) -> None:
+    """2.13 has SparseMPS kernels, also for parts that still lie on the host."""
+    indices = torch.tensor([[0, 1, 1]], device=place)
+    made = torch.sparse_coo_tensor(
+        indices, torch.tensor([1.0, 2.0, 3.0], device=place), (3,), device="mps"
+    )
+    assert made.device == DEVICE
+    assert made.coalesce().values().tolist() == [1.0, 5.0]
+    assert made.to_dense().tolist() == [1.0, 5.0, 0.0]
+    assert made.cpu().to_dense().device.type == "cpu"
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+def test_a_sparse_embedding_has_sparse_gradients() -> None:
+    table = torch.nn.Embedding(5, 2, sparse=True, device="mps")
+    table(torch.tensor([1, 1, 3], device="mps")).sum().backward()
+    gradient = table.weight.grad
+    assert gradient is not None
+    assert (gradient.layout, gradient.device) == (torch.sparse_coo, DEVICE)
+    assert gradient.coalesce().values().tolist() == [[2.0, 2.0], [1.0, 1.0]]
+
+
+def test_systems_are_solved_with_a_kernel_that_torch_registers_in_python() -> None:
+    matrix = (2 * torch.eye(2, device="mps")).requires_grad_()
+    made = torch.linalg.solve(matrix, torch.ones(2, 1, device="mps"))
+    made.sum().backward()
+    assert made.tolist() == [[0.5], [0.5]]
+    assert matrix.grad is not None
+    assert matrix.grad.tolist() == [[-0.25, -0.25], [-0.25, -0.25]]
+
+
+@pytest.mark.parametrize(
+    ("use", "name"),
+    [
+        (lambda x: torch.linalg.eigh(x), "_linalg_eigh.eigenvalues"),
+        (lambda x: torch.linalg.svdvals(x), "_linalg_svd.U"),
+        (
+            lambda x: torch.nn.functional.adaptive_max_pool3d(x.expand(1, 1, 4, 2, 2), 2),
+            "adaptive_max_pool3d.out",
+        ),
+    ],
+)
+def test_a_refusal_names_the_overload_that_computes(use: Callable[[Any], Any], name: str) -> None:
+    with pytest.raises(NotImplementedError, match=f"The operator 'aten::{name}' is not"):
+        use(torch.eye(2, device="mps"))
