@@ -10,20 +10,22 @@ from typing import Any
 
 import pytest
 
-from conformance import report_pages
+from conformance import pytest_entry, report_pages
 from conformance.expect import ExpectError
 from conformance.expect import read as read_expectations
+from conformance.pytest_entry import SUITE
 from conformance.recorder import Recorder
 from conformance.report import ReportError
 from conformance.session import Session
 from conformance.targets import CHOICES, Target, TargetError, choose
 from conformance.tree import Tree, TreeError, install, locate
 
-SUITE = Path(__file__).resolve().parent / "suite"
 # What a library draws while it loads says nothing of a case; the tree's own bars stay. Libraries
 # read this when they are imported, after this module.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+# For who loads this by `-p` where no entry point announces the suite.
+pytest_load_initial_conftests = pytest_entry.pytest_load_initial_conftests
 _SESSION = pytest.StashKey[Session]()
 _RECORDER = pytest.StashKey[Recorder]()
 
@@ -42,15 +44,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--conformance-report", metavar="FILE", help="write the report as .md, .json or .html"
     )
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(
-    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
-) -> None:
-    """Let `pytest conformance` mean the installed suite where no folder of that name is."""
-    if "conformance" in args and not Path("conformance").exists():
-        args[args.index("conformance")] = str(SUITE)
 
 
 def register_markers(config: pytest.Config) -> None:
