@@ -281,6 +281,8 @@ def stage(make_server: Make) -> Iterator[Stage]:
     where.close()
 
 
+# Of a form that has no end Starlette leaves a file, which is closed when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_the_benchmark_sends_is_safe(stage: Stage) -> None:
     """All but the page's inputs, which take their time and are the page's own tests too."""
     for name in attacks.CASES.keys() - page.sounds().keys() - page.values().keys():
