@@ -255,12 +255,15 @@ def overhead(folder: Path, songs: int) -> None:
     from acestep.server.app import create_app
     from acestep.server.options import ServerOptions
     from acestep.server.service import Service
+    from acestep.server.work import Work
 
     service = Service(ServerOptions(models=("demo",), devices=("cpu",), data_dir=folder / "data"))
     app = create_app(service.options, service)
     from starlette.testclient import TestClient
 
-    handler = service.workers[0].work.engines.music("demo", lambda *_, **__: None)
+    work = service.workers[0].work
+    assert isinstance(work, Work)
+    handler = work.engines.music("demo", lambda *_, **__: None)
     assert isinstance(handler, AceStepHandler)
     service.start()
     config = GenerationConfig(batch_size=1, audio_format="wav")

@@ -34,11 +34,23 @@ Case = Callable[[Stage], str]
 CASES: dict[str, Case] = {}
 
 
+def _source(content: Callable[[], bytes], called: str, stage: Stage) -> str:
+    return stage.source(content(), called)
+
+
+def _body(content: Callable[[], bytes], stage: Stage) -> str:
+    return stage.post(content())
+
+
+def _song(fields: dict[str, Any], stage: Stage) -> str:
+    return stage.song(**fields)
+
+
 def _add_the_pages() -> None:
     for name, (content, called) in page.sounds().items():
-        CASES[name] = lambda stage, content=content, called=called: stage.source(content(), called)
+        CASES[name] = partial(_source, content, called)
     for name, fields in page.values().items():
-        CASES[name] = lambda stage, fields=fields: stage.song(**fields)
+        CASES[name] = partial(_song, fields)
 
 
 def _add_paths() -> None:
@@ -65,21 +77,23 @@ def _add_paths() -> None:
 
 
 def _add_bodies() -> None:
-    deep = b"[" * 100_000 + b"]" * 100_000
-    bodies = {
-        "body: 20 MB of JSON": b'{"prompt": "' + b"x" * 20_000_000 + b'"}',
-        "body: 100,000 nested lists": b'{"metas": ' + deep + b"}",
-        "body: a number of 5,000 digits": b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}",
-        "body: NaN": b'{"prompt": "x", "shift": NaN}',
-        "body: not UTF-8": b'{"prompt": "\xff\xfe"}',
-        "body: half a character": b'{"prompt": "a \\ud800 b", "duration": 0.5, "batch_size": 1}',
-        "body: a list": b"[1, 2]",
-        "body: nothing": b"",
-        "body: bytes packed by gzip": gzip.compress(b'{"prompt": "x"}'),
-        "body: 100,000 names": json.dumps({f"n{n}": 1 for n in range(60_000)}).encode(),
+    deep = 100_000
+    bodies: dict[str, Callable[[], bytes]] = {
+        "body: 20 MB of JSON": lambda: b'{"prompt": "' + b"x" * 20_000_000 + b'"}',
+        "body: 100,000 nested lists": lambda: b'{"metas": ' + b"[" * deep + b"]" * deep + b"}",
+        "body: a number of 5,000 digits": lambda: b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}",
+        "body: NaN": lambda: b'{"prompt": "x", "shift": NaN}',
+        "body: not UTF-8": lambda: b'{"prompt": "\xff\xfe"}',
+        "body: half a character": lambda: (
+            b'{"prompt": "a \\ud800 b", "duration": 0.5, "steps": 1, "batch_size": 1}'
+        ),
+        "body: a list": lambda: b"[1, 2]",
+        "body: nothing": lambda: b"",
+        "body: bytes packed by gzip": lambda: gzip.compress(b'{"prompt": "x"}'),
+        "body: 60,000 names": lambda: json.dumps({f"n{n}": 1 for n in range(60_000)}).encode(),
     }
     for name, body in bodies.items():
-        CASES[name] = lambda stage, body=body: stage.post(body)
+        CASES[name] = partial(_body, body)
     values: dict[str, dict[str, Any]] = {
         "value: a path for a checkpoint": {"model": "../../etc"},
         "value: a path for a language model": {"lm_model_path": "/etc", "thinking": True},
@@ -90,20 +104,16 @@ def _add_bodies() -> None:
         "value: an injection": {"prompt": "'; DROP TABLE tasks; --"},
     }
     for name, fields in values.items():
-        CASES[name] = lambda stage, fields=fields: stage.song(**fields)
+        CASES[name] = partial(_song, fields)
 
 
 def _add_chats() -> None:
-    sound = base64.b64encode(_zip_bomb()).decode()
-    part = {"type": "input_audio", "input_audio": {"data": sound, "format": "mp3"}}
     chats: dict[str, Any] = {
         "chat: no messages": {"messages": []},
         "chat: messages that are none": {"messages": [5, None]},
         "chat: 10,000 messages": {"messages": [{"role": "system", "content": "x"}] * 10_000},
         "chat: audio that is not base64": {"messages": [{"role": "user", "content": [
             {"type": "input_audio", "input_audio": {"data": "%%%"}}]}]},
-        "chat: a zip bomb as audio": {"messages": [{"role": "user", "content": [
-            {"type": "text", "text": "<prompt>x</prompt>"}, part]}]},
         "chat: an image's address": {"messages": [{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}]},
     }  # fmt: skip
@@ -150,6 +160,17 @@ _add_chats()
 @case("upload: a zip bomb")
 def _bomb(stage: Stage) -> str:
     return stage.source(_zip_bomb(), "song.wav")
+
+
+@case("chat: a zip bomb as audio")
+def _bomb_in_a_chat(stage: Stage) -> str:
+    sound = {"data": base64.b64encode(_zip_bomb()).decode(), "format": "mp3"}
+    parts = [
+        {"type": "text", "text": "<prompt>x</prompt>"},
+        {"type": "input_audio", "input_audio": sound},
+    ]
+    body = {"messages": [{"role": "user", "content": parts}]}
+    return stage.post(body, path="/v1/chat/completions")
 
 
 @case("upload: a playlist of the system's files")
