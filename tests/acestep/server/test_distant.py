@@ -82,6 +82,8 @@ def test_what_is_cancelled_here_stops_there(far: Server) -> None:
     assert far.service.workers[0].step()
     assert json.loads(far.item(task)["result"])[0]["error"] == "cancelled"
     assert far.store.usage() == (0, 0)
+    there: Any = far.service.workers[0].work
+    assert there.wire.result(there.wire.call("look"))[0] < 0.9
 
 
 def test_what_fails_there_is_told_here(far: Server, monkeypatch: pytest.MonkeyPatch) -> None:
