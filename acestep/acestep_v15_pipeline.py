@@ -130,6 +130,12 @@ def _open_page(arguments: argparse.Namespace) -> int:
             'make a song without it: acestep generate "warm lo-fi piano, rain"'
         )
         return EXIT_USAGE
+    if arguments.enable_api and importlib.util.find_spec("prometheus_client") is None:
+        say(
+            "acestep: the HTTP API needs prometheus_client; install it with: pip install "
+            "'acestep[server]'"
+        )
+        return EXIT_USAGE
     from acestep.gradio_ui.interfaces.server import serve
     from acestep.gradio_ui.settings import PageOptions
 
@@ -164,7 +170,9 @@ def _add_page_options(parser: argparse.ArgumentParser) -> None:
     page.add_argument("--share", action="store_true", help="make a public link through gradio")
     page.add_argument("--debug", action="store_true", help="print tracebacks")
     page.add_argument("--language", choices=UI_LANGUAGES, default="en", help="of the page")
-    page.add_argument("--enable-api", action="store_true", help="serve the HTTP API")
+    page.add_argument(
+        "--enable-api", action="store_true", help="serve the HTTP API beside the page"
+    )
     page.add_argument("--api-key", help="key that API clients must send")
     page.add_argument("--auth-username", help="name to log in with")
     page.add_argument("--auth-password", help="password to log in with")

@@ -70,6 +70,57 @@ class InlinePool:
         del self._worker
 
 
+class Cluster:
+    """Ray, on this machine or as a running cluster, and the devices that workers get there.
+
+    Args:
+        devices: one worker each; empty for one on each GPU of the cluster.
+        address: of a running cluster, or None to start Ray here.
+
+    Raises:
+        RequestError: Ray is not installed, or has fewer GPUs than devices were named.
+    """
+
+    def __init__(self, devices: Sequence[str], address: str | None = None) -> None:
+        try:
+            module = importlib.import_module("ray")
+        except ImportError:
+            raise RequestError(
+                "several devices need Ray; install it with: pip install 'acestep[batch]', or name "
+                "one device"
+            ) from None
+        self.ray: Any = module
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        here = {} if address else {"include_dashboard": False, "num_cpus": max(len(devices), 2)}
+        self.ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
+        gpus = int(self.ray.cluster_resources().get("GPU", 0))
+        self.devices = list(devices) or ["auto"] * gpus
+        if not self.devices:
+            raise RequestError("the Ray cluster has no GPU; name devices with --devices")
+        self._own = [_has_own_memory(device) for device in self.devices]
+        if any(self._own) and gpus < len(self.devices):
+            raise RequestError(
+                f"{len(self.devices)} devices were named, but Ray sees {gpus} GPUs; see: ray status"
+            )
+
+    def workers(self, actor: Any, *arguments: Any) -> list[Any]:
+        """A worker on each device.
+
+        Args:
+            actor: of Ray; it is made with the device, `arguments`, and the number of the host's
+                threads to compute with, or None for PyTorch's own.
+        """
+        threads = max((os.cpu_count() or 1) // len(self.devices), 1)
+        made = []
+        for device, own in zip(self.devices, self._own, strict=True):
+            # Ray shows each actor the device that it was given, as the first of its kind.
+            kind = device.partition(":")[0]
+            options = {"num_cpus": 1, "num_gpus": 1} if own else {"num_cpus": 1}
+            count = None if own else threads
+            made.append(actor.options(**options).remote(kind, *arguments, count))
+        return made
+
+
 class RayPool:
     """One Ray actor a device, on this machine or on those of a Ray cluster.
 
@@ -91,39 +142,14 @@ class RayPool:
     def __init__(
         self, devices: Sequence[str], setting: Setting, address: str | None = None
     ) -> None:
-        try:
-            module = importlib.import_module("ray")
-        except ImportError:
-            raise RequestError(
-                "several devices need Ray; install it with: pip install 'acestep[batch]', or name "
-                "one device"
-            ) from None
-        self._ray: Any = module
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        here = {} if address else {"include_dashboard": False, "num_cpus": max(len(devices), 2)}
-        self._ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
-        gpus = int(self._ray.cluster_resources().get("GPU", 0))
-        devices = list(devices) or ["auto"] * gpus
-        if not devices:
-            raise RequestError("the Ray cluster has no GPU; name devices with --devices")
+        cluster = Cluster(devices, address)
+        self._ray = cluster.ray
         # A job whose worker died waits for the new one; without that it would come back as long
         # as the checkpoint is being loaded, and be taken for the cause.
         actor = self._ray.remote(
             max_restarts=-1, max_task_retries=1, max_concurrency=self.PER_WORKER
         )(Worker)
-        threads = max((os.cpu_count() or 1) // len(devices), 1)
-        self._workers = []
-        for device in devices:
-            own = _has_own_memory(device)
-            if own and gpus < len(devices):
-                raise RequestError(
-                    f"{len(devices)} devices were named, but Ray sees {gpus} GPUs; see: ray status"
-                )
-            # Ray shows each actor the device that it was given, as the first of its kind.
-            kind = device.partition(":")[0]
-            options = {"num_cpus": 1, "num_gpus": 1} if own else {"num_cpus": 1}
-            made = actor.options(**options).remote(kind, setting, None if own else threads)
-            self._workers.append(made)
+        self._workers = cluster.workers(actor, setting)
         self.room = self.PER_WORKER * len(self._workers)
         self._under_way: dict[Any, tuple[Job, int]] = {}
 

@@ -125,10 +125,11 @@ def _add_paths() -> None:
         CASES[name] = partial(_get, path)
 
 
-def _add_sounds() -> None:
+def sounds() -> dict[str, tuple[Callable[[], bytes], str]]:
+    """Files that are no music, or too much of it: what makes them, and what they are called."""
     rng = np.random.default_rng(1)
     hour = np.zeros((3600 * 8000, 1), "int16")
-    sounds: dict[str, tuple[Callable[[], bytes], str]] = {
+    return {
         "audio: text called wav": (lambda: b"hello\n" * 500, "a.wav"),
         "audio: page called wav": (lambda: b"<script>alert(1)</script>" * 90, "a.wav"),
         "audio: header claims 4 GiB": (lambda: header(size=2**32 - 1), "a.wav"),
@@ -150,8 +151,6 @@ def _add_sounds() -> None:
         "name: 5000 characters": (wav, "a" * 5000 + ".wav"),
         "name: control characters": (wav, "a\x07b\x1b[31m.wav"),
     }  # fmt: skip
-    for name, (content, called) in sounds.items():
-        CASES[name] = partial(_source, content, called)
 
 
 def _get(path: str, stage: Stage) -> str:
@@ -166,8 +165,9 @@ def _source(content: Callable[[], bytes], called: str, stage: Stage) -> str:
     return stage.source(content(), called)
 
 
-def _add_values() -> None:
-    values: dict[str, dict[str, Any]] = {
+def values() -> dict[str, dict[str, Any]]:
+    """Fields of a song that nobody means."""
+    return {
         "source: a path of the system": {
             "task": "cover", "source": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}},
         "source: a path with dots": {"task": "cover", "source": {"path": "../../../etc/passwd"}},
@@ -197,13 +197,17 @@ def _add_values() -> None:
         "task: unknown": {"task": "__import__('os')"},
         "format: a path": {"audio_format": "../../x"},
     }  # fmt: skip
-    for name, fields in values.items():
+
+
+def _add_sounds_and_values() -> None:
+    for name, (content, called) in sounds().items():
+        CASES[name] = partial(_source, content, called)
+    for name, fields in values().items():
         CASES[name] = partial(_song, fields)
 
 
 _add_paths()
-_add_sounds()
-_add_values()
+_add_sounds_and_values()
 
 
 @case("text: 10 MB of lyrics")

@@ -29,7 +29,7 @@ from acestep.bench._server_process import ServerProcess
 
 CLIENTS, TASKS, KILLS = 32, 300, 2
 PATIENCE = 120.0
-"""Seconds for which a client whose server went away asks again."""
+"""Seconds for which a client waits for an answer, and asks again where its server went away."""
 
 # As often as the clients there are look.
 _GLANCE = 1.0
@@ -76,7 +76,7 @@ class Client:
     def __init__(self, number: int, url: str, pile: queue.Queue[int], record: Record) -> None:
         # uvicorn believes a proxy on this machine who the client is.
         headers = {"x-forwarded-for": f"10.0.0.{number + 1}"}
-        self.http = httpx.Client(base_url=url, headers=headers, timeout=30)
+        self.http = httpx.Client(base_url=url, headers=headers, timeout=PATIENCE)
         self.pile, self.record = pile, record
 
     def run(self) -> None:
@@ -255,12 +255,15 @@ def overhead(folder: Path, songs: int) -> None:
     from acestep.server.app import create_app
     from acestep.server.options import ServerOptions
     from acestep.server.service import Service
+    from acestep.server.work import Work
 
     service = Service(ServerOptions(models=("demo",), devices=("cpu",), data_dir=folder / "data"))
     app = create_app(service.options, service)
     from starlette.testclient import TestClient
 
-    handler = service.workers[0].work.engines.music("demo", lambda *_, **__: None)
+    work = service.workers[0].work
+    assert isinstance(work, Work)
+    handler = work.engines.music("demo", lambda *_, **__: None)
     assert isinstance(handler, AceStepHandler)
     service.start()
     config = GenerationConfig(batch_size=1, audio_format="wav")

@@ -99,6 +99,11 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         type=lambda text: text.strip().lower(), choices=DeviceNames(DEVICE_CHOICES),
         help="where to make music, one worker each: auto, cuda:0 cuda:1 (default: auto)",
     )  # fmt: skip
+    parser.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="work in a running Ray cluster, on the devices named or else on each of its GPUs; "
+        "`local` starts Ray on this machine (needs the extra batch)",
+    )  # fmt: skip
     parser.add_argument("--checkpoint", default=None, help="folder that holds the checkpoints")
     parser.add_argument(
         "--offload", choices=("none", "dit", "all"), help="what to keep on the host while idle"

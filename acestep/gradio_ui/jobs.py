@@ -30,7 +30,7 @@ class Job:
     Attributes:
         owner: the visitor it belongs to.
         address: where the visitor came from.
-        kind: `song`, `align`, `load`, `unload`, `inspire` or `polish`.
+        kind: `song`, `align`, `load`, `unload`, `inspire`, `polish` or `api`.
         title: what to call it on the page.
         state: `waiting`, `running`, `done`, `failed` or `cancelled`.
         fraction, stage: how far it is, 0 to 1, and what it is doing.
@@ -109,13 +109,17 @@ class Line:
         job = Job(owner, address, kind, title, work)
         with self._changed:
             self._check_room(job)
-            self._jobs[job.id] = job
-            self._waiting.append(job)
-            self._forget()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="device", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._append(job)
+        return job
+
+    def submit_uncounted(self, kind: str, work: Callable[[Job], Any]) -> Job:
+        """Put a job of nobody's at the end, which has seen itself that there is room for it."""
+        job = Job("", "", kind, "", work)
+        with self._changed:
+            if self._closed:
+                _end(job, CANCELLED)
+            else:
+                self._append(job)
         return job
 
     def cancel(self, owner: str, job_id: str | None = None) -> list[Job]:
@@ -156,6 +160,15 @@ class Line:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+
+    def _append(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        self._waiting.append(job)
+        self._forget()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     def _check_room(self, job: Job) -> None:
         jobs, limits = self.active(), self.limits

@@ -54,12 +54,20 @@ class Line:
 
     Args:
         store: of tasks.
+
+    Attributes:
+        ended: how many tasks ended in each state.
+        observers: told of each task that ended.
+        arrived: told that a task waits.
+        others: how many of those who share the device come before a new task.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.ended: Counter[str] = Counter()
         self.observers: list[Observer] = []
+        self.arrived: Callable[[], None] = _nothing
+        self.others: Callable[[], int] = _none
         self._live: dict[str, Live] = {}
         self._changed = threading.Condition()
         self._closed = False
@@ -82,7 +90,9 @@ class Line:
             task, place = self.store.add(client, kind, asked, attended=attended, uploads=uploads)
             self._live[task.id] = Live()
             self._changed.notify()
-        return task, place
+        before = self.others()
+        self.arrived()
+        return task, place + before
 
     def take(self, timeout: float) -> tuple[Task, Live] | None:
         """The next task for a worker; None where none came in so many seconds, or it is over."""
@@ -107,6 +117,11 @@ class Line:
                 observer(ended)
         for wake in live.waiters if live else ():
             wake()
+
+    def place(self, task: Task) -> int:
+        """How many come before a task, itself counted; 0 once it is begun."""
+        place = self.store.place(task)
+        return place + self.others() if place else 0
 
     def progress(self, task: Task) -> tuple[float, str]:
         """How far a task is, and what it is doing."""
@@ -164,3 +179,12 @@ class Line:
                     live.put_back = True
                     live.stopped.set()
             self._changed.notify_all()
+
+
+def _nothing() -> None:
+    """Nobody else is to be told."""
+
+
+def _none() -> int:
+    """Nobody else uses the device."""
+    return 0

@@ -82,6 +82,8 @@ class ServerOptions:
         lm_model, lm_backend: the language model, see `lm.models.find`, and its engine.
         init_llm: plan every song with it, as far as the song lets it.
         devices: one worker each.
+        ray: address of the Ray cluster that the devices are part of, `local` to start Ray on this
+            machine; empty for threads of this process.
         checkpoint: a folder whose `checkpoints` is searched first.
         offload: `none`, `dit` or `all`.
         data_dir: folder for tasks and results.
@@ -100,6 +102,7 @@ class ServerOptions:
     lm_backend: str = ""
     init_llm: bool = False
     devices: tuple[str, ...] = ("auto",)
+    ray: str = ""
     checkpoint: str | None = None
     offload: str = "none"
     data_dir: Path | None = None

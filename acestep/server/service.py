@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from acestep.server.catalogue import Catalogue
 from acestep.server.engines import Engines
@@ -15,7 +16,7 @@ from acestep.server.options import ServerOptions
 from acestep.server.sounds import Sounds
 from acestep.server.store import QUEUED, Store
 from acestep.server.work import Work
-from acestep.server.workers import Worker
+from acestep.server.workers import Doing, Worker
 
 log = logging.getLogger("acestep.server")
 
@@ -25,12 +26,15 @@ class Service:
 
     Args:
         options: see `ServerOptions`.
+        engines: makes the models of a device; by default they are the service's own.
 
     Raises:
         RequestError: the folder is in use.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(
+        self, options: ServerOptions, engines: Callable[[str], Engines] | None = None
+    ) -> None:
         self.options, self.limits = options, options.limits
         self.catalogue = Catalogue(options)
         self.store = Store(options.folder, self.limits)
@@ -39,9 +43,10 @@ class Service:
         self.line = Line(self.store)
         self.metrics = Metrics(self.store)
         self.line.observers.append(self.metrics.task)
+        self._engines = engines or (lambda device: Engines(device, options))
         self.workers = [
-            Worker(f"acestep-{number}-{device}", self.line, self._work(device))
-            for number, device in enumerate(options.devices)
+            Worker(f"acestep-{number}-{device}", self.line, work, self.store)
+            for number, (device, work) in enumerate(self._works(options.devices))
         ]
 
     def start(self) -> None:
@@ -70,5 +75,13 @@ class Service:
         each = (self.store.mean_seconds() or 5.0) / max(len(self.workers), 1)
         return min(max(math.ceil(each * waiting / 10), 1), 120)
 
-    def _work(self, device: str) -> Work:
-        return Work(Engines(device, self.options), self.store, self.sounds, self.catalogue.source)
+    def _works(self, devices: Sequence[str]) -> Iterator[tuple[str, Doing]]:
+        """How tasks are done on each device, here or in workers of Ray."""
+        source = self.catalogue.source
+        if not self.options.ray:
+            for device in devices:
+                yield device, Work(self._engines(device), self.store, self.sounds, source)
+            return
+        from acestep.server.distant import distant
+
+        yield from distant(self.options, self.store, self.sounds, self.catalogue)

@@ -161,7 +161,7 @@ class TaskApi:
             return _outcome(task_id, _DONE, _songs(task))
         if task.state in (QUEUED, RUNNING):
             fraction, stage = self.service.line.progress(task)
-            place = self.service.store.place(task)
+            place = self.service.line.place(task)
             item = _empty(_RUNNING, task.created, progress=round(fraction, 4), stage=stage)
             return {
                 **_outcome(task_id, _RUNNING, [item]),

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from acestep.errors import AceStepError, GenerationError
 from acestep.server.asking import Asked
 from acestep.server.engines import Engines
-from acestep.server.sounds import Sounds
-from acestep.server.store import Store
 
 if TYPE_CHECKING:
+    import torch
+
     from acestep.inference import SampleResult
     from acestep.llm_inference import LLMHandler
     from acestep.lm.options import WritingOptions
@@ -33,9 +33,13 @@ class Work:
     """What tasks are done with: the models of one device, and the folders of the service."""
 
     engines: Engines
-    store: Store
-    sounds: Sounds
+    store: Shelf
+    sounds: Reader
     default_model: Callable[[str], str]
+
+    def close(self) -> None:
+        """Let the models go."""
+        self.engines.close()
 
     def song(self, asked: Asked, report: Report) -> tuple[dict[str, Any], list[str]]:
         """Make songs.
@@ -162,6 +166,25 @@ class Work:
                 raise GenerationError(f"the song cannot be written ({error.strerror})") from None
             raise
         return names
+
+
+class Shelf(Protocol):
+    """Where results are put."""
+
+    results: Path
+
+    def new_result(self, kind: str) -> tuple[Path, str]:
+        """Where to write a result of a kind of file, and what it is to be called then."""
+
+    def keep(self, part: Path, name: str) -> None:
+        """Give a result that is written in full its name."""
+
+
+class Reader(Protocol):
+    """What reads the sounds that a task names."""
+
+    def read(self, path: Path) -> torch.Tensor:
+        """The samples, `[2, samples]` at 48 kHz."""
 
 
 class _Writer:

@@ -7,12 +7,13 @@ import importlib
 import logging
 import threading
 import time
+from typing import Any, Protocol
 
 from acestep.errors import AceStepError, CancelledError
 from acestep.server.asking import Asked
 from acestep.server.line import Line, Live
-from acestep.server.store import Task
-from acestep.server.work import Work
+from acestep.server.store import Store, Task
+from acestep.server.work import Report
 
 log = logging.getLogger("acestep.server")
 
@@ -22,6 +23,19 @@ _TIDY = 60.0
 _WARM, _COLLECT = 3, 50
 
 
+class Doing(Protocol):
+    """How tasks are done; see `Work`."""
+
+    def song(self, asked: Asked, report: Report) -> tuple[dict[str, Any], list[str]]:
+        """Make songs: the result as it is kept, and the names of its files."""
+
+    def sample(self, asked: Asked, report: Report) -> dict[str, Any]:
+        """Invent or rewrite one."""
+
+    def close(self) -> None:
+        """Let the models go."""
+
+
 class Worker:
     """Does what the line hands out.
 
@@ -29,10 +43,11 @@ class Worker:
         name: of its thread.
         line: of tasks.
         work: how they are done, on which device.
+        store: of tasks.
     """
 
-    def __init__(self, name: str, line: Line, work: Work) -> None:
-        self.line, self.work = line, work
+    def __init__(self, name: str, line: Line, work: Doing, store: Store) -> None:
+        self.line, self.work, self.store = line, work, store
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._tidied = time.monotonic()
 
@@ -72,15 +87,15 @@ class Worker:
                     gc.collect()
                 if time.monotonic() - self._tidied > _TIDY:
                     self._tidied = time.monotonic()
-                    self.work.store.prune()
+                    self.store.prune()
             except Exception:
                 log.exception("a worker met what it should not have; it goes on")
                 time.sleep(_GLANCE)
-        self.work.engines.close()
+        self.work.close()
 
     def _serve(self, task: Task, live: Live) -> None:
         """Whatever happens, the task ends, or waits again for the next start."""
-        store = self.work.store
+        store = self.store
         live.deadline = time.monotonic() + store.limits.task_seconds
         try:
             live.report(0.0, "starting")

@@ -60,7 +60,7 @@ class Server:
 
     def close(self) -> None:
         """Let the models and the folder go."""
-        self.worker.work.engines.close()
+        self.worker.work.close()
         self.service.close()
 
 
@@ -130,3 +130,74 @@ def test_a_song_in_a_chat(server: Server) -> None:
     )
     assert len(samples) == round(SECONDS * SAMPLE_RATE)
     assert server.client.get("/v1/models").json()["data"]["default_model"] == "demo"
+
+
+class Inline:
+    """Calls to one that works elsewhere, made at once."""
+
+    def __init__(self, far: Any) -> None:
+        self.far = far
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        return getattr(self.far, name)(*arguments)
+
+    def done(self, handle: Any, seconds: float) -> bool:
+        return True
+
+    def result(self, handle: Any) -> Any:
+        return handle
+
+    def close(self) -> None:
+        self.far.engines.close()
+
+
+@covers(
+    "A1",
+    *(f"server.distant:Distant{name}" for name in ("", ".close", ".sample", ".song")),
+    *(f"server.distant:Far{name}" for name in ("", ".look", ".sample", ".song", ".stop")),
+    "server.work:Work.close",
+)
+def test_a_song_made_elsewhere(server: Server, api: Api, target: Target) -> None:
+    service, far = (
+        server.service,
+        api.get("server.distant:Far")(target.device, server.service.options),
+    )
+    distant = api.get("server.distant:Distant")
+    work = distant(Inline(far), service.store, service.sounds, service.catalogue)
+    server.worker.work.close()
+    server.worker.work = work
+    item = server.made()
+    assert (item["status"], far.look()[0] > 0.9) == (1, True), item
+    (song,) = json.loads(item["result"])
+    assert server.client.get(song["file"]).content[:4] == b"RIFF"
+    asked = api.get("server.asking:understood")({"sample_query": "piano"})
+    assert work.sample(asked, lambda *_, **__: None)["caption"]
+    far.stop()
+    server.worker.work.close()
+
+
+@covers(
+    "A1",
+    "gradio_ui.sharing:SharedEngines",
+    *(f"gradio_ui.sharing:SharedEngines.{name}" for name in ("music", "planner", "policy")),
+    "gradio_ui.sharing:open_api",
+)
+def test_the_page_and_the_api_share_models(api: Api, target: Target, tmp_path: Path) -> None:
+    open_api = api.get("gradio_ui.sharing:open_api", optional="fastapi")
+    options = api.get("gradio_ui.settings:PageOptions").of(
+        {"config_path": "demo", "lm_model_path": "demo", "device": target.device}
+    )
+    engines = api.get("gradio_ui.engines:Engines")()
+    shared = open_api(api.get("gradio_ui.studio:Studio")(options, engines, tmp_path))
+    (worker,), store = shared.service.workers, shared.service.store
+    asked = api.get("server.asking:understood")({**SONG, "thinking": True})
+    task, _ = shared.service.line.submit("here", "song", asked.plain())
+    assert worker.step(0.0)
+    made = store.get(task.id)
+    assert made.state == "succeeded", made
+    assert engines.dit_loaded
+    assert engines.llm_loaded
+    assert engines.dit.device.startswith(target.device)
+    assert worker.work.engines.policy.name.startswith(target.device)
+    shared.close()
+    engines.unload()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from acestep.gradio_ui.sharing import SharedLine
+
 _NEARBY = 20
 _CLEANING = 600.0
 
@@ -48,8 +50,11 @@ def serve(options: PageOptions, say: Callable[[str], None]) -> None:
     # An earlier run may have been killed in the middle of a song.
     studio.store.clear_work()
     stopped = threading.Event()
-    blocks, url, public = launch(studio)
+    shared = _api(studio) if options.enable_api else None
+    blocks, url, public = launch(studio, shared)
     say(f"acestep: the page is at {url}")
+    if shared:
+        say(f"acestep: the API is at {url.rstrip('/')}, its page at {url}docs")
     if public:
         say(f"acestep: and for everybody at {public}")
     elif options.share:
@@ -63,14 +68,27 @@ def serve(options: PageOptions, say: Callable[[str], None]) -> None:
             "ask for a login with --auth-username NAME --auth-password WORD"
         )
     begin(studio)
+    if shared:
+        shared.start()
     before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
         while not stopped.wait(_CLEANING):
             studio.clean()
+            if shared:
+                shared.service.store.prune()
     finally:
         signal.signal(signal.SIGTERM, before)
+        if shared:
+            shared.close()
         studio.close()
         blocks.close(verbose=False)
+
+
+def _api(studio: Studio) -> SharedLine:
+    """The HTTP API, for which FastAPI and more is imported only where it is asked for."""
+    from acestep.gradio_ui.sharing import open_api
+
+    return open_api(studio)
 
 
 def check_port(server_name: str, port: int) -> None:
@@ -96,8 +114,12 @@ def check_port(server_name: str, port: int) -> None:
     raise RequestError(f"port {port} is taken ({problem}); use --port {free}, which is free")
 
 
-def launch(studio: Studio) -> tuple[gr.Blocks, str, str | None]:
+def launch(studio: Studio, shared: SharedLine | None = None) -> tuple[gr.Blocks, str, str | None]:
     """Open the page without waiting for its end.
+
+    Args:
+        studio: behind it.
+        shared: the HTTP API to serve beside it.
 
     Returns:
         The page, its address, and with `--share` the public one.
@@ -117,7 +139,9 @@ def launch(studio: Studio) -> tuple[gr.Blocks, str, str | None]:
         blocks.queue(max_size=4 * studio.limits.waiting, default_concurrency_limit=4)
         # Of a link that fails gradio prints a page of advice; `serve` says it in one line.
         with contextlib.redirect_stdout(io.StringIO()):
-            _, url, public = blocks.launch(**settings)
+            app, url, public = blocks.launch(**settings)
+        if shared:
+            shared.place_beside(app)
         return blocks, url, public
 
     return asyncio.run(opened())

@@ -77,6 +77,7 @@ def serve_page(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
     @contextmanager
     def serve(limits: Limits | None = None, **options: Any) -> Iterator[Page]:
+        from acestep.gradio_ui import sharing
         from acestep.gradio_ui.interfaces import server
 
         folder = tmp_path_factory.mktemp("page")
@@ -85,10 +86,15 @@ def serve_page(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Ca
         )
         prepare(folder)
         studio = Studio(given.checked(), engines, folder, limits)
-        blocks, url, _ = server.launch(studio)
+        shared = sharing.open_api(studio) if given.enable_api else None
+        blocks, url, _ = server.launch(studio, shared)
+        if shared:
+            shared.start()
         try:
             yield Page(studio, url.rstrip("/"))
         finally:
+            if shared:
+                shared.close()
             studio.line.close()
             blocks.close(verbose=False)
             _wait_for_threads()

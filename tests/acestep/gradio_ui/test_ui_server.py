@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,42 @@ def test_gradio_client_makes_a_song_and_covers_it(page: Any, tmp_path: Path) -> 
         client.close()
 
 
+def test_the_page_and_the_api_share_port_line_and_models(page: Any) -> None:
+    """What the API makes goes through the page's line, on the model that the page has loaded."""
+    running, go_on = threading.Event(), threading.Event()
+
+    def held(_: Any) -> None:
+        running.set()
+        assert go_on.wait(60)
+
+    page.studio.line.submit("a" * 32, "10.0.0.1", "song", "held", held)
+    assert running.wait(60)
+    loaded = page.studio.engines.dit.pipeline
+    song = {"prompt": "harp", "duration": 1, "inference_steps": 2, "seed": 3, "batch_size": 1}
+    with httpx.Client(base_url=page.url, timeout=60) as client:
+        told = [client.post("/release_task", json=song).json()["data"] for _ in range(2)]
+        assert [one["queue_position"] for one in told] == [2, 3]
+        # Of both together one place is in the page's line.
+        assert [job.kind for job in page.studio.line.active()] == ["song", "api"]
+        go_on.set()
+        ids = {"task_id_list": [one["task_id"] for one in told]}
+        items = [{"status": 0}]
+        while not all(one["status"] for one in items):
+            time.sleep(0.02)
+            items = client.post("/query_result", json=ids).json()["data"]
+        assert [one["status"] for one in items] == [1, 1], items
+        made = json.loads(items[0]["result"])[0]
+        assert client.get(made["file"]).headers["content-type"] == "audio/mpeg"
+        said = {"messages": [{"role": "user", "content": "<prompt>x</prompt>"}], "stream": True}
+        answer = client.post("/v1/chat/completions", json={**song, **said})
+        assert answer.text.endswith("data: [DONE]\n\n")
+        assert page.studio.engines.dit.pipeline is loaded
+        foreign = client.get("/v1/models", headers={"origin": "https://evil.example"})
+        assert foreign.status_code == 200
+        assert "access-control-allow-origin" not in foreign.headers
+        assert "gradio" in client.get("/").text
+
+
 def test_with_the_right_key_a_wrong_key_and_none(serve_page: Callable[..., Any]) -> None:
     with serve_page(enable_api=True, api_key="open sesame") as page:
         for headers, words in (
@@ -76,6 +115,7 @@ def test_with_the_right_key_a_wrong_key_and_none(serve_page: Callable[..., Any])
                 with pytest.raises(Refused, match=words):
                     caller.call(name)
             caller.close()
+        assert httpx.post(f"{page.url}/release_task", json={"prompt": "x"}).status_code == 401
         right = Caller(page.url, {"Authorization": "Bearer open sesame"})
         (song,) = right.call("v1_generate", **SHORT)
         right.close()
@@ -89,6 +129,7 @@ def test_with_the_right_key_a_wrong_key_and_none(serve_page: Callable[..., Any])
 def test_without_enable_api_there_is_none(serve_page: Callable[..., Any]) -> None:
     with serve_page() as page:
         assert httpx.get(f"{page.url}/gradio_api/info").json()["named_endpoints"] == {}
+        assert httpx.get(f"{page.url}/v1/models").status_code == 404
         answer = httpx.post(f"{page.url}/gradio_api/call/v1_status", json={"data": []})
         assert (
             answer.status_code >= 400
@@ -107,6 +148,10 @@ def test_sign_in_guards_page_api_and_songs(serve_page: Callable[..., Any]) -> No
             assert wrong.status_code == 400
             right = stranger.post("/login", data={"username": "anna", "password": "pass word"})
             assert right.json() == {"success": True}
+        # Clients of the API cannot sign in: where no key was given, the password is theirs.
+        key = {"authorization": "Bearer pass word"}
+        assert httpx.get(f"{page.url}/v1/stats").status_code == 401
+        assert httpx.get(f"{page.url}/v1/stats", headers=key).status_code == 200
         client = Client(page.url, verbose=False, auth=("anna", "pass word"))
         try:
             (song,) = client.predict(**SHORT, api_name="/v1_generate")

@@ -47,6 +47,15 @@ JSON: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"lyrics": "[instrumental]", "use_cot_caption": False},
         {"use_random_seed": True},
     ),
+    "a VST3 plug-in": (
+        {
+            "prompt": "a bright chorus", "lyrics": "[Chorus]\nlights", "vocal_language": "en",
+            "thinking": False, "audio_duration": 30, "inference_steps": 8, "guidance_scale": 7.0,
+            "use_random_seed": False, "seed": 12345, "batch_size": 1, "audio_format": "wav",
+        },
+        {"seed": 12345, "duration": 30, "inference_steps": 8},
+        {"use_random_seed": False, "audio_format": "wav"},
+    ),
     "a game's engine": (
         {"prompt": "tense strings", "audio_duration": 10, "bpm": 128, "audio_format": "wav"},
         {"bpm": 128, "vocal_language": "en"},
