@@ -14,11 +14,13 @@ from conformance.scan.answering.versions import fitting
 from conformance.scan.config import Config
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.judging.analysis import analyse, failure
+from conformance.scan.judging.documents import OTHER_HOOKS, is_readable
 from conformance.scan.judging.rule import Rule
 from conformance.scan.judging.rules import BY_CODE
 from conformance.scan.knowing.paths import declared_by
 from conformance.scan.knowing.reach import in_kernel_package
 from conformance.scan.reading.discover import Target
+from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
 
 #: Fewer bytes than this are scanned sooner than a second process is started.
@@ -30,13 +32,15 @@ _CHUNK = 48
 class Outcome:
     """Everything found, sorted, and how many files were looked at and came from the cache.
 
-    ``below`` is what was found of less than the wanted severity.
+    ``below`` is what was found of less than the wanted severity, ``passed`` the files that were
+    passed over because what they are read with is not installed.
     """
 
     findings: list[Finding] = field(default_factory=list)
     below: list[Finding] = field(default_factory=list)
     files: int = 0
     cached: int = 0
+    passed: list[Target] = field(default_factory=list)
 
     def take(self, found: list[Finding], target: Target, config: Config) -> None:
         """Add what was found in a file, as far as the settings let it through."""
@@ -113,7 +117,8 @@ def scan(targets: list[Target], config: Config) -> Outcome:
     cache = None
     if config.cache:
         cache = Cache(Path(config.root, config.cache_dir), config.rules())
-    outcome = Outcome(files=len(targets))
+    targets, passed = _readable(targets, config)
+    outcome = Outcome(files=len(targets), passed=passed)
     missing: list[Target] = []
     keys: list[str] = []
     for target in targets:
@@ -139,12 +144,33 @@ def scan(targets: list[Target], config: Config) -> Outcome:
     return outcome
 
 
+def _readable(targets: list[Target], config: Config) -> tuple[list[Target], list[Target]]:
+    """Files that are read, and those that are not for want of what they are read with.
+
+    Files that are not Python are neither where no rule that runs looks at them.
+    """
+    wanted = any(OTHER_HOOKS & rule.hooks.keys() for rule in config.rules())
+    if wanted and is_readable():
+        return targets, []
+    others = [target for target in targets if is_other(target.logical)]
+    left = set(others)
+    return [target for target in targets if target not in left], others if wanted else []
+
+
 def _key(target: Target) -> str:
     try:
-        kind = ".ipynb" if target.logical.endswith(".ipynb") else ""
-        return content_key(read_bytes(target.path), declared_by(target.logical) + kind)
+        return content_key(read_bytes(target.path), _declared(target.logical))
     except OSError:
         return ""
+
+
+def _declared(path: str) -> str:
+    """What a path adds to a file's content: how it is read, and what it says of itself."""
+    if is_other(path):
+        return path
+    if path.endswith("setup.py"):
+        return f"{declared_by(path)}{path if is_readable() else ''}"
+    return declared_by(path) + (".ipynb" if path.endswith(".ipynb") else "")
 
 
 def _kept(findings: list[Finding], target: Target, config: Config) -> list[Finding]:
@@ -157,6 +183,8 @@ def _kept(findings: list[Finding], target: Target, config: Config) -> list[Findi
 def scan_text(data: bytes, name: str, config: Config) -> Outcome:
     """Scan bytes that came by another way (standard input) as a file called ``name``."""
     target = Target(name, name, name)
+    if is_other(name) and not is_readable():
+        return Outcome(passed=[target])
     found = _scan_one(target, config.rules(), data)
     outcome = Outcome(files=1)
     outcome.take(found, target, config)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.judging.context import Context
+from conformance.scan.judging.documents import analyse_document, comments, setup_findings
 from conformance.scan.judging.rule import Hook, Rule
 from conformance.scan.judging.suppress import apply_ignores, may_hold
 from conformance.scan.judging.verdicts import Judge
@@ -18,6 +19,7 @@ from conformance.scan.knowing.placements import Placements
 from conformance.scan.knowing.reach import Helpers
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.reading import prefilter
+from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.notebooks import Notebook, NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
 
@@ -43,6 +45,8 @@ def analyse(path: str, data: bytes, rules: Iterable[Rule]) -> list[Finding]:
     try:
         if path.endswith(".ipynb"):
             findings = _analyse_notebook(path, data, list(rules))
+        elif is_other(path):
+            findings = _analyse_other(path, data, list(rules))
         else:
             findings = _analyse_python(path, data, list(rules))
     except SourceError as error:
@@ -55,22 +59,31 @@ def analyse(path: str, data: bytes, rules: Iterable[Rule]) -> list[Finding]:
     return findings
 
 
+def _analyse_other(path: str, data: bytes, rules: list[Rule]) -> list[Finding]:
+    source, findings = analyse_document(path, data, rules)
+    if may_hold(data):
+        source = Source(path, *decode(data))
+        findings = apply_ignores(source, findings, rules, comments(source))
+    return _with_lines(source, findings)
+
+
 def _analyse_python(path: str, data: bytes, rules: list[Rule]) -> list[Finding]:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         data = decode(data)[0].encode()
     words = prefilter.hot_words(data)
     ignores = may_hold(data)
-    if not words and not ignores:
+    listed = setup_findings(path, data, rules) if path.endswith("setup.py") else []
+    if not words and not ignores and not listed:
         return []
     offsets = prefilter.hot_offsets(data, words)
-    if not offsets and not ignores:
+    if not offsets and not ignores and not listed:
         return []
     text, encoding = decode(data)
     source = Source(path, text, encoding)
     if encoding not in AS_UTF8:
         data = text.encode("utf-8", "surrogatepass")
         offsets = prefilter.hot_offsets(data, words)
-    findings = _analyse_source(source, data, offsets, rules)
+    findings = _analyse_source(source, data, offsets, rules) + _with_lines(source, listed)
     return apply_ignores(source, findings, rules) if ignores else findings
 
 
