@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
@@ -30,6 +31,11 @@ _NEUTRAL = {
     "Stream": "Stream",
     "Event": "Event",
 }
+
+_STREAMS = frozenset({"current_stream", "set_stream", "Stream", "Event"})
+_STREAMED = re.compile(
+    r"cuda\.stream\(|cuda_stream|cuda_event|cuda\.(?:set|default)_stream|ExternalStream"
+)
 
 
 def _call(context: Context, node: ast.Call) -> None:
@@ -78,9 +84,11 @@ def _fix(context: Context, node: ast.Call, name: str, backend: str) -> Fix | Non
     if backend not in ("cuda", "mps", "xpu"):
         return None
     if name in ("empty_cache", "synchronize") and not node.args and not node.keywords:
-        safe = guard_statement(context, node, f"accelerator.{name}")
+        safe = guard_statement(context, node, name)
         if safe is not None:
             return safe
+    if name in _STREAMS and _STREAMED.search(context.source.text):
+        return None  # CUDA's own functions take CUDA's own streams
     if name in _NEUTRAL:
         return rename_call(context, node, _NEUTRAL[name])
     return None
