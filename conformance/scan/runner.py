@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import hashlib
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from conformance.scan.answering.cache import Cache, content_key
+from conformance.scan.answering.cache import Cache
 from conformance.scan.answering.versions import fitting
 from conformance.scan.config import Config
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.judging.analysis import analyse, failure
+from conformance.scan.joining.project import Looked, Project
+from conformance.scan.judging.analysis import failure, study
 from conformance.scan.judging.documents import OTHER_HOOKS, is_readable
+from conformance.scan.judging.looking import look
 from conformance.scan.judging.rule import Rule
 from conformance.scan.judging.rules import BY_CODE
+from conformance.scan.judging.summary import EMPTY, Report
+from conformance.scan.knowing.foreign import Foreign
 from conformance.scan.knowing.paths import declared_by
 from conformance.scan.knowing.reach import in_kernel_package
-from conformance.scan.reading.discover import Target
+from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
 
@@ -41,6 +47,8 @@ class Outcome:
     files: int = 0
     cached: int = 0
     passed: list[Target] = field(default_factory=list)
+    #: Files of the rest of the project that had to be read for what they say of these.
+    read: int = 0
 
     def take(self, found: list[Finding], target: Target, config: Config) -> None:
         """Add what was found in a file, as far as the settings let it through."""
@@ -49,17 +57,17 @@ class Outcome:
             (self.findings if shown else self.below).append(finding)
 
 
-def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> list[Finding]:
+def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> Looked:
     try:
         content = read_bytes(target.path) if data is None else data
     except OSError as error:
         reason = error.strerror or "not a regular file"
-        return [failure(target.shown, 1, f"could not be read: {reason}")]
-    found = analyse(target.logical, content, rules)
-    return [finding.at(target.shown) for finding in found]
+        return Looked([failure(target.shown, 1, f"could not be read: {reason}")], EMPTY)
+    found, summary = study(target.logical, content, rules)
+    return Looked([finding.at(target.shown) for finding in found], summary)
 
 
-def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[list[Finding]]:
+def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[Looked]:
     """Work of one process; what a file leaves behind holds no cycles, so none are looked for."""
     rules = [BY_CODE[code] for code in codes]
     collecting = gc.isenabled()
@@ -71,7 +79,7 @@ def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[list[Find
             gc.enable()
 
 
-def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:
+def _scan_many(targets: list[Target], config: Config) -> list[Looked]:
     rules = config.rules()
     jobs = config.jobs or os.cpu_count() or 1
     jobs = min(jobs, (len(targets) + _CHUNK - 1) // _CHUNK)
@@ -90,7 +98,7 @@ def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:
     method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
     with ProcessPoolExecutor(jobs, mp_context=get_context(method)) as pool:
         results = list(pool.map(_scan_chunk, chunks, [codes] * len(chunks)))
-    merged: dict[str, list[Finding]] = {}
+    merged: dict[str, Looked] = {}
     for chunk, result in zip(chunks, results, strict=True):
         merged.update(zip((target.path for target in chunk), result, strict=True))
     return [merged[target.path] for target in targets]
@@ -113,33 +121,24 @@ def _worth_it(targets: list[Target]) -> bool:
 
 
 def scan(targets: list[Target], config: Config) -> Outcome:
-    """Scan files; what the settings leave out is left out, everything else is in the outcome."""
-    cache = None
-    if config.cache:
-        cache = Cache(Path(config.root, config.cache_dir), config.rules())
+    """Scan files; what the settings leave out is left out, everything else is in the outcome.
+
+    Files that others of the project can change are judged with the whole of it, whatever part
+    of it is asked for.
+    """
     targets, passed = _readable(targets, config)
     outcome = Outcome(files=len(targets), passed=passed)
-    missing: list[Target] = []
-    keys: list[str] = []
+    run = _Run(config)
+    run.first(targets)
+    outcome.cached = run.cached
+    settled = run.settle(targets)
+    outcome.read = run.read
     for target in targets:
-        found: list[Finding] | None = None
-        if cache is not None:
-            key = _key(target)
-            found = cache.get(key, target.shown) if key else None
-            if found is not None:
-                outcome.cached += 1
-        if found is None:
-            missing.append(target)
-            keys.append(key if cache is not None else "")
-        else:
-            outcome.take(found, target, config)
-    results = _scan_many(missing, config)
-    for target, key, found in zip(missing, keys, results, strict=True):
-        if cache is not None and key:
-            cache.put(key, found)
-        outcome.take(found, target, config)
-    if cache is not None:
-        cache.save()
+        findings = settled.get(target.path) or run.files[target.path].findings
+        if target.path in settled:
+            findings = [finding.at(target.shown) for finding in settled[target.path]]
+        outcome.take(findings, target, config)
+    run.save()
     outcome.findings.sort(key=lambda finding: finding.sort_key)
     return outcome
 
@@ -157,11 +156,149 @@ def _readable(targets: list[Target], config: Config) -> tuple[list[Target], list
     return [target for target in targets if target not in left], others if wanted else []
 
 
-def _key(target: Target) -> str:
-    try:
-        return content_key(read_bytes(target.path), _declared(target.logical))
-    except OSError:
-        return ""
+class _Run:
+    """One run over a project: what each file gave, alone and then with all the others."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.cache: Cache | None = None
+        if config.cache:
+            self.cache = Cache(Path(config.root, config.cache_dir), config.rules())
+        self.files: dict[str, Looked] = {}
+        self.keys: dict[str, str] = {}
+        self.targets: dict[str, Target] = {}
+        self.cached = self.read = 0
+        self._looks: dict[str, Report] = {}
+        self._lacking: set[str] = set()  # their findings are known, but not their summaries
+
+    def first(self, targets: list[Target]) -> int:
+        """Look at files one by one, as far as the cache does not know them; returns how many."""
+        missing: list[Target] = []
+        for target in targets:
+            key = self._key(target)
+            self.targets[target.path] = target
+            found = self.cache.get(key, target.shown) if self.cache is not None and key else None
+            if found is None:
+                missing.append(target)
+            else:
+                self.cached += 1
+                self.files[target.path] = Looked(found, EMPTY)
+                self._lacking.add(target.path)
+        self._study(missing)
+        return len(missing)
+
+    def _study(self, targets: list[Target]) -> None:
+        for target, looked in zip(targets, _scan_many(targets, self.config), strict=True):
+            self.files[target.path] = looked
+            self._lacking.discard(target.path)
+            key = self.keys[target.path]
+            if self.cache is not None and key:
+                self.cache.put(key, looked.findings)
+                self.cache.put_summary(key, looked.summary)
+
+    def _key(self, target: Target) -> str:
+        path = target.path
+        if path not in self.keys:
+            self.keys[path] = ""
+            if self.cache is not None:
+                with contextlib.suppress(OSError):
+                    self.keys[path] = self.cache.key_of(path, _declared(target.logical))
+        return self.keys[path]
+
+    def settle(self, targets: list[Target]) -> dict[str, list[Finding]]:
+        """Findings of the targets that the project as a whole changes, by path."""
+        paths = [target.path for target in targets]
+        cache = self.cache
+        key = self._identity(paths) if cache is not None else ""
+        if cache is not None:
+            held = cache.settled(key)
+            if held is not None:
+                return held
+        self._complete(paths)
+        if not any(self.files[path].asks for path in paths):
+            settled: dict[str, list[Finding]] = {}
+        else:
+            known = set(self.files)
+            self.read = self.first([t for t in self._rest(targets) if t.path not in known])
+            self._complete(self.files)
+            settled = self._project().settle(paths)
+        if cache is not None and len(self.files) == len(paths):
+            cache.put_settled(key, settled)
+        return settled
+
+    def _identity(self, paths: list[str]) -> str:
+        """What a whole run depends on."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path in paths:
+            digest.update(f"{path}\0{self.keys[path]}\n".encode("utf-8", "surrogatepass"))
+        return "project:" + digest.hexdigest()
+
+    def _complete(self, paths: Iterable[str]) -> None:
+        """Have a summary of each of these files."""
+        missing: list[Target] = []
+        for path in paths:
+            if path in self._lacking and self.cache is not None:
+                summary = self.cache.summary(self.keys[path])
+                if summary is None:
+                    missing.append(self.targets[path])
+                else:
+                    self.files[path] = Looked(self.files[path].findings, summary)
+                    self._lacking.discard(path)
+        self._study(missing)
+
+    def _rest(self, targets: list[Target]) -> list[Target]:
+        """The other files of the project, where there is one that holds all the targets."""
+        root = str(self.config.root)
+        marked = any(Path(root, name).exists() for name in ("pyproject.toml", ".git"))
+        if not marked or not all(t.path.startswith(root + os.sep) for t in targets):
+            return []
+        return _readable(discover([root], self.config), self.config)[0]
+
+    def _project(self) -> Project:
+        files = {path: self.files[path] for path in sorted(self.files)}
+        logical = {path: target.logical for path, target in self.targets.items()}
+        return Project(files, logical, self._look, self._again)
+
+    def _look(
+        self, path: str, names: frozenset[str], own: frozenset[str], foreign: Foreign
+    ) -> Report:
+        asked = f"{sorted(names)}{sorted(own)}{foreign.key}"
+        digest = hashlib.blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=12)
+        key = f"{self.keys[path]}?{digest.hexdigest()}"
+        held = self.cache.report(key) if self.cache is not None else self._looks.get(key + path)
+        if held is None:
+            with contextlib.suppress(OSError):
+                target = self.targets[path]
+                held = look(target.logical, read_bytes(path), names, own, foreign)
+        if held is None:
+            return Report()
+        if self.cache is not None and self.keys[path]:
+            self.cache.put_report(key, held)
+        else:
+            self._looks[key + path] = held
+        return held
+
+    def _again(self, path: str, foreign: Foreign) -> Looked:
+        target, key = self.targets[path], f"{self.keys[path]}+{foreign.key}"
+        if self.cache is not None and self.keys[path]:
+            found, summary = self.cache.get(key, target.shown), self.cache.summary(key)
+            if found is not None and summary is not None:
+                return Looked(found, summary)
+        try:
+            data = read_bytes(path)
+        except OSError:
+            return self.files[path]  # gone since the first look
+        findings, summary = study(target.logical, data, self.config.rules(), foreign)
+        looked = Looked([finding.at(target.shown) for finding in findings], summary)
+        if self.cache is not None and self.keys[path]:
+            self.cache.put(key, looked.findings)
+            self.cache.put_summary(key, summary)
+        return looked
+
+    def save(self) -> None:
+        """Keep what was learnt."""
+        if self.cache is not None:
+            self.cache.save()
 
 
 def _declared(path: str) -> str:
@@ -185,7 +322,6 @@ def scan_text(data: bytes, name: str, config: Config) -> Outcome:
     target = Target(name, name, name)
     if is_other(name) and not is_readable():
         return Outcome(passed=[target])
-    found = _scan_one(target, config.rules(), data)
     outcome = Outcome(files=1)
-    outcome.take(found, target, config)
+    outcome.take(_scan_one(target, config.rules(), data).findings, target, config)
     return outcome

@@ -42,6 +42,8 @@ class Context(Point):
     ) -> None:
         """Add a finding at a node; a second one of the same rule at the same place is dropped."""
         line = getattr(node, "lineno", 1)
+        if line == 0:
+            return  # written in another file, and a matter of that one
         start = getattr(node, "col_offset", 0)
         place = (rule.code, line, start)
         if place in self._reported:

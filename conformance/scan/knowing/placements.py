@@ -12,13 +12,17 @@ from conformance.scan.knowing.circumstances import (
     is_mocked,
     is_of_another_library,
 )
+from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.packages import TWO_DEVICES
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, Key, Scope
 from conformance.scan.knowing.shapes import stands_in, stored_name
+from conformance.scan.knowing.signatures import spelled
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
+    declared_backends,
+    device_type,
     is_device_name,
     named_backends,
 )
@@ -87,9 +91,15 @@ class Judging(Protocol):
 class Placements:
     """Collects device expressions during the walk; has them judged, the last when it is over."""
 
-    def __init__(self, point: Point, judge: Judging) -> None:
+    def __init__(self, point: Point, judge: Judging, foreign: Foreign = ALONE) -> None:
         self.point = point
         self.judge = judge
+        self.foreign = foreign
+        self.given = {name: dict(given) for name, given in foreign.parameters}
+        #: Functions that are given a device outright, of which it is not known what they do with it.
+        self.passed: set[str] = set()
+        #: Constants of the module that hold an accelerator, and place nothing here.
+        self.unplaced: set[str] = set()
         self.held: dict[Key, list[_Candidate]] = {}
         self.used: dict[Key, str] = {}
         self.compared_keys: set[Key] = set()
@@ -205,6 +215,51 @@ class Placements:
             self._tensor_type(node.args[0], "set_default_tensor_type()")
         elif name == "type" and len(node.args) == 1 and isinstance(function, ast.Attribute):
             self._tensor_type(node.args[0], "type()")
+        if name not in _FIRST and name not in _OPTIONS:
+            self._handed(node, name)
+
+    def _handed(self, node: ast.Call, name: str) -> None:
+        """Devices given to a function of the project, by place or by a keyword that does not
+        say so: they are placed if the function places them."""
+        given: list[tuple[str, ast.expr]] = [
+            *((str(place), value) for place, value in enumerate(node.args)),
+            *((keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg),
+        ]
+        text = ""
+        for which, value in given:
+            if id(value) in self.point.consumed or not self._may_be_device(value):
+                continue
+            if not any(
+                leaf.device in ACCELERATORS or leaf.key for leaf in self.point.leaves(value)
+            ):
+                continue
+            text = text or self._callee(node.func)
+            if not text or declared_backends(name):
+                return
+            if text not in self.given:
+                self.passed.add(text)
+                return
+            how = self.given[text].get(which)
+            if how:
+                self._place(value, how)
+
+    def _may_be_device(self, value: ast.expr) -> bool:
+        if isinstance(value, ast.Name):
+            return self.point.resolver.key(value, self.point.scope) in self.held
+        if isinstance(value, ast.Constant):
+            return isinstance(value.value, str) and device_type(value.value) is not None
+        return isinstance(value, ast.IfExp | ast.JoinedStr) or (
+            isinstance(value, ast.Call)
+            and self.point.resolver.wraps_device(value, self.point.scope)
+        )
+
+    def _callee(self, function: ast.expr) -> str:
+        """A function as the file spells it, a method of its own class by the class's name."""
+        text = spelled(function)
+        if not text.startswith("self."):
+            return text
+        owner = self.point.scope.enclosing("class")
+        return f"{owner.name}.{text[5:]}" if owner is not None else ""
 
     def _default(self, node: ast.Call, name: str) -> None:
         """A default of an option, a field or a setting that chooses a device (a literal one is
@@ -348,6 +403,9 @@ class Placements:
             # `CUDA_DEVICE` says what it is; what counts is where it is used.
             if key not in self.limited and is_device_name(name) and not named_backends(name):
                 self.used.setdefault(key, f"`{key[1]}`")
+        module = id(self.point.resolver.scopes.module.node)
+        for name, how in self.foreign.placed:
+            self.used.setdefault((module, name), how)
         pending = list(self.used)
         while pending:
             key = pending.pop()
@@ -366,6 +424,10 @@ class Placements:
                     leaf.chosen for item in candidates for leaf in item.leaves
                 )
                 declared = named_backends(key[1])
+                if key[0] == module and any(
+                    leaf.device in ACCELERATORS for item in candidates for leaf in item.leaves
+                ):
+                    self.unplaced.add(key[1])
                 if declared or (not wrapped and not choice):
                     continue
             if not key[1].startswith("return"):

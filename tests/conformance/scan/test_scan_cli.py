@@ -58,7 +58,7 @@ def test_findings_give_1_and_a_clean_run_0(
     status, lines, err = run(capsys)
     assert (status, codes(lines)) == (1, ["DEV102", "DEV114"])
     assert lines[0].startswith("bad.py:2:1: DEV102 [*] error: ")
-    assert err == "2 findings in 3 files, 1 fixable with --fix\n"
+    assert err == "2 findings in 3 files, 2 fixable with --fix\n"
     assert run(capsys, "good.py", "--quiet") == (0, [], "")
     assert run(capsys, "good.py")[2] == "0 findings in 1 file\n"
 
