@@ -143,7 +143,13 @@ def _collect(options: argparse.Namespace, config: Config) -> tuple[Outcome, list
     if not targets:
         named = printable(", ".join(paths))
         sys.stderr.write(f"conformance scan: no file to scan in {named}: none found, or excluded\n")
-    return scan(targets, config), targets
+    outcome = scan(targets, config)
+    if outcome.read:
+        sys.stderr.write(
+            "conformance scan: nothing known of the rest of the project: "
+            f"read its {_counted(outcome.read, 'other file')}\n"
+        )
+    return outcome, targets
 
 
 def _mend(

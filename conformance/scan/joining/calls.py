@@ -37,11 +37,13 @@ class Calls:
         self._callers: dict[Name, _Callers] = {}
         self._known: dict[Name, frozenset[str]] = {}
 
-    def follow(self, targets: Iterable[Name]) -> None:
-        """Look up the calls of these functions, and of those that call them unguarded."""
-        waiting = set(targets)
+    def follow(self, targets: Iterable[Name], defaults: Iterable[Name]) -> None:
+        """Look up the calls of these functions, and of those that call them unguarded; of those
+        with defaults every call, to see what it gives."""
+        every = frozenset(defaults)
+        waiting = every.union(targets)
         for _ in range(_STEPS):
-            self._look_up(sorted(waiting))
+            self._look_up(sorted(waiting), every)
             waiting = {
                 owner
                 for target in waiting
@@ -66,13 +68,18 @@ class Calls:
     def _has_callers(self, callers: _Callers) -> bool:
         return any(not self._is_test(path) for path, _ in callers.calls)
 
-    def _look_up(self, targets: list[Name]) -> None:
+    def _look_up(self, targets: list[Name], every: frozenset[Name]) -> None:
         asked: dict[str, dict[str, Name]] = {}  # by file: how it spells which target
         own: dict[str, dict[str, Name]] = {}
         for target in targets:
             self._callers[target] = callers = _Callers()
             users = self._imports.importers(target)
-            if users is None:
+            cold = target not in every and any(
+                not self._imports.is_hot(path) and not path.endswith("__init__.py")
+                for path in users or ()
+            )
+            if users is None or cold:
+                # So many, or a file that knows no guard: no need to look into it.
                 callers.open = True
                 continue
             own.setdefault(target[0], {})[target[1]] = target
@@ -81,7 +88,7 @@ class Calls:
                     asked.setdefault(path, {})[text] = target
         for path in sorted({*asked, *own}):
             names = {**asked.get(path, {}), **own.get(path, {})}
-            report = self._report(path, asked.get(path, ()), own.get(path, ()))
+            report = self._report(path, names, ())
             for text, target in names.items():
                 callers = self._callers[target]
                 callers.open |= text in report.otherwise

@@ -25,6 +25,10 @@ class Imports:
         self._stars: dict[str, list[Import]] = {}
         self._index: dict[str, list[tuple[str, str]]] | None = None
 
+    def is_hot(self, path: str) -> bool:
+        """Whether a file speaks of devices, so that it may know a guard."""
+        return self._summaries[path].hot
+
     def of(self, path: str) -> dict[str, Import]:
         """Imports of a file by the name that they have there (those with ``*`` apart)."""
         if path not in self._locals:

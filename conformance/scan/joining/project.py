@@ -65,7 +65,10 @@ class Project:
             if foreign != ALONE:
                 held[path] = self._again(path, foreign)
         calls = Calls(self._imports, self._report, self.backends, self._is_test)
-        calls.follow(self._owners(held))
+        defaults = {
+            (path, default[2]) for path, file in held.items() for default in file.summary.defaults
+        }
+        calls.follow(self._owners(held), defaults)
         settled: dict[str, list[Finding]] = {}
         for path, file in held.items():
             findings = [self._milder(path, file.summary, f, calls) for f in file.findings]
@@ -219,7 +222,6 @@ class Project:
                 owner = finding.scope.partition(".")[0]
                 if finding.severity > Severity.NOTE and owner:
                     owners.add((path, owner))
-            owners.update((path, default[2]) for default in file.summary.defaults)
         return owners
 
     def _milder(self, path: str, summary: Summary, finding: Finding, calls: Calls) -> Finding:

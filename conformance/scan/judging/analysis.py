@@ -143,7 +143,8 @@ def _study_source(
     try:
         binding = Binding(data, offsets, plain=source.encoding in AS_UTF8, foreign=foreign)
     except SourceError as error:
-        return [failure(source.path, error.line, f"syntax error: {error}")], summary
+        failed = failure(source.path, error.line, f"syntax error: {error}")
+        return [failed], replace(summary, hot=True)
     binding.complete()
     context, placements = walk(source, binding, [rule.hooks for rule in rules])
     findings = context.findings
@@ -163,6 +164,7 @@ def _study_source(
         passed=tuple(sorted(placements.passed)),
         unplaced=tuple(sorted(placements.unplaced)),
         defaults=tuple(_defaults(tree, findings)),
+        hot=True,
     )
     return _with_lines(source, findings), summary
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from conformance.scan.judging.analysis import walk
 from conformance.scan.judging.summary import Call, Report
@@ -28,7 +28,7 @@ _HARMLESS = frozenset(
 def look(
     path: str, data: bytes, names: Iterable[str], own: Iterable[str], foreign: Foreign
 ) -> Report:
-    """What a file does with ``names`` (as it spells them), and what its ``own`` functions are.
+    """What a file does with ``names`` (as it spells them), and what its ``own`` functions do.
 
     A file that cannot be read speaks of nothing.
     """
@@ -41,24 +41,29 @@ def look(
         source = Source(path, text, encoding)
         if encoding not in AS_UTF8 or path.endswith(".ipynb"):
             data = text.encode("utf-8", "surrogatepass")
+        wanted, defined = set(names), set(own)
+        words = {name.rpartition(".")[2] for name in wanted}
+        words |= {part for name in defined for part in name.split(".")}
+        spoken = prefilter.occurrences(data, words)
+        if not words:
+            spoken = prefilter.find_all(data, b"import")
+        elif not defined and wanted == words and len(spoken) <= len(words):
+            return report  # it only defines or imports the names
+        if defined:
+            spoken += prefilter.find_all(data, b"__init__")
         offsets = prefilter.hot_offsets(data, prefilter.hot_words(data))
-        offsets = sorted({*offsets, *prefilter.find_all(data, b"import")})
+        offsets = sorted({*offsets, *spoken})
         binding = Binding(data, offsets, plain=encoding in AS_UTF8, foreign=foreign)
     except (SourceError, NotebookError):
         return report
     binding.complete()
-    wanted, defined = set(names), set(own)
-    words = {name.rpartition(".")[2] for name in wanted} | {
-        part for name in defined for part in name.split(".")
-    }
-    binding.take_in(words)
     definitions = _definitions(binding.tree, defined)
     parameters = {name: parameters_of(node)[0] for name, node in definitions.items()}
     given = {parameter.name for every in parameters.values() for parameter in every}
     if given:
         binding.take_in(words | given)
         definitions = _definitions(binding.tree, defined)
-    _Looker(report, wanted | defined, source, binding).run(definitions)
+    _Looker(report, wanted, source, binding).run(definitions)
     return report
 
 
@@ -85,22 +90,20 @@ class _Looker:
         tree, report = self.binding.tree, self.report
         hooks = {"call": self._call, "import": self._import}
         context, placements = walk(self.source, self.binding, [hooks])
-        passive = _passive(tree)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
-                name = spelled(node)
-                if name in self.names and id(node) not in self._seen | passive:
-                    report.otherwise.add(name)
-        for name, node in definitions.items():
-            if not _is_plain(node):
+        report.otherwise.update(self._otherwise(tree))
+        for node in tree.body:
+            name = getattr(node, "name", "")
+            if name in self.names and not _is_plain(node):
                 report.otherwise.add(name)
+        for name, node in definitions.items():
             given, taker = parameters_of(node)
+            asks = _asks(taker)
             if name.count(".") and given and _is_bound(node):
                 given = [Parameter(p.name, p.place - 1, p.default) for p in given[1:]]
             report.parameters[name] = [
                 (
                     ("*" if p.place < 0 else "") + p.name,
-                    _how(p.name, taker, name, placements.used),
+                    "" if asks else _how(p.name, taker, name, placements.used),
                 )
                 for p in given
             ]
@@ -108,6 +111,21 @@ class _Looker:
         for (owner, name), how in placements.used.items():
             if owner == module and name in self.names:
                 report.used[name] = how
+
+    def _otherwise(self, tree: ast.Module) -> Iterator[str]:
+        """Names that are mentioned where nothing is called: handed on, or not looked at."""
+        lasts = {name.rpartition(".")[2] for name in self.names}
+        left = [
+            node
+            for node in (ast.walk(tree) if lasts else ())
+            if isinstance(node, ast.Name | ast.Attribute)
+            and (node.id if isinstance(node, ast.Name) else node.attr) in lasts
+            and isinstance(node.ctx, ast.Load)
+            and spelled(node) in self.names
+            and id(node) not in self._seen
+        ]
+        passive = _passive(tree) if left else set()
+        return (spelled(node) for node in left if id(node) not in passive)
 
     def _call(self, point: Point, node: ast.Call) -> None:
         function: ast.expr = node.func
@@ -171,13 +189,18 @@ def _is_bound(node: ast.AST) -> bool:
     )
 
 
-def _how(parameter: str, taker: ast.AST, name: str, used: dict[tuple[int, str], str]) -> str:
-    """Where a parameter ends up as a device; nowhere, if the function asks what there is."""
-    asks = any(
-        isinstance(part, ast.Attribute) and part.attr == "is_available" for part in ast.walk(taker)
+def _asks(function: ast.AST) -> bool:
+    """Whether a function asks what there is, and may do without what it is given."""
+    return any(
+        isinstance(part, ast.Attribute) and part.attr == "is_available"
+        for part in ast.walk(function)
     )
+
+
+def _how(parameter: str, taker: ast.AST, name: str, used: dict[tuple[int, str], str]) -> str:
+    """Where a parameter ends up as a device."""
     place = used.get((id(taker), parameter))
-    if asks or (place is None and not is_device_name(parameter)):
+    if place is None and not is_device_name(parameter):
         return ""
     shown = f"`{parameter}` of {name.rpartition('.')[2]}()"
     return shown if place is None or place[0] == "`" else f"{shown} (used in {place})"

@@ -13,18 +13,20 @@ Default = tuple[int, int, str, str, int]
 class Summary:
     """``imports`` are texts of :class:`Import`; ``offers`` names with what they stand for
     (:class:`Foreign` says how); ``passed`` functions that are given a device, ``unplaced``
-    constants that hold one, ``defaults`` the findings that a caller can override."""
+    constants that hold one, ``defaults`` the findings that a caller can override. ``hot`` is a
+    file that speaks of devices at all; any other knows no guard."""
 
     imports: tuple[str, ...] = ()
     offers: dict[str, str] = field(default_factory=dict)
     passed: tuple[str, ...] = ()
     unplaced: tuple[str, ...] = ()
     defaults: tuple[Default, ...] = ()
+    hot: bool = False
 
     def to_row(self) -> list[Any]:
         """Plain values, as few as there are."""
-        row = [list(self.imports), self.offers, list(self.passed), list(self.unplaced)]
-        row.append([list(default) for default in self.defaults])
+        row: list[Any] = [list(self.imports), self.offers, list(self.passed), list(self.unplaced)]
+        row += [[list(default) for default in self.defaults], int(self.hot)]
         while row and not row[-1]:
             row.pop()
         return row
@@ -32,13 +34,15 @@ class Summary:
     @classmethod
     def from_row(cls, row: list[Any]) -> Summary:
         """Inverse of :meth:`to_row`; raises TypeError or ValueError on a bad row."""
-        imports, offers, passed, unplaced, defaults = [*row, *([], {}, [], [], [])[len(row) :]]
+        rest = ([], {}, [], [], [], 0)[len(row) :]
+        imports, offers, passed, unplaced, defaults, hot = [*row, *rest]
         return cls(
             tuple(imports),
             dict(offers),
             tuple(passed),
             tuple(unplaced),
             tuple((int(a), int(b), str(c), str(d), int(e)) for a, b, c, d, e in defaults),
+            bool(hot),
         )
 
 

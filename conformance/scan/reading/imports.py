@@ -72,9 +72,11 @@ def _take(match: re.Match[bytes], inner: bool, found: list[str]) -> None:
     mark = ">" if inner else ""
     for item in names.strip(b"()").replace(b"\\", b" ").split(b","):
         words = item.decode("utf-8", "replace").split()
-        if not words or len(words) not in (1, 3) or ":" in words[0]:
+        if len(words) not in (1, 3):
             continue
         name, local = words[0], words[-1]
+        if b":" in item or (local != "*" and not local.replace(".", "").isidentifier()):
+            continue  # prose that begins with the word
         if module:
             found.append(f"{mark}{module}:{name}:{local}")
         elif name.partition(".")[0] not in _ELSEWHERE:
