@@ -24,7 +24,7 @@ from conformance.scan.judging.rules import BY_CODE
 from conformance.scan.judging.summary import EMPTY, Report
 from conformance.scan.knowing.foreign import Foreign
 from conformance.scan.knowing.paths import declared_by
-from conformance.scan.knowing.reach import in_kernel_package
+from conformance.scan.knowing.reach import in_kernel_package, is_own_package
 from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
@@ -247,12 +247,12 @@ class _Run:
         self._study(missing)
 
     def _rest(self, targets: list[Target]) -> list[Target]:
-        """The other files of the project, where there is one that holds all the targets."""
+        """The other Python files of the project, where there is one that holds all the targets."""
         root = str(self.config.root)
         marked = any(Path(root, name).exists() for name in ("pyproject.toml", ".git"))
         if not marked or not all(t.path.startswith(root + os.sep) for t in targets):
             return []
-        return _readable(discover([root], self.config), self.config)[0]
+        return [t for t in discover([root], self.config) if not is_other(t.logical)]
 
     def _project(self) -> Project:
         files = {path: self.files[path] for path in sorted(self.files)}
@@ -314,7 +314,12 @@ def _kept(findings: list[Finding], target: Target, config: Config) -> list[Findi
     if any(f.severity > Severity.NOTE for f in findings) and in_kernel_package(target.path):
         # Not in the analysis: what is kept in the cache must not depend on other files.
         findings = [replace(f, severity=Severity.NOTE) for f in findings]
-    return [finding for finding in findings if config.keeps(target.logical, finding.code)]
+    return [
+        finding
+        for finding in findings
+        if config.keeps(target.logical, finding.code)
+        and not (finding.code == "DEV113" and is_own_package(str(config.root), finding.text))
+    ]
 
 
 def scan_text(data: bytes, name: str, config: Config) -> Outcome:

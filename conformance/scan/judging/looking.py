@@ -80,6 +80,10 @@ def _definitions(tree: ast.Module, names: set[str]) -> dict[str, ast.AST]:
     return found
 
 
+#: What starts processes with a function: as good as a call of it.
+_STARTERS = frozenset({"spawn", "start_processes", "Process"})
+
+
 class _Looker:
     def __init__(self, report: Report, names: set[str], source: Source, binding: Binding) -> None:
         self.report, self.names = report, names
@@ -130,6 +134,8 @@ class _Looker:
     def _call(self, point: Point, node: ast.Call) -> None:
         function: ast.expr = node.func
         name = spelled(function)
+        if name.rpartition(".")[2] in _STARTERS:
+            self._started(point, node)
         if name not in self.names and isinstance(function, ast.Attribute):
             function = function.value  # a method of a class that is meant
             name = spelled(function)
@@ -146,6 +152,17 @@ class _Looker:
             tuple(k.arg for k in node.keywords if k.arg),
         )
         self.report.calls.setdefault(name, []).append(call)
+
+    def _started(self, point: Point, node: ast.Call) -> None:
+        """A function that is handed to new processes is called by them, from here."""
+        handed = [*node.args[:1], *(k.value for k in node.keywords if k.arg in ("target", "fn"))]
+        for part in handed:
+            name = spelled(part)
+            if name in self.names:
+                self._seen.add(id(part))
+                owner = point.scope.qualname.partition(".")[0]
+                call = Call(tuple(sorted(in_use(point))), owner, -1, ())
+                self.report.calls.setdefault(name, []).append(call)
 
     def _import(self, point: Point, node: ast.Import | ast.ImportFrom) -> None:
         known: tuple[str, ...] | None = tuple(sorted(in_use(point)))

@@ -27,6 +27,7 @@ _TEXTS = re.compile(
     r"(\"{3}|'{3}).*?\1|#[^\n]*|(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')", re.DOTALL
 )
 _KERNELS = re.compile(rf"(?m)^(?:from|import)[ \t]+(?:{'|'.join(sorted(KERNELS))})\b")
+_IMPORTED = re.compile(r"(?:from|import) (\w+)")
 _RELATIVE = re.compile(r"(?m)^from \.(\w*) import (\w+)")
 
 
@@ -55,6 +56,16 @@ def _kernel_package(folder: str) -> tuple[str, frozenset[str]] | None:
             return folder, frozenset({"__init__.py", name})
     parent = os.path.dirname(folder)
     return _kernel_package(parent) if parent != folder else None
+
+
+@lru_cache(maxsize=256)
+def is_own_package(root: str, imported: str) -> bool:
+    """Whether an import statement is of a package that the project at ``root`` itself holds."""
+    match = _IMPORTED.match(imported)
+    return match is not None and any(
+        os.path.isfile(os.path.join(root, folder, match[1], "__init__.py"))
+        for folder in ("", "src")
+    )
 
 
 def _text(path: str) -> str | None:

@@ -7,7 +7,7 @@ import ast
 from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import mend_device
-from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.judging.rule import Bad, Good, Rule
 from conformance.scan.judging.verdicts import Placement
 
 
@@ -114,6 +114,15 @@ RULE = Rule(
     valid=(
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
+        Good(
+            "import pytest, torch\n@pytest.fixture\ndef kernels():\n    _require_cuda()\n    return 1\n"
+            "def test_a(kernels):\n    torch.ones(1, device='cuda')",
+            "tests/test_kernels.py",
+        ),
+        Good(
+            "import torch\ndef test_a():\n    skip_without_cuda()\n    torch.ones(1, device='cuda')",
+            "tests/test_kernels.py",
+        ),
         "import torch\ndef f(x):\n    if x.device.type == 'cuda':\n        return x.cuda()\n    return x",
         "def f(x):\n    '''Moves to 'cuda': x.to(\"cuda\").'''\n    return x",
         "import logging\nlogging.info('moving to cuda')",

@@ -15,8 +15,11 @@ def _setting(document: Document, setting: Setting) -> None:
         return
     reason = only_cuda_has(setting.key, setting.value)
     if reason is not None:
+        # The backend of distributed runs, which are started apart: nobody else meets it.
+        severity = Severity.NOTE if setting.value == "nccl" else None
         if not _is_meant(document, setting):
-            document.report(RULE, setting, f"{reason}: off CUDA this setting fails")
+            message = f"{reason}: off CUDA this setting fails"
+            document.report(RULE, setting, message, severity=severity)
     elif is_half(setting.key, setting.value):
         beside = [other for other in document.beside(setting) if is_device_key(other.key)]
         if beside and not setting.origin:
