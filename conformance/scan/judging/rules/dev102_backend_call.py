@@ -19,7 +19,8 @@ from conformance.scan.judging.rules.families import (
     is_amp,
     is_probe,
 )
-from conformance.scan.knowing.vocabulary import ACCELERATORS
+from conformance.scan.knowing.alternatives import calls
+from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_mac
 
 #: Functions of ``torch.cuda`` and what ``torch.accelerator`` calls them.
 _NEUTRAL = {
@@ -53,6 +54,10 @@ def _call(context: Context, node: ast.Call) -> None:
     harmless = name in HARMLESS.get(backend, ())
     if harmless and set(context.facts.excluded) & ACCELERATORS - {backend}:
         return  # the last of a chain that serves the other accelerators
+    if harmless and context.alternatives.beside(
+        context.statement, calls(frozenset({name})), asks_mac
+    ):
+        return  # the next statement does the same for another accelerator
     message = f"{dotted}() is called without knowing that {backend} is in use"
     if "cpu" in context.facts.excluded:
         message = f"{dotted}() is called for anything that is not the CPU"
@@ -221,6 +226,7 @@ RULE = Rule(
         "    if fast:\n        torch.cuda.synchronize()",
         "import torch\nif torch.backends.mps.is_available():\n    torch.mps.empty_cache()\nelse:\n    torch.cuda.empty_cache()",
         "import torch\ndef f():\n    import flash_attn\n    torch.cuda.synchronize()",
+        "import torch\ndef f():\n    torch.cuda.empty_cache()\n    if torch.backends.mps.is_available():\n        torch.mps.empty_cache()",
     ),
     hooks={"call": _call, "assign": _assign},
     fixable=True,
