@@ -7,31 +7,39 @@ import gc
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from conformance.scan.answering.cache import Cache
 from conformance.scan.answering.versions import fitting
 from conformance.scan.config import Config
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.joining.project import Looked, Project
+from conformance.scan.joining.project import Looked, Project, Question
 from conformance.scan.judging.analysis import failure, study
 from conformance.scan.judging.documents import OTHER_HOOKS, is_readable
 from conformance.scan.judging.looking import look
 from conformance.scan.judging.rule import Rule
 from conformance.scan.judging.rules import BY_CODE
 from conformance.scan.judging.summary import EMPTY, Report
-from conformance.scan.knowing.foreign import Foreign
+from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.paths import declared_by
 from conformance.scan.knowing.reach import in_kernel_package, is_own_package
 from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
 
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
 #: Fewer bytes than this are scanned sooner than a second process is started.
 _WORTH_A_PROCESS = 3_000_000
 _CHUNK = 48
+#: Fewer second looks than this are taken sooner than a second process is started.
+_WORTH_SHARING = 24
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass
@@ -87,21 +95,49 @@ def _scan_many(targets: list[Target], config: Config) -> list[Looked]:
         jobs = 1
     if jobs <= 1:
         return _scan_chunk(targets, tuple(rule.code for rule in rules))
-    # Imported here: a run on few files starts sooner without them.
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
     codes = tuple(rule.code for rule in rules)
     chunks = [targets[start :: _stride(targets)] for start in range(_stride(targets))]
-    # Forking is the quicker start, and safe here: the scanner runs no threads. Inside a process
-    # that has loaded much else (a test run, a notebook) a fresh interpreter is safer.
-    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
-    with ProcessPoolExecutor(jobs, mp_context=get_context(method)) as pool:
+    with _pool(jobs) as pool:
         results = list(pool.map(_scan_chunk, chunks, [codes] * len(chunks)))
     merged: dict[str, Looked] = {}
     for chunk, result in zip(chunks, results, strict=True):
         merged.update(zip((target.path for target in chunk), result, strict=True))
     return [merged[target.path] for target in targets]
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Processes to share work out among."""
+    # Imported here: a run on few files starts sooner without them.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Forking is the quicker start, and safe here: the scanner runs no threads. Inside a process
+    # that has loaded much else (a test run, a notebook) a fresh interpreter is safer.
+    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
+    return ProcessPoolExecutor(jobs, mp_context=get_context(method))
+
+
+def _look_one(asked: tuple[Target, frozenset[str], frozenset[str], Foreign]) -> Report:
+    target, names, own, foreign = asked
+    try:
+        data = read_bytes(target.path)
+    except OSError:
+        return Report()  # gone since the first look
+    return look(target.logical, data, names, own, foreign.spoken_of(data))
+
+
+def _study_again(told: tuple[Target, tuple[str, ...], Foreign]) -> Looked | None:
+    """None where nothing is told that the file speaks of, or it is gone since the first look."""
+    target, codes, foreign = told
+    try:
+        data = read_bytes(target.path)
+    except OSError:
+        return None
+    foreign = foreign.spoken_of(data)
+    if foreign == ALONE:
+        return None
+    findings, summary = study(target.logical, data, [BY_CODE[code] for code in codes], foreign)
+    return Looked([finding.at(target.shown) for finding in findings], summary)
 
 
 def _stride(targets: list[Target]) -> int:
@@ -168,7 +204,7 @@ class _Run:
         self.keys: dict[str, str] = {}
         self.targets: dict[str, Target] = {}
         self.cached = self.read = 0
-        self._looks: dict[str, Report] = {}
+        self._looks: dict[str, Report | None] = {}
         self._lacking: set[str] = set()  # their findings are known, but not their summaries
 
     def first(self, targets: list[Target]) -> int:
@@ -259,41 +295,59 @@ class _Run:
         logical = {path: target.logical for path, target in self.targets.items()}
         return Project(files, logical, self._look, self._again)
 
-    def _look(
-        self, path: str, names: frozenset[str], own: frozenset[str], foreign: Foreign
-    ) -> Report:
+    def _look(self, questions: Sequence[Question]) -> list[Report]:
+        """Answers to questions about files, from the cache as far as it knows them."""
+        keys = [self._question(question) for question in questions]
+        held = [self._looks.get(key) for key in keys]
+        if self.cache is not None:
+            held = [
+                report or self.cache.report(key) for report, key in zip(held, keys, strict=True)
+            ]
+        missing = [index for index, report in enumerate(held) if report is None]
+        work = [(self.targets[questions[i][0]], *questions[i][1:]) for i in missing]
+        for index, report in zip(missing, self._shared(_look_one, work), strict=True):
+            held[index] = report
+            if self.cache is not None and self.keys[questions[index][0]]:
+                self.cache.put_report(keys[index], report)
+        self._looks.update(zip(keys, held, strict=True))
+        return [report or Report() for report in held]
+
+    def _question(self, question: Question) -> str:
+        path, names, own, foreign = question
         asked = f"{sorted(names)}{sorted(own)}{foreign.key}"
         digest = hashlib.blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=12)
-        key = f"{self.keys[path]}?{digest.hexdigest()}"
-        held = self.cache.report(key) if self.cache is not None else self._looks.get(key + path)
-        if held is None:
-            with contextlib.suppress(OSError):
-                target = self.targets[path]
-                held = look(target.logical, read_bytes(path), names, own, foreign)
-        if held is None:
-            return Report()
-        if self.cache is not None and self.keys[path]:
-            self.cache.put_report(key, held)
-        else:
-            self._looks[key + path] = held
-        return held
+        return f"{self.keys[path] or path}?{digest.hexdigest()}"
 
-    def _again(self, path: str, foreign: Foreign) -> Looked:
-        target, key = self.targets[path], f"{self.keys[path]}+{foreign.key}"
-        if self.cache is not None and self.keys[path]:
-            found, summary = self.cache.get(key, target.shown), self.cache.summary(key)
-            if found is not None and summary is not None:
-                return Looked(found, summary)
-        try:
-            data = read_bytes(path)
-        except OSError:
-            return self.files[path]  # gone since the first look
-        findings, summary = study(target.logical, data, self.config.rules(), foreign)
-        looked = Looked([finding.at(target.shown) for finding in findings], summary)
-        if self.cache is not None and self.keys[path]:
-            self.cache.put(key, looked.findings)
-            self.cache.put_summary(key, summary)
-        return looked
+    def _again(self, told: Sequence[tuple[str, Foreign]]) -> list[Looked]:
+        """Files judged anew, given what others say about them."""
+        result: list[Looked | None] = []
+        for path, foreign in told:
+            key, held = f"{self.keys[path]}+{foreign.key}", None
+            if self.cache is not None and self.keys[path]:
+                found = self.cache.get(key, self.targets[path].shown)
+                summary = self.cache.summary(key)
+                if found is not None and summary is not None:
+                    held = Looked(found, summary)
+            result.append(held)
+        missing = [index for index, held in enumerate(result) if held is None]
+        codes = tuple(rule.code for rule in self.config.rules())
+        work = [(self.targets[told[i][0]], codes, told[i][1]) for i in missing]
+        for index, looked in zip(missing, self._shared(_study_again, work), strict=True):
+            path, foreign = told[index]
+            result[index] = looked = looked or self.files[path]
+            if self.cache is not None and self.keys[path]:
+                key = f"{self.keys[path]}+{foreign.key}"
+                self.cache.put(key, looked.findings)
+                self.cache.put_summary(key, looked.summary)
+        return [held for held in result if held is not None]
+
+    def _shared(self, function: Callable[[T], U], work: list[T]) -> list[U]:
+        """Work done here, or by several processes if there is enough of it."""
+        jobs = self.config.jobs or os.cpu_count() or 1
+        if jobs <= 1 or len(work) < _WORTH_SHARING:
+            return [function(item) for item in work]
+        with _pool(jobs) as pool:
+            return list(pool.map(function, work, chunksize=4))
 
     def save(self) -> None:
         """Keep what was learnt."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from conformance.scan.joining.imports import Imports, Name
@@ -26,12 +26,12 @@ class Calls:
     def __init__(
         self,
         imports: Imports,
-        report: Callable[[str, Iterable[str], Iterable[str]], Report],
+        reports: Callable[[Mapping[str, Iterable[str]]], Sequence[Report]],
         backends: Callable[[str], frozenset[str]],
         is_test: Callable[[str], bool],
     ) -> None:
         self._imports = imports
-        self._report = report
+        self._reports = reports
         self._backends = backends
         self._is_test = is_test
         self._callers: dict[Name, _Callers] = {}
@@ -70,7 +70,6 @@ class Calls:
 
     def _look_up(self, targets: list[Name], every: frozenset[Name]) -> None:
         asked: dict[str, dict[str, Name]] = {}  # by file: how it spells which target
-        own: dict[str, dict[str, Name]] = {}
         for target in targets:
             self._callers[target] = callers = _Callers()
             users = self._imports.importers(target)
@@ -82,13 +81,12 @@ class Calls:
                 # So many, or a file that knows no guard: no need to look into it.
                 callers.open = True
                 continue
-            own.setdefault(target[0], {})[target[1]] = target
+            asked.setdefault(target[0], {})[target[1]] = target
             for path, spellings in users.items():
                 for text in spellings:
                     asked.setdefault(path, {})[text] = target
-        for path in sorted({*asked, *own}):
-            names = {**asked.get(path, {}), **own.get(path, {})}
-            report = self._report(path, names, ())
+        asked = {path: asked[path] for path in sorted(asked)}
+        for (path, names), report in zip(asked.items(), self._reports(asked), strict=True):
             for text, target in names.items():
                 callers = self._callers[target]
                 callers.open |= text in report.otherwise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from conformance.scan.findings import Finding, Severity
@@ -14,10 +14,13 @@ from conformance.scan.knowing.reach import is_private
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.imports import Import
 
-#: ``look(path, names, own, foreign)``: what a file does with some names.
-Look = Callable[[str, frozenset[str], frozenset[str], Foreign], Report]
-#: ``again(path, foreign)``: a file's findings and summary, given what others say about it.
-Again = Callable[[str, Foreign], "Looked"]
+#: What is asked of a file: its path, names that it speaks of, functions of its own, and what is
+#: known of the names that it imports.
+Question = tuple[str, frozenset[str], frozenset[str], Foreign]
+#: Answers to many questions, in their order.
+Look = Callable[[Sequence[Question]], Sequence[Report]]
+#: Files' findings and summaries, given what others say about them.
+Again = Callable[[Sequence[tuple[str, Foreign]]], Sequence["Looked"]]
 #: A chain of imports longer than this is not followed.
 _FAR = 100
 _TESTS = ("tests", "test", "testing")
@@ -54,17 +57,18 @@ class Project:
         self._again = again
         self._imports = Imports({path: file.summary for path, file in files.items()})
         self._values: dict[str, Foreign] = {}
+        self._given: dict[Name, list[tuple[str, str]]] = {}
         self._backends: dict[str, frozenset[str]] = {}
 
     def settle(self, wanted: Iterable[str]) -> dict[str, list[Finding]]:
         """The findings of those of the wanted files that the others change."""
         subjects = [path for path in sorted(wanted) if self._files[path].asks]
         held = {path: self._files[path] for path in subjects}
-        for path in subjects:
-            foreign = self._foreign(path)
-            if foreign != ALONE:
-                held[path] = self._again(path, foreign)
-        calls = Calls(self._imports, self._report, self.backends, self._is_test)
+        self._define(subjects)
+        changed = {path: self._foreign(path) for path in subjects}
+        changed = {path: foreign for path, foreign in changed.items() if foreign != ALONE}
+        held.update(zip(changed, self._again(list(changed.items())), strict=True))
+        calls = Calls(self._imports, self._reports, self.backends, self._is_test)
         defaults = {
             (path, default[2]) for path, file in held.items() for default in file.summary.defaults
         }
@@ -79,8 +83,14 @@ class Project:
     def _is_test(self, path: str) -> bool:
         return is_test(self._logical[path])
 
-    def _report(self, path: str, names: Iterable[str], own: Iterable[str]) -> Report:
-        return self._look(path, frozenset(names), frozenset(own), self.values(path))
+    def _report(self, path: str, names: Iterable[str]) -> Report:
+        return self._look([(path, frozenset(names), frozenset(), self.values(path))])[0]
+
+    def _reports(self, asked: Mapping[str, Iterable[str]]) -> Sequence[Report]:
+        none: frozenset[str] = frozenset()
+        return self._look(
+            [(path, frozenset(names), none, self.values(path)) for path, names in asked.items()]
+        )
 
     # What is known of a file before it is judged
 
@@ -88,7 +98,7 @@ class Project:
         file = self._files[path]
         loud = any(f.severity > Severity.NOTE for f in file.findings)
         return replace(
-            self.values(path) if file.findings else ALONE,
+            self.values(path) if loud else ALONE,
             backends=tuple(sorted(self.backends(path))) if loud else (),
             parameters=tuple(self._parameters(path, file.summary)),
             placed=tuple(self._placed(path, file.summary)),
@@ -127,9 +137,7 @@ class Project:
         """What the functions do with a device that the file gives them."""
         for text in summary.passed:
             target = self._definition(path, text)
-            if target is None:
-                continue
-            given = self._report(target[0], (), (target[1],)).parameters.get(target[1], [])
+            given = self._given.get(target, []) if target is not None else []
             placed: list[tuple[str, str]] = []
             for place, (name, how) in enumerate(given):
                 if how and not name.startswith("*"):
@@ -139,8 +147,26 @@ class Project:
             if placed:
                 yield text, tuple(placed)
 
+    def _define(self, subjects: Iterable[str]) -> None:
+        """Look up what the functions do that are given a device, each file once."""
+        wanted: dict[str, set[str]] = {}
+        for path in subjects:
+            for text in self._files[path].summary.passed:
+                target = self._definition(path, text)
+                if target is not None:
+                    wanted.setdefault(target[0], set()).add(target[1])
+        none: frozenset[str] = frozenset()
+        asked = [
+            (path, none, frozenset(wanted[path]), self.values(path)) for path in sorted(wanted)
+        ]
+        for question, report in zip(asked, self._look(asked), strict=True):
+            for name, given in report.parameters.items():
+                self._given[question[0], name] = given
+
     def _definition(self, path: str, text: str) -> Name | None:
         """The module and name of a function as a file spells it."""
+        if text.startswith("="):
+            return path, text[1:]
         imports = self._imports
         base, _, last = text.rpartition(".")
         item = imports.of(path).get(text)
@@ -150,14 +176,14 @@ class Project:
         if base in imports.of(path):
             source = imports.source(imports.of(path)[base], path)
             return imports.defined(source[0], last) if source and not source[1] else None
-        return path, text
+        return None
 
     def _placed(self, path: str, summary: Summary) -> Iterator[tuple[str, str]]:
         """The file's constants that other files place something with."""
         for name in summary.unplaced:
             users = self._imports.importers((path, name)) or {}
             for user in sorted(users):
-                used = self._report(user, users[user], ()).used
+                used = self._report(user, users[user]).used
                 how = next((used[text] for text in sorted(users[user]) if text in used), None)
                 if how is not None:
                     yield name, how if how[0] == "`" else f"{how} of {user.rpartition('/')[2]}"
@@ -169,7 +195,7 @@ class Project:
         for name in sorted(name for name in names if is_private(name)):
             users = self._imports.importers((path, name)) or {}
             for user in sorted(users):
-                report = self._report(user, users[user], ())
+                report = self._report(user, users[user])
                 every = [call for text in users[user] for call in report.calls.get(text, ())]
                 if report.otherwise or any("cuda" not in call.known for call in every):
                     yield name
@@ -207,7 +233,7 @@ class Project:
         known = self._guarded(user, waiting)
         if not item.inner:
             return known
-        seen = self._report(user, (), ()).imports.get(f"{item.module}:{item.name}", [()])
+        seen = self._report(user, ()).imports.get(f"{item.module}:{item.name}", [()])
         runs = [frozenset(backends) for backends in seen if backends is not None]
         return known | frozenset.intersection(*runs) if runs else None
 

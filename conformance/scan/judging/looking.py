@@ -215,9 +215,9 @@ def _asks(function: ast.AST) -> bool:
 
 
 def _how(parameter: str, taker: ast.AST, name: str, used: dict[tuple[int, str], str]) -> str:
-    """Where a parameter ends up as a device."""
+    """Where a parameter ends up as a device; a field of a class by its name alone."""
     place = used.get((id(taker), parameter))
-    if place is None and not is_device_name(parameter):
+    if place is None and not (isinstance(taker, ast.ClassDef) and is_device_name(parameter)):
         return ""
     shown = f"`{parameter}` of {name.rpartition('.')[2]}()"
     return shown if place is None or place[0] == "`" else f"{shown} (used in {place})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conformance.scan.knowing.facts import Facts, known
 from conformance.scan.knowing.scopes import Bound, Scope, Scopes
@@ -42,6 +42,13 @@ class Foreign:
     def names(self) -> set[str]:
         """Last parts of the imported names whose values are known."""
         return {name.rpartition(".")[2] for name, _ in self.values}
+
+    def spoken_of(self, data: bytes) -> Foreign:
+        """The same without the values that a file does not speak of."""
+        kept = tuple(
+            (name, text) for name, text in self.values if name.rpartition(".")[2].encode() in data
+        )
+        return self if len(kept) == len(self.values) else replace(self, values=kept)
 
     def facts(self) -> Facts:
         """What is known wherever the file runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -223,15 +224,11 @@ class Placements:
         say so: they are placed if the function places them."""
         given: list[tuple[str, ast.expr]] = [
             *((str(place), value) for place, value in enumerate(node.args)),
-            *((keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg),
+            *((k.arg, k.value) for k in node.keywords if k.arg and not is_device_name(k.arg)),
         ]
         text = ""
         for which, value in given:
             if id(value) in self.point.consumed or not self._may_be_device(value):
-                continue
-            if not any(
-                leaf.device in ACCELERATORS or leaf.key for leaf in self.point.leaves(value)
-            ):
                 continue
             text = text or self._callee(node.func)
             if not text or declared_backends(name):
@@ -244,22 +241,33 @@ class Placements:
                 self._place(value, how)
 
     def _may_be_device(self, value: ast.expr) -> bool:
+        """Whether a value names an accelerator that is not known to be there, outright or by a
+        variable whose name does not say so."""
+        point = self.point
         if isinstance(value, ast.Name):
-            return self.point.resolver.key(value, self.point.scope) in self.held
+            key = point.resolver.key(value, point.scope)
+            return not is_device_name(value.id) and key in self.held
         if isinstance(value, ast.Constant):
-            return isinstance(value.value, str) and device_type(value.value) is not None
-        return isinstance(value, ast.IfExp | ast.JoinedStr) or (
-            isinstance(value, ast.Call)
-            and self.point.resolver.wraps_device(value, self.point.scope)
+            device = device_type(value.value) if isinstance(value.value, str) else None
+            return device in ACCELERATORS and not point.guarded(device or "")
+        return isinstance(value, ast.IfExp | ast.JoinedStr | ast.Call) and any(
+            leaf.device in ACCELERATORS and leaf.facts.guard(leaf.device or "") is None
+            for leaf in point.leaves(value)
         )
 
     def _callee(self, function: ast.expr) -> str:
-        """A function as the file spells it, a method of its own class by the class's name."""
+        """A function that the project may hold, as the file spells it; after ``=`` one of its own
+        (a method by its class's name). Empty for any other."""
         text = spelled(function)
-        if not text.startswith("self."):
-            return text
-        owner = self.point.scope.enclosing("class")
-        return f"{owner.name}.{text[5:]}" if owner is not None else ""
+        point = self.point
+        if text.startswith(("self.", "cls.")):
+            owner = point.scope.enclosing("class")
+            return f"={owner.name}.{text.partition('.')[2]}" if owner is not None else ""
+        found = point.scope.find(text.partition(".")[0])
+        kinds = {bound.kind for bound in found[1]} if found is not None else set()
+        if kinds <= {"def"} and "." not in text and not hasattr(builtins, text):
+            return f"={text}"  # one that was not parsed is not bound
+        return text if kinds == {"import"} else ""
 
     def _default(self, node: ast.Call, name: str) -> None:
         """A default of an option, a field or a setting that chooses a device (a literal one is
