@@ -25,7 +25,7 @@ from conformance.scan.runner import Outcome, scan, scan_text
 
 CLEAN, FOUND, FAILED = 0, 1, 2
 _DESCRIPTION = (
-    "Find Python code that works only on CUDA, or on one device only. Nothing is run. "
+    "Find code and settings that work only on CUDA, or on one device only. Nothing is run. "
     "Exit status: 0 clean, 1 findings, 2 could not run."
 )
 
@@ -143,7 +143,13 @@ def _collect(options: argparse.Namespace, config: Config) -> tuple[Outcome, list
     if not targets:
         named = printable(", ".join(paths))
         sys.stderr.write(f"conformance scan: no file to scan in {named}: none found, or excluded\n")
-    return scan(targets, config), targets
+    outcome = scan(targets, config)
+    if outcome.read:
+        sys.stderr.write(
+            "conformance scan: nothing known of the rest of the project: "
+            f"read its {_counted(outcome.read, 'other file')}\n"
+        )
+    return outcome, targets
 
 
 def _mend(
@@ -211,7 +217,7 @@ def _gate(
         [rule.code for rule in config.rules()],
         config.keeps,
         options.paths or ["."],
-        targets,
+        [target for target in targets if target not in outcome.passed],
         every,
         None if changed is None else set(changed),
     )
@@ -269,7 +275,18 @@ def _summary(findings: list[Finding], outcome: Outcome, mended: int) -> str:
         parts.append(f"{mended} mended")
     if fixable:
         parts.append(f"{fixable} fixable with --fix")
-    return ", ".join(parts) + "\n"
+    return ", ".join(parts) + "\n" + _passed_over(outcome)
+
+
+def _passed_over(outcome: Outcome) -> str:
+    """The line that says which files were not looked at, and what they are read with."""
+    if not outcome.passed:
+        return ""
+    files = _counted(len(outcome.passed), "file")
+    return (
+        f"{files} that are not Python (YAML, TOML, requirements, scripts) passed over: "
+        "install conformance[configs] (PyYAML and packaging) to scan them\n"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,10 +41,14 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """Edits that remove one finding; ``safe`` when they cannot change what CUDA users get."""
+    """Edits that remove one finding; ``safe`` when they cannot change what CUDA users get.
+
+    ``older`` holds what does the same where PyTorch has not what the edits call, newest first.
+    """
 
     edits: tuple[Edit, ...]
     safe: bool = False
+    older: tuple[tuple[Edit, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ class Finding:
         """Plain values for the cache, without the path, which is the cache's own business."""
         fix = None
         if self.fix is not None:
-            fix = [self.fix.safe, [[e.start, e.end, e.text] for e in self.fix.edits]]
+            forms = (self.fix.edits, *self.fix.older)
+            fix = [self.fix.safe, *([[e.start, e.end, e.text] for e in form] for form in forms)]
         return [
             self.line,
             self.column,
@@ -114,7 +119,10 @@ class Finding:
         raw = row[10]
         fix = None
         if raw is not None:
-            fix = Fix(tuple(Edit(int(s), int(e), str(t)) for s, e, t in raw[1]), bool(raw[0]))
+            edits, *older = (
+                tuple(Edit(int(s), int(e), str(t)) for s, e, t in form) for form in raw[1:]
+            )
+            fix = Fix(edits, bool(raw[0]), tuple(older))
         return cls(
             path=path,
             line=int(row[0]),

@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from conformance.scan.answering.cache import Cache, content_key
+from conformance.scan.answering.cache import Cache
 from conformance.scan.answering.versions import fitting
 from conformance.scan.config import Config
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.judging.analysis import analyse, failure
+from conformance.scan.joining.project import Looked, Project, Question
+from conformance.scan.judging.analysis import failure, study
+from conformance.scan.judging.documents import OTHER_HOOKS, is_readable
+from conformance.scan.judging.looking import look
 from conformance.scan.judging.rule import Rule
 from conformance.scan.judging.rules import BY_CODE
+from conformance.scan.judging.summary import EMPTY, Report
+from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.paths import declared_by
-from conformance.scan.knowing.reach import in_kernel_package
-from conformance.scan.reading.discover import Target
+from conformance.scan.knowing.reach import in_kernel_package, is_own_package
+from conformance.scan.reading.discover import Target, discover
+from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 #: Fewer bytes than this are scanned sooner than a second process is started.
 _WORTH_A_PROCESS = 3_000_000
 _CHUNK = 48
+#: Fewer second looks than this are taken sooner than a second process is started.
+_WORTH_SHARING = 24
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass
 class Outcome:
     """Everything found, sorted, and how many files were looked at and came from the cache.
 
-    ``below`` is what was found of less than the wanted severity.
+    ``below`` is what was found of less than the wanted severity, ``passed`` the files that were
+    passed over because what they are read with is not installed.
     """
 
     findings: list[Finding] = field(default_factory=list)
     below: list[Finding] = field(default_factory=list)
     files: int = 0
     cached: int = 0
+    passed: list[Target] = field(default_factory=list)
+    #: Files of the rest of the project that had to be read for what they say of these.
+    read: int = 0
 
     def take(self, found: list[Finding], target: Target, config: Config) -> None:
         """Add what was found in a file, as far as the settings let it through."""
@@ -45,17 +65,17 @@ class Outcome:
             (self.findings if shown else self.below).append(finding)
 
 
-def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> list[Finding]:
+def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> Looked:
     try:
         content = read_bytes(target.path) if data is None else data
     except OSError as error:
         reason = error.strerror or "not a regular file"
-        return [failure(target.shown, 1, f"could not be read: {reason}")]
-    found = analyse(target.logical, content, rules)
-    return [finding.at(target.shown) for finding in found]
+        return Looked([failure(target.shown, 1, f"could not be read: {reason}")], EMPTY)
+    found, summary = study(target.logical, content, rules)
+    return Looked([finding.at(target.shown) for finding in found], summary)
 
 
-def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[list[Finding]]:
+def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[Looked]:
     """Work of one process; what a file leaves behind holds no cycles, so none are looked for."""
     rules = [BY_CODE[code] for code in codes]
     collecting = gc.isenabled()
@@ -67,7 +87,7 @@ def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[list[Find
             gc.enable()
 
 
-def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:
+def _scan_many(targets: list[Target], config: Config) -> list[Looked]:
     rules = config.rules()
     jobs = config.jobs or os.cpu_count() or 1
     jobs = min(jobs, (len(targets) + _CHUNK - 1) // _CHUNK)
@@ -75,21 +95,49 @@ def _scan_many(targets: list[Target], config: Config) -> list[list[Finding]]:
         jobs = 1
     if jobs <= 1:
         return _scan_chunk(targets, tuple(rule.code for rule in rules))
+    codes = tuple(rule.code for rule in rules)
+    chunks = [targets[start :: _stride(targets)] for start in range(_stride(targets))]
+    with _pool(jobs) as pool:
+        results = list(pool.map(_scan_chunk, chunks, [codes] * len(chunks)))
+    merged: dict[str, Looked] = {}
+    for chunk, result in zip(chunks, results, strict=True):
+        merged.update(zip((target.path for target in chunk), result, strict=True))
+    return [merged[target.path] for target in targets]
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Processes to share work out among."""
     # Imported here: a run on few files starts sooner without them.
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    codes = tuple(rule.code for rule in rules)
-    chunks = [targets[start :: _stride(targets)] for start in range(_stride(targets))]
     # Forking is the quicker start, and safe here: the scanner runs no threads. Inside a process
     # that has loaded much else (a test run, a notebook) a fresh interpreter is safer.
     method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
-    with ProcessPoolExecutor(jobs, mp_context=get_context(method)) as pool:
-        results = list(pool.map(_scan_chunk, chunks, [codes] * len(chunks)))
-    merged: dict[str, list[Finding]] = {}
-    for chunk, result in zip(chunks, results, strict=True):
-        merged.update(zip((target.path for target in chunk), result, strict=True))
-    return [merged[target.path] for target in targets]
+    return ProcessPoolExecutor(jobs, mp_context=get_context(method))
+
+
+def _look_one(asked: tuple[Target, frozenset[str], frozenset[str], Foreign]) -> Report:
+    target, names, own, foreign = asked
+    try:
+        data = read_bytes(target.path)
+    except OSError:
+        return Report()  # gone since the first look
+    return look(target.logical, data, names, own, foreign.spoken_of(data))
+
+
+def _study_again(told: tuple[Target, tuple[str, ...], Foreign]) -> Looked | None:
+    """None where nothing is told that the file speaks of, or it is gone since the first look."""
+    target, codes, foreign = told
+    try:
+        data = read_bytes(target.path)
+    except OSError:
+        return None
+    foreign = foreign.spoken_of(data)
+    if foreign == ALONE:
+        return None
+    findings, summary = study(target.logical, data, [BY_CODE[code] for code in codes], foreign)
+    return Looked([finding.at(target.shown) for finding in findings], summary)
 
 
 def _stride(targets: list[Target]) -> int:
@@ -109,55 +157,230 @@ def _worth_it(targets: list[Target]) -> bool:
 
 
 def scan(targets: list[Target], config: Config) -> Outcome:
-    """Scan files; what the settings leave out is left out, everything else is in the outcome."""
-    cache = None
-    if config.cache:
-        cache = Cache(Path(config.root, config.cache_dir), config.rules())
-    outcome = Outcome(files=len(targets))
-    missing: list[Target] = []
-    keys: list[str] = []
+    """Scan files; what the settings leave out is left out, everything else is in the outcome.
+
+    Files that others of the project can change are judged with the whole of it, whatever part
+    of it is asked for.
+    """
+    targets, passed = _readable(targets, config)
+    outcome = Outcome(files=len(targets), passed=passed)
+    run = _Run(config)
+    run.first(targets)
+    outcome.cached = run.cached
+    settled = run.settle(targets)
+    outcome.read = run.read
     for target in targets:
-        found: list[Finding] | None = None
-        if cache is not None:
-            key = _key(target)
-            found = cache.get(key, target.shown) if key else None
-            if found is not None:
-                outcome.cached += 1
-        if found is None:
-            missing.append(target)
-            keys.append(key if cache is not None else "")
-        else:
-            outcome.take(found, target, config)
-    results = _scan_many(missing, config)
-    for target, key, found in zip(missing, keys, results, strict=True):
-        if cache is not None and key:
-            cache.put(key, found)
-        outcome.take(found, target, config)
-    if cache is not None:
-        cache.save()
+        findings = settled.get(target.path) or run.files[target.path].findings
+        if target.path in settled:
+            findings = [finding.at(target.shown) for finding in settled[target.path]]
+        outcome.take(findings, target, config)
+    run.save()
     outcome.findings.sort(key=lambda finding: finding.sort_key)
     return outcome
 
 
-def _key(target: Target) -> str:
-    try:
-        kind = ".ipynb" if target.logical.endswith(".ipynb") else ""
-        return content_key(read_bytes(target.path), declared_by(target.logical) + kind)
-    except OSError:
-        return ""
+def _readable(targets: list[Target], config: Config) -> tuple[list[Target], list[Target]]:
+    """Files that are read, and those that are not for want of what they are read with.
+
+    Files that are not Python are neither where no rule that runs looks at them.
+    """
+    wanted = any(OTHER_HOOKS & rule.hooks.keys() for rule in config.rules())
+    if wanted and is_readable():
+        return targets, []
+    others = [target for target in targets if is_other(target.logical)]
+    left = set(others)
+    return [target for target in targets if target not in left], others if wanted else []
+
+
+class _Run:
+    """One run over a project: what each file gave, alone and then with all the others."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.cache: Cache | None = None
+        if config.cache:
+            self.cache = Cache(Path(config.root, config.cache_dir), config.rules())
+        self.files: dict[str, Looked] = {}
+        self.keys: dict[str, str] = {}
+        self.targets: dict[str, Target] = {}
+        self.cached = self.read = 0
+        self._looks: dict[str, Report | None] = {}
+        self._lacking: set[str] = set()  # their findings are known, but not their summaries
+
+    def first(self, targets: list[Target]) -> int:
+        """Look at files one by one, as far as the cache does not know them; returns how many."""
+        missing: list[Target] = []
+        for target in targets:
+            key = self._key(target)
+            self.targets[target.path] = target
+            found = self.cache.get(key, target.shown) if self.cache is not None and key else None
+            if found is None:
+                missing.append(target)
+            else:
+                self.cached += 1
+                self.files[target.path] = Looked(found, EMPTY)
+                self._lacking.add(target.path)
+        self._study(missing)
+        return len(missing)
+
+    def _study(self, targets: list[Target]) -> None:
+        for target, looked in zip(targets, _scan_many(targets, self.config), strict=True):
+            self.files[target.path] = looked
+            self._lacking.discard(target.path)
+            key = self.keys[target.path]
+            if self.cache is not None and key:
+                self.cache.put(key, looked.findings)
+                self.cache.put_summary(key, looked.summary)
+
+    def _key(self, target: Target) -> str:
+        path = target.path
+        if path not in self.keys:
+            self.keys[path] = ""
+            if self.cache is not None:
+                with contextlib.suppress(OSError):
+                    self.keys[path] = self.cache.key_of(path, _declared(target.logical))
+        return self.keys[path]
+
+    def settle(self, targets: list[Target]) -> dict[str, list[Finding]]:
+        """Findings of the targets that the project as a whole changes, by path."""
+        paths = [target.path for target in targets]
+        cache = self.cache
+        key = self._identity(paths) if cache is not None else ""
+        if cache is not None:
+            held = cache.settled(key)
+            if held is not None:
+                return held
+        self._complete(paths)
+        if not any(self.files[path].asks for path in paths):
+            settled: dict[str, list[Finding]] = {}
+        else:
+            known = set(self.files)
+            self.read = self.first([t for t in self._rest(targets) if t.path not in known])
+            self._complete(self.files)
+            settled = self._project().settle(paths)
+        if cache is not None and len(self.files) == len(paths):
+            cache.put_settled(key, settled)
+        return settled
+
+    def _identity(self, paths: list[str]) -> str:
+        """What a whole run depends on."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path in paths:
+            digest.update(f"{path}\0{self.keys[path]}\n".encode("utf-8", "surrogatepass"))
+        return "project:" + digest.hexdigest()
+
+    def _complete(self, paths: Iterable[str]) -> None:
+        """Have a summary of each of these files."""
+        missing: list[Target] = []
+        for path in paths:
+            if path in self._lacking and self.cache is not None:
+                summary = self.cache.summary(self.keys[path])
+                if summary is None:
+                    missing.append(self.targets[path])
+                else:
+                    self.files[path] = Looked(self.files[path].findings, summary)
+                    self._lacking.discard(path)
+        self._study(missing)
+
+    def _rest(self, targets: list[Target]) -> list[Target]:
+        """The other Python files of the project, where there is one that holds all the targets."""
+        root = str(self.config.root)
+        marked = any(Path(root, name).exists() for name in ("pyproject.toml", ".git"))
+        if not marked or not all(t.path.startswith(root + os.sep) for t in targets):
+            return []
+        return [t for t in discover([root], self.config) if not is_other(t.logical)]
+
+    def _project(self) -> Project:
+        files = {path: self.files[path] for path in sorted(self.files)}
+        logical = {path: target.logical for path, target in self.targets.items()}
+        return Project(files, logical, self._look, self._again)
+
+    def _look(self, questions: Sequence[Question]) -> list[Report]:
+        """Answers to questions about files, from the cache as far as it knows them."""
+        keys = [self._question(question) for question in questions]
+        held = [self._looks.get(key) for key in keys]
+        if self.cache is not None:
+            held = [
+                report or self.cache.report(key) for report, key in zip(held, keys, strict=True)
+            ]
+        missing = [index for index, report in enumerate(held) if report is None]
+        work = [(self.targets[questions[i][0]], *questions[i][1:]) for i in missing]
+        for index, report in zip(missing, self._shared(_look_one, work), strict=True):
+            held[index] = report
+            if self.cache is not None and self.keys[questions[index][0]]:
+                self.cache.put_report(keys[index], report)
+        self._looks.update(zip(keys, held, strict=True))
+        return [report or Report() for report in held]
+
+    def _question(self, question: Question) -> str:
+        path, names, own, foreign = question
+        asked = f"{sorted(names)}{sorted(own)}{foreign.key}"
+        digest = hashlib.blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=12)
+        return f"{self.keys[path] or path}?{digest.hexdigest()}"
+
+    def _again(self, told: Sequence[tuple[str, Foreign]]) -> list[Looked]:
+        """Files judged anew, given what others say about them."""
+        result: list[Looked | None] = []
+        for path, foreign in told:
+            key, held = f"{self.keys[path]}+{foreign.key}", None
+            if self.cache is not None and self.keys[path]:
+                found = self.cache.get(key, self.targets[path].shown)
+                summary = self.cache.summary(key)
+                if found is not None and summary is not None:
+                    held = Looked(found, summary)
+            result.append(held)
+        missing = [index for index, held in enumerate(result) if held is None]
+        codes = tuple(rule.code for rule in self.config.rules())
+        work = [(self.targets[told[i][0]], codes, told[i][1]) for i in missing]
+        for index, looked in zip(missing, self._shared(_study_again, work), strict=True):
+            path, foreign = told[index]
+            result[index] = looked = looked or self.files[path]
+            if self.cache is not None and self.keys[path]:
+                key = f"{self.keys[path]}+{foreign.key}"
+                self.cache.put(key, looked.findings)
+                self.cache.put_summary(key, looked.summary)
+        return [held for held in result if held is not None]
+
+    def _shared(self, function: Callable[[T], U], work: list[T]) -> list[U]:
+        """Work done here, or by several processes if there is enough of it."""
+        jobs = self.config.jobs or os.cpu_count() or 1
+        if jobs <= 1 or len(work) < _WORTH_SHARING:
+            return [function(item) for item in work]
+        with _pool(jobs) as pool:
+            return list(pool.map(function, work, chunksize=4))
+
+    def save(self) -> None:
+        """Keep what was learnt."""
+        if self.cache is not None:
+            self.cache.save()
+
+
+def _declared(path: str) -> str:
+    """What a path adds to a file's content: how it is read, and what it says of itself."""
+    if is_other(path):
+        return path
+    if path.endswith("setup.py"):
+        return f"{declared_by(path)}{path if is_readable() else ''}"
+    return declared_by(path) + (".ipynb" if path.endswith(".ipynb") else "")
 
 
 def _kept(findings: list[Finding], target: Target, config: Config) -> list[Finding]:
     if any(f.severity > Severity.NOTE for f in findings) and in_kernel_package(target.path):
         # Not in the analysis: what is kept in the cache must not depend on other files.
         findings = [replace(f, severity=Severity.NOTE) for f in findings]
-    return [finding for finding in findings if config.keeps(target.logical, finding.code)]
+    return [
+        finding
+        for finding in findings
+        if config.keeps(target.logical, finding.code)
+        and not (finding.code == "DEV113" and is_own_package(str(config.root), finding.text))
+    ]
 
 
 def scan_text(data: bytes, name: str, config: Config) -> Outcome:
     """Scan bytes that came by another way (standard input) as a file called ``name``."""
     target = Target(name, name, name)
-    found = _scan_one(target, config.rules(), data)
+    if is_other(name) and not is_readable():
+        return Outcome(passed=[target])
     outcome = Outcome(files=1)
-    outcome.take(found, target, config)
+    outcome.take(_scan_one(target, config.rules(), data).findings, target, config)
     return outcome

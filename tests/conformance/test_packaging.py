@@ -92,7 +92,7 @@ def test_one_version_and_the_extras_that_are_promised(alone: Path) -> None:
     said = HeaderParser().parsestr((info / "METADATA").read_text(encoding="utf-8"))
     own = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert said["Version"] == conformance.__version__ == acestep.__version__ == own["version"]
-    assert said.get_all("Provides-Extra") == ["scan", "simulate", "suite"]
+    assert said.get_all("Provides-Extra") == ["configs", "scan", "simulate", "suite"]
     needed = said.get_all("Requires-Dist") or []
     assert all("extra ==" in line for line in needed)
     assert not [line for line in needed if "extra == 'scan'" in line]

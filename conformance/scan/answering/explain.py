@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from conformance.scan.errors import ConfigError
-from conformance.scan.judging.rule import Rule
+from conformance.scan.judging.rule import Good, Rule
 from conformance.scan.judging.rules import BY_CODE, RULES
+from conformance.scan.reading.kinds import kind_of
+
+_FENCES = {"requirements": "text", "cfg": "ini", "make": "makefile", "docker": "dockerfile"}
 
 
-def _block(code: str) -> str:
-    return f"```python\n{code}\n```\n"
+def _block(code: str, path: str = "example.py") -> str:
+    """One example; that of a file which is not Python says how it is called."""
+    kind = kind_of(path) or "python"
+    head = f"`{path}`:\n\n" if kind != "python" or path.endswith("setup.py") else ""
+    return f"{head}```{_FENCES.get(kind, kind)}\n{code.rstrip()}\n```\n"
+
+
+def _good(example: str | Good) -> str:
+    return _block(example) if isinstance(example, str) else _block(example.code, example.path)
 
 
 def explain_rule(rule: Rule) -> str:
@@ -19,9 +29,9 @@ def explain_rule(rule: Rule) -> str:
         f"{rule.summary[0].upper()}{rule.summary[1:]}.\n\n",
         f"**Why.** {rule.why}\n\n**Fix.** {rule.remedy}\n\n{fixes}",
         "Reported:\n\n",
-        "\n".join(_block(example.code) for example in rule.invalid),
+        "\n".join(_block(example.code, example.path) for example in rule.invalid),
         "\nNot reported:\n\n",
-        "\n".join(_block(example) for example in rule.valid),
+        "\n".join(_good(example) for example in rule.valid),
     ]
     return "".join(parts)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from conformance.scan.answering.versions import Version, fitting
 from conformance.scan.findings import Edit, Finding
-from conformance.scan.judging.analysis import analyse
+from conformance.scan.judging.analysis import UNREADABLE, analyse
 from conformance.scan.judging.rule import Rule
+from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import SourceError, decode
 
 _PASSES = 10
@@ -26,7 +27,10 @@ class Fixed:
     count: int
 
 
-def _parses(text: str) -> bool:
+def _parses(path: str, text: str) -> bool:
+    """Whether a text is still what the file's name says; a file that is not Python was read anew."""
+    if is_other(path):
+        return not any(f.code == UNREADABLE for f in analyse(path, text.encode(), ()))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -103,7 +107,7 @@ def passes(
             encoded = mended.encode(encoding)
         except (SourceError, UnicodeEncodeError):
             return
-        if mended == text or not _parses(mended):
+        if mended == text or not _parses(path, mended):
             return
         yield Pass(findings, edits, count, data, encoded)
         data = encoded

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.judging.context import Context
+from conformance.scan.judging.documents import analyse_document, comments, setup_findings
 from conformance.scan.judging.rule import Hook, Rule
+from conformance.scan.judging.summary import EMPTY, Default, Summary
 from conformance.scan.judging.suppress import apply_ignores, may_hold
 from conformance.scan.judging.verdicts import Judge
 from conformance.scan.judging.walker import Walker
 from conformance.scan.knowing.binding import Binding
+from conformance.scan.knowing.foreign import ALONE, Foreign
+from conformance.scan.knowing.offers import offers_of
 from conformance.scan.knowing.paths import path_facts
 from conformance.scan.knowing.placements import Placements
 from conformance.scan.knowing.reach import Helpers
 from conformance.scan.knowing.resolve import Resolver
+from conformance.scan.knowing.scopes import FunctionNode
+from conformance.scan.knowing.signatures import parameters_of
 from conformance.scan.reading import prefilter
+from conformance.scan.reading.imports import imports_of
+from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.notebooks import Notebook, NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
 
@@ -34,96 +43,159 @@ def failure(path: str, line: int, message: str) -> Finding:
 
 
 def analyse(path: str, data: bytes, rules: Iterable[Rule]) -> list[Finding]:
-    """Findings of one file, in order of place; never raises, whatever the bytes are.
+    """Findings of one file by itself, in order of place; never raises, whatever the bytes are.
 
     ``path`` is relative to the project: its parts may declare a backend (``kernels/cuda/x.py``).
     """
+    return study(path, data, rules)[0]
+
+
+def study(
+    path: str, data: bytes, rules: Iterable[Rule], foreign: Foreign = ALONE
+) -> tuple[list[Finding], Summary]:
+    """Findings of one file, given what others say about it, and what it says to them."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _RECURSION))
     try:
         if path.endswith(".ipynb"):
-            findings = _analyse_notebook(path, data, list(rules))
+            findings, summary = _study_notebook(path, data, list(rules), foreign)
+        elif is_other(path):
+            findings, summary = _study_other(path, data, list(rules)), EMPTY
         else:
-            findings = _analyse_python(path, data, list(rules))
+            findings, summary = _study_python(path, data, list(rules), foreign)
     except SourceError as error:
         findings = [failure(path, error.line, f"could not be read: {error}")]
+        summary = EMPTY
     except (RecursionError, MemoryError):
         findings = [failure(path, 1, "could not be analysed: nested too deeply")]
+        summary = EMPTY
     finally:
         sys.setrecursionlimit(limit)
     findings.sort(key=lambda finding: finding.sort_key)
-    return findings
+    return findings, summary
 
 
-def _analyse_python(path: str, data: bytes, rules: list[Rule]) -> list[Finding]:
+def _study_other(path: str, data: bytes, rules: list[Rule]) -> list[Finding]:
+    source, findings = analyse_document(path, data, rules)
+    if may_hold(data):
+        source = Source(path, *decode(data))
+        findings = apply_ignores(source, findings, rules, comments(source))
+    return _with_lines(source, findings)
+
+
+def _study_python(
+    path: str, data: bytes, rules: list[Rule], foreign: Foreign
+) -> tuple[list[Finding], Summary]:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         data = decode(data)[0].encode()
+    summary = Summary(tuple(imports_of(data)))
     words = prefilter.hot_words(data)
     ignores = may_hold(data)
-    if not words and not ignores:
-        return []
+    placed = {name for name, _ in foreign.placed}
+    listed = setup_findings(path, data, rules) if path.endswith("setup.py") else []
+    if not words and not ignores and not placed and not listed:
+        return [], summary
     offsets = prefilter.hot_offsets(data, words)
-    if not offsets and not ignores:
-        return []
+    if not offsets and not ignores and not placed and not listed:
+        return [], summary
     text, encoding = decode(data)
     source = Source(path, text, encoding)
     if encoding not in AS_UTF8:
         data = text.encode("utf-8", "surrogatepass")
         offsets = prefilter.hot_offsets(data, words)
-    findings = _analyse_source(source, data, offsets, rules)
-    return apply_ignores(source, findings, rules) if ignores else findings
+    findings, summary = _study_source(source, data, offsets, rules, foreign, summary)
+    findings += _with_lines(source, listed)
+    return apply_ignores(source, findings, rules) if ignores else findings, summary
 
 
-def _analyse_notebook(path: str, data: bytes, rules: list[Rule]) -> list[Finding]:
+def _study_notebook(
+    path: str, data: bytes, rules: list[Rule], foreign: Foreign
+) -> tuple[list[Finding], Summary]:
     if not prefilter.hot_words(data) and b"conformance" not in data:
-        return []
+        return [], EMPTY
     try:
         notebook: Notebook = read_notebook(data)
     except NotebookError as error:
-        return [failure(path, error.line, f"could not be read: {error}")]
+        return [failure(path, error.line, f"could not be read: {error}")], EMPTY
     source = Source(path, notebook.text)
     encoded = notebook.text.encode("utf-8", "surrogatepass")
     offsets = prefilter.hot_offsets(encoded, prefilter.hot_words(encoded))
     findings = [
         failure(path, line, f"syntax error: {message}") for line, message in notebook.errors
     ]
-    findings += _analyse_source(source, encoded, offsets, rules)
+    summary = Summary(tuple(imports_of(encoded)))
+    found, summary = _study_source(source, encoded, offsets, rules, foreign, summary)
+    findings += found
     if may_hold(encoded):
         findings = apply_ignores(source, findings, rules)
-    return [notebook.place(finding) for finding in findings]
+    return [notebook.place(finding) for finding in findings], summary
 
 
-def _analyse_source(
-    source: Source, data: bytes, offsets: list[int], rules: list[Rule]
-) -> list[Finding]:
+def _study_source(
+    source: Source,
+    data: bytes,
+    offsets: list[int],
+    rules: list[Rule],
+    foreign: Foreign,
+    summary: Summary,
+) -> tuple[list[Finding], Summary]:
     """Parse and walk; ``data`` is the text in UTF-8, ``offsets`` where the words are in it."""
     try:
-        binding = Binding(data, offsets, plain=source.encoding in AS_UTF8)
+        binding = Binding(data, offsets, plain=source.encoding in AS_UTF8, foreign=foreign)
     except SourceError as error:
-        return [failure(source.path, error.line, f"syntax error: {error}")]
+        failed = failure(source.path, error.line, f"syntax error: {error}")
+        return [failed], replace(summary, hot=True)
     binding.complete()
-    findings = _walk(source, binding, [rule.hooks for rule in rules])
-    helpers = Helpers(findings, binding.tree, source)
+    context, placements = walk(source, binding, [rule.hooks for rule in rules])
+    findings = context.findings
+    helpers = Helpers(findings, binding.tree, source, foreign.reached)
     # Helpers further from a guard than so many calls count as reached from anywhere.
+    tree, offers = binding.tree, offers_of(context.resolver, context.conditions)
     for _ in range(_CALLS if helpers.names else 0):
         binding.take_in(helpers.names)
-        _walk(source, binding, [{"call": helpers.recorder()}])
+        walk(source, binding, [{"call": helpers.recorder()}])
         if not helpers.widen():
             break
     if helpers.calls or helpers.idle:
         findings = helpers.milder(findings)
-    return _with_lines(source, findings)
+    summary = replace(
+        summary,
+        offers=offers,
+        passed=tuple(sorted(placements.passed)),
+        unplaced=tuple(sorted(placements.unplaced)),
+        defaults=tuple(_defaults(tree, findings)),
+        hot=True,
+    )
+    return _with_lines(source, findings), summary
 
 
-def _walk(source: Source, binding: Binding, hooks: list[dict[str, Hook]]) -> list[Finding]:
+def walk(
+    source: Source, binding: Binding, hooks: list[dict[str, Hook]]
+) -> tuple[Context, Placements]:
     """One walk over a file, with the hooks of some rules."""
     context = Context(source, Resolver(binding.scopes))
     judge = Judge(context, [kind["placement"] for kind in hooks if "placement" in kind])
-    placements = Placements(context, judge)
+    placements = Placements(context, judge, binding.foreign)
     walker = Walker(context, placements, hooks, binding.hot)
-    walker.run(binding.tree, path_facts(source.path))
+    walker.run(binding.tree, path_facts(source.path).both(binding.foreign.facts()))
     placements.finish()
-    return context.findings
+    return context, placements
+
+
+def _defaults(tree: ast.Module, findings: list[Finding]) -> Iterator[Default]:
+    """Findings that are defaults of what a function or a class of the module is given."""
+    places = {(f.line, f.column): f for f in findings if f.code == "DEV103"}
+    if not places:
+        return
+    for node in tree.body:
+        if not isinstance(node, FunctionNode | ast.ClassDef):
+            continue
+        for parameter in parameters_of(node)[0]:
+            value = parameter.default
+            # Columns of a line in ASCII; on another line the default keeps its severity.
+            if value is not None and (value.lineno, value.col_offset + 1) in places:
+                place = parameter.place
+                yield value.lineno, value.col_offset + 1, node.name, parameter.name, place
 
 
 def _with_lines(source: Source, findings: list[Finding]) -> list[Finding]:

@@ -42,6 +42,8 @@ class Context(Point):
     ) -> None:
         """Add a finding at a node; a second one of the same rule at the same place is dropped."""
         line = getattr(node, "lineno", 1)
+        if line == 0:
+            return  # written in another file, and a matter of that one
         start = getattr(node, "col_offset", 0)
         place = (rule.code, line, start)
         if place in self._reported:
@@ -117,20 +119,45 @@ class Context(Point):
                 return name
         return None
 
+    def _is_moved(self, node: FunctionNode, name: str) -> bool:
+        """Whether a function moves a tensor that it was given: it may come from the host."""
+        moved = rf"\b{re.escape(name)}\b(?:\.\w+\(\))*\.(?:to|cuda)\(|^\s*{re.escape(name)}\s*[:,=]"
+        text = self.segment(node).partition(":\n")[2]
+        return re.search(moved, text, re.MULTILINE) is not None
+
     def device_expression(self) -> str | None:
         """An expression for the device in hand: a parameter, an attribute of self, a tensor."""
         scope: Scope | None = self.scope.enclosing("function")
         while scope is not None and scope.kind == "function":
             node = scope.node
             if isinstance(node, FunctionNode):
-                for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
-                    if argument.arg == "device":
-                        return "device"
-                for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
-                    if argument.annotation is not None and _is_tensor(argument.annotation):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                if any(argument.arg == "device" for argument in arguments):
+                    return "device" if _is_given(node) else None
+                for argument in arguments:
+                    annotation = argument.annotation
+                    tensor = annotation is not None and _is_tensor(annotation)
+                    if tensor and not self._is_moved(node, argument.arg):
                         return f"{argument.arg}.device"
             scope = scope.parent
         return None
+
+
+def _is_given(node: FunctionNode) -> bool:
+    """Whether a ``device`` parameter always holds a device that the caller wants: no number, and
+    no default that stands for another one."""
+    arguments = node.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = dict(zip([a.arg for a in positional[::-1]], arguments.defaults[::-1], strict=False))
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if default is not None:
+            defaults[argument.arg] = default
+    for argument in [*positional, *arguments.kwonlyargs]:
+        annotation = argument.annotation if argument.arg == "device" else None
+        if annotation is not None and ast.unparse(annotation) == "int":
+            return False
+    default = defaults.get("device")
+    return not (isinstance(default, ast.Constant) and default.value in (None, "cpu"))
 
 
 def _extent(statement: ast.stmt) -> tuple[int, int]:

@@ -23,9 +23,18 @@ class Bad:
 
 
 @dataclass(frozen=True, slots=True)
+class Good:
+    """What a rule must not report in a file of another name than ``example.py``."""
+
+    code: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule. Hook kinds: call, function, class, import, compare, collection, literal, if,
-    ifexp, keyword-free ``placement`` (a device reaching a place that uses one) and module."""
+    ifexp, keyword-free ``placement`` (a device reaching a place that uses one) and module; in
+    files that are not Python setting, asked (a requirement) and command."""
 
     code: str
     name: str
@@ -34,6 +43,6 @@ class Rule:
     why: str
     remedy: str
     invalid: tuple[Bad, ...]
-    valid: tuple[str, ...]
+    valid: tuple[str | Good, ...]
     hooks: dict[str, Hook] = field(default_factory=dict)
     fixable: bool = False

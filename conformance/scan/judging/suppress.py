@@ -60,9 +60,9 @@ def _comments(source: Source) -> list[tuple[int, int, str]]:
     return found
 
 
-def _ignores(source: Source) -> list[_Ignore]:
+def _ignores(comments: Iterable[tuple[int, int, str]]) -> list[_Ignore]:
     result = []
-    for line, column, text in _comments(source):
+    for line, column, text in comments:
         match = _COMMENT.search(text)
         if match is not None:
             codes = tuple(code.strip() for code in (match[1] or "").split(",") if code.strip())
@@ -86,14 +86,21 @@ def may_hold(data: bytes) -> bool:
     return b"conformance" in data and _MARK.search(data) is not None
 
 
-def apply_ignores(source: Source, findings: list[Finding], rules: Iterable[Rule]) -> list[Finding]:
+def apply_ignores(
+    source: Source,
+    findings: list[Finding],
+    rules: Iterable[Rule],
+    comments: Iterable[tuple[int, int, str]] | None = None,
+) -> list[Finding]:
     """Findings without the silenced ones, with the faults of the comments added.
+
+    ``comments`` are those of a file that is not Python.
 
     A comment works on the whole statement that it stands in, or alone above. One without codes or
     without a reason silences nothing.
     """
     active = {rule.code for rule in rules}
-    ignores = _ignores(source)
+    ignores = _ignores(_comments(source) if comments is None else comments)
     by_line: dict[int, list[_Ignore]] = {}
     for ignore in ignores:
         alone = not source.lines[ignore.line - 1][: ignore.column].strip()

@@ -13,6 +13,7 @@ from conformance.scan.knowing.markers import (
     declared,
     decorators_say,
     exits,
+    fixtures_say,
     module_marker,
     refused,
     refuses,
@@ -226,6 +227,7 @@ class Walker(Expressions):
         context.scope = self.resolver.scopes.of.get(id(node), context.scope)
         context.branches = []
         inner = facts.both(decorators_say(context, node.decorator_list)).both(declared(node.name))
+        inner = inner.both(fixtures_say(context, node))
         self.block(node.body, inner.both(refused(context, node.body)))
         context.scope, context.branches = outer
         return facts

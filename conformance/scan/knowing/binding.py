@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.scopes import Scopes
 from conformance.scan.reading.lines import HotLines, line_numbers
 from conformance.scan.reading.parser import Parser
@@ -13,18 +14,23 @@ _ROUNDS = 3
 class Binding:
     """The tree of a file, its scopes and its lines of interest."""
 
-    def __init__(self, data: bytes, offsets: list[int], *, plain: bool) -> None:
+    def __init__(
+        self, data: bytes, offsets: list[int], *, plain: bool, foreign: Foreign = ALONE
+    ) -> None:
         """Parse what holds the words of interest; raises SourceError.
 
         ``data`` is the text in UTF-8 and ``offsets`` where the words are in it; ``plain`` is for
         :class:`Parser`.
         """
+        self.foreign = foreign
         self._data = data
         self._offsets = offsets
         self._parser = Parser(data, plain)
         self.tree = self._parser.parse(offsets)
         self._marks = sorted({*offsets, *binding_offsets(data)})
-        self._names: set[str] = set()
+        self._names: set[str] = foreign.names
+        if self._names:
+            self._marks = sorted({*self._marks, *occurrences(data, self._names)})
 
     def complete(self) -> None:
         """Bind names, again with what stands for a device, until nothing more does."""
@@ -52,3 +58,4 @@ class Binding:
         self.hot = HotLines(line_numbers(self._data, marks))
         self.scopes = Scopes(self.tree)
         self.scopes.collect(self.tree, self.hot, self._names)
+        self.foreign.bind(self.scopes)

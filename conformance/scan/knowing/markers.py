@@ -67,6 +67,40 @@ def _decorator(point: Point, decorator: ast.expr) -> Facts:
     return known("name", *words, node=decorator) if words else NOTHING
 
 
+def fixtures_say(point: Point, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Facts:
+    """What a test begins with, or its fixtures, that skips it where a backend is missing."""
+    facts = NOTHING
+    if not point.in_tests or not node.name.startswith("test"):
+        return facts
+    facts = facts.both(_skips(point, [s for s in node.body[:3] if isinstance(s, ast.Expr)]))
+    wanted = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+    module = point.resolver.scopes.module.node
+    for fixture in getattr(module, "body", ()) if wanted else ():
+        if (
+            isinstance(fixture, ast.FunctionDef)
+            and fixture.name in wanted
+            and any("fixture" in ast.dump(decorator) for decorator in fixture.decorator_list)
+        ):
+            facts = facts.both(_skips(point, fixture.body))
+    return facts
+
+
+def _skips(point: Point, body: list[ast.stmt]) -> Facts:
+    """What is known behind statements that skip the test, or call what does by its name."""
+    facts = NOTHING
+    for statement in body:
+        if isinstance(statement, ast.If) and any(
+            isinstance(last, ast.Expr) and exits(point, last.value) for last in statement.body[-1:]
+        ):
+            facts = facts.both(point.conditions.of(statement.test, point.resolver.scopes.module)[1])
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            function = statement.value.func
+            name = getattr(function, "id", getattr(function, "attr", ""))
+            if ("require" in name or "skip" in name) and _runs_with(name):
+                facts = facts.both(known("name", *named_backends(name), node=statement))
+    return facts
+
+
 def set_up(point: Point, node: ast.ClassDef) -> Facts:
     """Facts that a class establishes: in ``setUp`` by skipping the rest, in ``__init__`` by
     refusing to be made."""

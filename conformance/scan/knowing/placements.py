@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,13 +13,17 @@ from conformance.scan.knowing.circumstances import (
     is_mocked,
     is_of_another_library,
 )
+from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.packages import TWO_DEVICES
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, Key, Scope
 from conformance.scan.knowing.shapes import stands_in, stored_name
+from conformance.scan.knowing.signatures import spelled
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
+    declared_backends,
+    device_type,
     is_device_name,
     named_backends,
 )
@@ -87,9 +92,15 @@ class Judging(Protocol):
 class Placements:
     """Collects device expressions during the walk; has them judged, the last when it is over."""
 
-    def __init__(self, point: Point, judge: Judging) -> None:
+    def __init__(self, point: Point, judge: Judging, foreign: Foreign = ALONE) -> None:
         self.point = point
         self.judge = judge
+        self.foreign = foreign
+        self.given = {name: dict(given) for name, given in foreign.parameters}
+        #: Functions that are given a device outright, of which it is not known what they do with it.
+        self.passed: set[str] = set()
+        #: Constants of the module that hold an accelerator, and place nothing here.
+        self.unplaced: set[str] = set()
         self.held: dict[Key, list[_Candidate]] = {}
         self.used: dict[Key, str] = {}
         self.compared_keys: set[Key] = set()
@@ -205,6 +216,58 @@ class Placements:
             self._tensor_type(node.args[0], "set_default_tensor_type()")
         elif name == "type" and len(node.args) == 1 and isinstance(function, ast.Attribute):
             self._tensor_type(node.args[0], "type()")
+        if name not in _FIRST and name not in _OPTIONS:
+            self._handed(node, name)
+
+    def _handed(self, node: ast.Call, name: str) -> None:
+        """Devices given to a function of the project, by place or by a keyword that does not
+        say so: they are placed if the function places them."""
+        given: list[tuple[str, ast.expr]] = [
+            *((str(place), value) for place, value in enumerate(node.args)),
+            *((k.arg, k.value) for k in node.keywords if k.arg and not is_device_name(k.arg)),
+        ]
+        text = ""
+        for which, value in given:
+            if id(value) in self.point.consumed or not self._may_be_device(value):
+                continue
+            text = text or self._callee(node.func)
+            if not text or declared_backends(name):
+                return
+            if text not in self.given:
+                self.passed.add(text)
+                return
+            how = self.given[text].get(which)
+            if how:
+                self._place(value, how)
+
+    def _may_be_device(self, value: ast.expr) -> bool:
+        """Whether a value names an accelerator that is not known to be there, outright or by a
+        variable whose name does not say so."""
+        point = self.point
+        if isinstance(value, ast.Name):
+            key = point.resolver.key(value, point.scope)
+            return not is_device_name(value.id) and key in self.held
+        if isinstance(value, ast.Constant):
+            device = device_type(value.value) if isinstance(value.value, str) else None
+            return device in ACCELERATORS and not point.guarded(device or "")
+        return isinstance(value, ast.IfExp | ast.JoinedStr | ast.Call) and any(
+            leaf.device in ACCELERATORS and leaf.facts.guard(leaf.device or "") is None
+            for leaf in point.leaves(value)
+        )
+
+    def _callee(self, function: ast.expr) -> str:
+        """A function that the project may hold, as the file spells it; after ``=`` one of its own
+        (a method by its class's name). Empty for any other."""
+        text = spelled(function)
+        point = self.point
+        if text.startswith(("self.", "cls.")):
+            owner = point.scope.enclosing("class")
+            return f"={owner.name}.{text.partition('.')[2]}" if owner is not None else ""
+        found = point.scope.find(text.partition(".")[0])
+        kinds = {bound.kind for bound in found[1]} if found is not None else set()
+        if kinds <= {"def"} and "." not in text and not hasattr(builtins, text):
+            return f"={text}"  # one that was not parsed is not bound
+        return text if kinds == {"import"} else ""
 
     def _default(self, node: ast.Call, name: str) -> None:
         """A default of an option, a field or a setting that chooses a device (a literal one is
@@ -348,6 +411,9 @@ class Placements:
             # `CUDA_DEVICE` says what it is; what counts is where it is used.
             if key not in self.limited and is_device_name(name) and not named_backends(name):
                 self.used.setdefault(key, f"`{key[1]}`")
+        module = id(self.point.resolver.scopes.module.node)
+        for name, how in self.foreign.placed:
+            self.used.setdefault((module, name), how)
         pending = list(self.used)
         while pending:
             key = pending.pop()
@@ -366,6 +432,10 @@ class Placements:
                     leaf.chosen for item in candidates for leaf in item.leaves
                 )
                 declared = named_backends(key[1])
+                if key[0] == module and any(
+                    leaf.device in ACCELERATORS for item in candidates for leaf in item.leaves
+                ):
+                    self.unplaced.add(key[1])
                 if declared or (not wrapped and not choice):
                     continue
             if not key[1].startswith("return"):

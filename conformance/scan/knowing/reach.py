@@ -14,6 +14,7 @@ from conformance.scan.findings import Finding, Severity
 from conformance.scan.knowing.packages import KERNELS
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, blocks_of
+from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.source import Source
 
 #: A call: whether CUDA is known there, and the functions and classes that it stands in.
@@ -26,6 +27,7 @@ _TEXTS = re.compile(
     r"(\"{3}|'{3}).*?\1|#[^\n]*|(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')", re.DOTALL
 )
 _KERNELS = re.compile(rf"(?m)^(?:from|import)[ \t]+(?:{'|'.join(sorted(KERNELS))})\b")
+_IMPORTED = re.compile(r"(?:from|import) (\w+)")
 _RELATIVE = re.compile(r"(?m)^from \.(\w*) import (\w+)")
 
 
@@ -56,12 +58,28 @@ def _kernel_package(folder: str) -> tuple[str, frozenset[str]] | None:
     return _kernel_package(parent) if parent != folder else None
 
 
+@lru_cache(maxsize=256)
+def is_own_package(root: str, imported: str) -> bool:
+    """Whether an import statement is of a package that the project at ``root`` itself holds."""
+    match = _IMPORTED.match(imported)
+    return match is not None and any(
+        os.path.isfile(os.path.join(root, folder, match[1], "__init__.py"))
+        for folder in ("", "src")
+    )
+
+
 def _text(path: str) -> str | None:
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
     except OSError:
         return None
+
+
+def in_use(point: Point) -> set[str]:
+    """Accelerators that are known to be in use at a call."""
+    known = point.facts.known
+    return {name for name, guard in known.items() if guard.kind != "asked" and name in ACCELERATORS}
 
 
 class Helpers:
@@ -74,8 +92,16 @@ class Helpers:
     from a place that was not looked at, may be reached from anywhere.
     """
 
-    def __init__(self, findings: Iterable[Finding], tree: ast.Module, source: Source) -> None:
+    def __init__(
+        self,
+        findings: Iterable[Finding],
+        tree: ast.Module,
+        source: Source,
+        reached: Iterable[str] = (),
+    ) -> None:
+        """``reached`` are those that another file calls without a guard."""
         lines = sorted({f.line for f in findings if f.severity > Severity.NOTE})
+        self._reached = frozenset(reached)
         self._in_tests = _TESTS.search(source.path) is not None
         self._source = source
         self._text: str | None = None
@@ -87,7 +113,7 @@ class Helpers:
         for node, local in _owners(tree.body, lines) if lines else ():
             if self._is_candidate(node.name, local):
                 self.names.add(node.name)
-            elif self._in_tests and _is_private(node.name) and self._is_idle(node):
+            elif self._in_tests and is_private(node.name) and self._is_idle(node):
                 self.idle.add(node.name)
 
     def _mentions(self, name: str) -> tuple[int, int]:
@@ -100,6 +126,8 @@ class Helpers:
         return held
 
     def _is_candidate(self, name: str, local: bool) -> bool:
+        if name in self._reached:
+            return False
         if self._in_tests and not name.startswith(("test", "Test", "__")):
             return self._mentions(name)[0] > 1
         if name.startswith("__") or not (local or self._is_left_out(name)):
@@ -108,7 +136,7 @@ class Helpers:
         return 1 < called == every
 
     def _is_left_out(self, name: str) -> bool:
-        return _is_private(name) or (self._offered is not None and name not in self._offered)
+        return is_private(name) or (self._offered is not None and name not in self._offered)
 
     def _is_idle(self, node: Definition) -> bool:
         """Whether a file of tests defines a function that nothing in it runs."""
@@ -129,8 +157,7 @@ class Helpers:
             for part in mentioned:
                 name = getattr(part, "attr", getattr(part, "id", ""))
                 if name in self.names:
-                    held = point.facts.known.get("cuda")
-                    known = held is not None and held.kind != "asked"
+                    known = "cuda" in in_use(point)
                     owners = tuple(point.scope.qualname.split("."))
                     self.calls.setdefault(name, []).append((known, owners))
 
@@ -197,7 +224,8 @@ def _in_word(character: str) -> bool:
     return character == "_" or character.isalnum()
 
 
-def _is_private(name: str) -> bool:
+def is_private(name: str) -> bool:
+    """Whether a name says that it is not for other files."""
     return name.startswith("_") and not name.startswith("__")
 
 

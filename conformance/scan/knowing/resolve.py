@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 from conformance.scan.knowing.scopes import Bound, Key, Scope, Scopes
+from conformance.scan.knowing.signatures import spelled
 from conformance.scan.knowing.vocabulary import device_type
 
 _DEPTH = 6
@@ -82,7 +83,15 @@ class Resolver:
             owner_class = scope.enclosing("class")
             if owner_class is not None:
                 return id(owner_class.node), "self." + node.attr
+        if isinstance(node, ast.Attribute) and self._of_module(node):
+            return id(self.scopes.module.node), f"{spelled(node.value)}.{node.attr}"
         return None
+
+    def _of_module(self, node: ast.Attribute) -> list[Bound]:
+        """What is known of another module's name (``env.HAS_XPU``)."""
+        if not self.scopes.has_foreign:
+            return []
+        return self.scopes.module.names.get(spelled(node), [])
 
     def bounds(self, node: ast.expr, scope: Scope) -> tuple[list[Bound], Scope]:
         """Bindings of a name or an attribute of self, and the scope that holds them."""
@@ -99,6 +108,8 @@ class Resolver:
             if owner is not None:
                 held = owner.names.get("self." + node.attr) or owner.names.get(node.attr, [])
                 return held, owner
+        elif isinstance(node, ast.Attribute):
+            return self._of_module(node), self.scopes.module
         return [], scope
 
     def only_value(self, node: ast.expr, scope: Scope) -> tuple[ast.expr, Scope] | None:

@@ -73,6 +73,8 @@ class Scopes:
         self.of: dict[int, Scope] = {id(tree): self.module}
         #: The tests under which flags are set to True, by the value that they are set to.
         self.flag_tests: dict[int, ast.expr] = {}
+        #: Whether names are bound to what they are in other files.
+        self.has_foreign = False
 
     def at(self, identity: int) -> Scope | None:
         """The scope of a key's owner."""

@@ -1,4 +1,4 @@
-"""Finds the files to scan: Python sources and notebooks below the given paths."""
+"""Finds the files to scan below the given paths: Python, notebooks, and what configures them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Protocol
 
 from conformance.scan.errors import ConfigError
 from conformance.scan.reading.ignorefile import Patterns
+from conformance.scan.reading.kinds import LARGEST, MOST_JSON, PYTHON, kind_of
 
-_SUFFIXES = (".py", ".pyi", ".pyw", ".ipynb")
+_SUFFIXES = PYTHON
 #: Folders that hold no source of the project; they are scanned when given by name.
 _SKIPPED = frozenset(
     {
@@ -143,6 +144,7 @@ def _walk(top: Path, project: Project, excluded: Patterns) -> Iterator[str]:
             ignores = [*ignores, (folder, _read_ignores(folder))]
         if folder != str(top) and any(entry.name == "pyvenv.cfg" for entry in entries):
             continue
+        crowded = sum(entry.name.endswith(".json") for entry in entries) > MOST_JSON
         for entry in entries:
             is_folder = entry.is_dir(follow_symlinks=False)
             if is_folder:
@@ -153,11 +155,23 @@ def _walk(top: Path, project: Project, excluded: Patterns) -> Iterator[str]:
                     if excluded.decide(relative, True):
                         continue
                 pending.append((entry.path, ignores))
-            elif entry.name.endswith(_SUFFIXES):
+            elif entry.name.endswith(_SUFFIXES) or _holds_settings(entry, crowded):
                 if ignores and _ignored(entry.path, False, ignores):
                     continue
                 if _is_regular(entry):
                     yield entry.path
+
+
+def _holds_settings(entry: os.DirEntry[str], crowded: bool) -> bool:
+    """Whether a file that is not Python is worth opening: not by its name alone, and not data."""
+    kind = kind_of(entry.path)
+    if not kind or (kind == "json" and crowded):
+        return False
+    most = LARGEST.get(kind)
+    try:
+        return most is None or entry.stat().st_size <= most
+    except OSError:
+        return False  # a link that leads nowhere
 
 
 def _is_regular(entry: os.DirEntry[str]) -> bool:

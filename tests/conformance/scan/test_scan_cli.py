@@ -58,7 +58,7 @@ def test_findings_give_1_and_a_clean_run_0(
     status, lines, err = run(capsys)
     assert (status, codes(lines)) == (1, ["DEV102", "DEV114"])
     assert lines[0].startswith("bad.py:2:1: DEV102 [*] error: ")
-    assert err == "2 findings in 2 files, 1 fixable with --fix\n"
+    assert err == "2 findings in 3 files, 2 fixable with --fix\n"
     assert run(capsys, "good.py", "--quiet") == (0, [], "")
     assert run(capsys, "good.py")[2] == "0 findings in 1 file\n"
 
@@ -237,13 +237,13 @@ def test_the_cache_answers_for_the_same_content_and_rules(project: Path) -> None
     targets = discover(["."], config)
     cold = scan(targets, config)
     warm = scan(targets, config)
-    assert (cold.cached, warm.cached) == (0, 2)
+    assert (cold.cached, warm.cached) == (0, 3)
     assert warm.findings == cold.findings
     assert warm.findings[0].source == cold.findings[0].source
     chosen = Config(project, select=("DEV114",)).checked()
     assert scan(targets, chosen).cached == 0
     (project / "bad.py").write_text(BAD)
-    assert scan(targets, config).cached == 1
+    assert scan(targets, config).cached == 2
     (project / "cuda").mkdir()
     (project / "cuda/bad.py").write_text(BAD)
     moved = scan(discover(["cuda"], config), config)

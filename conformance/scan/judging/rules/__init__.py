@@ -20,6 +20,11 @@ from conformance.scan.judging.rules import (
     dev114_load,
     dev115_branch,
     dev116_half,
+    dev117_config_device,
+    dev118_config_needs,
+    dev119_requirement,
+    dev120_script_device,
+    dev121_container,
 )
 
 RULES: tuple[Rule, ...] = (
@@ -39,5 +44,10 @@ RULES: tuple[Rule, ...] = (
     dev114_load.RULE,
     dev115_branch.RULE,
     dev116_half.RULE,
+    dev117_config_device.RULE,
+    dev118_config_needs.RULE,
+    dev119_requirement.RULE,
+    dev120_script_device.RULE,
+    dev121_container.RULE,
 )
 BY_CODE = {rule.code: rule for rule in RULES}

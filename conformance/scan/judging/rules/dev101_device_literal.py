@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 
-from conformance.scan.findings import Fix, Severity
+from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
-from conformance.scan.judging.mending import device_text, replace_device
-from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.judging.mending import mend_device
+from conformance.scan.judging.rule import Bad, Good, Rule
 from conformance.scan.judging.verdicts import Placement
 
 
@@ -19,33 +19,9 @@ def _placement(context: Context, placement: Placement) -> None:
         placement.node,
         f"device '{placement.device}' is hard-coded in {placement.how}",
         severity=placement.severity,
-        fix=_fix(context, placement),
+        fix=mend_device(context, placement.node, placement.how, placement.scope),
         scope=placement.scope,
     )
-
-
-def _fix(context: Context, placement: Placement) -> Fix | None:
-    node = placement.node
-    scope, context.scope = context.scope, placement.scope
-    try:
-        if placement.how == ".cuda()" and isinstance(node, ast.Call):
-            return _method_fix(context, node)
-        if placement.how.startswith(("set_default_tensor_type", "type()", '"')):
-            return None
-        return replace_device(context, node, as_text="type" in placement.how)
-    finally:
-        context.scope = scope
-
-
-def _method_fix(context: Context, node: ast.Call) -> Fix | None:
-    """``x.cuda(non_blocking=True)`` as ``x.to(device, non_blocking=True)``."""
-    text = device_text(context, as_text=False)
-    if text is None or not isinstance(node.func, ast.Attribute):
-        return None
-    if any(keyword.arg != "non_blocking" for keyword in node.keywords):
-        return None
-    rest = "".join(f", non_blocking={context.segment(k.value)}" for k in node.keywords)
-    return Fix((context.replace(node, f"{context.segment(node.func.value)}.to({text}{rest})"),))
 
 
 def _call(context: Context, node: ast.Call) -> None:
@@ -138,6 +114,15 @@ RULE = Rule(
     valid=(
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
+        Good(
+            "import pytest, torch\n@pytest.fixture\ndef kernels():\n    _require_cuda()\n    return 1\n"
+            "def test_a(kernels):\n    torch.ones(1, device='cuda')",
+            "tests/test_kernels.py",
+        ),
+        Good(
+            "import torch\ndef test_a():\n    skip_without_cuda()\n    torch.ones(1, device='cuda')",
+            "tests/test_kernels.py",
+        ),
         "import torch\ndef f(x):\n    if x.device.type == 'cuda':\n        return x.cuda()\n    return x",
         "def f(x):\n    '''Moves to 'cuda': x.to(\"cuda\").'''\n    return x",
         "import logging\nlogging.info('moving to cuda')",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
@@ -18,7 +19,8 @@ from conformance.scan.judging.rules.families import (
     is_amp,
     is_probe,
 )
-from conformance.scan.knowing.vocabulary import ACCELERATORS
+from conformance.scan.knowing.alternatives import calls
+from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_mac
 
 #: Functions of ``torch.cuda`` and what ``torch.accelerator`` calls them.
 _NEUTRAL = {
@@ -30,6 +32,11 @@ _NEUTRAL = {
     "Stream": "Stream",
     "Event": "Event",
 }
+
+_STREAMS = frozenset({"current_stream", "set_stream", "Stream", "Event"})
+_STREAMED = re.compile(
+    r"cuda\.stream\(|cuda_stream|cuda_event|cuda\.(?:set|default)_stream|ExternalStream"
+)
 
 
 def _call(context: Context, node: ast.Call) -> None:
@@ -47,6 +54,10 @@ def _call(context: Context, node: ast.Call) -> None:
     harmless = name in HARMLESS.get(backend, ())
     if harmless and set(context.facts.excluded) & ACCELERATORS - {backend}:
         return  # the last of a chain that serves the other accelerators
+    if harmless and context.alternatives.beside(
+        context.statement, calls(frozenset({name})), asks_mac
+    ):
+        return  # the next statement does the same for another accelerator
     message = f"{dotted}() is called without knowing that {backend} is in use"
     if "cpu" in context.facts.excluded:
         message = f"{dotted}() is called for anything that is not the CPU"
@@ -78,9 +89,11 @@ def _fix(context: Context, node: ast.Call, name: str, backend: str) -> Fix | Non
     if backend not in ("cuda", "mps", "xpu"):
         return None
     if name in ("empty_cache", "synchronize") and not node.args and not node.keywords:
-        safe = guard_statement(context, node, f"accelerator.{name}")
+        safe = guard_statement(context, node, name)
         if safe is not None:
             return safe
+    if name in _STREAMS and _STREAMED.search(context.source.text):
+        return None  # CUDA's own functions take CUDA's own streams
     if name in _NEUTRAL:
         return rename_call(context, node, _NEUTRAL[name])
     return None
@@ -213,6 +226,7 @@ RULE = Rule(
         "    if fast:\n        torch.cuda.synchronize()",
         "import torch\nif torch.backends.mps.is_available():\n    torch.mps.empty_cache()\nelse:\n    torch.cuda.empty_cache()",
         "import torch\ndef f():\n    import flash_attn\n    torch.cuda.synchronize()",
+        "import torch\ndef f():\n    torch.cuda.empty_cache()\n    if torch.backends.mps.is_available():\n        torch.mps.empty_cache()",
     ),
     hooks={"call": _call, "assign": _assign},
     fixable=True,

@@ -6,12 +6,16 @@ import ast
 
 from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
-from conformance.scan.judging.mending import replace_device
+from conformance.scan.judging.mending import mend_device
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.verdicts import Placement
 from conformance.scan.knowing.markers import refuses
 from conformance.scan.knowing.scopes import FunctionNode
-from conformance.scan.knowing.vocabulary import ACCELERATORS, declared_backends
+from conformance.scan.knowing.vocabulary import (
+    ACCELERATORS,
+    declared_backends,
+    is_device_name,
+)
 
 _READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
 _OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
@@ -113,6 +117,11 @@ def _name(node: ast.Call) -> str:
 def _call(context: Context, node: ast.Call) -> None:
     _option(context, node)
     name = _name(node)
+    if _reads_setting(node, name):
+        device = _device(context, node.args[1])
+        if device is not None:
+            _report(context, node.args[1], device, "a setting")
+        return
     if name not in _READS or len(node.args) < (3 if name == "getattr" else 2):
         if name == "set_defaults":
             for keyword in node.keywords:
@@ -125,6 +134,18 @@ def _call(context: Context, node: ast.Call) -> None:
     if device is not None:
         where = "an environment variable" if "env" in ast.unparse(node.func) else "a setting"
         _report(context, default, device, where)
+
+
+def _reads_setting(node: ast.Call, name: str) -> bool:
+    """``get_conf("device", "cuda")``: a reader of the project's own, told a name and a default."""
+    if not name.startswith(("get_", "read_", "load_")) or len(node.args) != 2:
+        return False
+    wanted = node.args[0]
+    return (
+        isinstance(wanted, ast.Constant)
+        and isinstance(wanted.value, str)
+        and is_device_name(wanted.value)
+    )
 
 
 def _class(context: Context, node: ast.ClassDef) -> None:
@@ -149,7 +170,7 @@ def _placement(context: Context, placement: Placement) -> None:
         placement.node,
         f"device '{placement.device}' stands in for a missing value in {placement.how}",
         severity=placement.severity,
-        fix=replace_device(context, placement.node),
+        fix=mend_device(context, placement.node, placement.how, placement.scope),
         scope=placement.scope,
     )
 
@@ -202,6 +223,7 @@ RULE = Rule(
             "    device: str = field(default_factory=lambda: 'cuda')",
             4,
         ),
+        Bad("from app import get_conf\ndevice = get_conf('device', 'cuda')", 2),
         Bad("DEFAULT = 'cuda'\ndef f(x, device=DEFAULT):\n    return x", 2),
     ),
     valid=(

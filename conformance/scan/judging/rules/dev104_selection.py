@@ -6,6 +6,7 @@ import ast
 
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
+from conformance.scan.judging.mending import mend_choice
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.verdicts import Placement
 
@@ -30,21 +31,13 @@ def _placement(context: Context, placement: Placement) -> None:
 
 
 def _fix(context: Context, placement: Placement) -> Fix | None:
-    """Unsafe: one conditional expression becomes "the accelerator that is there, else the CPU"."""
-    torch = context.torch_name()
-    if torch is None:
-        return None
+    """Unsafe: one conditional expression chooses among what is there."""
     for node in ast.walk(context.statement):
         if isinstance(node, ast.IfExp) and placement.node in (node.body, node.orelse):
             other = node.orelse if placement.node is node.body else node.body
             if context.resolver.literal(other, placement.scope) != "cpu":
                 return None
-            found = (
-                f"({torch}.accelerator.current_accelerator(check_available=True)"
-                f' or {torch}.device("cpu"))'
-            )
-            as_device = isinstance(placement.node, ast.Call)
-            return Fix((context.replace(node, found if as_device else found + ".type"),))
+            return mend_choice(context, node, placement.node, placement.how)
     return None
 
 

@@ -6,7 +6,7 @@ import ast
 
 from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
-from conformance.scan.judging.mending import replace_device
+from conformance.scan.judging.mending import mend_device
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.verdicts import Placement
 from conformance.scan.knowing.facts import Facts
@@ -33,7 +33,7 @@ def _placement(context: Context, placement: Placement) -> None:
         placement.node,
         f"{placement.how}: {said}",
         severity=placement.severity,
-        fix=replace_device(context, placement.node),
+        fix=mend_device(context, placement.node, placement.how, placement.scope),
         scope=placement.scope,
     )
 

@@ -6,7 +6,7 @@ import ast
 
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
-from conformance.scan.judging.mending import rename_call, replace_device
+from conformance.scan.judging.mending import mend_device, rename_call
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.rules.families import RANDOM, SEEDING, backend_of
 from conformance.scan.knowing.vocabulary import ACCELERATORS
@@ -88,7 +88,7 @@ def _generator(context: Context, node: ast.Call) -> None:
                 RULE,
                 leaf.node,
                 f"the random generator is bound to {leaf.device}",
-                fix=replace_device(context, leaf.node),
+                fix=mend_device(context, leaf.node, "Generator()"),
             )
         elif (
             "cpu" in devices

@@ -6,17 +6,19 @@ import ast
 
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
-from conformance.scan.judging.mending import rename_call
+from conformance.scan.judging.mending import answer_without, guard_statement, rename_call
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.rules.families import MEMORY, QUIET_MEMORY, backend_of
 
+#: What CUDA answers where it is not there.
+_NOTHING = {
+    "memory_allocated": "0",
+    "max_memory_allocated": "0",
+    "memory_reserved": "0",
+    "max_memory_reserved": "0",
+    "memory_stats": "{}",
+}
 _NEUTRAL = {
-    "memory_allocated": "accelerator.memory_allocated",
-    "max_memory_allocated": "accelerator.max_memory_allocated",
-    "memory_reserved": "accelerator.memory_reserved",
-    "max_memory_reserved": "accelerator.max_memory_reserved",
-    "memory_stats": "accelerator.memory_stats",
-    "reset_peak_memory_stats": "accelerator.reset_peak_memory_stats",
     "mem_get_info": "accelerator.get_memory_info",
     "device_count": "accelerator.device_count",
 }
@@ -96,6 +98,12 @@ def _is_tested(context: Context, node: ast.Call) -> bool:
 
 
 def _fix(context: Context, node: ast.Call, name: str) -> Fix | None:
+    if not (context.dotted(node.func) or "").startswith("torch.cuda."):
+        return None
+    if name in _NOTHING:
+        return answer_without(context, node, name, _NOTHING[name])
+    if name == "reset_peak_memory_stats":
+        return guard_statement(context, node, name)
     return rename_call(context, node, _NEUTRAL[name]) if name in _NEUTRAL else None
 
 
@@ -127,7 +135,8 @@ RULE = Rule(
         Bad(
             "import torch\nused = torch.cuda.memory_allocated()",
             2,
-            "import torch\nused = torch.accelerator.memory_allocated()",
+            "import torch\nused = (torch.accelerator.memory_allocated()"
+            " if torch.accelerator.is_available() else 0)",
         ),
         Bad("from torch.cuda import get_device_properties as props\nn = props(0)", 2),
         Bad("import torch\nname = torch.cuda.get_device_name(0)", 2),

@@ -6,7 +6,7 @@ import ast
 
 from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
-from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.judging.rule import Bad, Good, Rule
 from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.packages import KERNELS, MISSING, POORER, imported_packages
 
@@ -17,7 +17,7 @@ def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
     if context.scope.kind == "function" or _optional(context):
         return
     for package in imported_packages(node):
-        if package in _NAMED:
+        if package in _NAMED and package not in context.source.path.split("/"):
             context.report(
                 RULE,
                 node,
@@ -63,6 +63,7 @@ RULE = Rule(
         Bad("import cupy as cp", 1, path="package/__init__.py"),
     ),
     valid=(
+        Good("from mamba_ssm.ops import scan", "mamba_ssm/modules/block.py"),
         "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None",
         "def f():\n    import vllm\n    return vllm",
         "import torch\nif torch.cuda.is_available():\n    import flash_attn",

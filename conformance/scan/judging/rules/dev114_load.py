@@ -31,15 +31,33 @@ def _call(context: Context, node: ast.Call) -> None:
         return
     if context.scope.enclosing("class") is not None and _holds_numbers(context):
         return
-    end = context.span(node.args[0])[1]
     context.report(
         RULE,
         node,
         f"{context.dotted(node.func)} without map_location restores tensors to the device they were saved from",
         # A test loads what it, or its code, wrote on this machine.
         severity=Severity.NOTE if context.in_tests else None,
-        fix=Fix((Edit(end, end, ', map_location="cpu"'),)),
+        fix=_fix(context, node),
     )
+
+
+def _fix(context: Context, node: ast.Call) -> Fix | None:
+    """To the host where the tensors are copied on from there; else only where CUDA is not."""
+    end = context.span(node.args[0])[1]
+    copied = any(
+        isinstance(part, ast.Call)
+        and isinstance(part.func, ast.Attribute)
+        and part.func.attr == "load_state_dict"
+        and node in ast.walk(part)
+        for part in ast.walk(context.statement)
+    )
+    if copied:
+        return Fix((Edit(end, end, ', map_location="cpu"'),))
+    torch = context.torch_name()
+    if torch is None:
+        return None
+    text = f', map_location=None if {torch}.cuda.is_available() else "cpu"'
+    return Fix((Edit(end, end, text),), safe=True)
 
 
 def _is_placed(context: Context, file: ast.expr) -> bool:
@@ -128,23 +146,23 @@ RULE = Rule(
         "A file saved on CUDA asks for CUDA when it is loaded, and loading raises on a machine "
         "without it."
     ),
-    remedy='Pass `map_location="cpu"` and move the tensors afterwards.',
+    remedy='Pass `map_location="cpu"` and move the tensors afterwards, or None only where CUDA was found.',
     invalid=(
         Bad(
             "import torch\nstate = torch.load('x.pt')",
             2,
-            "import torch\nstate = torch.load('x.pt', map_location=\"cpu\")",
+            "import torch\nstate = torch.load('x.pt', map_location=None if torch.cuda.is_available() else \"cpu\")",
         ),
         Bad(
             "import torch\nstate = torch.load('x.pt', weights_only=True)",
             2,
-            "import torch\nstate = torch.load('x.pt', map_location=\"cpu\", weights_only=True)",
+            "import torch\nstate = torch.load('x.pt', map_location=None if torch.cuda.is_available() else \"cpu\", weights_only=True)",
         ),
         Bad("from torch import load\nstate = load('x.pt')", 2),
         Bad(
             "import torch\nmodel = torch.jit.load('x.pt')",
             2,
-            "import torch\nmodel = torch.jit.load('x.pt', map_location=\"cpu\")",
+            "import torch\nmodel = torch.jit.load('x.pt', map_location=None if torch.cuda.is_available() else \"cpu\")",
         ),
         Bad("import torch as t\nstate = t.load('x.pt')", 2),
         Bad(

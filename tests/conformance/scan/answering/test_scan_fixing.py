@@ -83,7 +83,7 @@ def test_what_could_change_the_meaning_is_not_touched_without_leave(code: str) -
         ("def f(x):\n    return x.to('cuda')\n", "def f(x):\n    return x.to('cuda')\n"),
         ("import torch\ng = torch.Generator('cuda')\n",
          "import torch\ng = torch.Generator((torch.accelerator.current_accelerator(check_available=True)"
-         ' or torch.device("cpu")))\n'),
+         ' or torch.device("cpu")).type)\n'),
     ],
 )  # fmt: skip
 def test_unsafe_fix_takes_the_device_in_hand(before: str, after: str) -> None:
@@ -123,7 +123,12 @@ def test_edits_are_made_from_left_to_right() -> None:
     assert apply_edits("abcdef", [Edit(4, 5, "X"), Edit(0, 1, ""), Edit(3, 3, "-")]) == "bc-dXf"
 
 
-EXAMPLES = [code for rule in RULES for code in (*rule.valid, *(bad.code for bad in rule.invalid))]
+EXAMPLES = [
+    code
+    for rule in RULES
+    for code in (*rule.valid, *(bad.code for bad in rule.invalid if bad.path.endswith(".py")))
+    if isinstance(code, str)
+]
 _MENDED = (
     "import torch\ntorch.cuda.empty_cache()\n"
     "def mended(choices=['cuda', 'cpu']):\n    torch.cuda.manual_seed(0)\n"
@@ -208,3 +213,47 @@ def test_the_fuzzer_sees_a_finding_that_a_fix_hides() -> None:
     later = analyse("m.py", made.after, RULES)
     assert hidden(made, later) == []
     assert hidden(made, [f for f in later if f.code != "DEV104"]) == ["DEV104 in line 2"]
+
+
+_CHAIN = 'if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"'
+_FOUND = '(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # The caller's flag stays.
+        ("device = 'cuda' if want and torch.cuda.is_available() else 'cpu'",
+         "device = 'cuda' if want and torch.cuda.is_available() else \"mps\" if want and torch.backends.mps.is_available() else 'cpu'"),
+        ("device = 'cpu' if not (want and torch.cuda.is_available()) else 'cuda'",
+         "device = 'cuda' if not (not (want and torch.cuda.is_available())) else \"mps\" if not (not (want and torch.backends.mps.is_available())) else 'cpu'"),
+        ("def f(x, gather_on_cpu):\n    d = 'cpu' if gather_on_cpu else 'cuda'\n    return x.to(d)",
+         f"def f(x, gather_on_cpu):\n    d = 'cpu' if gather_on_cpu else {_FOUND}.type\n    return x.to(d)"),
+        ("def f(x, offload):\n    d = 'cpu' if offload else torch.device('cuda')\n    return x.to(d)",
+         f"def f(x, offload):\n    d = 'cpu' if offload else {_FOUND}\n    return x.to(d)"),
+        # The index stays.
+        ("def f(x, rank):\n    return x.to(f'cuda:{rank}')", f"def f(x, rank):\n    return x.to((f'cuda:{{rank}}' {_CHAIN}))"),
+        ("def f(x, rank):\n    return x.cuda(rank)", f'def f(x, rank):\n    return x.to(f"cuda:{{rank}}" {_CHAIN})'),
+        ("def f(x, place):\n    return x.cuda(place)", "def f(x, place):\n    return x.cuda(place)"),
+        ("device = torch.device('cuda:1' if torch.cuda.is_available() else 'cpu')",
+         "device = torch.device('cuda:1' if torch.cuda.is_available() else \"mps\" if torch.backends.mps.is_available() else 'cpu')"),
+        # A text stays a text, and a device a device.
+        ("class A:\n    def __init__(self):\n        self.device = 'cuda'", f"class A:\n    def __init__(self):\n        self.device = {_FOUND}.type"),
+        ("class A:\n    def __init__(self):\n        self.device = torch.device('cuda')", f"class A:\n    def __init__(self):\n        self.device = {_FOUND}"),
+        # What answers 0 without CUDA goes on doing so.
+        ("used = torch.cuda.memory_allocated(0)", "used = (torch.accelerator.memory_allocated(0) if torch.accelerator.is_available() else 0)"),
+        ("torch.cuda.reset_peak_memory_stats()", "if torch.accelerator.is_available():\n    torch.accelerator.reset_peak_memory_stats()"),
+        # What was moved to CUDA is: neither a tensor's own device nor a missing one stands for it.
+        ("def f(x: torch.Tensor):\n    return x.cuda()", f"def f(x: torch.Tensor):\n    return x.to({_FOUND})"),
+        ("def f(x, device=None):\n    return x.cuda()", f"def f(x, device=None):\n    return x.to({_FOUND})"),
+        ("def f(x, device: int):\n    return x.cuda()", f"def f(x, device: int):\n    return x.to({_FOUND})"),
+        ("def f(x, device):\n    if device != 'cpu':\n        x = x.cuda()\n    return x", "def f(x, device):\n    if device != 'cpu':\n        x = x.to(device)\n    return x"),
+        ("def f(x: torch.Tensor, net):\n    x = x.to(net.place)\n    with torch.autocast('cuda'):\n        return net(x)",
+         "def f(x: torch.Tensor, net):\n    x = x.to(net.place)\n    with torch.autocast('cuda'):\n        return net(x)"),
+        ("model = torch.load('x')", 'model = torch.load(\'x\', map_location=None if torch.cuda.is_available() else "cpu")'),
+        ("net.load_state_dict(torch.load('x'))", "net.load_state_dict(torch.load('x', map_location=\"cpu\"))"),
+        ("s = torch.cuda.Stream()\nwith torch.cuda.stream(s):\n    pass", "s = torch.cuda.Stream()\nwith torch.cuda.stream(s):\n    pass"),
+    ],
+)  # fmt: skip
+def test_an_unsafe_fix_still_runs_on_cuda(before: str, after: str) -> None:
+    assert fix(f"import torch\n{before}\n", unsafe=True) == f"import torch\n{after}\n"

@@ -63,7 +63,7 @@ def test_json_gives_every_field(findings: list[Finding]) -> None:
     rows = json.loads(reporter("json")(findings))
     assert rows[0]["line"] == 3
     assert rows[0]["severity"] == "error"
-    assert rows[1]["fix"]["edits"][0]["text"] == ', map_location="cpu"'
+    assert rows[1]["fix"]["edits"][0]["text"].startswith(", map_location=")
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

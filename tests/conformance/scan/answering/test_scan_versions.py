@@ -10,6 +10,8 @@ from conformance.scan.answering.fixing import fix_source
 from conformance.scan.answering.versions import parse_version, required_torch
 from conformance.scan.cli import main
 from conformance.scan.errors import ConfigError
+from conformance.scan.findings import Severity
+from conformance.scan.judging.analysis import analyse
 from conformance.scan.judging.rules import RULES
 
 SYNC = "import torch\ntorch.cuda.synchronize()\n"
@@ -21,14 +23,37 @@ USED = "import torch\nused = torch.cuda.memory_allocated()\n"
 
 @pytest.mark.parametrize(
     ("code", "since"),
-    [(SYNC, (2, 6)), (FREE, (2, 9)), (PICK, (2, 7)), (SEED, (1, 0)), (USED, (2, 9))],
+    [(SYNC, (2, 6)), (FREE, (2, 9)), (PICK, (2, 7)), (USED, (2, 9))],
 )
 @pytest.mark.parametrize("torch", [(2, 0), (2, 5), (2, 6), (2, 7), (2, 8), (2, 9), (2, 13)])
-def test_a_fix_is_made_from_the_version_that_has_what_it_writes(
+def test_a_fix_asks_for_the_accelerator_from_the_version_that_has_what_it_writes(
     code: str, since: tuple[int, int], torch: tuple[int, int]
 ) -> None:
     fixed = fix_source("m.py", code.encode(), RULES, unsafe=True, torch=torch)
-    assert (fixed.count > 0) == (torch >= since)
+    assert (b".accelerator." in fixed.after) == (torch >= since)
+    assert fixed.count > 0
+    if torch < since:  # the guarded form, which asks CUDA and MPS in turn
+        assert b"torch.cuda.is_available()" in fixed.after
+        assert b"torch.backends.mps.is_available()" in fixed.after
+    left = analyse("m.py", fixed.after, RULES)
+    assert [finding for finding in left if finding.severity > Severity.NOTE] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "torch", "after"),
+    [
+        (FREE, (1, 13), "if torch.cuda.is_available():\n    torch.cuda.empty_cache()\n"),
+        (FREE, (2, 1), "if torch.backends.mps.is_available():\n    torch.mps.empty_cache()\nelif torch.cuda.is_available():\n    torch.cuda.empty_cache()\n"),
+        (PICK, (1, 12), 'device = ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")\n'),
+        (PICK, (1, 11), PICK.partition("\n")[2]),
+        (SEED, (1, 0), "torch.manual_seed(0)\n"),
+    ],
+)  # fmt: skip
+def test_an_older_torch_gets_the_guarded_form(
+    code: str, torch: tuple[int, int], after: str
+) -> None:
+    fixed = fix_source("m.py", code.encode(), RULES, unsafe=True, torch=torch)
+    assert fixed.after.decode() == "import torch\n" + after
 
 
 @pytest.mark.parametrize(
@@ -45,6 +70,12 @@ def test_a_fix_is_made_from_the_version_that_has_what_it_writes(
         ("requirements-gpu.txt", "torch[opt]>=2.2\n", (2, 2)),
         ("requirements.txt", "torch<2.5\n", None),
         ("setup.cfg", "[options]\ninstall_requires =\n  numpy\n  torch>=1.13\n", (1, 13)),
+        ("pyproject.toml", '[dependency-groups]\ngpu = ["torch>=2.3", {include-group = "x"}]', (2, 3)),
+        ("uv.lock", '[[package]]\nname = "torch"\nversion = "2.4.1+cu121"\n', (2, 4)),
+        ("poetry.lock", '[[package]]\nname = "torchvision"\nversion = "0.1"\n\n[[package]]\nname = "torch"\nversion = "2.2.0"\n', (2, 2)),
+        ("Pipfile.lock", '{"default": {"torch": {"hashes": ["x"], "version": "==2.1.2"}}}', (2, 1)),
+        ("requirements.lock", "torch==2.6.0 \\\n  --hash=sha256:0\n", (2, 6)),
+        ("environment.yml", "dependencies:\n  - pytorch::pytorch=2.0.1\n  - pytorch-cuda=11.7\n", (2, 0)),
         ("setup.py", 'setup(install_requires=["numpy", "torch>=2.0.1"])\n', (2, 0)),
     ],
 )  # fmt: skip
@@ -68,9 +99,9 @@ def test_the_command_takes_the_projects_version_or_the_one_it_is_given(
     (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["torch>=2.4"]\n')
     file = tmp_path / "m.py"
     file.write_text(FREE)
-    assert main(["--fix", "m.py"]) == 1
-    assert "[*]" not in capsys.readouterr().out
-    assert file.read_text() == FREE
+    assert main(["--fix", "m.py"]) == 0
+    assert "torch.mps.empty_cache()" in file.read_text()
+    file.write_text(FREE)
     assert main(["--fix", "--torch-version", "2.9", "m.py"]) == 0
     assert "torch.accelerator.empty_cache()" in file.read_text()
     assert main(["--torch-version", "new", "m.py"]) == 2

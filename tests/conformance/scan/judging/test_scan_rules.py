@@ -9,11 +9,15 @@ import pytest
 from conformance.scan.answering.explain import explain
 from conformance.scan.answering.fixing import fix_source
 from conformance.scan.judging.analysis import analyse
-from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.judging.rule import Bad, Good, Rule
 from conformance.scan.judging.rules import BY_CODE, RULES
 
 INVALID = [(rule, bad) for rule in RULES for bad in rule.invalid]
-VALID = [(rule, code) for rule in RULES for code in rule.valid]
+VALID = [
+    (rule, good.code, good.path) if isinstance(good, Good) else (rule, good, "example.py")
+    for rule in RULES
+    for good in rule.valid
+]
 
 
 @pytest.mark.parametrize(("rule", "bad"), INVALID, ids=lambda part: getattr(part, "code", "")[:30])
@@ -22,9 +26,11 @@ def test_invalid_example_is_reported_on_its_line(rule: Rule, bad: Bad) -> None:
     assert bad.line in [finding.line for finding in findings if finding.code == rule.code]
 
 
-@pytest.mark.parametrize(("rule", "code"), VALID, ids=lambda part: getattr(part, "code", "")[:30])
-def test_valid_example_is_not_reported(rule: Rule, code: str) -> None:
-    findings = analyse("example.py", code.encode(), RULES)
+@pytest.mark.parametrize(
+    ("rule", "code", "path"), VALID, ids=lambda part: getattr(part, "code", "")[:30]
+)
+def test_valid_example_is_not_reported(rule: Rule, code: str, path: str) -> None:
+    findings = analyse(path, code.encode(), RULES)
     assert [finding for finding in findings if finding.code == rule.code] == []
 
 

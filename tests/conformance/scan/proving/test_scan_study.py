@@ -49,7 +49,9 @@ def test_recall() -> None:
 
 @pytest.mark.parametrize(("severity", "floor"), FOREIGN_FLOORS)
 def test_precision_on_foreign_projects_after_the_last_mending(severity: str, floor: float) -> None:
-    counts = FOREIGN["samples"][-1]["findings"][severity]
+    # Set 6 was read first and then mended for: it has no sample by other rules.
+    last = [sample for sample in FOREIGN["samples"] if sample["sets"] != ["6"]][-1]
+    counts = last["findings"][severity]
     assert counts["right"] / counts["judged"] >= floor
 
 
@@ -62,7 +64,7 @@ def test_foreign_samples_are_complete() -> None:
             wrong = [row for row in sample["wrong"] if row["severity"] == severity]
             assert counts["judged"] - counts["right"] == len(wrong)
         assert sample["unreported"]["missed"] == len(sample["missed"])
-        assert sample["unreported"]["missed"] / sample["unreported"]["judged"] <= 0.05
+        assert sample["unreported"]["missed"] <= 0.05 * sample["unreported"]["judged"]
         assert all(row["code"] in BY_CODE and row["why"] for row in sample["wrong"])
 
 

@@ -1,0 +1,122 @@
+"""Who calls a function of a project, wherever it is, and what is known there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from conformance.scan.joining.imports import Imports, Name
+from conformance.scan.judging.summary import Call, Report
+
+#: Calls further from a guard than so many steps count as reached from anywhere.
+_STEPS = 6
+
+
+@dataclass(slots=True)
+class _Callers:
+    """Calls of one function with the files that they stand in; ``open`` if there may be more."""
+
+    calls: list[tuple[str, Call]] = field(default_factory=list)
+    open: bool = False
+
+
+class Calls:
+    """The calls of the functions that findings lie in, followed up to where something is known."""
+
+    def __init__(
+        self,
+        imports: Imports,
+        reports: Callable[[Mapping[str, Iterable[str]]], Sequence[Report]],
+        backends: Callable[[str], frozenset[str]],
+        is_test: Callable[[str], bool],
+    ) -> None:
+        self._imports = imports
+        self._reports = reports
+        self._backends = backends
+        self._is_test = is_test
+        self._callers: dict[Name, _Callers] = {}
+        self._known: dict[Name, frozenset[str]] = {}
+
+    def follow(self, targets: Iterable[Name], defaults: Iterable[Name]) -> None:
+        """Look up the calls of these functions, and of those that call them unguarded; of those
+        with defaults every call, to see what it gives."""
+        every = frozenset(defaults)
+        waiting = every.union(targets)
+        for _ in range(_STEPS):
+            self._look_up(sorted(waiting), every)
+            waiting = {
+                owner
+                for target in waiting
+                if not self._callers[target].open
+                for owner in self._unguarded(target)
+            } - self._callers.keys()
+            if not waiting:
+                break
+        self._settle()
+
+    def guarded(self, target: Name) -> frozenset[str]:
+        """Accelerators that are known to be in use wherever a function is called, by whomever."""
+        return self._known.get(target, frozenset())
+
+    def overridden(self, target: Name, parameter: str, place: int) -> bool:
+        """Whether every call gives a parameter, so that its default is never used."""
+        callers = self._callers.get(target)
+        if callers is None or callers.open or not self._has_callers(callers):
+            return False
+        return all(parameter in call.names or 0 <= place < call.places for _, call in callers.calls)
+
+    def _has_callers(self, callers: _Callers) -> bool:
+        return any(not self._is_test(path) for path, _ in callers.calls)
+
+    def _look_up(self, targets: list[Name], every: frozenset[Name]) -> None:
+        asked: dict[str, dict[str, Name]] = {}  # by file: how it spells which target
+        for target in targets:
+            self._callers[target] = callers = _Callers()
+            users = self._imports.importers(target)
+            cold = target not in every and any(
+                not self._imports.is_hot(path) and not path.endswith("__init__.py")
+                for path in users or ()
+            )
+            if users is None or cold:
+                # So many, or a file that knows no guard: no need to look into it.
+                callers.open = True
+                continue
+            asked.setdefault(target[0], {})[target[1]] = target
+            for path, spellings in users.items():
+                for text in spellings:
+                    asked.setdefault(path, {})[text] = target
+        asked = {path: asked[path] for path in sorted(asked)}
+        for (path, names), report in zip(asked.items(), self._reports(asked), strict=True):
+            for text, target in names.items():
+                callers = self._callers[target]
+                callers.open |= text in report.otherwise
+                callers.calls += [(path, call) for call in report.calls.get(text, ())]
+
+    def _unguarded(self, target: Name) -> set[Name]:
+        """The functions in which a call stands without a guard; none if it stands in a module."""
+        owners: set[Name] = set()
+        for path, call in self._callers[target].calls:
+            if call.known or self._backends(path):
+                continue
+            if not call.owner:
+                return set()
+            owners.add((path, call.owner))
+        return owners - {target}
+
+    def _settle(self) -> None:
+        """From the calls that stand where something is known, outwards until nothing is added."""
+        grown = True
+        while grown:
+            grown = False
+            for target, callers in self._callers.items():
+                if callers.open or not self._has_callers(callers):
+                    continue
+                every = [
+                    frozenset(call.known) | self._backends(path) | self.guarded((path, call.owner))
+                    for path, call in callers.calls
+                    if (path, call.owner) != target
+                ]
+                known = frozenset.intersection(*every) if every else frozenset()
+                if known != self.guarded(target):
+                    self._known[target] = known
+                    grown = True

@@ -1,0 +1,71 @@
+"""Which file of a project a module is, seen from the file that imports it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+#: So far up from a file its own project may import from.
+_CLIMB = 12
+
+
+class Modules:
+    """Finds modules by the paths of a project's files; no path of Python's own is asked."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._files = frozenset(paths)
+        self._folders = {os.path.dirname(path) for path in self._files}
+        self._found: dict[tuple[str, str], str | None] = {}
+        self._tops: dict[str, set[str]] | None = None
+
+    def find(self, module: str, importer: str) -> str | None:
+        """The file of a module (``.env``, ``pkg.env``), None if the project does not hold it."""
+        folder = os.path.dirname(importer)
+        place = (module, folder)
+        if place not in self._found:
+            self._found[place] = self._search(module, folder)
+        return self._found[place]
+
+    def _search(self, module: str, folder: str) -> str | None:
+        name = module.lstrip(".")
+        level = len(module) - len(name)
+        parts = name.split(".") if name else []
+        if level:
+            for _ in range(level - 1):
+                folder = os.path.dirname(folder)
+            return self._at(folder, parts)
+        for _ in range(_CLIMB):
+            for base in (folder, os.path.join(folder, "src")):
+                found = self._at(base, parts)
+                if found is not None:
+                    return found
+            above = os.path.dirname(folder)
+            if above == folder:
+                break
+            folder = above
+        bases = self._packages().get(parts[0], ())
+        return self._at(next(iter(bases)), parts) if len(bases) == 1 else None
+
+    def _at(self, base: str, parts: list[str]) -> str | None:
+        path = os.path.join(base, *parts)
+        for file in (f"{path}.py", os.path.join(path, "__init__.py")):
+            if file in self._files:
+                return file
+        return None
+
+    def _packages(self) -> dict[str, set[str]]:
+        """The folders that hold a package at the top, by its name."""
+        if self._tops is None:
+            self._tops = {}
+            for folder in self._folders:
+                above = os.path.dirname(folder)
+                inner = os.path.join(above, "__init__.py") in self._files
+                if os.path.join(folder, "__init__.py") in self._files and not inner:
+                    self._tops.setdefault(os.path.basename(folder), set()).add(above)
+        return self._tops
+
+
+def stem(path: str) -> str:
+    """Last part of a file's module name."""
+    folder, name = os.path.split(path)
+    return os.path.basename(folder) if name == "__init__.py" else name.rpartition(".")[0]

@@ -1,0 +1,268 @@
+"""One pass over a project: what its files know of each other, and what that makes of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from conformance.scan.findings import Finding, Severity
+from conformance.scan.joining.calls import Calls
+from conformance.scan.joining.imports import Imports, Name
+from conformance.scan.judging.summary import Report, Summary
+from conformance.scan.knowing.foreign import ALONE, Foreign
+from conformance.scan.knowing.reach import is_private
+from conformance.scan.knowing.vocabulary import ACCELERATORS
+from conformance.scan.reading.imports import Import
+
+#: What is asked of a file: its path, names that it speaks of, functions of its own, and what is
+#: known of the names that it imports.
+Question = tuple[str, frozenset[str], frozenset[str], Foreign]
+#: Answers to many questions, in their order.
+Look = Callable[[Sequence[Question]], Sequence[Report]]
+#: Files' findings and summaries, given what others say about them.
+Again = Callable[[Sequence[tuple[str, Foreign]]], Sequence["Looked"]]
+#: A chain of imports longer than this is not followed.
+_FAR = 100
+_TESTS = ("tests", "test", "testing")
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the first look at a file gave."""
+
+    findings: list[Finding]
+    summary: Summary
+
+    @property
+    def asks(self) -> bool:
+        """Whether other files can change what is said of this one."""
+        return bool(self.findings or self.summary.passed or self.summary.unplaced)
+
+
+def is_test(path: str) -> bool:
+    """Whether a file is a test by its name or folder."""
+    parts = path.split("/")
+    return not set(_TESTS).isdisjoint(parts[:-1]) or parts[-1].startswith(("test_", "conftest"))
+
+
+class Project:
+    """The files of a project, asked for what each of them does to the others."""
+
+    def __init__(
+        self, files: Mapping[str, Looked], logical: Mapping[str, str], look: Look, again: Again
+    ) -> None:
+        self._files = files
+        self._logical = logical
+        self._look = look
+        self._again = again
+        self._imports = Imports({path: file.summary for path, file in files.items()})
+        self._values: dict[str, Foreign] = {}
+        self._given: dict[Name, list[tuple[str, str]]] = {}
+        self._backends: dict[str, frozenset[str]] = {}
+
+    def settle(self, wanted: Iterable[str]) -> dict[str, list[Finding]]:
+        """The findings of those of the wanted files that the others change."""
+        subjects = [path for path in sorted(wanted) if self._files[path].asks]
+        held = {path: self._files[path] for path in subjects}
+        self._define(subjects)
+        changed = {path: self._foreign(path) for path in subjects}
+        changed = {path: foreign for path, foreign in changed.items() if foreign != ALONE}
+        held.update(zip(changed, self._again(list(changed.items())), strict=True))
+        calls = Calls(self._imports, self._reports, self.backends, self._is_test)
+        defaults = {
+            (path, default[2]) for path, file in held.items() for default in file.summary.defaults
+        }
+        calls.follow(self._owners(held), defaults)
+        settled: dict[str, list[Finding]] = {}
+        for path, file in held.items():
+            findings = [self._milder(path, file.summary, f, calls) for f in file.findings]
+            if findings != self._files[path].findings:
+                settled[path] = findings
+        return settled
+
+    def _is_test(self, path: str) -> bool:
+        return is_test(self._logical[path])
+
+    def _report(self, path: str, names: Iterable[str]) -> Report:
+        return self._look([(path, frozenset(names), frozenset(), self.values(path))])[0]
+
+    def _reports(self, asked: Mapping[str, Iterable[str]]) -> Sequence[Report]:
+        none: frozenset[str] = frozenset()
+        return self._look(
+            [(path, frozenset(names), none, self.values(path)) for path, names in asked.items()]
+        )
+
+    # What is known of a file before it is judged
+
+    def _foreign(self, path: str) -> Foreign:
+        file = self._files[path]
+        loud = any(f.severity > Severity.NOTE for f in file.findings)
+        return replace(
+            self.values(path) if loud else ALONE,
+            backends=tuple(sorted(self.backends(path))) if loud else (),
+            parameters=tuple(self._parameters(path, file.summary)),
+            placed=tuple(self._placed(path, file.summary)),
+            reached=tuple(self._reached(path, file.findings)),
+        )
+
+    def values(self, path: str) -> Foreign:
+        """What the names stand for that a file imports from the project."""
+        if path not in self._values:
+            found = dict(self._valued(path))
+            self._values[path] = Foreign(values=tuple(sorted(found.items())))
+        return self._values[path]
+
+    def _valued(self, path: str) -> Iterator[tuple[str, str]]:
+        imports = self._imports
+        for item in imports.stars(path):
+            module = imports.modules.find(item.module, path)
+            if module is not None and module != path:
+                for name, text in self._files[module].summary.offers.items():
+                    if not name.startswith("_"):
+                        yield name, text
+        for local, item in imports.of(path).items():
+            source = imports.source(item, path)
+            if source is None or source[0] == path:
+                continue
+            offers = self._files[source[0]].summary.offers
+            if source[1] in offers:
+                yield local, offers[source[1]]
+            elif not source[1]:
+                for name, text in offers.items():
+                    yield f"{local}.{name}", text
+
+    def _parameters(
+        self, path: str, summary: Summary
+    ) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+        """What the functions do with a device that the file gives them."""
+        for text in summary.passed:
+            target = self._definition(path, text)
+            given = self._given.get(target, []) if target is not None else []
+            placed: list[tuple[str, str]] = []
+            for place, (name, how) in enumerate(given):
+                if how and not name.startswith("*"):
+                    placed.append((str(place), how))
+                if how:
+                    placed.append((name.lstrip("*"), how))
+            if placed:
+                yield text, tuple(placed)
+
+    def _define(self, subjects: Iterable[str]) -> None:
+        """Look up what the functions do that are given a device, each file once."""
+        wanted: dict[str, set[str]] = {}
+        for path in subjects:
+            for text in self._files[path].summary.passed:
+                target = self._definition(path, text)
+                if target is not None:
+                    wanted.setdefault(target[0], set()).add(target[1])
+        none: frozenset[str] = frozenset()
+        asked = [
+            (path, none, frozenset(wanted[path]), self.values(path)) for path in sorted(wanted)
+        ]
+        for question, report in zip(asked, self._look(asked), strict=True):
+            for name, given in report.parameters.items():
+                self._given[question[0], name] = given
+
+    def _definition(self, path: str, text: str) -> Name | None:
+        """The module and name of a function as a file spells it."""
+        if text.startswith("="):
+            return path, text[1:]
+        imports = self._imports
+        base, _, last = text.rpartition(".")
+        item = imports.of(path).get(text)
+        if item is not None:
+            source = imports.source(item, path)
+            return source if source is not None and source[1] else None
+        if base in imports.of(path):
+            source = imports.source(imports.of(path)[base], path)
+            return imports.defined(source[0], last) if source and not source[1] else None
+        return None
+
+    def _placed(self, path: str, summary: Summary) -> Iterator[tuple[str, str]]:
+        """The file's constants that other files place something with."""
+        for name in summary.unplaced:
+            users = self._imports.importers((path, name)) or {}
+            for user in sorted(users):
+                used = self._report(user, users[user]).used
+                how = next((used[text] for text in sorted(users[user]) if text in used), None)
+                if how is not None:
+                    yield name, how if how[0] == "`" else f"{how} of {user.rpartition('/')[2]}"
+                    break
+
+    def _reached(self, path: str, findings: list[Finding]) -> Iterator[str]:
+        """Private functions of the file that another calls where nothing is known."""
+        names = {f.scope.partition(".")[0] for f in findings if f.severity == Severity.NOTE}
+        for name in sorted(name for name in names if is_private(name)):
+            users = self._imports.importers((path, name)) or {}
+            for user in sorted(users):
+                report = self._report(user, users[user])
+                every = [call for text in users[user] for call in report.calls.get(text, ())]
+                if report.otherwise or any("cuda" not in call.known for call in every):
+                    yield name
+                    break
+
+    def backends(self, path: str) -> frozenset[str]:
+        """Accelerators without which a file is not imported: all that import it have made sure."""
+        return self._guarded(path, ())
+
+    def _guarded(self, path: str, waiting: tuple[str, ...]) -> frozenset[str]:
+        held = self._backends.get(path)
+        if held is not None:
+            return held
+        result: frozenset[str] | None = None
+        for inner in (False, True):  # what stands at the margin needs no look into the file
+            if len(waiting) > _FAR or (result is not None and not result):
+                break
+            for user, item in self._imports.loaders(path):
+                if item.inner is not inner or user in waiting:
+                    continue
+                if self._is_test(user) and not self._is_test(path):
+                    continue
+                known = self._under(user, item, (*waiting, path))
+                if known is not None:
+                    result = known if result is None else result & known
+                    if not result:
+                        break
+        result = result or frozenset()
+        if not waiting or (not result and len(waiting) <= _FAR):
+            self._backends[path] = result
+        return result
+
+    def _under(self, user: str, item: Import, waiting: tuple[str, ...]) -> frozenset[str] | None:
+        """What is known where a file imports another, None where it does so for types only."""
+        known = self._guarded(user, waiting)
+        if not item.inner:
+            return known
+        seen = self._report(user, ()).imports.get(f"{item.module}:{item.name}", [()])
+        runs = [frozenset(backends) for backends in seen if backends is not None]
+        return known | frozenset.intersection(*runs) if runs else None
+
+    # What is made of a finding, once its callers are known
+
+    def _owners(self, held: Mapping[str, Looked]) -> set[Name]:
+        owners: set[Name] = set()
+        for path, file in held.items():
+            if self._is_test(path):
+                continue
+            for finding in file.findings:
+                owner = finding.scope.partition(".")[0]
+                if finding.severity > Severity.NOTE and owner:
+                    owners.add((path, owner))
+        return owners
+
+    def _milder(self, path: str, summary: Summary, finding: Finding, calls: Calls) -> Finding:
+        if finding.severity == Severity.NOTE:
+            return finding
+        owner = finding.scope.partition(".")[0]
+        if owner and any(
+            backend == "cuda" or backend in finding.text.lower()
+            for backend in calls.guarded((path, owner)) & ACCELERATORS
+        ):
+            return replace(finding, severity=Severity.NOTE)
+        if finding.severity == Severity.ERROR and finding.code == "DEV103":
+            for line, column, function, name, place in summary.defaults:
+                if (line, column) == (finding.line, finding.column) and calls.overridden(
+                    (path, function), name, place
+                ):
+                    return replace(finding, severity=Severity.WARNING)
+        return finding

@@ -1,0 +1,223 @@
+"""A second look at a file, for what the project wants to know of some names in it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+
+from conformance.scan.judging.analysis import walk
+from conformance.scan.judging.summary import Call, Report
+from conformance.scan.knowing.binding import Binding
+from conformance.scan.knowing.foreign import Foreign
+from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.reach import in_use
+from conformance.scan.knowing.scopes import FunctionNode
+from conformance.scan.knowing.signatures import Parameter, parameters_of, spelled
+from conformance.scan.knowing.vocabulary import is_device_name
+from conformance.scan.reading import prefilter
+from conformance.scan.reading.notebooks import NotebookError, read_notebook
+from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
+
+#: Decorators that leave a function to be called as it is; any other may hand it on.
+_HARMLESS = frozenset(
+    {"no_grad", "inference_mode", "lru_cache", "cache", "contextmanager", "wraps", "dataclass"}
+    | {"staticmethod", "classmethod", "property", "enable_grad", "overload", "total_ordering"}
+)
+
+
+def look(
+    path: str, data: bytes, names: Iterable[str], own: Iterable[str], foreign: Foreign
+) -> Report:
+    """What a file does with ``names`` (as it spells them), and what its ``own`` functions do.
+
+    A file that cannot be read speaks of nothing.
+    """
+    report = Report()
+    try:
+        if path.endswith(".ipynb"):
+            text, encoding = read_notebook(data).text, "utf-8"
+        else:
+            text, encoding = decode(data)
+        source = Source(path, text, encoding)
+        if encoding not in AS_UTF8 or path.endswith(".ipynb"):
+            data = text.encode("utf-8", "surrogatepass")
+        wanted, defined = set(names), set(own)
+        words = {name.rpartition(".")[2] for name in wanted}
+        words |= {part for name in defined for part in name.split(".")}
+        spoken = prefilter.occurrences(data, words)
+        if not words:
+            spoken = prefilter.find_all(data, b"import")
+        elif not defined and wanted == words and len(spoken) <= len(words):
+            return report  # it only defines or imports the names
+        if defined:
+            spoken += prefilter.find_all(data, b"__init__")
+        offsets = prefilter.hot_offsets(data, prefilter.hot_words(data))
+        offsets = sorted({*offsets, *spoken})
+        binding = Binding(data, offsets, plain=encoding in AS_UTF8, foreign=foreign)
+    except (SourceError, NotebookError):
+        return report
+    binding.complete()
+    definitions = _definitions(binding.tree, defined)
+    parameters = {name: parameters_of(node)[0] for name, node in definitions.items()}
+    given = {parameter.name for every in parameters.values() for parameter in every}
+    if given:
+        binding.take_in(words | given)
+        definitions = _definitions(binding.tree, defined)
+    _Looker(report, wanted, source, binding).run(definitions)
+    return report
+
+
+def _definitions(tree: ast.Module, names: set[str]) -> dict[str, ast.AST]:
+    """Functions and classes of the module, and methods as ``Class.method``."""
+    found: dict[str, ast.AST] = {}
+    for node in tree.body:
+        if isinstance(node, FunctionNode | ast.ClassDef) and node.name in names:
+            found[node.name] = node
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, FunctionNode) and f"{node.name}.{inner.name}" in names:
+                    found[f"{node.name}.{inner.name}"] = inner
+    return found
+
+
+#: What starts processes with a function: as good as a call of it.
+_STARTERS = frozenset({"spawn", "start_processes", "Process"})
+
+
+class _Looker:
+    def __init__(self, report: Report, names: set[str], source: Source, binding: Binding) -> None:
+        self.report, self.names = report, names
+        self.source, self.binding = source, binding
+        self._seen: set[int] = set()
+
+    def run(self, definitions: dict[str, ast.AST]) -> None:
+        tree, report = self.binding.tree, self.report
+        hooks = {"call": self._call, "import": self._import}
+        context, placements = walk(self.source, self.binding, [hooks])
+        report.otherwise.update(self._otherwise(tree))
+        for node in tree.body:
+            name = getattr(node, "name", "")
+            if name in self.names and not _is_plain(node):
+                report.otherwise.add(name)
+        for name, node in definitions.items():
+            given, taker = parameters_of(node)
+            asks = _asks(taker)
+            if name.count(".") and given and _is_bound(node):
+                given = [Parameter(p.name, p.place - 1, p.default) for p in given[1:]]
+            report.parameters[name] = [
+                (
+                    ("*" if p.place < 0 else "") + p.name,
+                    "" if asks else _how(p.name, taker, name, placements.used),
+                )
+                for p in given
+            ]
+        module = id(context.resolver.scopes.module.node)
+        for (owner, name), how in placements.used.items():
+            if owner == module and name in self.names:
+                report.used[name] = how
+
+    def _otherwise(self, tree: ast.Module) -> Iterator[str]:
+        """Names that are mentioned where nothing is called: handed on, or not looked at."""
+        lasts = {name.rpartition(".")[2] for name in self.names}
+        left = [
+            node
+            for node in (ast.walk(tree) if lasts else ())
+            if isinstance(node, ast.Name | ast.Attribute)
+            and (node.id if isinstance(node, ast.Name) else node.attr) in lasts
+            and isinstance(node.ctx, ast.Load)
+            and spelled(node) in self.names
+            and id(node) not in self._seen
+        ]
+        passive = _passive(tree) if left else set()
+        return (spelled(node) for node in left if id(node) not in passive)
+
+    def _call(self, point: Point, node: ast.Call) -> None:
+        function: ast.expr = node.func
+        name = spelled(function)
+        if name.rpartition(".")[2] in _STARTERS:
+            self._started(point, node)
+        if name not in self.names and isinstance(function, ast.Attribute):
+            function = function.value  # a method of a class that is meant
+            name = spelled(function)
+        if name not in self.names:
+            return
+        self._seen.add(id(function))
+        starred = any(isinstance(a, ast.Starred) for a in node.args) or any(
+            k.arg is None for k in node.keywords
+        )
+        call = Call(
+            tuple(sorted(in_use(point))),
+            point.scope.qualname.partition(".")[0],
+            -1 if starred or function is not node.func else len(node.args),
+            tuple(k.arg for k in node.keywords if k.arg),
+        )
+        self.report.calls.setdefault(name, []).append(call)
+
+    def _started(self, point: Point, node: ast.Call) -> None:
+        """A function that is handed to new processes is called by them, from here."""
+        handed = [*node.args[:1], *(k.value for k in node.keywords if k.arg in ("target", "fn"))]
+        for part in handed:
+            name = spelled(part)
+            if name in self.names:
+                self._seen.add(id(part))
+                owner = point.scope.qualname.partition(".")[0]
+                call = Call(tuple(sorted(in_use(point))), owner, -1, ())
+                self.report.calls.setdefault(name, []).append(call)
+
+    def _import(self, point: Point, node: ast.Import | ast.ImportFrom) -> None:
+        known: tuple[str, ...] | None = tuple(sorted(in_use(point)))
+        if any(spelled(test).endswith("TYPE_CHECKING") for test in point.branches):
+            known = None
+        for alias in node.names:
+            if isinstance(node, ast.ImportFrom):
+                key = f"{'.' * node.level}{node.module or ''}:{alias.name}"
+            else:
+                key = f"{alias.name}:"
+            self.report.imports.setdefault(key, []).append(known)
+
+
+def _passive(tree: ast.Module) -> set[int]:
+    """Names that are only spoken of: annotations and tests of a type."""
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        parts: list[ast.AST | None] = []
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            parts = [node.annotation]
+        elif isinstance(node, FunctionNode):
+            parts = [node.returns]
+        elif isinstance(node, ast.Call) and spelled(node.func) == "isinstance":
+            parts = list(node.args[1:])
+        found.update(id(inner) for part in parts if part is not None for inner in ast.walk(part))
+    return found
+
+
+def _is_plain(node: ast.AST) -> bool:
+    """Whether no decorator may hand a function or class to others."""
+    for decorator in getattr(node, "decorator_list", ()):
+        function = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if spelled(function).rpartition(".")[2] not in _HARMLESS:
+            return False
+    return True
+
+
+def _is_bound(node: ast.AST) -> bool:
+    return isinstance(node, FunctionNode) and not any(
+        spelled(decorator) == "staticmethod" for decorator in node.decorator_list
+    )
+
+
+def _asks(function: ast.AST) -> bool:
+    """Whether a function asks what there is, and may do without what it is given."""
+    return any(
+        isinstance(part, ast.Attribute) and part.attr == "is_available"
+        for part in ast.walk(function)
+    )
+
+
+def _how(parameter: str, taker: ast.AST, name: str, used: dict[tuple[int, str], str]) -> str:
+    """Where a parameter ends up as a device; a field of a class by its name alone."""
+    place = used.get((id(taker), parameter))
+    if place is None and not (isinstance(taker, ast.ClassDef) and is_device_name(parameter)):
+        return ""
+    shown = f"`{parameter}` of {name.rpartition('.')[2]}()"
+    return shown if place is None or place[0] == "`" else f"{shown} (used in {place})"

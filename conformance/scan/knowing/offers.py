@@ -1,0 +1,102 @@
+"""What the names of a module say about a device to those who import them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+from conformance.scan.knowing.conditions import Conditions
+from conformance.scan.knowing.foreign import FUNCTION
+from conformance.scan.knowing.resolve import Resolver
+from conformance.scan.knowing.scopes import Bound, FunctionNode, Scope
+
+_LONGEST = 400
+_DEPTH = 4
+
+
+def offers_of(resolver: Resolver, conditions: Conditions) -> dict[str, str]:
+    """Module-level names that stand for a device or for a test of it, with what they stand for.
+
+    The text is that of :class:`Foreign`'s values, in full words: aliases of this module are undone.
+    """
+    module = resolver.scopes.module
+    offered: dict[str, str] = {}
+    for name, bounds in module.names.items():
+        if "." in name or any(bound.kind not in ("value", "def") for bound in bounds):
+            continue
+        texts = _texts(bounds, resolver, conditions)
+        if texts and all(len(text) < _LONGEST and "\n" not in text for text in texts):
+            offered[name] = "\n".join(texts)
+    return offered
+
+
+def _texts(bounds: Iterable[Bound], resolver: Resolver, conditions: Conditions) -> list[str]:
+    texts: list[str] = []
+    teaches = False
+    for bound in bounds:
+        scope, value, mark = resolver.scopes.module, bound.value, ""
+        if isinstance(bound.node, FunctionNode):
+            answer = returned(bound.node)
+            inner = resolver.scopes.of.get(id(bound.node))
+            if answer is None or inner is None:
+                return []
+            scope, value, mark = inner, answer, FUNCTION
+        if value is None:
+            return []
+        value = resolver.scopes.flag_tests.get(id(value), value)
+        if not isinstance(value, ast.Constant):
+            pair = conditions.of(value, scope)
+            teaches = teaches or any(side.known or side.excluded for side in pair)
+        teaches = teaches or (not mark and resolver.device_set(value, scope) is not None)
+        try:
+            texts.append(mark + ast.unparse(_plain(value, resolver, scope)))
+        except ValueError:
+            return []  # an f-string that this Python cannot write out again; no test is one
+    return texts if teaches else []
+
+
+def returned(function: FunctionNode) -> ast.expr | None:
+    """What a function returns that returns at one place, in its own block."""
+    values = [s.value for s in function.body if isinstance(s, ast.Return) and s.value is not None]
+    return values[0] if len(values) == 1 else None
+
+
+def _plain(node: ast.expr, resolver: Resolver, scope: Scope, depth: int = 0) -> ast.expr:
+    """An expression with the module's own names undone, as far as they can be."""
+    if isinstance(node, ast.Name | ast.Attribute):
+        dotted = resolver.dotted(node, scope)
+        if dotted is not None and not dotted.startswith("."):
+            return ast.parse(dotted, mode="eval").body if dotted.isascii() else node
+        held = resolver.only_value(node, scope)
+        if held is not None and depth < _DEPTH:
+            return _plain(held[0], resolver, held[1], depth + 1)
+        return node
+    if isinstance(node, ast.Call) and not node.args and not node.keywords and depth < _DEPTH:
+        definition = resolver.definition(node.func, scope)
+        if isinstance(definition, FunctionNode):
+            answer = returned(definition)
+            inner = resolver.scopes.of.get(id(definition))
+            if answer is not None and inner is not None:
+                return _plain(answer, resolver, inner, depth + 1)
+    return _Inner(resolver, scope, depth).visit(node)  # type: ignore[no-any-return]
+
+
+class _Inner(ast.NodeTransformer):
+    """The parts of an expression, on a copy: the tree of the file stays as it is."""
+
+    def __init__(self, resolver: Resolver, scope: Scope, depth: int) -> None:
+        self._how = resolver, scope, depth
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        fields: dict[str, object] = {}
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                fields[name] = [self._part(item) for item in value]
+            else:
+                fields[name] = self._part(value)
+        return ast.copy_location(type(node)(**fields), node)
+
+    def _part(self, value: object) -> object:
+        if isinstance(value, ast.Name | ast.Attribute | ast.Call):
+            return _plain(value, *self._how)
+        return self.generic_visit(value) if isinstance(value, ast.AST) else value

@@ -1,0 +1,220 @@
+"""Findings that other files of the project decide: callers, flags, constants, parameters."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from conformance.scan.cli import main
+from conformance.scan.config import Config
+from conformance.scan.findings import Severity
+from conformance.scan.reading.discover import discover
+from conformance.scan.runner import scan
+
+SYNC = "import torch\ndef sync():\n    torch.cuda.synchronize()\n"
+GUARDED = "from pkg.ops import sync\ndef run(x):\n    if x.is_cuda:\n        sync()\n"
+BARE = "import torch\nfrom pkg.ops import sync\ndef run(x):\n    sync()\n    return torch.cuda.is_available()\n"
+
+
+def judged(root: Path, files: dict[str, str], *parts: str, **settings: object) -> list[str]:
+    """Every finding as ``file:line CODE severity``, after writing the files as a project."""
+    (root / "pyproject.toml").touch()
+    for name, text in {"pkg/__init__.py": "", **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    config = Config(root, severity=Severity.NOTE, **{"cache": False, **settings}).checked()
+    found = scan(discover([str(root / part) for part in parts or ("",)], config), config).findings
+    return [f"{Path(f.path).relative_to(root)}:{f.line} {f.code} {f.severity.label}" for f in found]
+
+
+@pytest.mark.parametrize(
+    ("files", "severity"),
+    [
+        ({"pkg/a.py": GUARDED}, "note"),
+        ({"pkg/a.py": BARE}, "error"),
+        ({"pkg/a.py": GUARDED, "pkg/b.py": BARE}, "error"),
+        ({"pkg/a.py": "x = 1\n"}, "error"),  # nobody calls it: who knows
+        # under another name, and through a package that hands it on
+        ({"pkg/a.py": GUARDED.replace("import sync", "import sync as s").replace(" sync()", " s()")}, "note"),
+        ({"pkg/a.py": "from pkg import ops\ndef run(x):\n    if x.is_cuda:\n        ops.sync()\n"}, "note"),
+        ({"pkg/__init__.py": "from .ops import sync\n", "pkg/a.py": GUARDED.replace("pkg.ops", "pkg")}, "note"),
+        ({"pkg/__init__.py": "from .ops import *\n", "b.py": "from pkg import sync\nsync()\n"}, "error"),
+        ({"pkg/a.py": "import pkg.ops\ndef run(x):\n    if x.is_cuda:\n        pkg.ops.sync()\n"}, "note"),
+        # handed on, or called from a test alone
+        ({"pkg/a.py": GUARDED + "    return [sync]\n"}, "error"),
+        ({"tests/test_a.py": GUARDED}, "error"),
+        ({"pkg/a.py": GUARDED, "tests/test_a.py": BARE}, "error"),
+        # a caller that is only called where CUDA is known
+        ({"pkg/a.py": BARE, "pkg/b.py": "from pkg.a import run\ndef go(x):\n    if x.is_cuda:\n        run(x)\n"}, "note"),
+        ({"pkg/a.py": BARE, "pkg/b.py": "from pkg.a import run\nrun(3)\n"}, "error"),
+        # the flag that guards the call is another module's
+        (
+            {
+                "pkg/env.py": "import torch\nFAST = torch.cuda.is_available()\n",
+                "pkg/a.py": "import torch\nfrom pkg.env import FAST\nfrom pkg.ops import sync\nif FAST:\n"
+                "    sync()\n    torch.cuda.is_available()\n",
+            },
+            "note",
+        ),
+    ],
+)  # fmt: skip
+def test_a_helper_is_as_safe_as_its_callers_in_other_files(
+    tmp_path: Path, files: dict[str, str], severity: str
+) -> None:
+    assert f"pkg/ops.py:3 DEV102 {severity}" in judged(tmp_path, {"pkg/ops.py": SYNC, **files})
+
+
+def test_a_private_helper_that_another_file_calls_unguarded_is_an_error(tmp_path: Path) -> None:
+    own = "import torch\ndef _sync():\n    torch.cuda.synchronize()\ndef f(x):\n    if x.is_cuda:\n        _sync()\n"
+    assert judged(tmp_path, {"pkg/ops.py": own}) == ["pkg/ops.py:3 DEV102 note"]
+    other = {"pkg/ops.py": own, "pkg/a.py": BARE.replace("sync", "_sync")}
+    assert judged(tmp_path, other) == ["pkg/ops.py:3 DEV102 error"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "imported", "test"),
+    [
+        ("FAST = torch.cuda.is_available()", "from .env import FAST", "FAST"),
+        ("FAST = torch.cuda.is_available()", "from .env import FAST as quick", "quick"),
+        ("FAST = torch.cuda.is_available()", "from . import env", "env.FAST"),
+        ("FAST = torch.cuda.is_available()", "from .env import *", "FAST"),
+        ("FAST = False\nif torch.cuda.is_available():\n    FAST = True", "from .env import FAST", "FAST"),
+        ("def fast():\n    return torch.cuda.is_available()", "from .env import fast", "fast()"),
+        ("from torch import cuda\ndef _ask():\n    return cuda.is_available()\nFAST = _ask()", "from .env import FAST", "FAST"),
+    ],
+)  # fmt: skip
+def test_flags_of_other_modules_are_read(
+    tmp_path: Path, flag: str, imported: str, test: str
+) -> None:
+    env = f"import torch\n{flag}\n"
+    use = f"import torch\n{imported}\nif {test}:\n    torch.cuda.set_device(0)\n"
+    assert judged(tmp_path, {"pkg/env.py": env, "pkg/a.py": use}) in (
+        [],
+        ["pkg/a.py:4 DEV115 note"],
+    )
+    other = env.replace("torch.cuda.is_available", "other").replace("cuda.is_available", "other")
+    assert "pkg/a.py:4 DEV102 error" in judged(tmp_path, {"pkg/env.py": other, "pkg/a.py": use})
+
+
+def test_what_is_imported_for_one_backend_only_is_for_it(tmp_path: Path) -> None:
+    files = {
+        "pkg/a.py": "import torch\nif torch.cuda.is_available():\n    from .fast import go\n",
+        "pkg/fast/__init__.py": "from .ops import sync as go\n",
+        "pkg/fast/ops.py": SYNC,
+    }
+    assert judged(tmp_path, files) == []
+    files["pkg/b.py"] = "from .fast.ops import sync\n"
+    assert judged(tmp_path, files) == ["pkg/fast/ops.py:3 DEV102 error"]
+    files["pkg/b.py"] = "import typing\nif typing.TYPE_CHECKING:\n    from .fast.ops import sync\n"
+    files["tests/test_b.py"] = "from pkg.fast.ops import sync\n"
+    assert judged(tmp_path, files) == []
+
+
+GENERATE = "def generate(model, where, *, steps=3):\n    return model.to(where)\n"
+
+
+@pytest.mark.parametrize(
+    ("function", "call", "reported"),
+    [
+        (GENERATE, "generate(3, 'cuda')", True),
+        (GENERATE, "generate(3, where='cuda')", True),
+        (GENERATE, "generate('cuda', 3)", False),
+        (GENERATE.replace("where", "device"), "generate(3, 'cuda:1')", True),
+        (GENERATE.replace(".to(where)", ""), "generate(3, 'cuda')", False),
+        ("class generate:\n    def __init__(self, model, where):\n        model.to(where)\n", "generate(3, 'cuda')", True),
+        ("from dataclasses import dataclass\n@dataclass\nclass generate:\n    steps: int\n    device: str\n", "generate(3, 'cuda')", True),
+        ("import torch\ndef generate(model, device):\n    if not torch.cuda.is_available():\n        device = 'cpu'\n", "generate(3, 'cuda')", False),
+    ],
+)  # fmt: skip
+def test_a_device_given_to_a_function_is_reported_where_it_is_written(
+    tmp_path: Path, function: str, call: str, reported: bool
+) -> None:
+    expected = ["pkg/a.py:2 DEV101 error"] if reported else []
+    files = {"pkg/gen.py": function, "pkg/a.py": f"from .gen import generate\n{call}\n"}
+    assert [line for line in judged(tmp_path, files) if "pkg/a" in line] == expected
+    same = {"pkg/gen.py": "", "pkg/a.py": f"{function}\n\n{call}\n"}
+    assert len([line for line in judged(tmp_path, same) if "DEV101" in line]) == len(expected)
+
+
+def test_a_constant_is_reported_where_it_is_written(tmp_path: Path) -> None:
+    files = {
+        "pkg/const.py": "KIND = 'cuda'\n",
+        "pkg/a.py": "from .const import KIND\nprint(KIND)\n",
+    }
+    assert judged(tmp_path, files) == []
+    files["pkg/b.py"] = "from . import const\ndef f(x):\n    return x.to(const.KIND)\n"
+    assert judged(tmp_path, files) == ["pkg/const.py:1 DEV101 error"]
+
+
+@pytest.mark.parametrize(
+    ("call", "severity"),
+    [
+        ("make(3, 'cpu')", "warning"),
+        ("make(3, device=d)", "warning"),
+        ("make(3)", "error"),
+        ("make(*rest)", "error"),
+        ("print(make)", "error"),
+        ("print(3)", "error"),
+    ],
+)
+def test_a_default_that_every_call_overrides_is_a_warning(
+    tmp_path: Path, call: str, severity: str
+) -> None:
+    files = {
+        "pkg/ops.py": "def make(n, device='cuda'):\n    return n\n",
+        "pkg/a.py": f"from .ops import make\ndef f(d, rest):\n    {call}\n",
+    }
+    assert judged(tmp_path, files) == [f"pkg/ops.py:1 DEV103 {severity}"]
+    field = "from dataclasses import dataclass\n@dataclass\nclass make:\n    n: int\n    device: str = 'cuda'\n"
+    found = judged(tmp_path, {**files, "pkg/ops.py": field})
+    assert found == [f"pkg/ops.py:5 DEV103 {severity}"]
+
+
+TREE = {
+    "pkg/ops.py": SYNC,
+    "pkg/a.py": GUARDED,
+    "pkg/env.py": "import torch\nFAST = torch.cuda.is_available()\nKIND = 'cuda'\n",
+    "pkg/b.py": "import torch\nfrom .env import FAST, KIND\nif FAST:\n    torch.cuda.set_device(0)\nx.to(KIND)\n",
+    "pkg/c.py": "from .gen import generate\ngenerate(3, 'cuda')\n",
+    "pkg/gen.py": GENERATE,
+}
+
+
+def test_order_processes_cache_and_the_part_asked_for_change_nothing(tmp_path: Path) -> None:
+    expected = judged(tmp_path, TREE)
+    assert len(expected) == 4
+    config = Config(tmp_path, severity=Severity.NOTE, cache=False, jobs=1).checked()
+    targets = discover([str(tmp_path)], config)
+    first = scan(targets, config).findings
+    random.Random(3).shuffle(targets)
+    assert scan(targets, config).findings == first
+    for _ in range(2):
+        assert judged(tmp_path, TREE, cache=True) == expected  # cold, then warm
+    for settings in ({"cache": True}, {"cache": False}):
+        alone = [line for name in TREE for line in judged(tmp_path, TREE, name, **settings)]
+        assert sorted(alone) == sorted(expected)
+
+
+def test_a_change_in_one_file_changes_what_is_said_of_another(tmp_path: Path) -> None:
+    assert "pkg/ops.py:3 DEV102 note" in judged(tmp_path, TREE, cache=True)
+    changed = {**TREE, "pkg/a.py": BARE}
+    for part in ("", "pkg/ops.py"):
+        assert "pkg/ops.py:3 DEV102 error" in judged(tmp_path, changed, part, cache=True)
+    assert "pkg/ops.py:3 DEV102 note" in judged(tmp_path, TREE, cache=True)
+
+
+def test_one_file_without_summaries_of_the_rest_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged(tmp_path, TREE)
+    monkeypatch.chdir(tmp_path)
+    said = "conformance scan: nothing known of the rest of the project: read its 6 other files\n"
+    assert main(["pkg/ops.py"]) == 0
+    assert capsys.readouterr().err.startswith(said)
+    assert main(["pkg/ops.py"]) == 0
+    assert said not in capsys.readouterr().err
+    assert main(["--quiet", "--no-cache", "pkg/ops.py"]) == 0
+    assert said in capsys.readouterr().err
