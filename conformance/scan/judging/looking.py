@@ -13,7 +13,6 @@ from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.reach import in_use
 from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.signatures import Parameter, parameters_of, spelled
-from conformance.scan.knowing.vocabulary import is_device_name
 from conformance.scan.reading import prefilter
 from conformance.scan.reading.notebooks import NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
@@ -198,9 +197,10 @@ def _asks(function: ast.AST) -> bool:
 
 
 def _how(parameter: str, taker: ast.AST, name: str, used: dict[tuple[int, str], str]) -> str:
-    """Where a parameter ends up as a device; a field of a class by its name alone."""
-    place = used.get((id(taker), parameter))
-    if place is None and not (isinstance(taker, ast.ClassDef) and is_device_name(parameter)):
+    """Where a parameter, or a field of a class, ends up as a device."""
+    held = f"self.{parameter}" if isinstance(taker, ast.ClassDef) else parameter
+    place = used.get((id(taker), held))
+    if place is None:
         return ""
     shown = f"`{parameter}` of {name.rpartition('.')[2]}()"
-    return shown if place is None or place[0] == "`" else f"{shown} (used in {place})"
+    return shown if place[0] == "`" else f"{shown} (used in {place})"

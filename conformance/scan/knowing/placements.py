@@ -216,7 +216,8 @@ class Placements:
             self._tensor_type(node.args[0], "set_default_tensor_type()")
         elif name == "type" and len(node.args) == 1 and isinstance(function, ast.Attribute):
             self._tensor_type(node.args[0], "type()")
-        if name not in _FIRST and name not in _OPTIONS:
+        if name not in _FIRST and name not in _OPTIONS and not point.in_tests:
+            # A test that names a device means that one.
             self._handed(node, name)
 
     def _handed(self, node: ast.Call, name: str) -> None:
