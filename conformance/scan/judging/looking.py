@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from conformance.scan.judging.analysis import walk
+from conformance.scan.judging.rule import Hook
 from conformance.scan.judging.summary import Call, Report
 from conformance.scan.knowing.binding import Binding
 from conformance.scan.knowing.foreign import Foreign
@@ -87,12 +88,12 @@ class _Looker:
 
     def run(self, definitions: dict[str, ast.AST]) -> None:
         tree, report = self.binding.tree, self.report
-        hooks = {"call": self._call, "import": self._import}
+        hooks: dict[str, Hook] = {"call": self._call, "import": self._import}
         context, placements = walk(self.source, self.binding, [hooks])
         report.otherwise.update(self._otherwise(tree))
-        for node in tree.body:
-            name = getattr(node, "name", "")
-            if name in self.names and not _is_plain(node):
+        for statement in tree.body:
+            name = getattr(statement, "name", "")
+            if name in self.names and not _is_plain(statement):
                 report.otherwise.add(name)
         for name, node in definitions.items():
             given, taker = parameters_of(node)

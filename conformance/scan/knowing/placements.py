@@ -415,8 +415,8 @@ class Placements:
             if key not in self.limited and is_device_name(name) and not named_backends(name):
                 self.used.setdefault(key, f"`{key[1]}`")
         module = id(self.point.resolver.scopes.module.node)
-        for name, how in self.foreign.placed:
-            self.used.setdefault((module, name), how)
+        for name, place in self.foreign.placed:
+            self.used.setdefault((module, name), place)
         pending = list(self.used)
         while pending:
             key = pending.pop()
