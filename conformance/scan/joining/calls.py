@@ -41,7 +41,7 @@ class Calls:
         """Look up the calls of these functions, and of those that call them unguarded; of those
         with defaults every call, to see what it gives."""
         every = frozenset(defaults)
-        waiting = every.union(targets)
+        waiting: set[Name] = set(every.union(targets))
         for _ in range(_STEPS):
             self._look_up(sorted(waiting), every)
             waiting = {

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from conformance.scan.judging.analysis import walk
+from conformance.scan.judging.rule import Hook
 from conformance.scan.judging.summary import Call, Report
 from conformance.scan.knowing.binding import Binding
 from conformance.scan.knowing.foreign import Foreign
@@ -13,7 +14,6 @@ from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.reach import in_use
 from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.signatures import Parameter, parameters_of, spelled
-from conformance.scan.knowing.vocabulary import is_device_name
 from conformance.scan.reading import prefilter
 from conformance.scan.reading.notebooks import NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
@@ -92,12 +92,12 @@ class _Looker:
 
     def run(self, definitions: dict[str, ast.AST]) -> None:
         tree, report = self.binding.tree, self.report
-        hooks = {"call": self._call, "import": self._import}
+        hooks: dict[str, Hook] = {"call": self._call, "import": self._import}
         context, placements = walk(self.source, self.binding, [hooks])
         report.otherwise.update(self._otherwise(tree))
-        for node in tree.body:
-            name = getattr(node, "name", "")
-            if name in self.names and not _is_plain(node):
+        for statement in tree.body:
+            name = getattr(statement, "name", "")
+            if name in self.names and not _is_plain(statement):
                 report.otherwise.add(name)
         for name, node in definitions.items():
             given, taker = parameters_of(node)
@@ -215,9 +215,10 @@ def _asks(function: ast.AST) -> bool:
 
 
 def _how(parameter: str, taker: ast.AST, name: str, used: dict[tuple[int, str], str]) -> str:
-    """Where a parameter ends up as a device; a field of a class by its name alone."""
-    place = used.get((id(taker), parameter))
-    if place is None and not (isinstance(taker, ast.ClassDef) and is_device_name(parameter)):
+    """Where a parameter, or a field of a class, ends up as a device."""
+    held = f"self.{parameter}" if isinstance(taker, ast.ClassDef) else parameter
+    place = used.get((id(taker), held))
+    if place is None:
         return ""
     shown = f"`{parameter}` of {name.rpartition('.')[2]}()"
-    return shown if place is None or place[0] == "`" else f"{shown} (used in {place})"
+    return shown if place[0] == "`" else f"{shown} (used in {place})"

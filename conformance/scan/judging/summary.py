@@ -34,8 +34,8 @@ class Summary:
     @classmethod
     def from_row(cls, row: list[Any]) -> Summary:
         """Inverse of :meth:`to_row`; raises TypeError or ValueError on a bad row."""
-        rest = ([], {}, [], [], [], 0)[len(row) :]
-        imports, offers, passed, unplaced, defaults, hot = [*row, *rest]
+        none: list[Any] = [[], {}, [], [], [], 0]
+        imports, offers, passed, unplaced, defaults, hot = [*row, *none[len(row) :]]
         return cls(
             tuple(imports),
             dict(offers),

@@ -216,7 +216,8 @@ class Placements:
             self._tensor_type(node.args[0], "set_default_tensor_type()")
         elif name == "type" and len(node.args) == 1 and isinstance(function, ast.Attribute):
             self._tensor_type(node.args[0], "type()")
-        if name not in _FIRST and name not in _OPTIONS:
+        if name not in _FIRST and name not in _OPTIONS and not point.in_tests:
+            # A test that names a device means that one.
             self._handed(node, name)
 
     def _handed(self, node: ast.Call, name: str) -> None:
@@ -260,6 +261,8 @@ class Placements:
         (a method by its class's name). Empty for any other."""
         text = spelled(function)
         point = self.point
+        if not text:
+            return ""
         if text.startswith(("self.", "cls.")):
             owner = point.scope.enclosing("class")
             return f"={owner.name}.{text.partition('.')[2]}" if owner is not None else ""
@@ -412,8 +415,8 @@ class Placements:
             if key not in self.limited and is_device_name(name) and not named_backends(name):
                 self.used.setdefault(key, f"`{key[1]}`")
         module = id(self.point.resolver.scopes.module.node)
-        for name, how in self.foreign.placed:
-            self.used.setdefault((module, name), how)
+        for name, place in self.foreign.placed:
+            self.used.setdefault((module, name), place)
         pending = list(self.used)
         while pending:
             key = pending.pop()

@@ -88,6 +88,8 @@ def hot_words(data: bytes) -> list[bytes]:
 def find_all(data: bytes, word: bytes) -> list[int]:
     """Byte offsets of every occurrence of a word, without overlaps."""
     found: list[int] = []
+    if not word:
+        return found  # it is found everywhere, for ever
     at = data.find(word)
     while at >= 0:
         found.append(at)
@@ -98,7 +100,7 @@ def find_all(data: bytes, word: bytes) -> list[int]:
 def occurrences(data: bytes, names: set[str]) -> list[int]:
     """Byte offsets of identifiers where they stand as whole words."""
     found: list[int] = []
-    for name in names:
+    for name in names - {""}:
         word = name.encode("utf-8", "surrogatepass")
         for at in find_all(data, word):
             before, after = data[at - 1 : at], data[at + len(word) : at + len(word) + 1]

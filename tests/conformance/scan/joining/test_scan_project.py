@@ -125,7 +125,8 @@ GENERATE = "def generate(model, where, *, steps=3):\n    return model.to(where)\
         (GENERATE.replace("where", "device"), "generate(3, 'cuda:1')", True),
         (GENERATE.replace(".to(where)", ""), "generate(3, 'cuda')", False),
         ("class generate:\n    def __init__(self, model, where):\n        model.to(where)\n", "generate(3, 'cuda')", True),
-        ("from dataclasses import dataclass\n@dataclass\nclass generate:\n    steps: int\n    device: str\n", "generate(3, 'cuda')", True),
+        ("from dataclasses import dataclass\n@dataclass\nclass generate:\n    steps: int\n    device: str\n    def put(self, x):\n        return x.to(self.device)\n", "generate(3, 'cuda')", True),
+        ("from dataclasses import dataclass\n@dataclass\nclass generate:\n    steps: int\n    device: str\n", "generate(3, 'cuda')", False),
         ("import torch\ndef generate(model, device):\n    if not torch.cuda.is_available():\n        device = 'cpu'\n", "generate(3, 'cuda')", False),
     ],
 )  # fmt: skip
