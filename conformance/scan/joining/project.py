@@ -172,11 +172,12 @@ class Project:
         item = imports.of(path).get(text)
         if item is not None:
             source = imports.source(item, path)
-            return source if source is not None and source[1] else None
-        if base in imports.of(path):
-            source = imports.source(imports.of(path)[base], path)
-            return imports.defined(source[0], last) if source and not source[1] else None
-        return None
+        elif base in imports.of(path):
+            module = imports.source(imports.of(path)[base], path)
+            source = imports.defined(module[0], last) if module and not module[1] else None
+        else:
+            return None
+        return source if source is not None and source[1] else None
 
     def _placed(self, path: str, summary: Summary) -> Iterator[tuple[str, str]]:
         """The file's constants that other files place something with."""

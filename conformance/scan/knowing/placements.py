@@ -260,6 +260,8 @@ class Placements:
         (a method by its class's name). Empty for any other."""
         text = spelled(function)
         point = self.point
+        if not text:
+            return ""
         if text.startswith(("self.", "cls.")):
             owner = point.scope.enclosing("class")
             return f"={owner.name}.{text.partition('.')[2]}" if owner is not None else ""

@@ -98,7 +98,7 @@ def find_all(data: bytes, word: bytes) -> list[int]:
 def occurrences(data: bytes, names: set[str]) -> list[int]:
     """Byte offsets of identifiers where they stand as whole words."""
     found: list[int] = []
-    for name in names:
+    for name in names - {""}:
         word = name.encode("utf-8", "surrogatepass")
         for at in find_all(data, word):
             before, after = data[at - 1 : at], data[at + len(word) : at + len(word) + 1]
