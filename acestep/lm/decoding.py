@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
@@ -86,6 +86,33 @@ class Plan:
         return cls(len(prompts), length, steps, sampling, masked)
 
 
+class Decoder(Protocol):
+    """What decodes a plan; see `Decoding`."""
+
+    chosen: torch.Tensor
+    made: torch.Tensor
+
+    def start(self, prompts: Sequence[Prompt], seeds: Sequence[int], made: int = 0) -> None:
+        """Read the prompts: afterwards the first tokens can be chosen."""
+        ...
+
+    def feed(self, tokens: Sequence[Sequence[int]], made: int) -> None:
+        """Go on with tokens that are given; see `Decoding.feed`."""
+        ...
+
+    def choose(self, masks: torch.Tensor) -> None:
+        """Choose a token for each item among those that the masks allow."""
+        ...
+
+    def advance(self) -> None:
+        """Let the model read the tokens chosen."""
+        ...
+
+    def choose_and_advance(self) -> None:
+        """Both, where no mask is needed."""
+        ...
+
+
 class Decoding:
     """The buffers of a plan; `start` begins a generation, `choose` and `advance` go on.
 
@@ -144,15 +171,20 @@ class Decoding:
         self._remember(rows[: self.plan.batch], longest)
         self._read(padded, 0)
 
-    def feed(self, tokens: Sequence[Sequence[int]]) -> None:
-        """Go on with tokens that are given: equally many for each item."""
+    def feed(self, tokens: Sequence[Sequence[int]], made: int) -> None:
+        """Go on with tokens that are given, read in one forward.
+
+        Args:
+            tokens: equally many for each item.
+            made: tokens of the text with them.
+        """
         ids = torch.tensor(tokens)
         count, begin = ids.shape[1], int(self._column)
         self._history[:, begin : begin + count] = ids.to(self._history.device)
         rows = self._tokens.shape[0] // self.plan.batch
         self._read(ids.repeat(rows, 1), begin)
         self._column.add_(count)
-        self._step.add_(count)
+        self._step.fill_(made)
 
     def _read(self, ids: torch.Tensor, begin: int) -> None:
         """Read `[rows, length]` tokens from a column on, in one forward."""

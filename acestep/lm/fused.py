@@ -14,7 +14,8 @@ import torch
 from acestep.device import DevicePolicy
 from acestep.engines.torch import language_step
 from acestep.engines.torch.language_choice import Choice, Drawing
-from acestep.engines.torch.language_step import Cache, LanguageWeights, Pass
+from acestep.engines.torch.language_step import Cache, LanguageWeights, Pass, fits
+from acestep.engines.torch.launching import compiling_together
 from acestep.lm.decoding import Plan, rows_of
 from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold
@@ -33,7 +34,7 @@ def serves(model: Any, tokens: AudioTokens, plan: Plan, policy: DevicePolicy) ->
         return False
     if sampling.top_k or sampling.repetition_penalty != 1 or _rows(plan) > _MOST:
         return False
-    return (plan.masked or tokens.is_run) and language_step.fits(model)
+    return (plan.masked or tokens.is_run) and fits(model)
 
 
 class FusedDecoding:
@@ -55,8 +56,10 @@ class FusedDecoding:
         width = self._head.shape[0]
         slots = max(_FEWEST, 1 << (rows - 1).bit_length())
         cache = Cache(weights, rows, plan.length)
-        self._step = Pass(weights, cache, slots, policy, alone=True)
-        self._wide = Pass(weights, cache, WIDE, policy, alone=False)
+        self._step = Pass(weights, cache, slots, policy, used=rows, alone=True)
+        self._wide = Pass(
+            weights, cache, WIDE, policy, used=WIDE, alone=False, tiles=language_step.WIDE_TILES
+        )
         self._step.make_room(width)
         self._wide.make_room(0)
         self._choice = Choice(_drawing(plan, width, first), slots, device)
@@ -80,9 +83,9 @@ class FusedDecoding:
         self._choice.steps.fill_(made)
         self._read(rows_of(prompts, self.plan.sampling))
 
-    def feed(self, tokens: Sequence[Sequence[int]]) -> None:
-        """Go on with tokens that are given: equally many for each item."""
-        self._choice.steps.add_(len(tokens[0]))
+    def feed(self, tokens: Sequence[Sequence[int]], made: int) -> None:
+        """Go on with tokens that are given, equally many for each item; see `Decoding.feed`."""
+        self._choice.steps.fill_(made)
         self._read([*tokens, *tokens] if self.plan.sampling.guided else tokens)
 
     def choose(self, masks: torch.Tensor) -> None:
@@ -116,6 +119,10 @@ class FusedDecoding:
             choose()
             advance()
 
+        if self._policy.records:
+            with compiling_together():
+                both()
+                self._wide()
         pool = self._policy.recording_pool()
         if self.plan.masked:
             self._choose_graph = self._policy.captured(choose, pool)
@@ -142,7 +149,7 @@ class FusedDecoding:
         wide, step, count = self._wide, self._step, len(entries)
         # The device may still read the buffer for the pass before.
         self._policy.synchronize()
-        self._placed[1].fill_(-1)
+        self._placed.zero_()[1].fill_(-1)
         self._placed[:, :count] = torch.tensor([entry[:3] for entry in entries]).T
         wide.placed.copy_(self._placed, non_blocking=True)
         self._wide_graph()

@@ -3,8 +3,8 @@
 The first makes scores of the products (guidance, the grammar's mask, temperature) and keeps
 each stretch's best. The second finds the best of all. With `top_p` it asks whether the token
 drawn from all of them is among those that count; as a rule it is, and one pass over the scores
-tells. Otherwise it searches the lowest score that counts and draws again: what transformers
-gets by sorting. The noise is that of `acestep.lm.sampling.gumbel`, bit for bit.
+tells. Otherwise it draws again among the larger scores, which all that count are: what
+transformers gets by sorting. The noise is that of `acestep.lm.sampling.gumbel`, bit for bit.
 """
 
 from __future__ import annotations
@@ -99,32 +99,25 @@ def score(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @triton.jit
 def _above(scores, top, least, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Mass of the scores that lie nearer to the top than three distances, in bits."""
+    """Mass of the scores that are larger than one of them."""
     columns = tl.arange(0, BLOCK)
-    first = tl.full((BLOCK,), 0.0, tl.float32)
-    second, third = first, first
-    low, middle, high = least
+    mass = tl.full((BLOCK,), 0.0, tl.float32)
     start = 0
     while start < width:
         value = tl.load(scores + start + columns, mask=start + columns < width, other=float("-inf"))
-        mass = tl.exp(value - top)
-        distance = (top - value).to(tl.int32, bitcast=True)
-        first += tl.where(distance < low, mass, 0.0)
-        second += tl.where(distance < middle, mass, 0.0)
-        third += tl.where(distance < high, mass, 0.0)
+        mass += tl.where(value > least, tl.exp(value - top), 0.0)
         start += BLOCK
-    return tl.reduce(first, 0, _plus), tl.reduce(second, 0, _plus), tl.reduce(third, 0, _plus)
+    return tl.reduce(mass, 0, _plus)
 
 
 @triton.jit
-def _drawn(scores, top, furthest, seed, step, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The token drawn among those at most so far from the top."""
+def _drawn(scores, least, seed, step, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The token drawn among those whose scores are larger than one of them."""
     best, place, start = float("-inf"), width, 0
     while start < width:
         columns = start + tl.arange(0, BLOCK)
         value = tl.load(scores + columns, mask=columns < width, other=float("-inf"))
-        distance = (top - value).to(tl.int32, bitcast=True)
-        noisy = tl.where(distance <= furthest, value + _noise(seed, step, columns), float("-inf"))
+        noisy = tl.where(value > least, value + _noise(seed, step, columns), float("-inf"))
         here, at = _best(noisy, columns, width)
         place = tl.where(here > best, at, place)
         best = tl.maximum(best, here)
@@ -148,9 +141,7 @@ def pick(  # type: ignore[no-untyped-def]  # pragma: no cover
     inside, at = block < blocks, item * blocks + block
     best = tl.load(bests + at, mask=inside, other=float("-inf"))
     place = tl.load(places + at, mask=inside, other=width)
-    choice = tl.reduce(
-        tl.where(best == tl.reduce(best, 0, _larger), place, width), 0, _smaller
-    )
+    choice = tl.reduce(tl.where(best == tl.reduce(best, 0, _larger), place, width), 0, _smaller)
     step = tl.load(steps + item)
     if NUCLEUS:
         own = scores + item * width
@@ -158,25 +149,14 @@ def pick(  # type: ignore[no-untyped-def]  # pragma: no cover
         top = tl.reduce(stretch, 0, _larger)
         mass = tl.load(masses + at, mask=inside, other=0.0) * tl.exp(stretch - top)
         enough = tl.reduce(mass, 0, _plus) * top_p
-        far = (top - tl.load(own + choice)).to(tl.int32, bitcast=True)
-        before, _, _ = _above(own, top, (far, far, far), width, BLOCK)
-        if (before >= enough) & (far > 0):
-            # Distances up to `near` count, those from `far` on do not.
-            near = far * 0
-            while far - near > 1:
-                quarter = tl.maximum((far - near) // 4, 1)
-                low, middle, high = near + quarter, near + 2 * quarter, near + 3 * quarter
-                low, middle = tl.minimum(low, far), tl.minimum(middle, far)
-                high = tl.minimum(high, far)
-                one, two, three = _above(own, top, (low, middle, high), width, BLOCK)
-                reached = tl.where(one < enough, low, near)
-                reached = tl.where(two < enough, middle, reached)
-                reached = tl.where(three < enough, high, reached)
-                missed = tl.where(three >= enough, high, far)
-                missed = tl.where(two >= enough, middle, missed)
-                far = tl.where(one >= enough, low, missed)
-                near = tl.minimum(reached, far - 1)
-            choice = _drawn(own, top, near, tl.load(seeds + item), step, width, BLOCK)
+        least = tl.load(own + choice)
+        before = _above(own, top, least, width, BLOCK)
+        # What counts has larger scores than a token that does not: draw among those, until one
+        # counts. The first of all always does.
+        while (before >= enough) & (least < top):
+            choice = _drawn(own, least, tl.load(seeds + item), step, width, BLOCK)
+            least = tl.load(own + choice)
+            before = _above(own, top, least, width, BLOCK)
     tl.store(chosen + item, choice.to(tl.int64))
     if KEEP:
         tl.store(made + item * room + step, choice.to(tl.int64))

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from acestep.engines.torch.language_step import Pass, kernels
+from acestep.engines.torch.launching import launch
 
-_SCORE_WARPS, _PICK_WARPS = 8, 16
-_PICK_BLOCK = 8192
+_SCORE_WARPS, _PICK_WARPS = 8, 32
+_PICK_BLOCK = 16384
 _WORD_BITS = 32
 
 
@@ -72,14 +73,16 @@ class Choice:
         guided, greedy = drawing.guidance > 1, drawing.temperature == 0
         blocks = self._tops.shape[1]
         ahead: dict[str, Any] = {"launch_pdl": True} if slots.ahead else {}
-        choice.score[(drawing.batch, blocks)](
+        launch(
+            choice.score, (drawing.batch, blocks),
             self.logits, self.masks, self.masks.shape[1], self.seeds, self.steps, self._scores,
             self._tops, self._masses, self._bests, self._places, drawing.width, drawing.batch,
             float(drawing.guidance), float(drawing.temperature),
             GUIDED=guided, MASKED=not drawing.steps, GREEDY=greedy, BLOCK=choice.STRETCH,
             AHEAD=slots.ahead, num_warps=_SCORE_WARPS, **ahead,
         )  # fmt: skip
-        choice.pick[(drawing.batch,)](
+        launch(
+            choice.pick, (drawing.batch,),
             self._scores, self._tops, self._masses, self._bests, self._places, self.seeds,
             self.steps, slots.positions, self.chosen, self.made, slots.ids, drawing.width,
             drawing.batch, blocks, self.made.shape[1], drawing.first_id, float(drawing.top_p),

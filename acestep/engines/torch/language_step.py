@@ -12,6 +12,7 @@ from torch import nn
 
 from acestep.device import DevicePolicy
 from acestep.engines.torch.addresses import places
+from acestep.engines.torch.launching import launch
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,28 @@ class Tile:
         depth: inputs that it reads at once.
         steps: how often it reads; a product of more inputs is split among programs.
         warps: of a program.
+        stages: reads that are under way at a time.
     """
 
     rows: int
     depth: int
     steps: int
     warps: int
+    stages: int = 3
 
 
 TILES: Mapping[str, Tile] = {
-    "joined": Tile(64, 256, 2, 4),
-    "out": Tile(64, 256, 1, 4),
-    "opened": Tile(64, 256, 2, 8),
-    "closed": Tile(64, 256, 2, 4),
-    "head": Tile(64, 256, 4, 4),
+    "joined": Tile(64, 512, 1, 4),
+    "out": Tile(64, 512, 1, 4),
+    "opened": Tile(32, 256, 8, 4),
+    "closed": Tile(64, 128, 6, 4, 4),
+    "head": Tile(64, 128, 16, 4, 4),
 }
 """Of queries, keys and values; of what attention heard; of the gate; of what passed it; of the
 vocabulary. Measured on an H200 at the published shapes."""
+
+WIDE_TILES: Mapping[str, Tile] = {**TILES, "opened": Tile(64, 256, 2, 4)}
+"""The same where so many slots take the room of the larger tile."""
 
 STRETCH = 64
 """Cached positions that one program of the attention reads."""
@@ -47,8 +53,9 @@ STRETCH = 64
 _EMBED_WARPS, _ATTEND_WARPS = 4, 4
 
 
-def fits(model: Any, tiles: Mapping[str, Tile] = TILES) -> bool:
+def fits(model: Any, tiles: Mapping[str, Tile] | None = None) -> bool:
     """Whether a model of transformers is one that the kernels compute, in sizes that divide."""
+    tiles = tiles or TILES
     config = model.config
     if config.model_type != "qwen3" or config.hidden_act != "silu":
         return False
@@ -66,11 +73,12 @@ def fits(model: Any, tiles: Mapping[str, Tile] = TILES) -> bool:
         "closed": (hidden, inner),
         "head": (0, hidden),
     }
+    powers = (dim, kv, heads // kv)
     whole = all(
         outputs % tiles[name].rows == 0 and inputs % tiles[name].depth == 0
         for name, (outputs, inputs) in sizes.items()
     )
-    return whole and dim.bit_count() == 1 and tiles["out"].rows == tiles["closed"].rows
+    return whole and all(n.bit_count() == 1 for n in powers) and _alike(tiles)
 
 
 class LanguageWeights:
@@ -138,8 +146,10 @@ class Pass:
         weights: of the model.
         cache: that the slots belong to.
         slots: how many, a power of two from 16 on.
+        used: the first so many of them may be used.
         alone: no two slots that are used belong to the same sequence.
         policy: the device.
+        tiles: how products are shared out, `TILES` by default.
 
     Attributes:
         ids, positions, sequences: int32 `[slots]`: the token of each slot, its place in its
@@ -155,10 +165,12 @@ class Pass:
         slots: int,
         policy: DevicePolicy,
         *,
+        used: int,
         alone: bool,
         tiles: Mapping[str, Tile] | None = None,
     ) -> None:
         self._weights, self._cache, self._slots, self._alone = weights, cache, slots, alone
+        self._used = used
         self._tiles = tiles or TILES
         config, table = weights.config, weights.table
         self._heads, self._kv = config.num_attention_heads, config.num_key_value_heads
@@ -179,6 +191,7 @@ class Pass:
         self.powers = numbers(self.parts, slots, dtype=single)
         self._between = torch.zeros_like(self.powers)
         self._joined = numbers(slots, width, dtype=single)
+        self._turns = numbers(slots, self._dim, dtype=single)
         self._heard = numbers(slots, self._heads * self._dim, dtype=table.dtype)
         self._opened = numbers(slots, self._inner, dtype=table.dtype)
         self._stretches = -(-cache.length // STRETCH)
@@ -208,10 +221,11 @@ class Pass:
         """All layers, for all slots."""
         weights, step = self._weights, kernels()[0]
         block = _power_of_two(self._hidden)
-        step.embed[(self._slots,)](
-            self.ids, weights.table, weights.layers[0].gain, self.stream, self.ready, self.powers,
-            self._hidden, SLOTS=self._slots, BLOCK=block, AHEAD=self.ahead,
-            **self._options(_EMBED_WARPS),
+        launch(
+            step.embed, (self._used,),
+            self.ids, self.positions, weights.table, weights.layers[0].gain, self.stream,
+            self.ready, self.powers, self._cache.table, self._turns, self._hidden, BLOCK=block,
+            DIM=self._dim, AHEAD=self.ahead, **self._options(_EMBED_WARPS),
         )  # fmt: skip
         parts = 1
         for number, layer in enumerate(weights.layers):
@@ -243,12 +257,14 @@ class Pass:
             **self._options(_ATTEND_WARPS),
         }  # fmt: skip
         if not self._alone:
-            step.append[(self._slots, self._kv)](
-                self._joined, layer.key_gain, cache.table, keys, values, self.positions,
+            launch(
+            step.append, (self._used,),
+                self._joined, layer.key_gain, self._turns, keys, values, self.positions,
                 self.sequences, cache.length, eps, **shared,
             )  # fmt: skip
-        step.attend[(self._slots, self._kv, self._stretches)](
-            self._joined, layer.query_gain, layer.key_gain, cache.table, keys, values,
+        launch(
+            step.attend, (self._used, self._kv, self._stretches),
+            self._joined, layer.query_gain, layer.key_gain, self._turns, keys, values,
             self.positions, self.sequences, self._heard, self._stretch_parts,
             self._stretch_arrivals, self._stretches, cache.length, self._dim**-0.5, eps,
             SPLIT=STRETCH, OWN=self._alone, **shared,
@@ -273,7 +289,8 @@ class Pass:
             outputs = weight.shape[0]
         splits = _splits(tile, width)
         kind = step.GATED if gated else step.JOINED if gain is not None else step.PLAIN
-        step.product[(-(-outputs // tile.rows) * splits,)](
+        launch(
+            step.product, (-(-outputs // tile.rows) * splits,),
             given, weight, out, self.stream, self.ready if gain is None else gain,
             self.powers if powers is None else powers, parts,
             self.powers if squares is None else squares, self._partial, self._arrivals,
@@ -281,11 +298,12 @@ class Pass:
             SLOTS=self._slots, ROWS=tile.rows, DEPTH=tile.depth,
             STEPS=width // tile.depth // splits, SPLITS=splits,
             PARTS=_power_of_two(self.parts), EVEN=outputs % tile.rows == 0,
-            NORMED=parts > 0, KIND=kind.value, AHEAD=self.ahead, **self._options(tile.warps),
+            NORMED=parts > 0, KIND=kind.value, AHEAD=self.ahead,
+            **self._options(tile.warps, tile.stages),
         )  # fmt: skip
 
-    def _options(self, warps: int) -> dict[str, Any]:
-        options: dict[str, Any] = {"num_warps": warps}
+    def _options(self, warps: int, stages: int = 1) -> dict[str, Any]:
+        options: dict[str, Any] = {"num_warps": warps, "num_stages": stages}
         if self.ahead:
             options["launch_pdl"] = True
         return options
@@ -331,3 +349,8 @@ def _splits(tile: Tile, width: int) -> int:
 
 def _power_of_two(count: int) -> int:
     return 1 << max(count - 1, 0).bit_length()
+
+
+def _alike(tiles: Mapping[str, Tile]) -> bool:
+    """Whether both products that end in the residual stream leave its squares in as many parts."""
+    return tiles["out"].rows == tiles["closed"].rows
