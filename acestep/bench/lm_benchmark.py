@@ -148,7 +148,11 @@ def measured_bandwidth(policy: DevicePolicy) -> float:
     count = _COPIED if policy.is_accelerator else _COPIED // 16
     source = torch.ones(count, dtype=torch.int8, device=policy.device)
     target = torch.zeros_like(source)
-    seconds = _seconds(lambda: target.copy_(source) and None, policy, _COPIES)
+
+    def copy() -> None:
+        target.copy_(source)
+
+    seconds = _seconds(copy, policy, _COPIES)
     return 2 * count / seconds / 1e12
 
 

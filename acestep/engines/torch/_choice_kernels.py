@@ -20,19 +20,9 @@ STRETCH = 2048
 _MASK_BITS: tl.constexpr = tl.constexpr(32)
 
 
-@triton.jit
-def _plus(left, right):  # type: ignore[no-untyped-def]  # pragma: no cover
-    return left + right
-
-
-@triton.jit
-def _larger(left, right):  # type: ignore[no-untyped-def]  # pragma: no cover
-    return tl.maximum(left, right)
-
-
-@triton.jit
-def _smaller(left, right):  # type: ignore[no-untyped-def]  # pragma: no cover
-    return tl.minimum(left, right)
+# In place of `tl.sum`, `tl.max` and `tl.min`; see `_language_kernels`.
+_plus = tl.standard._sum_combine
+_larger, _smaller = tl.standard._elementwise_max, tl.standard._elementwise_min
 
 
 @triton.jit

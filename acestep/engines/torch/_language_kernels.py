@@ -33,15 +33,8 @@ _QUERIES: tl.constexpr = tl.constexpr(16)
 
 
 # In place of `tl.sum` and `tl.max`, which are kernels of Triton's own: the interpreter takes
-# only ours.
-@triton.jit
-def _plus(left, right):  # type: ignore[no-untyped-def]  # pragma: no cover
-    return left + right
-
-
-@triton.jit
-def _larger(left, right):  # type: ignore[no-untyped-def]  # pragma: no cover
-    return tl.maximum(left, right)
+# only ours, but knows these by name and need not go through them element by element.
+_plus, _larger = tl.standard._sum_combine, tl.standard._elementwise_max
 
 
 @triton.jit  # type: ignore[untyped-decorator]
