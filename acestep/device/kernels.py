@@ -30,16 +30,14 @@ def has_tile_kernels(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def has_language_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the language model's own kernels run here: plain Triton, for NVIDIA's GPUs from
-    Ampere on. On others, AMD's included, nobody has run them."""
-    if not _is_half(dtype) or _capability(device) < _AMPERE:
-        return False
-    return importlib.util.find_spec("triton") is not None
+    """Whether the language model's own kernels run here: Triton's, whose launches overlap as a
+    Hopper's do, and whose tiles take its shared memory. On other GPUs nobody has run them."""
+    return has_tile_kernels(device, dtype)
 
 
 def launches_ahead(device: torch.device) -> bool:
     """Whether a kernel may begin before the one in front of it has ended, and wait for it."""
-    return _capability(device)[0] >= _HOPPER
+    return _capability(device)[0] == _HOPPER
 
 
 def recording_pool(device: torch.device) -> Any:

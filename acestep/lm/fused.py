@@ -56,7 +56,8 @@ class FusedDecoding:
         width = self._head.shape[0]
         slots = max(_FEWEST, 1 << (rows - 1).bit_length())
         cache = Cache(weights, rows, plan.length)
-        self._step = Pass(weights, cache, slots, policy, used=rows, alone=True)
+        tiles = language_step.TILES if slots == _FEWEST else language_step.WIDE_TILES
+        self._step = Pass(weights, cache, slots, policy, used=rows, alone=True, tiles=tiles)
         self._wide = Pass(
             weights, cache, WIDE, policy, used=WIDE, alone=False, tiles=language_step.WIDE_TILES
         )

@@ -104,7 +104,7 @@ class PtBackend:
         prompts = [_extended(p, text) for p, text in zip(job.prompts, texts, strict=True)]
         decoding = self._decoding(Plan.of(prompts, job.sampling, room, masked=True))
         decoding.start(prompts, job.seeds, made=len(texts[0]))
-        most = len(texts[0]) + room
+        most = min(len(texts[0]) + room, job.limit)
         while not constraint.finished and len(texts[0]) < most:
             # The host works on the mask while the device works on the logits.
             decoding.choose(constraint.masks())
