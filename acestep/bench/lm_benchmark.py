@@ -1,5 +1,7 @@
 """Speed of the engine `pt` against transformers' plain `generate()`, at any shape.
 
+`acestep bench --lm 1.7B --batch 1 8` prints the same table. More options:
+
 python -m acestep.bench.lm_benchmark --device cuda --shape 1.7B --batch 1 8
 python -m acestep.bench.lm_benchmark --device cpu --shape small --codes 50
 """
@@ -10,14 +12,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
 from acestep.device import DTYPE_CHOICES, DevicePolicy, resolve
+from acestep.lm import fused
 from acestep.lm.cot import FIELDS
-from acestep.lm.decoding import Decoding, Plan
+from acestep.lm.decoding import Decoder, Decoding, Plan
 from acestep.lm.demo import LmShape
 from acestep.lm.grammar import Grammar, Shape, Vocabulary, lark
 from acestep.lm.prompts import Prompt
@@ -25,56 +29,145 @@ from acestep.lm.sampling import Sampling
 from acestep.lm.tokens import CODEBOOK_SIZE, AudioTokens
 
 SHAPES = {
+    "4B": (LmShape(2560, 36, 32, 8, 128, 9728, tied=True), 217_204),
     "1.7B": (LmShape(2048, 28, 16, 8, 128, 6144, tied=True), 217_204),
     "0.6B": (LmShape(1024, 28, 16, 8, 128, 3072, tied=True), 217_204),
     "small": (LmShape(256, 4, 8, 4, 32, 768, tied=True), 217_204),
 }
-"""Widths and vocabulary; the larger two are those of the published models."""
+"""Widths and vocabulary; the larger three are those of the published models."""
 
 _PROMPT_TOKENS = 200
 _MASK_STEPS = 60
 _WARM_UP_CODES = 5
+_COPIED, _COPIES = 1 << 32, 9
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each measurement, as it is made; all are made in this one process."""
     arguments = _parser().parse_args(argv)
     policy = resolve(arguments.device, dtype=arguments.dtype)
-    shape, vocabulary = SHAPES[arguments.shape]
+    measure(
+        policy,
+        arguments.shape,
+        arguments.batch,
+        arguments.codes,
+        arguments.repeats,
+        compiled=arguments.compile,
+        bandwidth=arguments.bandwidth,
+    )
+    return 0
+
+
+def measure(
+    policy: DevicePolicy,
+    name: str,
+    batches: Sequence[int],
+    codes: int,
+    repeats: int,
+    *,
+    compiled: bool = False,
+    bandwidth: float | None = None,
+    plain: bool = True,
+    masks: bool = True,
+) -> None:
+    """Print the rows of one shape.
+
+    Args:
+        policy: the device.
+        name: one of `SHAPES`.
+        batches: how many items at a time.
+        codes: codes of an item.
+        repeats: runs of each, of which the median counts.
+        compiled: measure the step that inductor compiles too.
+        bandwidth: of the memory in TB/s; measured where it is None.
+        plain: measure transformers' `generate()` too.
+        masks: measure what the grammar's masks cost too.
+    """
+    shape, vocabulary = SHAPES[name]
     model, tokens = make_model(shape, vocabulary, policy)
+    bandwidth = bandwidth or measured_bandwidth(policy)
     sampling = Sampling(0.85, None, 0.9, 1.0, 2.0)
-    _print(("engine", "batch", "speed", "ratio", "notes"))
-    for batch in arguments.batch:
-        prompts = _prompts(batch, tokens)
-        # Its first run is as slow as the others, so that a few codes are warming up enough.
-        plain_generate(model, tokens, prompts, sampling, _WARM_UP_CODES)
-        plain = _seconds(
-            partial(plain_generate, model, tokens, prompts, sampling, arguments.codes),
-            policy,
-            arguments.repeats,
-            warm_up=0,
-        )
-        made = batch * arguments.codes
-        _print(_row("transformers generate()", batch, made, plain, plain))
-        for name, compiled in (("pt", False), ("pt, compiled", True)):
-            if compiled and not arguments.compile:
-                continue
-            plan = Plan.of(prompts, sampling, arguments.codes, masked=False)
+    _print((f"{name} on {policy.name}", "batch", "speed", "ratio", "notes"))
+    for batch in batches:
+        prompts, made = _prompts(batch, tokens), batch * codes
+        limit = codes * weight_bytes(model, tokens) / (bandwidth * 1e12)
+        theirs = _plain_seconds(model, tokens, prompts, sampling, codes, policy) if plain else limit
+        if plain:
+            _print(_row("transformers generate()", batch, made, theirs, theirs))
+        plan = Plan.of(prompts, sampling, codes, masked=False)
+        for decoder in _decoders(model, tokens, plan, policy, compiled):
             started = time.perf_counter()
             with torch.inference_mode():
-                decoding = Decoding(model, tokens, plan, policy, compiled)
-                ours = _seconds(
-                    partial(_decode, decoding, prompts, arguments.codes),
-                    policy,
-                    arguments.repeats,
+                decoding = decoder.make()
+                decoding.start(prompts, range(batch))
+                decoding.choose_and_advance()
+                decoding.made.tolist()
+                first = time.perf_counter() - started
+                ours = _seconds(partial(_decode, decoding, prompts, codes), policy, repeats)
+                step = ours - _seconds(partial(_decode, decoding, prompts, 0), policy, repeats)
+            _print(
+                (
+                    *_row(decoder.name, batch, made, ours, theirs),
+                    f"without the prompt {made / step:.0f} codes/s, {100 * limit / step:.0f} % of "
+                    f"the limit; first code after {first:.2f} s",
                 )
-            first = time.perf_counter() - started
-            _print((*_row(name, batch, made, ours, plain), f"first to last {first:.1f} s"))
-        if arguments.bandwidth:
-            limit = arguments.codes * weight_bytes(model, tokens) / (arguments.bandwidth * 1e12)
-            _print(_row(f"limit at {arguments.bandwidth} TB/s", batch, made, limit, plain))
-        _print(_mask_row(model, tokens, vocabulary, prompts, sampling, policy, batch))
-    return 0
+            )
+        _print(_row(f"limit at {bandwidth:.2f} TB/s", batch, made, limit, theirs))
+        if masks:
+            _print(_mask_row(model, tokens, vocabulary, prompts, sampling, policy, batch))
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A way to decode: its name in the table, and how it is made."""
+
+    name: str
+    make: Callable[[], Decoder]
+
+
+def _decoders(
+    model: Any, tokens: AudioTokens, plan: Plan, policy: DevicePolicy, compiled: bool
+) -> list[_Contender]:
+    made = [_Contender("transformers' modules", lambda: Decoding(model, tokens, plan, policy))]
+    if compiled:
+        made.append(
+            _Contender(
+                "compiled", lambda: Decoding(model, tokens, plan, policy, compile_model=True)
+            )
+        )
+    if fused.serves(model, tokens, plan, policy):
+        weights = fused.LanguageWeights(model)
+        made.append(
+            _Contender("own kernels", lambda: fused.FusedDecoding(weights, tokens, plan, policy))
+        )
+    return made
+
+
+def measured_bandwidth(policy: DevicePolicy) -> float:
+    """TB/s at which the device copies within its memory, bytes read and written counted."""
+    count = _COPIED if policy.is_accelerator else _COPIED // 16
+    source = torch.ones(count, dtype=torch.int8, device=policy.device)
+    target = torch.zeros_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+
+    seconds = _seconds(copy, policy, _COPIES)
+    return 2 * count / seconds / 1e12
+
+
+def _plain_seconds(
+    model: Any,
+    tokens: AudioTokens,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    codes: int,
+    policy: DevicePolicy,
+) -> float:
+    """One run; the first is as slow as the others, so that a few codes are warming up enough."""
+    plain_generate(model, tokens, prompts, sampling, _WARM_UP_CODES)
+    work = partial(plain_generate, model, tokens, prompts, sampling, codes)
+    return _seconds(work, policy, 1, warm_up=0)
 
 
 def make_model(shape: LmShape, vocabulary: int, policy: DevicePolicy) -> tuple[Any, AudioTokens]:
@@ -203,7 +296,8 @@ def _mask_row(
     rules = lark(Shape(FIELDS), tokens.think_open, tokens.think_close, tokens.end)
     anything = torch.full((batch, vocabulary.words), -1, dtype=torch.int32)
     with torch.inference_mode():
-        decoding = Decoding(model, tokens, plan, policy)
+        *_, decoder = _decoders(model, tokens, plan, policy, compiled=False)
+        decoding = decoder.make()
 
         def step(constraint: Grammar | None) -> float:
             """Seconds of a step of the engine's loop, with a grammar or without."""
@@ -230,7 +324,8 @@ def _mask_row(
     )  # fmt: skip
 
 
-def _decode(decoding: Decoding, prompts: Sequence[Prompt], count: int) -> None:
+def _decode(decoding: Decoder, prompts: Sequence[Prompt], count: int) -> None:
+    """Read the prompts and make so many codes after them."""
     decoding.start(prompts, range(len(prompts)))
     for _ in range(count):
         decoding.choose_and_advance()
@@ -279,7 +374,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median")
     parser.add_argument("--compile", action="store_true", help="measure the compiled step too")
     parser.add_argument(
-        "--bandwidth", type=float, help="memory bandwidth in TB/s, for the limit (H200: 4.8)"
+        "--bandwidth", type=float, help="memory bandwidth in TB/s, for the limit; else measured"
     )
     return parser
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from acestep.bench.measure import Row, StartUp
 
 SHAPES = ("demo", "wide", "turbo", "xl")
+LM_SHAPES = ("small", "0.6B", "1.7B", "4B")
 _GROWTH_SECONDS = (10.0, 30.0, 60.0, 120.0, 240.0, 360.0, 480.0, 600.0)
 _GROWTH_BATCHES = (1, 2, 4, 8)
 
@@ -78,6 +79,17 @@ def add_parser(subparsers: Any) -> None:
         help="also N fresh processes: save the weights, and time a command that loads them and "
         "makes one song",
     )
+    parser.add_argument(
+        "--lm",
+        choices=LM_SHAPES,
+        nargs="+",
+        metavar="SHAPE",
+        help="instead of songs: codes a second of language models of these shapes "
+        f"({', '.join(LM_SHAPES)}), beside transformers' generate() and what the memory allows",
+    )
+    parser.add_argument(
+        "--codes", type=int, default=150, help="with --lm: codes an item (default: 150, 30 s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
     parser.add_argument("--png", type=Path, metavar="FILE", help="write a picture of them")
     parser.set_defaults(run=run)
@@ -87,6 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for."""
     if arguments.repeats < 1 or min(arguments.batch) < 1 or min(arguments.seconds) < 0.5:
         raise RequestError("give at least 1 repeat, batches of at least 1 and songs of 0.5 s")
+    if arguments.codes < 1:
+        raise RequestError(f"--codes {arguments.codes} is out of range; give 1 or more")
     if arguments.start_up < 0:
         raise RequestError(f"--start-up {arguments.start_up} is out of range; give 0 or more")
     from acestep.bench.measure import compare, growth, start_up
@@ -96,6 +110,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     quiet_libraries()
     policy = resolve(arguments.device, dtype=arguments.dtype)
+    if arguments.lm:
+        from acestep.bench.lm_benchmark import measure
+
+        for name in arguments.lm:
+            measure(
+                policy, name, arguments.batch, arguments.codes, arguments.repeats,
+                compiled=arguments.compile, plain=arguments.against != "nothing",
+            )  # fmt: skip
+        return EXIT_OK
     # The tiers guard small machines against requests too large; here cost is the question.
     os.environ["ACESTEP_DEVICE_MEMORY_GB"] = "80"
     handler = make_handler(arguments.shape, policy, compiled=arguments.compile)

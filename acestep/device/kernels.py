@@ -29,6 +29,17 @@ def has_tile_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def has_language_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the language model's own kernels run here: Triton's, whose launches overlap as a
+    Hopper's do, and whose tiles take its shared memory. On other GPUs nobody has run them."""
+    return has_tile_kernels(device, dtype)
+
+
+def launches_ahead(device: torch.device) -> bool:
+    """Whether a kernel may begin before the one in front of it has ended, and wait for it."""
+    return _capability(device)[0] == _HOPPER
+
+
 def recording_pool(device: torch.device) -> Any:
     """Memory for several recordings of which no two run at the same time; see `captured`."""
     import torch

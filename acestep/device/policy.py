@@ -94,6 +94,15 @@ class DevicePolicy:
         """Whether the decoder's own kernels run here, see `kernels.has_tile_kernels`."""
         return kernels.has_tile_kernels(self.device, dtype)
 
+    def has_language_kernels(self, dtype: torch.dtype) -> bool:
+        """Whether the language model's own kernels run here in this dtype."""
+        return kernels.has_language_kernels(self.device, dtype)
+
+    @property
+    def launches_ahead(self) -> bool:
+        """Whether a kernel may begin before the one in front of it has ended."""
+        return kernels.launches_ahead(self.device)
+
     def recording_pool(self) -> Any:
         """Memory for several recordings of which no two run at the same time; see `captured`."""
         return kernels.recording_pool(self.device)
@@ -131,11 +140,13 @@ class DevicePolicy:
 
             torch.accelerator.empty_cache()
 
-    def host_buffer(self, *shape: int) -> torch.Tensor:
-        """A float32 tensor on the host that the device can write to while it computes."""
+    def host_buffer(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A tensor on the host, float32 by default, that the device can write to and read
+        while it computes."""
         import torch
 
-        return torch.empty(shape, dtype=torch.float32, pin_memory=self.device.type == "cuda")
+        dtype = dtype or torch.float32
+        return torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
 
     def after_request(self) -> None:
         """Give memory back where the allocator would pile it up. CUDA's keeps its blocks in

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
@@ -81,9 +81,36 @@ class Plan:
     @classmethod
     def of(cls, prompts: Sequence[Prompt], sampling: Sampling, limit: int, *, masked: bool) -> Plan:
         """The plan for some prompts and so many tokens after them."""
-        longest = max(len(ids) for prompt in prompts for ids in _rows(prompt, sampling))
+        longest = max(len(ids) for ids in rows_of(prompts, sampling))
         length, steps = rounded_up(longest + limit, _BUCKET), rounded_up(limit, _BUCKET)
         return cls(len(prompts), length, steps, sampling, masked)
+
+
+class Decoder(Protocol):
+    """What decodes a plan; see `Decoding`."""
+
+    chosen: torch.Tensor
+    made: torch.Tensor
+
+    def start(self, prompts: Sequence[Prompt], seeds: Sequence[int], made: int = 0) -> None:
+        """Read the prompts: afterwards the first tokens can be chosen."""
+        ...
+
+    def feed(self, tokens: Sequence[Sequence[int]], made: int) -> None:
+        """Go on with tokens that are given; see `Decoding.feed`."""
+        ...
+
+    def choose(self, masks: torch.Tensor) -> None:
+        """Choose a token for each item among those that the masks allow."""
+        ...
+
+    def advance(self) -> None:
+        """Let the model read the tokens chosen."""
+        ...
+
+    def choose_and_advance(self) -> None:
+        """Both, where no mask is needed."""
+        ...
 
 
 class Decoding:
@@ -132,9 +159,7 @@ class Decoding:
             seeds: likewise.
             made: tokens of the text that the prompts hold already, when one goes on.
         """
-        rows = [list(prompt.conditional) for prompt in prompts]
-        if self.plan.sampling.guided:
-            rows += [list(prompt.unconditional or ()) for prompt in prompts]
+        rows = rows_of(prompts, self.plan.sampling)
         longest = max(len(ids) for ids in rows)
         # Prompts end together, so that one column of the cache serves all rows.
         padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in rows])
@@ -144,14 +169,33 @@ class Decoding:
         self._column.fill_(longest)
         self._step.fill_(made)
         self._remember(rows[: self.plan.batch], longest)
+        self._read(padded, 0)
+
+    def feed(self, tokens: Sequence[Sequence[int]], made: int) -> None:
+        """Go on with tokens that are given, read in one forward.
+
+        Args:
+            tokens: equally many for each item.
+            made: tokens of the text with them.
+        """
+        ids = torch.tensor(tokens)
+        count, begin = ids.shape[1], int(self._column)
+        self._history[:, begin : begin + count] = ids.to(self._history.device)
+        rows = self._tokens.shape[0] // self.plan.batch
+        self._read(ids.repeat(rows, 1), begin)
+        self._column.add_(count)
+        self._step.fill_(made)
+
+    def _read(self, ids: torch.Tensor, begin: int) -> None:
+        """Read `[rows, length]` tokens from a column on, in one forward."""
         device = self._policy.device
         columns = torch.arange(self.plan.length, device=device)
-        queries = torch.arange(longest, device=device)[:, None]
+        queries = torch.arange(begin, begin + ids.shape[1], device=device)[:, None]
         # Padding sees itself: a row that sees nothing would become NaN.
         visible = (columns >= self._first[:, None, None]) | (columns == queries)
         visible = visible & (columns <= queries)
         positions = (queries.T - self._first[:, None]).clamp(min=0)
-        self._logits.copy_(self._run(padded.to(device), visible[:, None], positions))
+        self._logits.copy_(self._run(ids.to(device), visible[:, None], positions))
 
     def choose(self, masks: torch.Tensor) -> None:
         """Choose a token for each item among those that the masks allow."""
@@ -245,7 +289,9 @@ class Decoding:
         self._step.add_(1)
 
 
-def _rows(prompt: Prompt, sampling: Sampling) -> list[Sequence[int]]:
-    if not sampling.guided:
-        return [prompt.conditional]
-    return [prompt.conditional, prompt.unconditional or ()]
+def rows_of(prompts: Sequence[Prompt], sampling: Sampling) -> list[list[int]]:
+    """The sequences of a batch: every prompt and, with guidance, their counterparts after them."""
+    rows = [list(prompt.conditional) for prompt in prompts]
+    if sampling.guided:
+        rows += [list(prompt.unconditional or ()) for prompt in prompts]
+    return rows

@@ -113,7 +113,14 @@ class Constraint(Protocol):
         ...
 
     def consume(self, tokens: Sequence[int]) -> None:
-        """Take note of the token that each item of the batch chose."""
+        """Take note of the token that each item of the batch goes on with."""
+        ...
+
+    def forced(self, most: int) -> list[list[int]]:
+        """What every item has to go on with, equally many tokens and no more than `most`.
+
+        An item at its end goes on with anything.
+        """
         ...
 
     @property
@@ -201,6 +208,14 @@ class Grammar:
                 matcher.consume_token(token)
         self._check()
 
+    def forced(self, most: int) -> list[list[int]]:
+        """See `Constraint`. The tokens are those that the tokenizer makes of forced text."""
+        going = [matcher for matcher in self._matchers if not matcher.is_stopped()]
+        rows = {id(matcher): matcher.compute_ff_tokens()[:most] for matcher in going}
+        self._check()
+        count = min(map(len, rows.values()), default=0)
+        return [rows.get(id(m), [0] * count)[:count] for m in self._matchers]
+
     @property
     def finished(self) -> bool:
         """See `Constraint`."""
@@ -234,6 +249,10 @@ class FreeText:
         """See `Constraint`."""
         for row, token in enumerate(tokens):
             self._open[row] &= token not in self._ends
+
+    def forced(self, most: int) -> list[list[int]]:
+        """See `Constraint`: nothing."""
+        return [[] for _ in self._open]
 
     @property
     def finished(self) -> bool:

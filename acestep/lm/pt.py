@@ -1,4 +1,8 @@
-"""The engine `pt`: transformers' model, decoded without a wait between the tokens."""
+"""The engine `pt`: transformers' model, decoded without a wait between the tokens.
+
+Where the device runs kernels of our own they compute its step (`fused`), else its modules do
+(`decoding`).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,11 @@ from acestep.checkpoint.pretrained import load_pretrained
 from acestep.device import DevicePolicy
 from acestep.engines.recent import Recent
 from acestep.engines.torch.addresses import align
+from acestep.engines.torch.language_step import LanguageWeights
 from acestep.errors import CheckpointError, GenerationError, first_line
-from acestep.lm import models, tokens
+from acestep.lm import fused, models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
-from acestep.lm.decoding import Decoding, Plan
+from acestep.lm.decoding import Decoder, Decoding, Plan
 from acestep.lm.grammar import Constraint, FreeText, Grammar, Vocabulary
 from acestep.lm.prompts import Prompt
 
@@ -34,7 +39,8 @@ class PtBackend:
         policy: the device; the model has its dtype for `lm`.
         offload: keep the model on the host between generations.
         compile_model: compile the decoding step on first use (about a minute), for
-            processes that generate often.
+            processes that generate often; where kernels of our own compute it there is
+            nothing to compile.
 
     Raises:
         CheckpointError: the folder does not hold a 5 Hz language model.
@@ -62,7 +68,8 @@ class PtBackend:
                 f"{folder}: its weights have {rows} tokens, its tokenizer has more; fetch it again"
             )
         self._vocabulary = Vocabulary(self.tokenizer, self.tokens.text or rows)
-        self._kept: Recent[Plan, Decoding] = Recent(_MOST_KEPT)
+        self._kept: Recent[Plan, Decoder] = Recent(_MOST_KEPT)
+        self._weights: LanguageWeights | None = None
 
     def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -92,20 +99,24 @@ class PtBackend:
         Buffers for the longest text that a grammar allows would be read in full at every
         token; few texts come near it, so that room is made in stages.
         """
+        # What the grammar forces is read with the prompt, not written token by token.
+        _follow(constraint, texts, [], room)
         prompts = [_extended(p, text) for p, text in zip(job.prompts, texts, strict=True)]
         decoding = self._decoding(Plan.of(prompts, job.sampling, room, masked=True))
         decoding.start(prompts, job.seeds, made=len(texts[0]))
-        for _ in range(room):
+        most = min(len(texts[0]) + room, job.limit)
+        while not constraint.finished and len(texts[0]) < most:
             # The host works on the mask while the device works on the logits.
             decoding.choose(constraint.masks())
-            chosen = decoding.chosen.tolist()
-            decoding.advance()
-            for text, token in zip(texts, chosen, strict=True):
-                text.append(token)
-            constraint.consume(chosen)
+            chosen = [[token] for token in decoding.chosen.tolist()]
+            fed = _follow(constraint, texts, chosen, most - len(texts[0]))
             on_token(len(texts[0]), job.limit)
             if constraint.finished:
                 return
+            if len(fed[0]) == 1:
+                decoding.advance()
+            else:
+                decoding.feed(fed, len(texts[0]))
 
     def codes(self, job: CodeJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -125,6 +136,7 @@ class PtBackend:
     def close(self) -> None:
         """See `Backend`."""
         self._kept.clear()
+        self._weights = None
         del self.model
         self._policy.flush()
 
@@ -134,12 +146,16 @@ class PtBackend:
             return FreeText(self._vocabulary, self.tokens.codes, [job.end_id], batch)
         return Grammar(self._vocabulary, job.grammar, batch)
 
-    def _decoding(self, plan: Plan) -> Decoding:
+    def _decoding(self, plan: Plan) -> Decoder:
         """The buffers (and on CUDA the graphs) for a plan, kept for the next one like it."""
-        return self._kept.find(
-            plan,
-            lambda: Decoding(self.model, self.tokens, plan, self._policy, self._compile),
-        )
+        return self._kept.find(plan, lambda: self._new_decoding(plan))
+
+    def _new_decoding(self, plan: Plan) -> Decoder:
+        if not fused.serves(self.model, self.tokens, plan, self._policy):
+            return Decoding(self.model, self.tokens, plan, self._policy, self._compile)
+        if self._weights is None or not self._weights.is_current(self.model):
+            self._weights = fused.LanguageWeights(self.model)
+        return fused.FusedDecoding(self._weights, self.tokens, plan, self._policy)
 
     def _running(self) -> _Running:
         return _Running(self)
@@ -160,6 +176,7 @@ class _Running:
         if error is not None or backend._offload:
             backend._kept.clear()
         if backend._offload:
+            backend._weights = None
             backend.model.to("cpu")
             backend._policy.flush()
         if isinstance(error, torch.OutOfMemoryError):
@@ -186,3 +203,23 @@ def _until(tokens: list[int], end: int) -> list[int]:
 def _extended(prompt: Prompt, text: list[int]) -> Prompt:
     other = prompt.unconditional
     return Prompt([*prompt.conditional, *text], None if other is None else [*other, *text])
+
+
+def _follow(
+    constraint: Constraint, texts: list[list[int]], chosen: list[list[int]], most: int
+) -> list[list[int]]:
+    """Note what the items chose, and what the grammar forces after it, at the texts' ends.
+
+    Returns:
+        the tokens noted, equally many for each item and no more than `most`.
+    """
+    noted: list[list[int]] = [[] for _ in texts]
+    following = chosen or constraint.forced(most)
+    while following[0]:
+        for tokens_of, text, new in zip(noted, texts, following, strict=True):
+            tokens_of += new
+            text += new
+        for column in zip(*following, strict=True):
+            constraint.consume(column)
+        following = constraint.forced(most - len(noted[0]))
+    return noted

@@ -133,7 +133,8 @@ def own_kernels() -> Iterator[bool]:
     Elsewhere Triton's interpreter runs them on the host.
     """
     pytest.importorskip("triton", reason="there is no Triton for this system")
-    names = ("acestep.engines.torch._wave_kernels", "acestep.engines.torch._step_kernels")
+    kinds = ("wave", "step", "language", "choice")
+    names = [f"acestep.engines.torch._{kind}_kernels" for kind in kinds]
     on_gpu = resolve().has_tile_kernels(torch.bfloat16)
     with pytest.MonkeyPatch.context() as patch:
         if not on_gpu:

@@ -129,3 +129,22 @@ def test_rows_are_rounded_plain_data() -> None:
     assert record["warm"] == 0.1235
     assert record["stages"] == {"text": 0.0123}
     assert record["songs_per_hour"] == pytest.approx(3600 * 4 / 0.123456, abs=0.1)
+
+
+def test_codes_a_second_of_a_language_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from acestep.bench import lm_benchmark
+    from acestep.lm.demo import LmShape
+
+    monkeypatch.setitem(lm_benchmark.SHAPES, "small", (LmShape(), 66_000))
+    monkeypatch.setattr(lm_benchmark, "_COPIED", 1 << 20)
+    options = "bench --device cpu --lm small --codes 2 --repeats 1 --against nothing"
+    assert main(options.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("small on cpu")
+    ours = next(line for line in lines if line.startswith("transformers' modules"))
+    assert " codes/s" in ours
+    assert " % of the limit; first code after " in ours
+    assert any(line.startswith("limit at ") for line in lines)
+    assert main([*options.split(), "--codes", "0"]) == 2

@@ -35,6 +35,9 @@ def test_kernels_follow_the_capability(
     for dtype in HALF:
         assert policy.has_packed_attention(dtype) is packed
         assert policy.has_tile_kernels(dtype) is (tiles and has_triton)
+        assert policy.has_language_kernels(dtype) is (tiles and has_triton)
+    assert policy.launches_ahead is tiles
+    assert not policy.has_language_kernels(torch.float32)
     assert not policy.has_packed_attention(torch.float32)
     assert not policy.has_tile_kernels(torch.float32)
 
@@ -48,6 +51,8 @@ def test_a_gpu_of_amd_is_no_hopper(
     for dtype in HALF:
         assert not policy.has_packed_attention(dtype)
         assert not policy.has_tile_kernels(dtype)
+        assert not policy.has_language_kernels(dtype)
+    assert not policy.launches_ahead
 
 
 def test_the_host_has_none_of_them_and_records_nothing() -> None:

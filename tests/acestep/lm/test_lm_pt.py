@@ -70,3 +70,70 @@ def test_running_out_of_memory_is_one_line(demo: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Decoding, "start", full)
     with pytest.raises(GenerationError, match=r"cpu ran out of memory in the language model \(t"):
         made.codes(CodeJob([Prompt([5])], [1], Sampling(), [3]), lambda done, most: None)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_greedy_text_and_codes_are_those_of_transformers(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, guidance: float
+) -> None:
+    """Token by token through transformers' model, without a cache; what the grammar forces
+    costs the engine a forward for the whole of it, and none where it begins the text."""
+    import torch
+
+    from acestep.lm import grammar
+    from acestep.lm.backend import CodeJob, TextJob
+    from acestep.lm.decoding import Decoding
+    from acestep.lm.prompts import Prompts
+    from acestep.lm.sampling import Sampling
+
+    made: Any = loading.load("pt", demo, resolve("cpu"))
+    tokens = made.tokens
+    prompt = Prompts(made.tokenizer).plan("rain", "la", guided=guidance > 1)
+    sampling = Sampling(0.0, guidance=guidance)
+    shape = grammar.Shape(("bpm", "keyscale", "language"), {"bpm": 120})
+    rules = grammar.lark(shape, tokens.think_open, tokens.think_close, tokens.end)
+
+    def scores(text: list[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            rows = [
+                torch.tensor([[*ids, *text]])
+                for ids in (prompt.conditional, prompt.unconditional)
+                if ids
+            ]
+            logits = torch.cat([made.model(row).logits[:, -1] for row in rows])
+        return sampling.guide(torch.zeros(1, 1), logits)[0]
+
+    text: list[int] = []
+    constraint, drawn = grammar.Grammar(made._vocabulary, rules, 1), 0
+    while not constraint.finished:
+        following = constraint.forced(99)[0]
+        if not following:
+            words = constraint.masks()[0]
+            bits = (words[:, None] >> torch.arange(32, dtype=torch.int32)) & 1
+            allowed = bits.flatten()[: made._vocabulary.size] == 1
+            best = scores(text)[: len(allowed)].masked_fill(~allowed, -torch.inf)
+            following, drawn = [int(best.argmax())], drawn + 1
+        for token in following:
+            constraint.consume([token])
+        text += following
+
+    ran: list[str] = []
+    for name in ("start", "feed", "advance"):
+        plain = getattr(Decoding, name)
+
+        def noted(self: Any, *args: Any, _name: str = name, _plain: Any = plain) -> None:
+            ran.append(_name)
+            _plain(self, *args)
+
+        monkeypatch.setattr(Decoding, name, noted)
+    job = TextJob([prompt], [0], sampling, rules, tokens.think_close, 99)
+    assert made.text(job, lambda done, most: None) == [text]
+    assert len(text) > 2 * drawn
+    assert len(ran) == drawn, "a forward for each token drawn but the last, and one for the prompt"
+
+    codes: list[int] = []
+    for _ in range(6):
+        row = [tokens.codes[0] + code for code in codes]
+        codes.append(int(scores(row)[list(tokens.codes)].argmax()))
+    wish = CodeJob([prompt], [0], sampling, [6])
+    assert made.codes(wish, lambda done, most: None) == [codes]

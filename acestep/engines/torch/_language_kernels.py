@@ -1,0 +1,326 @@
+"""The step of a language model over a few tokens at once, as Triton kernels.
+
+A token of such a model reads every weight once, and all else is small: what counts is that the
+memory is never idle. So a layer is five launches, each of which asks for its first weights
+before it waits for the launch in front of it, where the GPU allows that. A *slot* is one token
+of one sequence; what is computed for it does not depend on the other slots, to the last bit,
+nor on how many there are. Sums run in float32 and in a fixed order; so do the residual stream
+and attention.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Kernels are compiled, or rewritten to be interpreted: coverage cannot see their lines run.
+
+PLAIN: tl.constexpr = tl.constexpr(0)
+"""A product that leaves float32."""
+
+GATED: tl.constexpr = tl.constexpr(1)
+"""Two products over the same input, the activation of the first times the second."""
+
+JOINED: tl.constexpr = tl.constexpr(2)
+"""A product that is added to the residual stream, and made ready for the norm that follows."""
+
+_LAST_READ: tl.constexpr = tl.constexpr(16)
+"""Parts of the attention that are joined at once."""
+
+
+_QUERIES: tl.constexpr = tl.constexpr(16)
+"""Rows of the smallest product; the queries of a group are some of them."""
+
+
+# In place of `tl.sum` and `tl.max`, which are kernels of Triton's own: the interpreter takes
+# only ours, but knows these by name and need not go through them element by element.
+_plus, _larger = tl.standard._sum_combine, tl.standard._elementwise_max
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def embed(  # type: ignore[no-untyped-def]  # pragma: no cover
+    ids, positions, table, gain, stream, ready, powers, rotary, turns, width,
+    BLOCK: tl.constexpr, DIM: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """One slot: its token's row of the table begins the residual stream; and its rotation."""
+    if AHEAD:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    slot = tl.program_id(0)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    token = tl.load(ids + slot).to(tl.int64)
+    position = tl.maximum(tl.load(positions + slot), 0)
+    row = tl.load(table + token * width + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(stream + slot * width + columns, row, mask=inside)
+    scaled = row * tl.load(gain + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(ready + slot * width + columns, scaled.to(ready.dtype.element_ty), mask=inside)
+    tl.store(powers + slot, tl.reduce(row * row, 0, _plus))
+    turn = tl.arange(0, DIM)
+    tl.store(turns + slot * DIM + turn, tl.load(rotary + position * DIM + turn))
+
+
+@triton.jit
+def _root(powers, parts, width, eps, SLOTS: tl.constexpr, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """One over the root of the mean square of each slot's stream, from its blocks' sums."""
+    part, slots = tl.arange(0, PARTS), tl.arange(0, SLOTS)
+    place = powers + part[:, None] * SLOTS + slots[None, :]
+    power = tl.reduce(tl.load(place, mask=(part < parts)[:, None], other=0.0), 0, _plus)
+    return tl.rsqrt(power / width + eps)
+
+
+@triton.jit
+def _gather(
+    partial, SPLITS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr
+):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The sum of what the programs of one block left, always in the same order."""
+    place = tl.arange(0, ROWS)[:, None] * SLOTS + tl.arange(0, SLOTS)[None, :]
+    total = tl.load(partial + place)
+    for split in tl.static_range(1, SPLITS):
+        total += tl.load(partial + split * SIZE + place)
+    return total
+
+
+@triton.jit
+def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
+    total, other, root, before, gains, block, out, stream, squares, outputs,
+    SLOTS: tl.constexpr, ROWS: tl.constexpr, KIND: tl.constexpr,
+):  # fmt: skip
+    """What follows a product: the norm of its input, the activation, the sum."""
+    rows, slots = block * ROWS + tl.arange(0, ROWS), tl.arange(0, SLOTS)
+    inside = (rows < outputs)[:, None]
+    place = slots[None, :] * outputs + rows[:, None]
+    total *= root[None, :]
+    if KIND == GATED:
+        total = total / (1.0 + tl.exp(-total)) * (other * root[None, :])
+    if KIND == JOINED:
+        total += before
+        tl.store(stream + place, total, mask=inside)
+        tl.store(squares + block * SLOTS + slots, tl.reduce(total * total, 0, _plus))
+        total *= gains[:, None]
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["parts"])  # type: ignore[untyped-decorator]
+def product(  # type: ignore[no-untyped-def]  # pragma: no cover
+    ready, weight, out, stream, gain, powers, parts, squares, partial, arrivals,
+    outputs, width, eps,
+    SLOTS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, STEPS: tl.constexpr,
+    SPLITS: tl.constexpr, PARTS: tl.constexpr, EVEN: tl.constexpr,
+    NORMED: tl.constexpr, KIND: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """Some outputs of a product for all slots, over one part of its inputs.
+
+    The last program of a block to arrive adds the parts up and does what follows.
+    """
+    block, split = tl.program_id(0) // SPLITS, tl.program_id(0) % SPLITS
+    rows, slots = block * ROWS + tl.arange(0, ROWS), tl.arange(0, SLOTS)
+    begin, depth = split * (STEPS * DEPTH), tl.arange(0, DEPTH)
+    place = weight + rows.to(tl.int64)[:, None] * width + (begin + depth)[None, :]
+    inside = (rows < outputs)[:, None]
+    beyond = outputs.to(tl.int64) * width
+    if AHEAD:
+        tl.extra.cuda.gdc_launch_dependents()
+    # The first weights are asked for at once; what they are multiplied by may not be there yet.
+    tile = tl.load(place) if EVEN else tl.load(place, mask=inside, other=0.0)
+    if KIND == GATED:
+        second = tl.load(place + beyond)
+    gains = tl.full((ROWS,), 1.0, tl.float32)
+    if KIND == JOINED:
+        gains = tl.load(gain + rows).to(tl.float32)
+    if AHEAD:
+        tl.extra.cuda.gdc_wait()
+    heard = ready + begin + slots[None, :] * width + depth[:, None]
+    given = tl.load(heard)
+    # What the last program will need is asked for now: then it need not wait for it.
+    before = tl.full((ROWS, SLOTS), 0.0, tl.float32)
+    if KIND == JOINED:
+        before = tl.load(stream + slots[None, :] * outputs + rows[:, None])
+    root = tl.full((SLOTS,), 1.0, tl.float32)
+    if NORMED:
+        root = _root(powers, parts, width, eps, SLOTS, PARTS)
+    total = tl.dot(tile, given, input_precision="ieee")
+    other = total
+    if KIND == GATED:
+        other = tl.dot(second, given, input_precision="ieee")
+    for _ in range(1, STEPS):
+        place += DEPTH
+        heard += DEPTH
+        given = tl.load(heard)
+        tile = tl.load(place) if EVEN else tl.load(place, mask=inside, other=0.0)
+        total = tl.dot(tile, given, total, input_precision="ieee")
+        if KIND == GATED:
+            other = tl.dot(tl.load(place + beyond), given, other, input_precision="ieee")
+    if SPLITS == 1:
+        _finish(
+            total, other, root, before, gains, block, out, stream, squares, outputs,
+            SLOTS, ROWS, KIND,
+        )  # fmt: skip
+        return
+    halves: tl.constexpr = 2 if KIND == GATED else 1
+    size: tl.constexpr = ROWS * SLOTS * halves
+    left = partial + block * (SPLITS * size)
+    own = left + split * size + tl.arange(0, ROWS)[:, None] * SLOTS + slots[None, :]
+    tl.store(own, total)
+    if KIND == GATED:
+        tl.store(own + ROWS * SLOTS, other)
+    # All of this program's parts are written before its arrival is told.
+    tl.debug_barrier()
+    if tl.atomic_add(arrivals + block, 1, sem="acq_rel") == SPLITS - 1:
+        tl.store(arrivals + block, 0)
+        total = _gather(left, SPLITS, size, ROWS, SLOTS)
+        if KIND == GATED:
+            other = _gather(left + ROWS * SLOTS, SPLITS, size, ROWS, SLOTS)
+        _finish(
+            total, other, root, before, gains, block, out, stream, squares, outputs,
+            SLOTS, ROWS, KIND,
+        )  # fmt: skip
+
+
+@triton.jit
+def _turned(head, gain, turn, eps, inside, DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Queries or keys in rows, normed and turned by their slot's rotation: their two halves."""
+    half = tl.arange(0, DIM // 2)
+    place = head[:, None] + half[None, :]
+    first = tl.load(place, mask=inside[:, None], other=0.0)
+    second = tl.load(place + DIM // 2, mask=inside[:, None], other=0.0)
+    cosine = tl.load(turn + half)[None, :]
+    sine = tl.load(turn + DIM // 2 + half)[None, :]
+    power = tl.reduce(first * first + second * second, 1, _plus) / DIM
+    root = tl.rsqrt(power + eps)[:, None]
+    first *= root * tl.load(gain + half).to(tl.float32)[None, :]
+    second *= root * tl.load(gain + DIM // 2 + half).to(tl.float32)[None, :]
+    return first * cosine - second * sine, second * cosine + first * sine
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def append(  # type: ignore[no-untyped-def]  # pragma: no cover
+    joined, key_gain, turns, keys, values, positions, sequences, length, eps,
+    HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """One slot: its keys and values go to their place in the cache."""
+    if AHEAD:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    slot = tl.program_id(0)
+    position = tl.load(positions + slot)
+    if position >= 0:
+        half, whole, head = tl.arange(0, DIM // 2), tl.arange(0, DIM), tl.arange(0, KV)
+        row = joined + slot * ((HEADS + 2 * KV) * DIM) + (HEADS + head) * DIM
+        first, second = _turned(row, key_gain, turns + slot * DIM, eps, head < KV, DIM)
+        sequence = tl.load(sequences + slot)
+        place = ((sequence * KV + head).to(tl.int64) * length + position)[:, None] * DIM
+        tl.store(keys + place + half[None, :], first.to(keys.dtype.element_ty))
+        tl.store(keys + place + DIM // 2 + half[None, :], second.to(keys.dtype.element_ty))
+        value = tl.load(row[:, None] + KV * DIM + whole[None, :])
+        tl.store(values + place + whole[None, :], value.to(values.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=["splits"])  # type: ignore[untyped-decorator]
+def attend(  # type: ignore[no-untyped-def]  # pragma: no cover
+    joined, query_gain, key_gain, turns, keys, values, positions, sequences,
+    heard, partial, arrivals, splits, length, scale, eps,
+    HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, SPLIT: tl.constexpr,
+    OWN: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """The queries that share one key head, of one slot, over one stretch of the cache.
+
+    With `OWN` the slot's own key and value are appended here: right as long as no other slot
+    of this launch belongs to the same sequence. The last program to arrive joins the stretches.
+    """
+    group: tl.constexpr = HEADS // KV
+    wide: tl.constexpr = DIM + 2
+    slot, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    half, whole = tl.arange(0, DIM // 2), tl.arange(0, DIM)
+    begin = split * SPLIT
+    columns = begin + tl.arange(0, SPLIT)
+    if AHEAD:
+        tl.extra.cuda.gdc_launch_dependents()
+    # What earlier steps left in the cache is there already. Where this step is may not be: what
+    # is read here before the wait is that or the place before, enough to tell what to ask for.
+    hint = tl.load(positions + slot)
+    if (hint < 0) | (hint + 1 < begin):
+        return
+    sequence = tl.load(sequences + slot)
+    base = (sequence * KV + head).to(tl.int64) * length * DIM
+    cached = base + columns[:, None] * DIM
+    held = (columns < length)[:, None]
+    if AHEAD and not OWN:
+        tl.extra.cuda.gdc_wait()
+    key_first = tl.load(keys + cached + half[None, :], mask=held, other=0.0)
+    key_second = tl.load(keys + cached + DIM // 2 + half[None, :], mask=held, other=0.0)
+    value = tl.load(values + cached + whole[None, :], mask=held, other=0.0)
+    if AHEAD and OWN:
+        tl.extra.cuda.gdc_wait()
+    position = tl.load(positions + slot)
+    if position < begin:
+        return
+    row = joined + slot * ((HEADS + 2 * KV) * DIM)
+    turn = turns + slot * DIM
+    member = tl.arange(0, _QUERIES)
+    queries = row + (head * group + member) * DIM
+    first, second = _turned(queries, query_gain, turn, eps, member < group, DIM)
+    if OWN:
+        lone = tl.arange(0, 1)
+        new = row + (HEADS + head + lone) * DIM
+        own_first, own_second = _turned(new, key_gain, turn, eps, lone < 1, DIM)
+        own_first = own_first.to(keys.dtype.element_ty)
+        own_second = own_second.to(keys.dtype.element_ty)
+        own_value = tl.load(row + (HEADS + KV + head) * DIM + whole)[None, :]
+        own_value = own_value.to(values.dtype.element_ty)
+        own = (columns == position)[:, None]
+        key_first = tl.where(own, own_first, key_first)
+        key_second = tl.where(own, own_second, key_second)
+        value = tl.where(own, own_value, value)
+        tl.store(keys + cached + half[None, :], key_first, mask=own)
+        tl.store(keys + cached + DIM // 2 + half[None, :], key_second, mask=own)
+        tl.store(values + cached + whole[None, :], value, mask=own)
+    first = (first * scale).to(keys.dtype.element_ty)
+    second = (second * scale).to(keys.dtype.element_ty)
+    score = tl.dot(first, tl.trans(key_first), input_precision="ieee")
+    score = tl.dot(second, tl.trans(key_second), score, input_precision="ieee")
+    score = tl.where((columns <= position)[None, :], score, float("-inf"))
+    top = tl.reduce(score, 1, _larger)
+    weight = tl.exp(score - top[:, None])
+    mass = tl.reduce(weight, 1, _plus)
+    made = tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+    left = partial + (slot * KV + head) * splits * group * wide
+    into = left + (split * group + member) * wide
+    tl.store(into[:, None] + whole[None, :], made, mask=(member < group)[:, None])
+    tl.store(into + DIM, top, mask=member < group)
+    tl.store(into + DIM + 1, mass, mask=member < group)
+    tl.debug_barrier()
+    expected = position // SPLIT + 1
+    counter = arrivals + slot * KV + head
+    if tl.atomic_add(counter, 1, sem="acq_rel") == expected - 1:
+        tl.store(counter, 0)
+        total = _joined_parts(left, expected, group, DIM)
+        place_of = heard + slot * (HEADS * DIM) + head * group * DIM
+        place_of += tl.arange(0, group)[:, None] * DIM + whole[None, :]
+        tl.store(place_of, total.to(heard.dtype.element_ty))
+
+
+@triton.jit
+def _joined_parts(left, count, GROUP: tl.constexpr, DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Attention over all stretches from that over each; in steps of one size, so that the
+    order of the sum is that of the stretches alone."""
+    wide: tl.constexpr = DIM + 2
+    member, whole = tl.arange(0, GROUP), tl.arange(0, DIM)
+    total = tl.full((GROUP, DIM), 0.0, tl.float32)
+    top = tl.full((GROUP,), float("-inf"), tl.float32)
+    mass = tl.full((GROUP,), 0.0, tl.float32)
+    start = 0
+    while start < count:
+        part = start + tl.arange(0, _LAST_READ)
+        place = left + (part[:, None] * GROUP + member[None, :]) * wide
+        inside = (part < count)[:, None]
+        tops = tl.load(place + DIM, mask=inside, other=float("-inf"))
+        masses = tl.load(place + DIM + 1, mask=inside, other=0.0)
+        rows = tl.load(place[:, :, None] + whole[None, None, :], mask=inside[:, :, None], other=0.0)
+        higher = tl.maximum(top, tl.reduce(tops, 0, _larger))
+        weights, before = tl.exp(tops - higher[None, :]), tl.exp(top - higher)
+        mass = mass * before + tl.reduce(weights * masses, 0, _plus)
+        total = total * before[:, None] + tl.reduce(weights[:, :, None] * rows, 0, _plus)
+        top = higher
+        start += _LAST_READ
+    return total / mass[:, None]
