@@ -102,6 +102,10 @@ class Score:
         )
 
 
+_ARGUMENTS_ON_HOST = frozenset({"tensor_split"})
+"""Operators whose tensor arguments stay on the host: C++ reads them before it dispatches."""
+
+
 def _to_device(value: Any) -> Any:
     return value.detach().to(BACKEND) if isinstance(value, torch.Tensor) else value
 
@@ -139,7 +143,8 @@ def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
             for sample in samples:
                 moved = sample.transform(_to_device)
                 placed = {"device": BACKEND} if "device" in moved.kwargs else {}
-                op(moved.input, *moved.args, **{**moved.kwargs, **placed})
+                args = sample.args if op.name in _ARGUMENTS_ON_HOST else moved.args
+                op(moved.input, *args, **{**moved.kwargs, **placed})
     except Exception as error:  # noqa: BLE001 - whatever an operator raises is its outcome
         text = str(error).splitlines()[0] if str(error) else ""
         return f"{type(error).__name__}: {text}", on_host
