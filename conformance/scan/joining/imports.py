@@ -24,6 +24,8 @@ class Imports:
         self._locals: dict[str, dict[str, Import]] = {}
         self._stars: dict[str, list[Import]] = {}
         self._index: dict[str, list[tuple[str, str]]] | None = None
+        self._read: dict[str, list[tuple[str, Import]]] = {}
+        self._starred: dict[str | None, list[str]] | None = None  # by module: who takes it all
 
     def is_hot(self, path: str) -> bool:
         """Whether a file speaks of devices, so that it may know a guard."""
@@ -92,10 +94,14 @@ class Imports:
         self, found: dict[str, set[str]], carriers: set[str], name: str
     ) -> dict[str, set[str]] | None:
         """The same with those that import a module which has the name."""
-        for path, item in self._named("*"):
-            if self.modules.find(item.module, path) in carriers:
-                found.setdefault(path, set()).add(name)
+        if self._starred is None:
+            self._starred = {}
+            for path, item in self._named("*"):
+                module = self.modules.find(item.module, path)
+                self._starred.setdefault(module, []).append(path)
         for carrier in carriers:
+            for path in self._starred.get(carrier, ()):
+                found.setdefault(path, set()).add(name)
             for path, item in self.loaders(carrier):
                 if item.name != "*" and self.source(item, path) == (carrier, ""):
                     found.setdefault(path, set()).add(f"{item.local}.{name}")
@@ -128,5 +134,8 @@ class Imports:
                     last = module.rpartition(".")[2].lstrip(">")
                     if last and last != name:
                         self._index.setdefault(last, []).append((path, text))
-        for path, text in self._index.get(word, ()):
-            yield path, Import.from_text(text)
+        held = self._read.get(word)
+        if held is None:
+            found = self._index.get(word, ())
+            held = self._read[word] = [(path, Import.from_text(text)) for path, text in found]
+        return held

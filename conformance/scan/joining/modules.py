@@ -14,13 +14,13 @@ class Modules:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._files = frozenset(paths)
-        self._folders = {os.path.dirname(path) for path in self._files}
+        self._folder = {path: os.path.dirname(path) for path in self._files}
         self._found: dict[tuple[str, str], str | None] = {}
         self._tops: dict[str, set[str]] | None = None
 
     def find(self, module: str, importer: str) -> str | None:
         """The file of a module (``.env``, ``pkg.env``), None if the project does not hold it."""
-        folder = os.path.dirname(importer)
+        folder = self._folder[importer]
         place = (module, folder)
         if place not in self._found:
             self._found[place] = self._search(module, folder)
@@ -57,7 +57,7 @@ class Modules:
         """The folders that hold a package at the top, by its name."""
         if self._tops is None:
             self._tops = {}
-            for folder in self._folders:
+            for folder in set(self._folder.values()):
                 above = os.path.dirname(folder)
                 inner = os.path.join(above, "__init__.py") in self._files
                 if os.path.join(folder, "__init__.py") in self._files and not inner:
