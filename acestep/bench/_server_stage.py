@@ -40,11 +40,13 @@ class Stage:
         """Send characters as they are; the status and the start of the body that came."""
         host, port = self.url.removeprefix("http://").split(":")
         received = b""
-        with socket.create_connection((host, int(port)), timeout=wait) as connection:
+        with (
+            socket.create_connection((host, int(port)), timeout=wait) as connection,
+            contextlib.suppress(ConnectionError),
+        ):
             connection.sendall(sent.encode("latin-1"))
-            with contextlib.suppress(ConnectionError):
-                while len(received) < 100_000 and (part := connection.recv(65536)):
-                    received += part
+            while len(received) < 100_000 and (part := connection.recv(65536)):
+                received += part
         head, _, body = received.partition(b"\r\n\r\n")
         status = head.split(b"\r\n")[0].decode("latin-1").removeprefix("HTTP/1.1 ")
         if b"set-cookie" in head.lower():
@@ -92,6 +94,13 @@ class Stage:
         (made,) = json.loads(item["result"])
         prompt = str(made.get("prompt"))[:40]
         return f"failed: {made['error']}" if item["status"] == 2 else f"a song of {prompt!r}"
+
+    def alive(self) -> bool:
+        """Whether it answers, at the third try at the latest: it hangs up on who is slow."""
+        for _ in range(3):
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{self.url}/health", timeout=60).status_code == 200
+        return False
 
     @property
     def host(self) -> str:

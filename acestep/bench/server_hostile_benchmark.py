@@ -347,9 +347,8 @@ def attack(stage: Stage, name: str) -> tuple[bool, str]:
         told = f"the connection was closed ({type(error).__name__})"
     except AssertionError as error:
         return False, str(error)
-    alive = httpx.get(f"{stage.url}/health").status_code == 200
     unclear = any(words in told for words in ("something went wrong", "Traceback", "(see log)"))
-    return alive and not unclear and not told.startswith("5"), told
+    return stage.alive() and not unclear and not told.startswith("5"), told
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ class Catalogue:
     """
 
     def __init__(self, options: ServerOptions) -> None:
-        self._found: dict[str, str] = {}
+        self._options, self._found = options, dict[str, str]()
         for model in options.models:
             self._found.setdefault(_name(model, options.checkpoint), model)
         if not options.models:
@@ -61,6 +61,30 @@ class Catalogue:
                 return name
         raise RequestError(
             f"unknown model '{normalise.shown(asked)}'; choose from {', '.join(self.names)}"
+        )
+
+    def planner(self, asked: str) -> str:
+        """The name of a language model that is asked for; empty for the service's own.
+
+        A name that is not known here is refused once it is needed: clients send theirs with
+        every song. A path is none, whatever lies there; of a path to one here the name counts.
+
+        Raises:
+            RequestError: it is a path.
+        """
+        from acestep.lm.models import available
+
+        asked = asked.strip()
+        if asked.lower() in _DEFAULT or asked == self._options.lm_model:
+            return ""
+        here = available(self._options.checkpoint)
+        last = asked.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        if last in here:
+            return last
+        if asked == last and not asked.startswith((".", "~")) and not Path(asked).exists():
+            return asked
+        raise RequestError(
+            f"lm_model_path names no language model here; choose from {', '.join(here)}"
         )
 
     def source(self, asked: str) -> str:

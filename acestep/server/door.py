@@ -192,11 +192,12 @@ def _checked(service: Service, asked: Asked, files: Mapping[str, Path], kind: st
     if problem:
         raise RequestError(problem)
     service.catalogue.name(asked.model)
+    planner = service.catalogue.planner(asked.lm_model)
     sounds = {name: str(service.sounds.named(name, text)) for name, text in asked.sounds.items()}
     for path in files.values():
         service.sounds.check(path)
     sounds.update({name: str(path) for name, path in files.items()})
-    asked = replace(asked, sounds=sounds)
+    asked = replace(asked, sounds=sounds, lm_model=planner)
     # What is only described needs no words of its own.
     (asked if kind == "song" else replace(asked, query="anything")).check()
     return asked

@@ -84,8 +84,13 @@ class Engines:
         if (known := self._planners.get((name, backend))) is not None:
             return known
         from acestep.llm_inference import LLMHandler
+        from acestep.lm import models
 
         policy = self.policy
+        engine = backend_on(policy, backend)
+        # Nothing is let go for one that is not there.
+        if name != "auto":
+            models.find(name, self.options.checkpoint)
         report(0.0, desc="loading language model")
         handler = LLMHandler()
         # One is kept: language models are large, and few servers have several.
@@ -96,7 +101,7 @@ class Engines:
             name,
             policy,
             checkpoint_dir=self.options.checkpoint,
-            backend=backend_on(policy, backend),
+            backend=engine,
             offload=self.options.offload != "none" and not policy.unified_memory,
         )
         self._planners[name, backend] = handler

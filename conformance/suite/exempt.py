@@ -417,6 +417,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "server.catalogue:Catalogue.default",
         "server.catalogue:Catalogue.name",
         "server.catalogue:Catalogue.names",
+        "server.catalogue:Catalogue.planner",
         "server.catalogue:Catalogue.source",
         "server.chat:ChatApi",
         "server.chat:ChatApi.complete",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from acestep.errors import RequestError
+from acestep.llm_inference import LLMHandler
 from acestep.server import engines as room
 from acestep.server.catalogue import Catalogue
 from acestep.server.engines import Engines, backend_on
@@ -33,12 +34,16 @@ def test_models_come_and_go(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert second.pipeline is None
 
 
-def test_what_cannot_be_loaded_is_refused() -> None:
+def test_what_cannot_be_loaded_is_refused(planner: LLMHandler) -> None:
     engines = Engines("cpu", ServerOptions())
+    engines._planners["auto", ""] = planner
     with pytest.raises(RequestError, match="no checkpoint folder"):
         engines.music("nowhere", lambda *_, **__: None)
     with pytest.raises(RequestError, match="no language model"):
         engines.planner("nowhere", "", lambda *_, **__: None)
+    with pytest.raises(RequestError, match="unknown backend"):
+        engines.planner("demo", "other", lambda *_, **__: None)
+    assert planner.llm_initialized, "what is there was let go for what is not"
     with pytest.raises(RequestError, match="unknown backend"):
         backend_on(engines.policy, "other")
     with pytest.raises(RequestError, match="cannot be used on cpu"):
@@ -63,3 +68,15 @@ def test_names_of_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (some.name("acestep-v15-base"), some.source("turbo")) == ("base", str(folder))
     with pytest.raises(RequestError, match="unknown model 'demo'; choose from base"):
         some.name("demo")
+
+
+def test_names_of_language_models() -> None:
+    found = Catalogue(ServerOptions(lm_model="demo"))
+    for name in ("", "auto", "demo"):
+        assert found.planner(name) == ""
+    assert Catalogue(ServerOptions()).planner("checkpoints/demo") == "demo"
+    # Clients send it with every song, whether or not it is needed.
+    assert found.planner("acestep-5Hz-lm-9B") == "acestep-5Hz-lm-9B"
+    for path in ("/etc", "../x", "~/x", "..", "C:\\x", "/"):
+        with pytest.raises(RequestError, match=r"names no language model here; choose from .*demo"):
+            found.planner(path)
