@@ -247,7 +247,8 @@ class Placements:
         point = self.point
         if isinstance(value, ast.Name):
             key = point.resolver.key(value, point.scope)
-            return not is_device_name(value.id) and key in self.held
+            says = is_device_name(value.id) and not named_backends(value.id)
+            return not says and key in self.held
         if isinstance(value, ast.Constant):
             device = device_type(value.value) if isinstance(value.value, str) else None
             return device in ACCELERATORS and not point.guarded(device or "")

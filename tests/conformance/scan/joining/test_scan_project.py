@@ -121,6 +121,7 @@ GENERATE = "def generate(model, where, *, steps=3):\n    return model.to(where)\
     [
         (GENERATE, "generate(3, 'cuda')", True),
         (GENERATE, "generate(3, where='cuda')", True),
+        (GENERATE, "cuda_device = 'cuda'; generate(3, cuda_device)", True),
         (GENERATE, "generate('cuda', 3)", False),
         (GENERATE.replace("where", "device"), "generate(3, 'cuda:1')", True),
         (GENERATE.replace(".to(where)", ""), "generate(3, 'cuda')", False),
