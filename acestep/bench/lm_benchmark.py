@@ -108,8 +108,8 @@ def measure(
             _print(
                 (
                     *_row(decoder.name, batch, made, ours, theirs),
-                    f"without the prompt {made / step:.0f} codes/s, {100 * limit / step:.0f} % of "
-                    f"the limit; first code after {first:.2f} s",
+                    f"{made / step:.0f} after the prompt, {100 * limit / step:.0f} % of the limit; "
+                    f"first {first:.2f} s",
                 )
             )
         _print(_row(f"limit at {bandwidth:.2f} TB/s", batch, made, limit, theirs))
