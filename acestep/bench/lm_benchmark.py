@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from acestep.device import DTYPE_CHOICES, DevicePolicy, resolve
+from acestep.engines.torch.language_step import LanguageWeights
 from acestep.lm import fused
 from acestep.lm.cot import FIELDS
 from acestep.lm.decoding import Decoder, Decoding, Plan
@@ -136,7 +137,7 @@ def _decoders(
             )
         )
     if fused.serves(model, tokens, plan, policy):
-        weights = fused.LanguageWeights(model)
+        weights = LanguageWeights(model)
         made.append(
             _Contender("own kernels", lambda: fused.FusedDecoding(weights, tokens, plan, policy))
         )
