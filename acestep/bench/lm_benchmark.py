@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from acestep.device import DTYPE_CHOICES, DevicePolicy, resolve
+from acestep.engines.torch.language_step import LanguageWeights
 from acestep.lm import fused
 from acestep.lm.cot import FIELDS
 from acestep.lm.decoding import Decoder, Decoding, Plan
@@ -108,8 +109,8 @@ def measure(
             _print(
                 (
                     *_row(decoder.name, batch, made, ours, theirs),
-                    f"without the prompt {made / step:.0f} codes/s, {100 * limit / step:.0f} % of "
-                    f"the limit; first code after {first:.2f} s",
+                    f"{made / step:.0f} after the prompt, {100 * limit / step:.0f} % of the limit; "
+                    f"first {first:.2f} s",
                 )
             )
         _print(_row(f"limit at {bandwidth:.2f} TB/s", batch, made, limit, theirs))
@@ -136,7 +137,7 @@ def _decoders(
             )
         )
     if fused.serves(model, tokens, plan, policy):
-        weights = fused.LanguageWeights(model)
+        weights = LanguageWeights(model)
         made.append(
             _Contender("own kernels", lambda: fused.FusedDecoding(weights, tokens, plan, policy))
         )

@@ -105,18 +105,18 @@ class PtBackend:
         decoding = self._decoding(Plan.of(prompts, job.sampling, room, masked=True))
         decoding.start(prompts, job.seeds, made=len(texts[0]))
         most = min(len(texts[0]) + room, job.limit)
-        while not constraint.finished and len(texts[0]) < most:
+        finished = constraint.finished
+        while not finished and len(texts[0]) < most:
             # The host works on the mask while the device works on the logits.
             decoding.choose(constraint.masks())
             chosen = [[token] for token in decoding.chosen.tolist()]
             fed = _follow(constraint, texts, chosen, most - len(texts[0]))
             on_token(len(texts[0]), job.limit)
-            if constraint.finished:
-                return
-            if len(fed[0]) == 1:
-                decoding.advance()
-            else:
+            finished = constraint.finished
+            if len(fed[0]) > 1 and not finished:
                 decoding.feed(fed, len(texts[0]))
+            elif not finished:
+                decoding.advance()
 
     def codes(self, job: CodeJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -154,7 +154,7 @@ class PtBackend:
         if not fused.serves(self.model, self.tokens, plan, self._policy):
             return Decoding(self.model, self.tokens, plan, self._policy, self._compile)
         if self._weights is None or not self._weights.is_current(self.model):
-            self._weights = fused.LanguageWeights(self.model)
+            self._weights = LanguageWeights(self.model)
         return fused.FusedDecoding(self._weights, self.tokens, plan, self._policy)
 
     def _running(self) -> _Running:

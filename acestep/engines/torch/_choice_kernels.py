@@ -87,7 +87,7 @@ def score(  # type: ignore[no-untyped-def]  # pragma: no cover
     tl.store(places + at, place)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _above(scores, top, least, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Mass of the scores that are larger than one of them."""
     columns = tl.arange(0, BLOCK)
@@ -100,7 +100,7 @@ def _above(scores, top, least, width, BLOCK: tl.constexpr):  # type: ignore[no-u
     return tl.reduce(mass, 0, _plus)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _drawn(scores, least, seed, step, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     """The token drawn among those whose scores are larger than one of them."""
     best, place, start = float("-inf"), width, 0

@@ -60,7 +60,7 @@ def embed(  # type: ignore[no-untyped-def]  # pragma: no cover
     tl.store(turns + slot * DIM + turn, tl.load(rotary + position * DIM + turn))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _root(powers, parts, width, eps, SLOTS: tl.constexpr, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     """One over the root of the mean square of each slot's stream, from its blocks' sums."""
     part, slots = tl.arange(0, PARTS), tl.arange(0, SLOTS)
@@ -69,10 +69,10 @@ def _root(powers, parts, width, eps, SLOTS: tl.constexpr, PARTS: tl.constexpr): 
     return tl.rsqrt(power / width + eps)
 
 
-@triton.jit
-def _gather(
+@triton.jit  # type: ignore[untyped-decorator]
+def _gather(  # type: ignore[no-untyped-def]  # pragma: no cover
     partial, SPLITS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr
-):  # type: ignore[no-untyped-def]  # pragma: no cover
+):
     """The sum of what the programs of one block left, always in the same order."""
     place = tl.arange(0, ROWS)[:, None] * SLOTS + tl.arange(0, SLOTS)[None, :]
     total = tl.load(partial + place)
@@ -81,7 +81,7 @@ def _gather(
     return total
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
     total, other, root, before, gains, block, out, stream, squares, outputs,
     SLOTS: tl.constexpr, ROWS: tl.constexpr, KIND: tl.constexpr,
@@ -177,7 +177,7 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _turned(head, gain, turn, eps, inside, DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Queries or keys in rows, normed and turned by their slot's rotation: their two halves."""
     half = tl.arange(0, DIM // 2)
@@ -300,7 +300,7 @@ def attend(  # type: ignore[no-untyped-def]  # pragma: no cover
         tl.store(place_of, total.to(heard.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _joined_parts(left, count, GROUP: tl.constexpr, DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Attention over all stretches from that over each; in steps of one size, so that the
     order of the sum is that of the stretches alone."""

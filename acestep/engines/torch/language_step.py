@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -332,7 +332,7 @@ def _linears(layer: Any) -> list[Any]:
 def _joined(*linears: Any) -> torch.Tensor:
     """The weights of layers over one input, which are parts of it from here on."""
     weight = torch.cat([linear.weight for linear in linears])
-    sizes: Sequence[int] = [linear.out_features for linear in linears]
+    sizes: list[int] = [linear.out_features for linear in linears]
     for linear, rows in zip(linears, torch.split(weight, sizes), strict=True):
         linear.weight.data = rows
     return weight

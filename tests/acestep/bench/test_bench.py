@@ -145,6 +145,7 @@ def test_codes_a_second_of_a_language_model(
     assert lines[0].startswith("small on cpu")
     ours = next(line for line in lines if line.startswith("transformers' modules"))
     assert " codes/s" in ours
-    assert " % of the limit; first code after " in ours
+    assert " after the prompt, " in ours
+    assert " % of the limit; first " in ours
     assert any(line.startswith("limit at ") for line in lines)
     assert main([*options.split(), "--codes", "0"]) == 2

@@ -94,6 +94,7 @@ def test_greedy_text_and_codes_are_those_of_transformers(
     rules = grammar.lark(shape, tokens.think_open, tokens.think_close, tokens.end)
 
     def scores(text: list[int]) -> torch.Tensor:
+        made.model.set_attn_implementation("sdpa")
         with torch.inference_mode():
             rows = [
                 torch.tensor([[*ids, *text]])
@@ -121,9 +122,11 @@ def test_greedy_text_and_codes_are_those_of_transformers(
     for name in ("start", "feed", "advance"):
         plain = getattr(Decoding, name)
 
-        def noted(self: Any, *args: Any, _name: str = name, _plain: Any = plain) -> None:
-            ran.append(_name)
-            _plain(self, *args)
+        def noted(
+            self: Any, *values: Any, kind: str = name, run: Any = plain, **named: Any
+        ) -> None:
+            ran.append(kind)
+            run(self, *values, **named)
 
         monkeypatch.setattr(Decoding, name, noted)
     job = TextJob([prompt], [0], sampling, rules, tokens.think_close, 99)
@@ -131,9 +134,8 @@ def test_greedy_text_and_codes_are_those_of_transformers(
     assert len(text) > 2 * drawn
     assert len(ran) == drawn, "a forward for each token drawn but the last, and one for the prompt"
 
-    codes: list[int] = []
-    for _ in range(6):
-        row = [tokens.codes[0] + code for code in codes]
-        codes.append(int(scores(row)[list(tokens.codes)].argmax()))
     wish = CodeJob([prompt], [0], sampling, [6])
-    assert made.codes(wish, lambda done, most: None) == [codes]
+    (codes,) = made.codes(wish, lambda done, most: None)
+    for number, code in enumerate(codes):
+        row = [tokens.codes[0] + code for code in codes[:number]]
+        assert code == int(scores(row)[list(tokens.codes)].argmax())

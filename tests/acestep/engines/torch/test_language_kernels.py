@@ -47,6 +47,8 @@ class Engine:
             for tiles in ("TILES", "WIDE_TILES"):
                 patch.setattr(language_step, tiles, SMALL)
             patch.setattr(language_step, "STRETCH", 8)
+            # The parts of the attention are joined one after the other, as in a long song.
+            patch.setattr(language_step.kernels()[0], "_LAST_READ", 1)
             patch.setattr(fused, "WIDE", 16)
             patch.setattr(DevicePolicy, "has_language_kernels", lambda self, dtype: True)
         # A bfloat16 of 8 bits against float32, and float32 in another order.
