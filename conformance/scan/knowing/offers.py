@@ -49,9 +49,10 @@ def _texts(bounds: Iterable[Bound], resolver: Resolver, conditions: Conditions) 
             teaches = teaches or any(side.known or side.excluded for side in pair)
         teaches = teaches or (not mark and resolver.device_set(value, scope) is not None)
         try:
-            texts.append(mark + ast.unparse(_plain(value, resolver, scope)))
+            texts.append(mark + ast.unparse(_Plain(resolver).of(value, scope)))
         except ValueError:
-            return []  # an f-string that this Python cannot write out again; no test is one
+            # Longer than any test; or an f-string that this Python cannot write out again.
+            return []
     return texts if teaches else []
 
 
@@ -61,31 +62,44 @@ def returned(function: FunctionNode) -> ast.expr | None:
     return values[0] if len(values) == 1 else None
 
 
-def _plain(node: ast.expr, resolver: Resolver, scope: Scope, depth: int = 0) -> ast.expr:
-    """An expression with the module's own names undone, as far as they can be."""
-    if isinstance(node, ast.Name | ast.Attribute):
-        dotted = resolver.dotted(node, scope)
-        if dotted is not None and not dotted.startswith("."):
-            return ast.parse(dotted, mode="eval").body if dotted.isascii() else node
-        held = resolver.only_value(node, scope)
-        if held is not None and depth < _DEPTH:
-            return _plain(held[0], resolver, held[1], depth + 1)
-        return node
-    if isinstance(node, ast.Call) and not node.args and not node.keywords and depth < _DEPTH:
-        definition = resolver.definition(node.func, scope)
-        if isinstance(definition, FunctionNode):
-            answer = returned(definition)
-            inner = resolver.scopes.of.get(id(definition))
-            if answer is not None and inner is not None:
-                return _plain(answer, resolver, inner, depth + 1)
-    return _Inner(resolver, scope, depth).visit(node)  # type: ignore[no-any-return]
+class _Plain:
+    """Expressions with the module's own names undone, as far as they can be."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._parts = 0
+
+    def of(self, node: ast.expr, scope: Scope, depth: int = 0) -> ast.expr:
+        """The expression, or a copy. Raises ValueError for more parts than a text may have."""
+        self._parts += 1
+        if self._parts > _LONGEST:
+            # Names that stand for sums of names would grow with each undoing.
+            raise ValueError("longer than the longest text that is offered")
+        resolver = self._resolver
+        if isinstance(node, ast.Name | ast.Attribute):
+            dotted = resolver.dotted(node, scope)
+            if dotted is not None and not dotted.startswith("."):
+                return ast.parse(dotted, mode="eval").body if dotted.isascii() else node
+            held = resolver.only_value(node, scope)
+            if held is not None and depth < _DEPTH:
+                return self.of(held[0], held[1], depth + 1)
+            return node
+        if isinstance(node, ast.Call) and not node.args and not node.keywords and depth < _DEPTH:
+            definition = resolver.definition(node.func, scope)
+            if isinstance(definition, FunctionNode):
+                answer = returned(definition)
+                inner = resolver.scopes.of.get(id(definition))
+                if answer is not None and inner is not None:
+                    return self.of(answer, inner, depth + 1)
+        return _Inner(self, scope, depth).visit(node)  # type: ignore[no-any-return]
 
 
 class _Inner(ast.NodeTransformer):
     """The parts of an expression, on a copy: the tree of the file stays as it is."""
 
-    def __init__(self, resolver: Resolver, scope: Scope, depth: int) -> None:
-        self._how = resolver, scope, depth
+    def __init__(self, plain: _Plain, scope: Scope, depth: int) -> None:
+        self._plain = plain
+        self._how = scope, depth
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         fields: dict[str, object] = {}
@@ -98,5 +112,5 @@ class _Inner(ast.NodeTransformer):
 
     def _part(self, value: object) -> object:
         if isinstance(value, ast.Name | ast.Attribute | ast.Call):
-            return _plain(value, *self._how)
+            return self._plain.of(value, *self._how)
         return self.generic_visit(value) if isinstance(value, ast.AST) else value

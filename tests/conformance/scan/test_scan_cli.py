@@ -175,16 +175,18 @@ def test_reports_to_a_file_and_statistics(
 
 
 def test_fix_and_patch(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    three = TWO + "x = torch.zeros(1, device='cuda')\n"
+    (project / "bad.py").write_text(three)
     status, lines, _ = run(capsys, "--diff-only")
     assert (status, lines[0]) == (1, "--- a/bad.py")
-    assert (project / "bad.py").read_text() == TWO
+    assert (project / "bad.py").read_text() == three
     status, lines, err = run(capsys, "--fix")
-    assert (status, codes(lines)) == (1, ["DEV114"])
-    assert "1 mended" in err
+    assert (status, codes(lines)) == (1, ["DEV101"])
+    assert "2 mended" in err
     assert run(capsys, "--fix", "--unsafe-fixes")[0] == 0
     text = (project / "bad.py").read_text()
     assert "torch.accelerator.synchronize()" in text
-    assert 'map_location="cpu"' in text
+    assert 'map_location=None if torch.cuda.is_available() else "cpu"' in text
     assert run(capsys, "--diff-only") == (0, [], "")
 
 
