@@ -17,6 +17,7 @@ settings.load_profile("acestep")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for _name in (
     "ACESTEP_CHANNELS_LAST",
+    "ACESTEP_LANGUAGE_KERNELS",
     "ACESTEP_CHECKPOINTS",
     "ACESTEP_DEVICE",
     "ACESTEP_DEVICE_MEMORY_GB",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,12 @@ def has_tile_kernels(device: torch.device, dtype: torch.dtype) -> bool:
 
 def has_language_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the language model's own kernels run here: Triton's, whose launches overlap as a
-    Hopper's do, and whose tiles take its shared memory. On other GPUs nobody has run them."""
-    return has_tile_kernels(device, dtype)
+    Hopper's do, and whose tiles take its shared memory. On other GPUs nobody has run them.
+
+    Only where ACESTEP_LANGUAGE_KERNELS is 1: their last version was interpreted on the host and
+    compiled for a Hopper GPU, and has not yet run on one.
+    """
+    return os.environ.get("ACESTEP_LANGUAGE_KERNELS") == "1" and has_tile_kernels(device, dtype)
 
 
 def launches_ahead(device: torch.device) -> bool:
