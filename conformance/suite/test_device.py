@@ -64,6 +64,8 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert policy.records is (target.device == "cuda")
     assert policy.has_packed_attention(torch.float32) is False
     assert policy.has_tile_kernels(torch.float32) is False
+    assert policy.has_language_kernels(torch.float32) is False
+    assert target.device == "cuda" or policy.launches_ahead is False
     policy.reset_peak_memory()
     with policy.autocast(), policy.full_precision(), policy.fixed_shapes():
         assert policy.with_dtype("auto") is policy

@@ -38,9 +38,8 @@ def _plain(token: Token) -> str:
     kind, text, _, _ = token
     if kind != "text":
         return text
-    if text.startswith(('"""', "'''")):
-        return text[3:-3]
-    if text[0] == "'" or "\\" not in text:
+    several = text.startswith(('"""', "'''"))
+    if not several and (text[0] == "'" or "\\" not in text):
         return text[1:-1]
     value: str = tomllib.loads(f"x = {text}")["x"]
     return value

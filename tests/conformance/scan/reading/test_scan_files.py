@@ -35,6 +35,7 @@ k = true
 [[three]]
 k = false
 """
+FOLDED = "run = \"\"\"\\\n  python -c \\\n  cuda\n\"\"\"\nraw = '''\ncuda\\x'''\n"
 JSON = '{"a": {"b": [1, "c\\"uda", {"d": null}]}, "e": true, "f": [], "g": {}, "h": ["x", [2.5e3]]}'
 YAML = "a:\n  b: [1, x, {c: y}]\n  d: &here {e: f}\n  g: *here\nh: |\n  two\n  lines\ni: 'q'\n"
 
@@ -49,7 +50,8 @@ def flat(value: Any, keys: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 def test_every_toml_value_is_found_under_its_keys_and_in_its_place() -> None:
-    for text in (TOML, *(p.read_text() for p in REPOSITORY.glob("**/pyproject.toml"))):
+    own = (REPOSITORY / name / "pyproject.toml" for name in ("", "conformance"))
+    for text in (TOML, FOLDED, *(path.read_text() for path in own)):
         found = toml_.settings(text)
         assert sorted(s.keys for s in found) == sorted(flat(tomllib.loads(text)))
         for setting in found:
