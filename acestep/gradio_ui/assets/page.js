@@ -175,14 +175,17 @@
   new MutationObserver(() => {
     if (!waiting) {
       waiting = true;
-      requestAnimationFrame(() => { waiting = false; redrawn(); });
+      // No animation frame: a tab in the background gets none, and its title says how far it is.
+      setTimeout(() => { waiting = false; redrawn(); }, 30);
     }
     if (!playing) return;
     const audio = document.querySelector(`article.song[data-song="${playing.id}"] audio`);
     if (!audio || !audio.paused || audio.currentTime > 0) return;
     audio.currentTime = playing.at;
     audio.play().catch(() => { playing = null; });
-  }).observe(document.documentElement, { childList: true, subtree: true });
+  }).observe(document.documentElement, {
+    childList: true, subtree: true, characterData: true, attributeFilter: ['value'],
+  });
 
   document.addEventListener('click', (event) => {
     const line = event.target.closest('[data-seek]');
