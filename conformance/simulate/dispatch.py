@@ -36,6 +36,8 @@ _QUESTIONS = frozenset(
     | {"aten::result_type", "aten::can_cast"}
 )
 """What only asks about tensors, and computes on none of them."""
+_MIXES = _MOVES | _HOST_OPERANDS | _QUESTIONS
+"""Operators whose operands may lie on two devices."""
 _WAITS = {
     "aten::_local_scalar_dense": "reads one element",
     "aten::equal": "reads one element",
@@ -288,7 +290,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         """Raises RuntimeError for operands on two devices, except where MPS lets them mix."""
         core = self.core
-        if operator.base in _MOVES or operator.base in _HOST_OPERANDS | _QUESTIONS:
+        if operator.base in _MIXES:
             return
         if torch._C._current_graph_task_id() != -1 and core.thread.call is None:
             # Derivative formulas make zeros whose device C++ reads as the CPU's.
@@ -340,7 +342,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         thread = self.core.thread
         key = operator.reenter
-        if operator.sparse_apart and _layout(tensors_in(args, kwargs), {}) is not torch.strided:
+        # Most operators run whole anyway; only for the others the layout is looked at.
+        apart = key is not None and operator.sparse_apart
+        if apart and _layout(tensors_in(args, kwargs), {}) is not torch.strided:
             key = None
         if operator.python is not None:
             return self._python(operator, args, kwargs)
