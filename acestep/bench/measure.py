@@ -282,20 +282,24 @@ def start_up(checkpoint: Path, device: str, seconds: float, runs: int) -> list[S
     Raises:
         GenerationError: the command failed.
     """
-    measured = []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "acestep", "generate", CAPTION.format("one")]
         command += ["--model", str(checkpoint), "--device", device, "--duration", str(seconds)]
         command += ["--seed", "1", "--force", "--json", "-o", str(Path(folder) / "song.flac")]
-        for _ in range(runs + 1):
-            before = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            spent = time.perf_counter() - before
-            if done.returncode:
-                said = done.stderr.strip().splitlines() or ["it said nothing"]
-                raise GenerationError(f"a fresh process failed: {said[-1]}")
-            (record,) = json.loads(done.stdout)
-            measured.append(StartUp(spent, record["seconds_taken"]))
+        return _started(command, runs)
+
+
+def _started(command: Sequence[str], runs: int) -> list[StartUp]:
+    measured = []
+    for _ in range(runs + 1):
+        before = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        spent = time.perf_counter() - before
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["it said nothing"]
+            raise GenerationError(f"a fresh process failed: {said[-1]}")
+        (record,) = json.loads(done.stdout)
+        measured.append(StartUp(spent, record["seconds_taken"]))
     return measured[1:]
 
 

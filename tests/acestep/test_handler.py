@@ -266,9 +266,9 @@ def test_extra_outputs(handler: AceStepHandler) -> None:
     assert [audio["seed"] for audio in result["audios"]] == [4]
     extra = result["extra_outputs"]
     # The model makes 5.12 s at least.
-    assert extra["pred_latents"].shape == (1, 128, 32)
+    assert extra["pred_latents"].shape == (1, 128, 8)
     assert extra["latents"] is extra["pred_latents"]
-    assert extra["context_latents"].shape == (1, 128, 64)
+    assert extra["context_latents"].shape == (1, 128, 16)
     assert (extra["duration"], extra["latent_duration"]) == (0.6, 5.12)
     assert extra["encoder_hidden_states"].ndim == 3
     tokenizer = handler.pipeline.tokenizer  # type: ignore[union-attr]
