@@ -116,7 +116,9 @@ class Forked:
 
     def __init__(self, folder: Path, arguments: Sequence[str], first: Callable[[], object]) -> None:
         self._printed, self._said = folder / "printed", folder / "said"
-        copy = multiprocessing.get_context("fork").Process(target=self._run, args=(arguments, first))
+        copy = multiprocessing.get_context("fork").Process(
+            target=self._run, args=(arguments, first)
+        )
         copy.start()
         self.process = copy
 

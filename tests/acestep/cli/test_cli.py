@@ -304,9 +304,7 @@ def test_a_disk_that_fills_while_saving_leaves_nothing(
     assert files(tmp_path) == []
 
 
-def test_interrupt_exits_130_and_leaves_nothing(
-    tmp_path: Path, forked: Callable[..., Any]
-) -> None:
+def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path, forked: Callable[..., Any]) -> None:
     run = forked("generate", "x", "--steps", "1000", "--duration", "60", first=os.setsid)
     assert "toy" in run.said(lines=1)
     time.sleep(1)
