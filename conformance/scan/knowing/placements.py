@@ -121,6 +121,10 @@ class Placements:
             leaves = point.leaves(value)
             if any(leaf.device or leaf.key for leaf in leaves):
                 self._consume(value, leaves)
+                if isinstance(target, ast.Name) and point.alternatives.is_overwritten(
+                    point.statement, target.id
+                ):
+                    return
                 standing_in = stands_in(target, point.branches)
                 self.held.setdefault(key, []).append(
                     _Candidate(leaves, point.scope, point.statement, standing_in)
@@ -152,31 +156,37 @@ class Placements:
             self._returned_tuple(function.node, value)
             return
         leaves = point.leaves(value)
-        if not any(leaf.device or leaf.key for leaf in leaves):
-            return
-        if is_device_name(function.name) or any(
-            leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves
-        ):
-            self._consume(value, leaves)
-            key = (id(function.node), "return")
-            self.used[key] = f"the device that {function.name}() returns"
-            self.held.setdefault(key, []).append(
-                _Candidate(leaves, point.scope, point.statement, False)
-            )
+        if any(leaf.device or leaf.key for leaf in leaves):
+            says = is_device_name(function.name)
+            self._held_by(function.node, "return", value, leaves, placed=says)
 
     def _returned_tuple(self, function: FunctionNode, value: ast.Tuple) -> None:
         """A device among other values: each place of the tuple is a variable of its own."""
-        point = self.point
         for index, item in enumerate(value.elts):
-            leaves = point.leaves(item)
-            wrapped = any(leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves)
-            if wrapped or any(leaf.device in ACCELERATORS and leaf.chosen for leaf in leaves):
-                self._consume(item, leaves)
-                key = (id(function), f"return {index}")
-                self.used[key] = f"the device that {function.name}() returns"
-                self.held.setdefault(key, []).append(
-                    _Candidate(leaves, point.scope, point.statement, False)
-                )
+            leaves = self.point.leaves(item)
+            if any(leaf.device for leaf in leaves):
+                self._held_by(function, f"return {index}", item, leaves, placed=False)
+
+    def _held_by(
+        self,
+        function: FunctionNode,
+        place: str,
+        value: ast.expr,
+        leaves: list[Leaf],
+        *,
+        placed: bool,
+    ) -> None:
+        """A value that a function returns: a device if its name says so, if it is made one here,
+        or if a test for the accelerator chose it."""
+        key = (id(function), place)
+        self.held.setdefault(key, []).append(
+            _Candidate(leaves, self.point.scope, self.point.statement, False)
+        )
+        wrapped = any(leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves)
+        if placed or wrapped or any(_is_found(leaf, place) for leaf in leaves):
+            self.used[key] = f"the device that {function.name}() returns"
+        if key in self.used:
+            self._consume(value, leaves)
 
     def call(self, node: ast.Call) -> None:
         """Arguments of a call that say where to put something."""
@@ -435,6 +445,8 @@ class Placements:
                 choice = key in self.compared_keys and any(
                     leaf.chosen for item in candidates for leaf in item.leaves
                 )
+                if key[1].startswith("return"):
+                    continue
                 declared = named_backends(key[1])
                 if key[0] == module and any(
                     leaf.device in ACCELERATORS for item in candidates for leaf in item.leaves
@@ -457,3 +469,12 @@ class Placements:
                     standing_in=item.standing_in,
                     key=key,
                 )
+
+
+def _is_found(leaf: Leaf, place: str) -> bool:
+    """Whether an accelerator is returned because a test found it, or in a tuple by any choice."""
+    if leaf.device not in ACCELERATORS or leaf.device is None:
+        return False
+    guard = leaf.facts.guard(leaf.device)
+    chosen = leaf.chosen and place != "return"
+    return chosen or (guard is not None and guard.kind == "probe")

@@ -31,6 +31,8 @@ WORDS = (
     b"nccl",
     b".half()",
     b"=torch.float16",
+    b", torch.float16)",
+    b"=torch.half",
     b"load_in_",
     b"CUDAExecution",
     b"FLASH_ATTENTION",
@@ -55,7 +57,7 @@ _PRECISION = frozenset({b"float64", b"complex128", b"torch.double"})
 _NEAR = 240
 #: What makes NumPy's double precision where no dtype is given.
 _DOUBLES = re.compile(
-    rb"np\.(?:linspace|logspace|zeros|ones|eye|random\.(?:randn?|normal|uniform))\("
+    rb"np\.(?:linspace|logspace|zeros|ones|eye|random\.(?:randn?|normal|uniform)|arange|array|full)\("
 )
 #: Bytes below which a definition is sooner parsed than blanked.
 _WORTH = 60

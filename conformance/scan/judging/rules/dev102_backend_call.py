@@ -52,9 +52,10 @@ def _call(context: Context, node: ast.Call) -> None:
     if name.endswith(("Error", "Exception")) or name in PASSIVE or "jiterator" in dotted:
         return
     harmless = name in HARMLESS.get(backend, ())
-    if harmless and set(context.facts.excluded) & ACCELERATORS - {backend}:
+    other = set(context.facts.known) & ACCELERATORS - {backend}
+    if harmless and not other and set(context.facts.excluded) & ACCELERATORS - {backend}:
         return  # the last of a chain that serves the other accelerators
-    if harmless and context.alternatives.beside(
+    if harmless and not other and context.alternatives.beside(
         context.statement, calls(frozenset({name})), asks_mac
     ):
         return  # the next statement does the same for another accelerator
@@ -134,6 +135,7 @@ RULE = Rule(
         Bad("from torch import cuda as c\nc.empty_cache()", 2),
         Bad("from torch.cuda import empty_cache\nempty_cache()", 2),
         Bad("import torch\ntorch.mps.empty_cache()", 2),
+        Bad("import torch\ndef f(device):\n    if device == 'mps':\n        torch.cuda.empty_cache()", 4),
         Bad(
             "import torch\nif torch.cuda.is_available():\n    pass\nelse:\n    torch.cuda.synchronize()",
             5,

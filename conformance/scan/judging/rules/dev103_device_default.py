@@ -9,6 +9,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import mend_device
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.verdicts import Placement
+from conformance.scan.knowing.alternatives import replaced_at_once
 from conformance.scan.knowing.markers import refuses
 from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.vocabulary import (
@@ -73,6 +74,9 @@ def _function(context: Context, node: FunctionNode) -> None:
             continue
         device = _device(context, default)
         if device is not None and default is not None:
+            if replaced_at_once(node.body, argument.arg):
+                context.consumed.add(id(default))
+                continue
             # Autocast of the wrong device warns and does nothing; it does not fail.
             milder = Severity.WARNING if "autocast" in node.name.lower() else None
             _report(context, default, device, f"parameter `{argument.arg}`", milder)
@@ -227,6 +231,7 @@ RULE = Rule(
         Bad("DEFAULT = 'cuda'\ndef f(x, device=DEFAULT):\n    return x", 2),
     ),
     valid=(
+        "def load(path, device='cuda'):\n    device = 'cpu'\n    return open_(path).to(device)",
         "def load(path, device=None):\n    return path",
         "def load(path, device='cpu'):\n    return path",
         "def load(path, device='auto'):\n    return path",
