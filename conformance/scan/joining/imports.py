@@ -27,6 +27,11 @@ class Imports:
         self._read: dict[str, list[tuple[str, Import]]] = {}
         self._starred: dict[str | None, list[str]] | None = None  # by module: who takes it all
 
+    @property
+    def files(self) -> Iterable[str]:
+        """Every file of the project."""
+        return self._summaries
+
     def is_hot(self, path: str) -> bool:
         """Whether a file speaks of devices, so that it may know a guard."""
         return self._summaries[path].hot

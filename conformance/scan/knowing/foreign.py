@@ -21,7 +21,8 @@ class Foreign:
     ``values`` are expressions behind imported names (several lines: several bindings; after
     :data:`FUNCTION`, what a function returns). ``parameters`` are those of functions that are
     given a device, each with the place that it reaches there, if any. ``placed`` are the file's
-    own constants that others place something with, ``reached`` its own functions that others call
+    own constants that others place something with, ``fields`` the names under which they ask
+    objects for what they place, ``reached`` its own functions that others call
     without a guard, and ``backends`` those without which it is not imported.
     """
 
@@ -29,6 +30,7 @@ class Foreign:
     parameters: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     placed: tuple[tuple[str, str], ...] = ()
     reached: tuple[str, ...] = ()
+    fields: tuple[tuple[str, str], ...] = ()
     backends: tuple[str, ...] = ()
 
     @property

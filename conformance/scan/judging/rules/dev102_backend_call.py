@@ -55,8 +55,10 @@ def _call(context: Context, node: ast.Call) -> None:
     other = set(context.facts.known) & ACCELERATORS - {backend}
     if harmless and not other and set(context.facts.excluded) & ACCELERATORS - {backend}:
         return  # the last of a chain that serves the other accelerators
-    if harmless and not other and context.alternatives.beside(
-        context.statement, calls(frozenset({name})), asks_mac
+    if (
+        harmless
+        and not other
+        and context.alternatives.beside(context.statement, calls(frozenset({name})), asks_mac)
     ):
         return  # the next statement does the same for another accelerator
     message = f"{dotted}() is called without knowing that {backend} is in use"
@@ -135,7 +137,10 @@ RULE = Rule(
         Bad("from torch import cuda as c\nc.empty_cache()", 2),
         Bad("from torch.cuda import empty_cache\nempty_cache()", 2),
         Bad("import torch\ntorch.mps.empty_cache()", 2),
-        Bad("import torch\ndef f(device):\n    if device == 'mps':\n        torch.cuda.empty_cache()", 4),
+        Bad(
+            "import torch\ndef f(device):\n    if device == 'mps':\n        torch.cuda.empty_cache()",
+            4,
+        ),
         Bad(
             "import torch\nif torch.cuda.is_available():\n    pass\nelse:\n    torch.cuda.synchronize()",
             5,

@@ -74,7 +74,10 @@ RULE = Rule(
         ),
         Bad("import torch\ndef f(m, device):\n    return m.to(device, dtype=torch.float16)", 3),
         Bad("import torch\ndef f(x, device):\n    return x.to(device, torch.float16)", 3),
-        Bad("import torch\ndef f(device):\n    return torch.zeros(3, dtype=torch.float16, device=device)", 3),
+        Bad(
+            "import torch\ndef f(device):\n    return torch.zeros(3, dtype=torch.float16, device=device)",
+            3,
+        ),
     ),
     valid=(
         "import torch\ndef f(m):\n    return m.half() if torch.cuda.is_available() else m",

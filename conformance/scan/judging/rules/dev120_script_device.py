@@ -20,7 +20,7 @@ def _command(document: Document, command: Command) -> None:
     if document.kind not in ("shell", "make") or any(map(asks_where, command.around)):
         return
     shown = command.words and command.words[0] in _SHOWN
-    option = None if shown else _option(command.words)
+    option = None if shown or not command.words else _option(command.words)
     if option is not None:
         document.report(RULE, command, f"{option} needs CUDA: this command fails without it")
         return
