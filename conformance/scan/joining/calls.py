@@ -29,9 +29,9 @@ class Calls:
         reports: Callable[[Mapping[str, Iterable[str]]], Sequence[Report]],
         backends: Callable[[str], frozenset[str]],
         is_test: Callable[[str], bool],
-        speakers: Callable[[Iterable[str], str], list[str]],
+        speakers: Callable[[Iterable[str], Iterable[str]], Mapping[str, list[str]]],
     ) -> None:
-        """``speakers`` are those of some files that speak of a method."""
+        """``speakers`` are, by method, those of some files that speak of it."""
         self._imports = imports
         self._reports = reports
         self._backends = backends
@@ -111,21 +111,22 @@ class Calls:
             return None
         if not owner:
             return {**users, path: {name, *users.get(path, ())}}
-        speaking = self._speakers({path, *users}, method)
+        speaking = self._speakers({path, *users}, [method])[method]
         self._users[target] = set(speaking)
         return {file: {f".{method}"} for file in speaking}
 
     def _confirm(self) -> bool:
         """Look for methods in all other files, where it matters; True if that changes something."""
-        changed = False
-        for target, users in self._users.items():
-            callers = self._callers[target]
-            if callers.open or not callers.calls:
-                continue
-            method = target[1].rpartition(".")[2]
-            if len(self._speakers(self._imports.files, method)) > len(users):
-                callers.open = changed = True
-        return changed
+        left = {
+            target: target[1].rpartition(".")[2]
+            for target in self._users
+            if not self._callers[target].open and self._callers[target].calls
+        }
+        spoken = self._speakers(self._imports.files, left.values())
+        for target, method in left.items():
+            if len(spoken[method]) > len(self._users[target]):
+                self._callers[target].open = True
+        return bool(left)
 
     def _unguarded(self, target: Name) -> set[Name]:
         """The functions in which a call stands without a guard; none if it stands in a module."""

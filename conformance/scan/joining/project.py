@@ -67,6 +67,7 @@ class Project:
         self._again = again
         self._read = read
         self._places: dict[str, str] | None = None
+        self._handing: dict[Name, list[tuple[str, str, str]]] = {}
         self._forwards: dict[tuple[Name, str], list[tuple[Name, str]]] = {}
         self._imports = Imports({path: file.summary for path, file in files.items()})
         #: What the settled files were told of the others.
@@ -152,7 +153,7 @@ class Project:
         self, path: str, summary: Summary
     ) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
         """What the functions do with a device that the file gives them."""
-        for text in summary.passed:
+        for text in dict.fromkeys(text for text, _ in summary.passed):
             target = self._definition(path, text)
             given = self._given.get(target, []) if target is not None else []
             placed = tuple(_by_place(given))
@@ -162,39 +163,52 @@ class Project:
     def _define(self, subjects: Iterable[str]) -> None:
         """Look up what the functions do that are given a device, each file once a round: what
         one hands on to another is looked up in the next."""
-        wanted: set[Name] = set()
+        wanted: dict[Name, set[str]] = {}
         for path in subjects:
-            for text in self._files[path].summary.passed:
+            for text, which in self._files[path].summary.passed:
                 target = self._definition(path, text)
                 if target is not None:
-                    wanted.add(target)
+                    wanted.setdefault(target, set()).add(which)
         for _ in range(_HANDED):
-            wanted = self._define_some(wanted) - self._given.keys()
+            wanted = self._define_some(wanted)
             if not wanted:
                 break
         for _ in range(_HANDED):
             for (target, parameter), onward in self._forwards.items():
                 self._follow(target, parameter, onward)
 
-    def _define_some(self, wanted: set[Name]) -> set[Name]:
-        """Look up functions; returns those that they hand a parameter to."""
+    def _define_some(self, wanted: Mapping[Name, set[str]]) -> dict[Name, set[str]]:
+        """Look up functions; returns those that they hand one of the wanted parameters to."""
         names: dict[str, set[str]] = {}
-        for path, name in wanted:
+        for path, name in wanted.keys() - self._given.keys():
             names.setdefault(path, set()).add(name)
         none: frozenset[str] = frozenset()
         asked = [(path, none, frozenset(names[path]), self.values(path)) for path in sorted(names)]
-        onward: set[Name] = set()
         for (path, *_), report in zip(asked, self._look(asked), strict=True):
             for name, given in report.parameters.items():
                 self._given[path, name] = list(given)  # the report stays as it is
-            for name, every in report.forwards.items():
-                for parameter, text, which in every:
-                    target = self._definition(path, text)
-                    if target is not None:
-                        onward.add(target)
-                        held = self._forwards.setdefault(((path, name), parameter), [])
-                        held.append((target, which))
+                self._handing[path, name] = report.forwards.get(name, [])
+        onward: dict[Name, set[str]] = {}
+        for name, places in wanted.items():
+            for target, which in self._handed_on(name, places):
+                onward.setdefault(target, set()).add(which)
         return onward
+
+    def _handed_on(self, name: Name, places: set[str]) -> Iterator[tuple[Name, str]]:
+        """The functions that a function hands some of its parameters to, and as which."""
+        given = self._given.get(name, [])
+        meant = {
+            parameter.lstrip("*")
+            for place, (parameter, how) in enumerate(given)
+            if not how and (str(place) in places or parameter.lstrip("*") in places)
+        }
+        for parameter, text, which in self._handing.get(name, []):
+            target = self._definition(name[0], text) if parameter in meant else None
+            if target is not None:
+                held = self._forwards.setdefault((name, parameter), [])
+                if (target, which) not in held:
+                    held.append((target, which))
+                yield target, which
 
     def _follow(self, target: Name, parameter: str, onward: list[tuple[Name, str]]) -> None:
         """A parameter is placed where the function that it is handed to places it."""
@@ -329,10 +343,16 @@ class Project:
                     return replace(finding, severity=Severity.WARNING)
         return finding
 
-    def _speakers(self, paths: Iterable[str], method: str) -> list[str]:
-        """Those of some files in which a method is spoken of."""
-        word = f".{method}".encode()
-        return sorted(path for path in paths if word in self._read(path))
+    def _speakers(self, paths: Iterable[str], methods: Iterable[str]) -> dict[str, list[str]]:
+        """By method, those of some files in which it is spoken of."""
+        words = [(method, f".{method}".encode()) for method in sorted(set(methods))]
+        found: dict[str, list[str]] = {method: [] for method, _ in words}
+        for path in sorted(paths) if words else ():
+            data = self._read(path)
+            for method, word in words:
+                if word in data:
+                    found[method].append(path)
+        return found
 
 
 def _by_place(given: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -22,8 +22,11 @@ from conformance.scan.knowing.signatures import (
     spelled,
 )
 from conformance.scan.reading import prefilter
+from conformance.scan.reading.lines import HotLines, line_numbers
 from conformance.scan.reading.notebooks import NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def look(
@@ -51,10 +54,13 @@ def look(
             spoken = prefilter.find_all(data, b"import")
         elif not defined and wanted == words and len(spoken) <= len(words):
             return report  # it only defines or imports the names
-        if defined:
-            spoken += prefilter.find_all(data, b"__init__")
-        offsets = prefilter.hot_offsets(data, prefilter.hot_words(data))
-        offsets = sorted({*offsets, *spoken})
+        if defined and not wanted:
+            offsets = _definition_offsets(data, words)  # the rest of the file adds nothing
+        else:
+            if defined:
+                spoken += prefilter.find_all(data, b"__init__")
+            offsets = prefilter.hot_offsets(data, prefilter.hot_words(data))
+            offsets = sorted({*offsets, *spoken})
         binding = Binding(data, offsets, plain=encoding in AS_UTF8, foreign=foreign)
     except (SourceError, NotebookError):
         return report
@@ -63,15 +69,26 @@ def look(
     parameters = {name: parameters_of(node)[0] for name, node in definitions.items()}
     given = {parameter.name for every in parameters.values() for parameter in every}
     if given:
-        binding.take_in(words | given)
+        lines = [(node.lineno, node.end_lineno or node.lineno) for node in definitions.values()]
+        binding.take_in(words | given, lines if not wanted else None)
         definitions = _definitions(binding.tree, defined)
-    _Looker(report, wanted, source, binding).run(definitions)
+    lines = HotLines(line_numbers(data, sorted(spoken)))
+    _Looker(report, wanted, source, binding, lines).run(definitions)
     return report
 
 
-def _definitions(tree: ast.Module, names: set[str]) -> dict[str, ast.AST]:
+def _definition_offsets(data: bytes, names: Iterable[str]) -> list[int]:
+    """Where functions and classes of these names are defined, and what makes objects of them."""
+    found: list[int] = []
+    for name in {*names, "__init__"}:
+        for keyword in (b"def ", b"class "):
+            found += prefilter.find_all(data, keyword + name.encode("utf-8", "surrogatepass"))
+    return sorted(found)
+
+
+def _definitions(tree: ast.Module, names: set[str]) -> dict[str, Definition]:
     """Functions and classes of the module, and methods as ``Class.method``."""
-    found: dict[str, ast.AST] = {}
+    found: dict[str, Definition] = {}
     for node in tree.body:
         if isinstance(node, FunctionNode | ast.ClassDef) and node.name in names:
             found[node.name] = node
@@ -87,13 +104,17 @@ _STARTERS = frozenset({"spawn", "start_processes", "Process"})
 
 
 class _Looker:
-    def __init__(self, report: Report, names: set[str], source: Source, binding: Binding) -> None:
+    def __init__(
+        self, report: Report, names: set[str], source: Source, binding: Binding, lines: HotLines
+    ) -> None:
+        """``lines`` are those on which one of the names stands."""
         self.report, self.names = report, names
+        self._lines = lines
         self.source, self.binding = source, binding
         self._seen: set[int] = set()
         self._takers: dict[int, list[tuple[str, set[str]]]] = {}
 
-    def run(self, definitions: dict[str, ast.AST]) -> None:
+    def run(self, definitions: dict[str, Definition]) -> None:
         tree, report = self.binding.tree, self.report
         for name, node in definitions.items():
             given, taker = parameters_of(node)
@@ -128,7 +149,7 @@ class _Looker:
         lasts = {name.rpartition(".")[2] for name in self.names}
         left = [
             node
-            for node in (ast.walk(tree) if lasts else ())
+            for node in (_on_lines(tree, self._lines) if lasts else ())
             if isinstance(node, ast.Name | ast.Attribute)
             and (node.id if isinstance(node, ast.Name) else node.attr) in lasts
             and isinstance(node.ctx, ast.Load)
@@ -208,6 +229,19 @@ class _Looker:
             else:
                 key = f"{alias.name}:"
             self.report.imports.setdefault(key, []).append(known)
+
+
+def _on_lines(tree: ast.AST, lines: HotLines) -> Iterator[ast.AST]:
+    """The nodes of a tree that stand on some of the lines, or hold such."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        first = getattr(node, "lineno", None)
+        if first is not None and not lines.any(first, node.end_lineno or first):  # type: ignore[attr-defined]
+            if not getattr(node, "decorator_list", ()):  # those stand above
+                continue
+        yield node
+        waiting.extend(ast.iter_child_nodes(node))
 
 
 def _last(node: ast.Name | ast.Attribute) -> str:

@@ -12,7 +12,7 @@ Default = tuple[int, int, str, str, int]
 @dataclass(frozen=True, slots=True)
 class Summary:
     """``imports`` are texts of :class:`Import`; ``offers`` names with what they stand for
-    (:class:`Foreign` says how); ``passed`` functions that are given a device, ``unplaced``
+    (:class:`Foreign` says how); ``passed`` functions that are given a device, and as which parameter, ``unplaced``
     constants that hold one, ``defaults`` the findings that a caller can override, ``methods``
     those that findings lie in and that only calls by name reach, ``fields`` the names under which
     objects are given one, and ``placing`` those under which they are asked for it. ``hot`` is a file that speaks of
@@ -20,7 +20,7 @@ class Summary:
 
     imports: tuple[str, ...] = ()
     offers: dict[str, str] = field(default_factory=dict)
-    passed: tuple[str, ...] = ()
+    passed: tuple[tuple[str, str], ...] = ()
     unplaced: tuple[str, ...] = ()
     defaults: tuple[Default, ...] = ()
     hot: bool = False
@@ -30,7 +30,8 @@ class Summary:
 
     def to_row(self) -> list[Any]:
         """Plain values, as few as there are."""
-        row: list[Any] = [list(self.imports), self.offers, list(self.passed), list(self.unplaced)]
+        row: list[Any] = [list(self.imports), self.offers]
+        row += [[list(pair) for pair in self.passed], list(self.unplaced)]
         row += [[list(default) for default in self.defaults], int(self.hot)]
         row += [list(self.methods), list(self.fields), self.placing]
         while row and not row[-1]:
@@ -45,7 +46,7 @@ class Summary:
         return cls(
             tuple(imports),
             dict(offers),
-            tuple(passed),
+            tuple((str(a), str(b)) for a, b in passed),
             tuple(unplaced),
             tuple((int(a), int(b), str(c), str(d), int(e)) for a, b, c, d, e in defaults),
             bool(hot),

@@ -25,8 +25,9 @@ class Handed:
     def __init__(self, point: Point, foreign: Foreign) -> None:
         self.point = point
         self._given = {name: dict(given) for name, given in foreign.parameters}
-        #: Functions that are given a device outright, of which it is not known what they do with it.
-        self.passed: set[str] = set()
+        #: Functions that are given a device outright, of which it is not known what they do with
+        #: it, and by which place or name.
+        self.passed: set[tuple[str, str]] = set()
         self._fields = dict(foreign.fields)
         #: Names, none of them a device's, under which objects are given an accelerator.
         self.fields: set[str] = set()
@@ -59,8 +60,8 @@ class Handed:
             if not text or declared_backends(name):
                 return
             if text not in self._given:
-                self.passed.add(text)
-                return
+                self.passed.add((text, which))
+                continue
             how = self._given[text].get(which)
             if how:
                 yield value, how
