@@ -237,9 +237,9 @@ def _on_lines(tree: ast.AST, lines: HotLines) -> Iterator[ast.AST]:
     while waiting:
         node = waiting.pop()
         first = getattr(node, "lineno", None)
-        if first is not None and not lines.any(first, node.end_lineno or first):  # type: ignore[attr-defined]
-            if not getattr(node, "decorator_list", ()):  # those stand above
-                continue
+        decorated = getattr(node, "decorator_list", ())  # those stand above the first line
+        if first is not None and not decorated and not lines.any(first, node.end_lineno or first):  # type: ignore[attr-defined]
+            continue
         yield node
         waiting.extend(ast.iter_child_nodes(node))
 

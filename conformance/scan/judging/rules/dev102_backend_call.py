@@ -20,6 +20,7 @@ from conformance.scan.judging.rules.families import (
     is_probe,
 )
 from conformance.scan.knowing.alternatives import calls
+from conformance.scan.knowing.circumstances import is_of_process_group
 from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_mac
 
 #: Functions of ``torch.cuda`` and what ``torch.accelerator`` calls them.
@@ -33,6 +34,11 @@ _NEUTRAL = {
     "Event": "Event",
 }
 
+#: CUDA's graphs: whoever records one means CUDA.
+_GRAPHS = frozenset(
+    {"CUDAGraph", "graph", "graph_pool_handle", "make_graphed_callables"}
+    | {"is_current_stream_capturing"}
+)
 _STREAMS = frozenset({"current_stream", "set_stream", "Stream", "Event"})
 _STREAMED = re.compile(
     r"cuda\.stream\(|cuda_stream|cuda_event|cuda\.(?:set|default)_stream|ExternalStream"
@@ -67,6 +73,8 @@ def _call(context: Context, node: ast.Call) -> None:
     severity = Severity.WARNING if harmless or name in HISTORY else Severity.ERROR
     if backend == "mps" and "cuda" in context.facts.excluded:
         severity = Severity.NOTE  # what is left after CUDA was served: a Mac, or the CPU alone
+    if backend == "cuda" and (name in _GRAPHS or is_of_process_group(context, node)):
+        severity = Severity.NOTE
     context.report(
         RULE,
         node,

@@ -8,6 +8,7 @@ from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.alternatives import mentions
+from conformance.scan.knowing.circumstances import is_of_process_group, may_not_be_group
 from conformance.scan.knowing.scopes import FunctionNode
 
 _ENGINES = {
@@ -67,6 +68,7 @@ def _report(
     held = context.resolver.only_value(node, context.scope) if engine == "NCCL" else None
     if held is not None and isinstance(held[0], ast.Constant):
         node = held[0]  # a process group has one backend: said once, where it is written
+    grouped = engine == "NCCL" and (is_of_process_group(context) or may_not_be_group(context))
     word = engine.partition(" ")[0].lower()
     if not context.guarded("cuda") and word not in (setting or "").lower():
         context.report(
@@ -74,7 +76,7 @@ def _report(
             node,
             f"{engine}, which needs CUDA, is {where} whatever the device is",
             # A test that names an engine means that one.
-            severity=Severity.NOTE if context.in_tests else _POORER.get(engine),
+            severity=Severity.NOTE if context.in_tests or grouped else _POORER.get(engine),
         )
 
 

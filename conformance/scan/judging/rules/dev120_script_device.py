@@ -53,7 +53,8 @@ def _visible(document: Document, command: Command, value: str) -> None:
         for other in document.commands
         for name, _ in other.assigned
     ) or any("device" in word for other in document.commands for word in other.words)
-    offered = "$" in value and not chooses
+    # An item of a list shares work out among cards; it offers nobody a choice.
+    offered = "$" in value and "[" not in value and not chooses
     message = (
         "CUDA_VISIBLE_DEVICES is the only way to choose a device here: elsewhere nothing is chosen"
         if offered
