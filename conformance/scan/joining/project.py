@@ -127,7 +127,9 @@ class Project:
         """What the names stand for that a file imports from the project."""
         if path not in self._values:
             found = dict(self._valued(path))
-            self._values[path] = Foreign(values=tuple(sorted(found.items())))
+            self._values[path] = Foreign(
+                values=tuple(sorted(found.items())), refusing=tuple(sorted(self._refusing(path)))
+            )
         return self._values[path]
 
     def _valued(self, path: str) -> Iterator[tuple[str, str]]:
@@ -148,6 +150,18 @@ class Project:
             elif not source[1]:
                 for name, text in offers.items():
                     yield f"{local}.{name}", text
+
+    def _refusing(self, path: str) -> Iterator[str]:
+        """Imported functions that do not come back without CUDA, as the file spells them."""
+        for local, item in self._imports.of(path).items():
+            source = self._imports.source(item, path)
+            if source is None or source[0] == path:
+                continue
+            names = self._files[source[0]].summary.refusing
+            if source[1] in names:
+                yield local
+            elif not source[1]:
+                yield from (f"{local}.{name}" for name in names)
 
     def _parameters(
         self, path: str, summary: Summary

@@ -17,6 +17,7 @@ from conformance.scan.judging.verdicts import Judge
 from conformance.scan.judging.walker import Walker
 from conformance.scan.knowing.binding import Binding
 from conformance.scan.knowing.foreign import ALONE, Foreign
+from conformance.scan.knowing.markers import refusing
 from conformance.scan.knowing.offers import offers_of
 from conformance.scan.knowing.paths import path_facts
 from conformance.scan.knowing.placements import Placements
@@ -167,6 +168,7 @@ def _study_source(
         defaults=tuple(_defaults(tree, findings)),
         methods=tuple(_methods(tree, findings)),
         fields=tuple(sorted(placements.handed.fields)),
+        refusing=tuple(sorted(refusing(context, tree))),
         hot=True,
     )
     return _with_lines(source, findings), summary
@@ -177,6 +179,8 @@ def walk(
 ) -> tuple[Context, Placements]:
     """One walk over a file, with the hooks of some rules."""
     context = Context(source, Resolver(binding.scopes))
+    own = refusing(context, binding.tree)
+    context.guarding = frozenset(own).union(binding.foreign.refusing)
     judge = Judge(context, [kind["placement"] for kind in hooks if "placement" in kind])
     placements = Placements(context, judge, binding.foreign)
     walker = Walker(context, placements, hooks, binding.hot)

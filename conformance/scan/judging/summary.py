@@ -15,7 +15,8 @@ class Summary:
     (:class:`Foreign` says how); ``passed`` functions that are given a device, and as which parameter, ``unplaced``
     constants that hold one, ``defaults`` the findings that a caller can override, ``methods``
     those that findings lie in and that only calls by name reach, ``fields`` the names under which
-    objects are given one, and ``placing`` those under which they are asked for it. ``hot`` is a file that speaks of
+    objects are given one, and ``placing`` those under which they are asked for it, ``refusing`` the functions that do not
+    come back without CUDA. ``hot`` is a file that speaks of
     devices at all; any other knows no guard."""
 
     imports: tuple[str, ...] = ()
@@ -27,6 +28,7 @@ class Summary:
     methods: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     placing: dict[str, str] = field(default_factory=dict)
+    refusing: tuple[str, ...] = ()
 
     def to_row(self) -> list[Any]:
         """Plain values, as few as there are."""
@@ -34,6 +36,7 @@ class Summary:
         row += [[list(pair) for pair in self.passed], list(self.unplaced)]
         row += [[list(default) for default in self.defaults], int(self.hot)]
         row += [list(self.methods), list(self.fields), self.placing]
+        row.append(list(self.refusing))
         while row and not row[-1]:
             row.pop()
         return row
@@ -41,7 +44,7 @@ class Summary:
     @classmethod
     def from_row(cls, row: list[Any]) -> Summary:
         """Inverse of :meth:`to_row`; raises TypeError or ValueError on a bad row."""
-        none: list[Any] = [[], {}, [], [], [], 0, [], [], {}]
+        none: list[Any] = [[], {}, [], [], [], 0, [], [], {}, []]
         imports, offers, passed, unplaced, defaults, hot, *named = [*row, *none[len(row) :]]
         return cls(
             tuple(imports),
@@ -53,6 +56,7 @@ class Summary:
             tuple(named[0]),
             tuple(named[1]),
             dict(named[2]),
+            tuple(named[3]),
         )
 
 

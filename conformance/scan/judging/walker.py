@@ -8,7 +8,7 @@ from typing import Any
 
 from conformance.scan.judging.expressions import Expressions
 from conformance.scan.knowing.facts import ANY, Facts, known
-from conformance.scan.knowing.handlers import expects, is_for_older
+from conformance.scan.knowing.handlers import expects, is_for_older, is_of_cuda
 from conformance.scan.knowing.markers import (
     declared,
     decorators_say,
@@ -17,6 +17,7 @@ from conformance.scan.knowing.markers import (
     module_marker,
     refused,
     refuses,
+    refuses_by_call,
     set_up,
 )
 from conformance.scan.knowing.packages import needed_package, provided_backend
@@ -61,8 +62,11 @@ class Walker(Expressions):
             facts = after
         if kind in (ast.Return, ast.Raise, ast.Continue, ast.Break):
             return None
-        if kind is ast.Expr and exits(self.context, node.value):  # type: ignore[attr-defined]
-            return None
+        if kind is ast.Expr:
+            if exits(self.context, node.value):  # type: ignore[attr-defined]
+                return None
+            if refuses_by_call(self.context, node.value):  # type: ignore[attr-defined]
+                return facts.knowing("name", "cuda", node=node)
         return facts
 
     def _plain(self, node: ast.stmt, facts: Facts) -> Facts | None:
@@ -181,7 +185,7 @@ class Walker(Expressions):
         after = self.block(node.body, inner)
         self.block(node.orelse, facts)
         for handler in node.handlers:
-            old = is_for_older(self.context, handler)
+            old = is_for_older(self.context, handler) or is_of_cuda(self.context, handler)
             self.block(handler.body, facts.knowing("name", "cuda", node=handler) if old else facts)
         self.block(node.finalbody, facts)
         return facts if after is not None or node.handlers else None
@@ -244,7 +248,10 @@ class Walker(Expressions):
         context.scope = self.resolver.scopes.of.get(id(node), outer)
         inner = facts.both(decorators_say(context, node.decorator_list)).both(declared(node.name))
         for base in node.bases:
-            inner = inner.both(declared((context.dotted(base) or "").rpartition(".")[2]))
+            dotted = context.dotted(base) or ""
+            inner = inner.both(declared(dotted.rpartition(".")[2]))
+            if dotted in _CONTAINED:
+                inner = inner.knowing("name", "cuda", node=node)
         self.block(node.body, inner.both(set_up(context, node)))
         context.scope = outer
         return facts
@@ -257,6 +264,8 @@ class Walker(Expressions):
         self.context.decorating = outer
 
 
+#: Base classes of what runs in a container that asks for NVIDIA's cards.
+_CONTAINED = frozenset({"cog.BasePredictor", "cog.Predictor"})
 #: Functions of the class, not of a walker: those would keep it, and its tree, alive.
 _HANDLERS: dict[type[ast.AST], Callable[[Walker, Any, Facts], Facts | None]] = {
     kind: getattr(Walker, "_on_" + kind.__name__)

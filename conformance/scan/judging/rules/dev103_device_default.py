@@ -18,6 +18,8 @@ from conformance.scan.knowing.vocabulary import (
     is_device_name,
 )
 
+#: Parameters that say how something is computed: the function looks at the device itself.
+_KINDS = frozenset({"impl", "implementation", "kernel", "mode", "method", "engine"})
 _READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
 _OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
 
@@ -74,7 +76,7 @@ def _function(context: Context, node: FunctionNode) -> None:
             continue
         device = _device(context, default)
         if device is not None and default is not None:
-            if replaced_at_once(node.body, argument.arg):
+            if argument.arg in _KINDS or replaced_at_once(node.body, argument.arg):
                 context.consumed.add(id(default))
                 continue
             # Autocast of the wrong device warns and does nothing; it does not fail.
@@ -231,6 +233,7 @@ RULE = Rule(
         Bad("DEFAULT = 'cuda'\ndef f(x, device=DEFAULT):\n    return x", 2),
     ),
     valid=(
+        "def f(x, impl='cuda'):\n    return fast(x) if impl == 'cuda' and x.is_cuda else slow(x)",
         "def load(path, device='cuda'):\n    device = 'cpu'\n    return open_(path).to(device)",
         "def load(path, device=None):\n    return path",
         "def load(path, device='cpu'):\n    return path",
