@@ -80,11 +80,7 @@ class Calls:
         for target in targets:
             self._callers[target] = callers = _Callers()
             users = self._users_of(target)
-            cold = target not in every and any(
-                not self._imports.is_hot(path) and not path.endswith("__init__.py")
-                for path in users or ()
-            )
-            if users is None or cold:
+            if users is None or (target not in every and self._is_used_cold(target, users)):
                 # So many, or a file that knows no guard: no need to look into it.
                 callers.open = True
                 continue
@@ -98,6 +94,19 @@ class Calls:
                     callers = self._callers[target]
                     callers.open |= text in report.otherwise
                     callers.calls += [(path, call) for call in report.calls.get(text, ())]
+
+    def _is_used_cold(self, target: Name, users: Mapping[str, set[str]]) -> bool:
+        """Whether a file speaks of a function that speaks of no device: it knows no guard."""
+        cold = [
+            path
+            for path in users
+            if not self._imports.is_hot(path) and not path.endswith("__init__.py")
+        ]
+        if any("." not in text or text[0] == "." for path in cold for text in users[path]):
+            return True
+        # Who imports the module need not use this function of it.
+        last = target[1].rpartition(".")[2]
+        return bool(cold) and bool(self._speakers(cold, [last])[last])
 
     def _users_of(self, target: Name) -> dict[str, set[str]] | None:
         """The files that call a function, with how each spells it; None if they are too many.

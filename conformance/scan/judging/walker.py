@@ -14,6 +14,7 @@ from conformance.scan.knowing.markers import (
     decorators_say,
     exits,
     fixtures_say,
+    leaves_without,
     module_marker,
     refused,
     refuses,
@@ -57,6 +58,8 @@ class Walker(Expressions):
                 after = (handler or Walker._plain)(self, node, facts)
             finally:
                 context.statement = outer
+            if after is not None and kind is ast.If and leaves_without(context, node):
+                return after.knowing("name", "cuda", node=node)
             if after is None or kind is not ast.Expr:
                 return after
             facts = after
@@ -265,7 +268,7 @@ class Walker(Expressions):
 
 
 #: Base classes of what runs in a container that asks for NVIDIA's cards.
-_CONTAINED = frozenset({"cog.BasePredictor", "cog.Predictor"})
+_CONTAINED = frozenset({"cog.BasePredictor", "cog.Predictor", "BasePredictor"})
 #: Functions of the class, not of a walker: those would keep it, and its tree, alive.
 _HANDLERS: dict[type[ast.AST], Callable[[Walker, Any, Facts], Facts | None]] = {
     kind: getattr(Walker, "_on_" + kind.__name__)

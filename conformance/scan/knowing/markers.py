@@ -183,12 +183,12 @@ def refusing(point: Point, tree: ast.Module) -> set[str]:
     """Functions of a module that end the program, or raise, where there is no CUDA."""
     found: set[str] = set()
     for node in tree.body:
-        if isinstance(node, FunctionNode) and any(_leaves_without(point, s) for s in node.body):
+        if isinstance(node, FunctionNode) and any(leaves_without(point, s) for s in node.body):
             found.add(node.name)
     return found
 
 
-def _leaves_without(point: Point, statement: ast.stmt) -> bool:
+def leaves_without(point: Point, statement: ast.stmt) -> bool:
     """``if torch.cuda.is_available(): ... else: sys.exit(1)``, also at the end of a chain."""
     while isinstance(statement, ast.If):
         true, false = point.conditions.of(statement.test, point.scope)

@@ -212,7 +212,8 @@ def _assign(context: Context, node: ast.Assign | ast.AnnAssign) -> None:
         # A name that is bound again holds one choice of several.
         again = isinstance(target, ast.Name) and len(context.scope.names.get(name, ())) > 1
         if _is_setting(name) and not again:
-            _report(context, node.value, engine, f"set as `{name}`", name)
+            starts = any(_starts_group(part) for part in ast.walk(context.scope.node))
+            _report(context, node.value, engine, f"set as `{name}`", name, starts=starts)
 
 
 RULE = Rule(
