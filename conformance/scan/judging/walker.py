@@ -23,6 +23,7 @@ from conformance.scan.knowing.markers import (
 )
 from conformance.scan.knowing.packages import needed_package, provided_backend
 from conformance.scan.knowing.shapes import passes_through, pattern_devices, pattern_truth
+from conformance.scan.knowing.signatures import spelled
 
 
 class Walker(Expressions):
@@ -249,7 +250,10 @@ class Walker(Expressions):
             self.expression(keyword.value, facts)
         outer = context.scope
         context.scope = self.resolver.scopes.of.get(id(node), outer)
-        inner = facts.both(decorators_say(context, node.decorator_list)).both(declared(node.name))
+        inner = facts.both(decorators_say(context, node.decorator_list))
+        if not any(spelled(base).endswith("Callback") for base in node.bases):
+            # A callback runs wherever it is registered, whatever it is called.
+            inner = inner.both(declared(node.name))
         for base in node.bases:
             dotted = context.dotted(base) or ""
             inner = inner.both(declared(dotted.rpartition(".")[2]))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 
 
@@ -57,6 +58,32 @@ def may_not_be_group(point: Point) -> bool:
         )
         for part in ast.walk(owner.node)
     )
+
+
+def is_left_by_one(point: Point) -> bool:
+    """Whether the function has left before where there is one process only: what follows is for
+    several, each with a card of its own."""
+    owner = point.scope.enclosing("function")
+    body = owner.node.body if owner is not None and isinstance(owner.node, FunctionNode) else []
+    return any(
+        isinstance(part, ast.If)
+        and part.lineno < point.statement.lineno
+        and isinstance(part.body[-1], ast.Return)
+        and any(_GROUP.search(word.lower()) for word in _words(part.test))
+        and _says_one(part.test)
+        for part in body
+    )
+
+
+def _says_one(test: ast.expr) -> bool:
+    """``world_size == 1``, ``not is_dist_initialized()``."""
+    match test:
+        case ast.UnaryOp(op=ast.Not()):
+            return True
+        case ast.Compare(ops=[ast.Eq() | ast.LtE() | ast.Lt()], comparators=[ast.Constant()]):
+            return True
+        case _:
+            return False
 
 
 def _asks_for_group(test: ast.expr) -> bool:
