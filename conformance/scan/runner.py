@@ -26,7 +26,7 @@ from conformance.scan.judging.rules import BY_CODE
 from conformance.scan.judging.summary import EMPTY, Report
 from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.paths import declared_by
-from conformance.scan.knowing.reach import in_kernel_package, is_own_package
+from conformance.scan.knowing.reach import in_extension, in_kernel_package, is_own_package
 from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
@@ -396,7 +396,8 @@ def _declared(path: str) -> str:
 
 
 def _kept(findings: list[Finding], target: Target, config: Config) -> list[Finding]:
-    if any(f.severity > Severity.NOTE for f in findings) and in_kernel_package(target.path):
+    loud = any(f.severity > Severity.NOTE for f in findings)
+    if loud and (in_kernel_package(target.path) or in_extension(target.path, str(config.root))):
         # Not in the analysis: what is kept in the cache must not depend on other files.
         findings = [replace(f, severity=Severity.NOTE) for f in findings]
     return [

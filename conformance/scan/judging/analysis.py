@@ -196,11 +196,19 @@ def _defaults(tree: ast.Module, findings: list[Finding]) -> Iterator[Default]:
         return
     for node, name in _definitions(tree):
         for parameter in parameters_of(node)[0]:
-            value = parameter.default
+            value = _given_by(parameter.default)
             # Columns of a line in ASCII; on another line the default keeps its severity.
             if value is not None and (value.lineno, value.col_offset + 1) in places:
                 place = parameter.place - (1 if "." in name and is_bound(node) else 0)
                 yield value.lineno, value.col_offset + 1, name, parameter.name, place
+
+
+def _given_by(default: ast.expr | None) -> ast.expr | None:
+    """The value of a default that a field's own call holds (``field(default="cuda")``)."""
+    for keyword in default.keywords if isinstance(default, ast.Call) else ():
+        if keyword.arg == "default":
+            return keyword.value
+    return default
 
 
 def _definitions(tree: ast.Module) -> Iterator[tuple[FunctionNode | ast.ClassDef, str]]:

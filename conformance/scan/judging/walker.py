@@ -136,6 +136,7 @@ class Walker(Expressions):
             context.settled.update(id(part) for part in ast.walk(node.test))
         if refuses(node.orelse):
             context.refusing.update(id(part) for part in ast.walk(node.test))
+        self._show("if", node)
         self._test(node.test, facts)
         after_true = self.block(node.body, facts.both(true))
         context.branches.pop()

@@ -131,6 +131,10 @@ class Placements:
         if isinstance(value, ast.Tuple):
             self._returned_tuple(function.node, value)
             return
+        if isinstance(value, ast.ListComp):
+            value = value.elt  # one device a card
+        elif isinstance(value, ast.List) and len(value.elts) == 1:
+            value = value.elts[0]
         leaves = point.leaves(value)
         if any(leaf.device or leaf.key for leaf in leaves):
             says = is_device_name(function.name)
@@ -193,6 +197,7 @@ class Placements:
         how = f"{name}()" if name else "a call"
         if node.args and (name in FIRST or "to_device" in name) and id(node) not in point.consumed:
             self._place(node.args[0], how, consume_call=dotted == "torch.device" and node)
+            self._numbered(node.args[0], how)
         if dotted == "torch.load" and len(node.args) > 1:
             self._place(node.args[1], "map_location")
         for keyword in node.keywords:
@@ -208,6 +213,14 @@ class Placements:
             # A test that names a device means that one.
             for value, place in self.handed.placed(node, name, self.held):
                 self._place(value, place)
+
+    def _numbered(self, value: ast.expr, how: str) -> None:
+        """``to(device_ids[0])`` where CUDA is found: a number is a card of CUDA's."""
+        point = self.point
+        if isinstance(value, ast.Subscript) and point.probed_only("cuda") is not None:
+            name = getattr(value.value, "attr", getattr(value.value, "id", ""))
+            if name in ("device_ids", "gpu_ids", "gpus"):
+                self.judge([Leaf(value, "cuda", point.facts)], how, point.scope)
 
     def _default(self, node: ast.Call, name: str) -> None:
         """A default of an option, a field or a setting that chooses a device (a literal one is

@@ -12,6 +12,7 @@ from conformance.scan.knowing.scopes import FunctionNode
 _HARMLESS = frozenset(
     {"no_grad", "inference_mode", "lru_cache", "cache", "contextmanager", "wraps", "dataclass"}
     | {"staticmethod", "classmethod", "property", "enable_grad", "overload", "total_ordering"}
+    | {"s", "attrs", "define", "frozen"}
 )
 #: Classes that call none of the methods that are added to them.
 _BASES = frozenset({"object", "ABC", "Generic", "Protocol", "Module", "NamedTuple"})

@@ -41,7 +41,9 @@ _ASKING = ("is_", "has_", "check_", "supports_", "can_", "_is_", "_has_", "_chec
 #: Functions that read a setting, and give their last argument where it is missing.
 FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
 #: Functions that declare an option or a field, with its default.
-OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
+OPTIONS = frozenset(
+    {"add_argument", "option", "Option", "argument", "Argument", "Field", "field", "ib", "attrib"}
+)
 
 
 def describes(point: Point, dotted: str, name: str) -> bool:

@@ -138,6 +138,7 @@ def binding_offsets(data: bytes) -> list[int]:
     accelerator that was asked for, and where tensors were put when double precision is about."""
     found = find_all(data, b"cpu") + find_all(data, b"version.hip")
     found += find_all(data, b"current_accelerator")
+    found += find_all(data, b"device_ids[") + find_all(data, b"gpu_ids[")
     if any(word in data for word in (b"double(", *_PRECISION)):
         found += find_all(data, b"device=") + find_all(data, b".to(")
     if b"from_numpy(" in data:

@@ -21,7 +21,9 @@ from conformance.scan.knowing.vocabulary import (
 #: Parameters that say how something is computed: the function looks at the device itself.
 _KINDS = frozenset({"impl", "implementation", "kernel", "mode", "method", "engine"})
 _READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
-_OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
+_OPTIONS = frozenset(
+    {"add_argument", "option", "Option", "argument", "Argument", "Field", "field", "ib", "attrib"}
+)
 
 
 def _device(context: Context, node: ast.expr | None) -> str | None:
@@ -107,7 +109,7 @@ def _option(context: Context, node: ast.Call) -> None:
             value = keyword.value.body if isinstance(keyword.value, ast.Lambda) else keyword.value
             device = _device(context, value)
             if device is not None:
-                where = "an option" if "ield" not in name else "a field"
+                where = "a field" if "ield" in name or "ib" in name else "an option"
                 _report(context, value, device, where)
     if node.args and name in ("Option", "Argument", "Field"):
         device = _device(context, node.args[0])
