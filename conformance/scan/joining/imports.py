@@ -119,7 +119,8 @@ class Imports:
         """Every import that loads a module's file, from any other file."""
         word = stem(module)
         if word not in self._loaders:
-            self._loaders[word] = held = {}
+            held: dict[str | None, list[tuple[str, Import]]] = {}
+            self._loaders[word] = held
             for path, item in dict.fromkeys(self._named(word)):
                 inner = item.module + ("" if item.module.endswith(".") else ".") + item.name
                 found = {self.modules.find(item.module, path)}

@@ -203,8 +203,8 @@ class Project:
                 self._given[path, name] = list(given)  # the report stays as it is
                 self._handing[path, name] = report.forwards.get(name, [])
         onward: dict[Name, set[str]] = {}
-        for name, places in wanted.items():
-            for target, which in self._handed_on(name, places):
+        for giver, places in wanted.items():
+            for target, which in self._handed_on(giver, places):
                 onward.setdefault(target, set()).add(which)
         return onward
 

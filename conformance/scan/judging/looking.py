@@ -69,8 +69,8 @@ def look(
     parameters = {name: parameters_of(node)[0] for name, node in definitions.items()}
     given = {parameter.name for every in parameters.values() for parameter in every}
     if given:
-        lines = [(node.lineno, node.end_lineno or node.lineno) for node in definitions.values()]
-        binding.take_in(words | given, lines if not wanted else None)
+        areas = [(node.lineno, node.end_lineno or node.lineno) for node in definitions.values()]
+        binding.take_in(words | given, areas if not wanted else None)
         definitions = _definitions(binding.tree, defined)
     lines = HotLines(line_numbers(data, sorted(spoken)))
     _Looker(report, wanted, source, binding, lines).run(definitions)

@@ -248,6 +248,47 @@ def test_fixes_know_the_project(
     assert capsys.readouterr().err == "0 findings in 6 files, 1 mended\n"
 
 
+REFUSING = "import sys\nimport torch\ndef start(args):\n    if args.rank:\n        pass\n    elif {}:\n        args.gpu = 0\n    else:\n        sys.exit(1)\n"
+
+
+@pytest.mark.parametrize(
+    ("test", "left"),
+    [
+        ("torch.cuda.is_available()", ["pkg/a.py:9 DEV101 error", "pkg/a.py:7 DEV102 note"]),
+        ("args.slurm", ["pkg/a.py:4 DEV101 error", "pkg/a.py:7 DEV102 error", "pkg/a.py:9 DEV101 error"]),
+    ],
+)  # fmt: skip
+def test_who_calls_a_function_that_refuses_has_cuda(
+    tmp_path: Path, test: str, left: list[str]
+) -> None:
+    main_ = (
+        "import torch\nfrom . import env\ndef main(m, args):\n    env.start(args); m.cuda()\n"
+        "    train(m)\ndef train(m):\n    torch.cuda.synchronize()\ndef other(m):\n    m.cuda()\n"
+    )
+    files = {"pkg/env.py": REFUSING.format(test), "pkg/a.py": main_}
+    assert sorted(judged(tmp_path, files)) == sorted(left)
+
+
+def test_a_folder_that_builds_an_extension_is_for_cuda(tmp_path: Path) -> None:
+    files = {
+        "ext/setup.py": "setup(CUDAExtension('x'))\n",
+        "ext/test_it.py": SYNC,
+        "pkg/ops.py": SYNC,
+    }
+    found = judged(tmp_path, files)
+    assert found == ["ext/test_it.py:3 DEV102 note", "pkg/ops.py:3 DEV102 error"]
+
+
+def test_a_cold_file_that_imports_the_module_for_something_else(tmp_path: Path) -> None:
+    files = {
+        "pkg/ops.py": SYNC + "def run(x):\n    if x.is_cuda:\n        sync()\n",
+        "pkg/a.py": "from . import ops\nops.run(3)\n",
+    }
+    assert judged(tmp_path, files) == ["pkg/ops.py:3 DEV102 note"]
+    files["pkg/a.py"] = "from . import ops\nops.sync()\n"
+    assert judged(tmp_path, files) == ["pkg/ops.py:3 DEV102 error"]
+
+
 TREE = {
     "pkg/ops.py": SYNC,
     "pkg/a.py": GUARDED,
