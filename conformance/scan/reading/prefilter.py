@@ -57,7 +57,8 @@ _PRECISION = frozenset({b"float64", b"complex128", b"torch.double"})
 _NEAR = 240
 #: What makes NumPy's double precision where no dtype is given.
 _DOUBLES = re.compile(
-    rb"np\.(?:linspace|logspace|zeros|ones|eye|random\.(?:randn?|normal|uniform)|arange|array|full)\("
+    rb"np\.(?:linspace|logspace|zeros|ones|eye|random\.(?:randn?|normal|uniform))\("
+    rb"|np\.(?:arange|array|full)\([^)\n]*\d\."
 )
 #: Bytes below which a definition is sooner parsed than blanked.
 _WORTH = 60
