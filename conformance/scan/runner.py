@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +26,7 @@ from conformance.scan.judging.rules import BY_CODE
 from conformance.scan.judging.summary import EMPTY, Report
 from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.paths import declared_by
-from conformance.scan.knowing.reach import in_kernel_package, is_own_package
+from conformance.scan.knowing.reach import in_extension, in_kernel_package, is_own_package
 from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
@@ -57,6 +58,20 @@ class Outcome:
     passed: list[Target] = field(default_factory=list)
     #: Files of the rest of the project that had to be read for what they say of these.
     read: int = 0
+    #: What the files were told of each other, by path, where that was asked for.
+    told: dict[str, Foreign] = field(default_factory=dict)
+
+    def severity(self, finding: Finding) -> Severity:
+        """How grave a finding is that was made by looking at its file alone."""
+        return self._severities.get(_identity(finding), finding.severity)
+
+    @cached_property
+    def _severities(self) -> dict[tuple[str, ...], Severity]:
+        held: dict[tuple[str, ...], Severity] = {}
+        for finding in (*self.findings, *self.below):
+            key = _identity(finding)
+            held[key] = max(finding.severity, held.get(key, finding.severity))
+        return held
 
     def take(self, found: list[Finding], target: Target, config: Config) -> None:
         """Add what was found in a file, as far as the settings let it through."""
@@ -156,18 +171,19 @@ def _worth_it(targets: list[Target]) -> bool:
     return False
 
 
-def scan(targets: list[Target], config: Config) -> Outcome:
+def scan(targets: list[Target], config: Config, *, telling: bool = False) -> Outcome:
     """Scan files; what the settings leave out is left out, everything else is in the outcome.
 
     Files that others of the project can change are judged with the whole of it, whatever part
-    of it is asked for.
+    of it is asked for. With ``telling`` the outcome holds what they were told of each other.
     """
     targets, passed = _readable(targets, config)
     outcome = Outcome(files=len(targets), passed=passed)
     run = _Run(config)
     run.first(targets)
     outcome.cached = run.cached
-    settled = run.settle(targets)
+    settled = run.settle(targets, anew=telling)
+    outcome.told = run.told
     outcome.read = run.read
     for target in targets:
         findings = settled.get(target.path) or run.files[target.path].findings
@@ -204,6 +220,7 @@ class _Run:
         self.keys: dict[str, str] = {}
         self.targets: dict[str, Target] = {}
         self.cached = self.read = 0
+        self.told: dict[str, Foreign] = {}
         self._looks: dict[str, Report | None] = {}
         self._lacking: set[str] = set()  # their findings are known, but not their summaries
 
@@ -241,14 +258,14 @@ class _Run:
                     self.keys[path] = self.cache.key_of(path, _declared(target.logical))
         return self.keys[path]
 
-    def settle(self, targets: list[Target]) -> dict[str, list[Finding]]:
+    def settle(self, targets: list[Target], *, anew: bool = False) -> dict[str, list[Finding]]:
         """Findings of the targets that the project as a whole changes, by path."""
         paths = [target.path for target in targets]
         cache = self.cache
         key = self._identity(paths) if cache is not None else ""
         if cache is not None:
             held = cache.settled(key)
-            if held is not None:
+            if held is not None and not anew:
                 return held
         self._complete(paths)
         if not any(self.files[path].asks for path in paths):
@@ -257,7 +274,9 @@ class _Run:
             known = set(self.files)
             self.read = self.first([t for t in self._rest(targets) if t.path not in known])
             self._complete(self.files)
-            settled = self._project().settle(paths)
+            project = self._project()
+            settled = project.settle(paths)
+            self.told = project.told
         if cache is not None and len(self.files) == len(paths):
             cache.put_settled(key, settled)
         return settled
@@ -293,7 +312,7 @@ class _Run:
     def _project(self) -> Project:
         files = {path: self.files[path] for path in sorted(self.files)}
         logical = {path: target.logical for path, target in self.targets.items()}
-        return Project(files, logical, self._look, self._again)
+        return Project(files, logical, self._look, self._again, _bytes_of)
 
     def _look(self, questions: Sequence[Question]) -> list[Report]:
         """Answers to questions about files, from the cache as far as it knows them."""
@@ -355,6 +374,18 @@ class _Run:
             self.cache.save()
 
 
+def _identity(finding: Finding) -> tuple[str, ...]:
+    """What stays of a finding while the lines around it are mended."""
+    return finding.path, finding.code, finding.scope, finding.text
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return read_bytes(path)
+    except OSError:
+        return b""  # gone since the first look
+
+
 def _declared(path: str) -> str:
     """What a path adds to a file's content: how it is read, and what it says of itself."""
     if is_other(path):
@@ -365,7 +396,8 @@ def _declared(path: str) -> str:
 
 
 def _kept(findings: list[Finding], target: Target, config: Config) -> list[Finding]:
-    if any(f.severity > Severity.NOTE for f in findings) and in_kernel_package(target.path):
+    loud = any(f.severity > Severity.NOTE for f in findings)
+    if loud and (in_kernel_package(target.path) or in_extension(target.path, str(config.root))):
         # Not in the analysis: what is kept in the cache must not depend on other files.
         findings = [replace(f, severity=Severity.NOTE) for f in findings]
     return [
