@@ -15,6 +15,7 @@ import pytest
 from conformance import pytest_entry, report_pages
 from conformance.expect import ExpectError
 from conformance.expect import read as read_expectations
+from conformance.expect import write as write_expectations
 from conformance.pytest_entry import SUITE
 from conformance.recorder import Recorder
 from conformance.report import ReportError
@@ -47,6 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--tree", metavar="PATH", help="another checkout of ACE-Step or a fork")
     group.addoption("--expect", metavar="FILE", help="cases that must fail, strict both ways")
+    group.addoption(
+        "--write-expect", metavar="FILE", help="write what fails now as a file for --expect"
+    )
     group.addoption(
         "--conformance-report", metavar="FILE", help="write the report as .md, .json or .html"
     )
@@ -89,6 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = Path(tempfile.mkdtemp(prefix="conformance-"))
         copied = locate(shield.copy_of(tree.root, folder))
         tree = Tree(copied.root, own=False, origin=tree.root)
+        _leave_telling_to_the_report(config)
     install(tree)
     config.stash[_SESSION] = Session(tree, targets, expectations)
     config.stash[_SESSION].folder = folder
@@ -239,11 +244,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         state.close()
     path = config.getoption("conformance_report", None)
     recorder = config.stash.get(_RECORDER, None)
-    if recorder and path and not hasattr(config, "workerinput"):
-        try:
+    if recorder is None or hasattr(config, "workerinput"):
+        return
+    try:
+        if path:
             report_pages.write(recorder.report(), Path(path))
-        except ReportError as error:
-            raise pytest.UsageError(str(error)) from None
+        if frozen := config.getoption("write_expect", None):
+            write_expectations(recorder.report(), Path(frozen))
+    except (ReportError, ExpectError) as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -286,6 +295,14 @@ def _share_processors(config: pytest.Config) -> None:
         torch.set_num_threads(threads)
     # Cases start processes after tokenizers has threads, about which it would warn.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _leave_telling_to_the_report(config: pytest.Config) -> None:
+    """Another tree's failures are told once, by fact and place, unless more is asked for."""
+    if config.option.tbstyle == "auto":
+        config.option.tbstyle = "no"
+    if config.option.reportchars == "fE":
+        config.option.reportchars = ""
 
 
 def _asked_for(config: pytest.Config) -> bool:

@@ -51,6 +51,7 @@ class Recorder:
             targets={t.name: t.detail for t in self.targets},
             tree=str(self.tree.shown),
             started=started,
+            kin=self.tree.kin,
             seconds=round(time.time() - self._started, 1),
         )
         cases = sorted(self.cases.values(), key=lambda case: (case.name, case.target))

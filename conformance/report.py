@@ -76,7 +76,11 @@ class Case:
 
 @dataclass
 class Machine:
-    """Where cases ran: operating system, versions, the targets judged, and the tree."""
+    """Where cases ran: operating system, versions, the targets judged, and the tree.
+
+    Attributes:
+        kin: whether the tree has our own surface, and so was asked all cases.
+    """
 
     os: str
     python: str
@@ -85,6 +89,7 @@ class Machine:
     tree: str
     started: str
     seconds: float = 0.0
+    kin: bool = True
 
 
 @dataclass
@@ -145,6 +150,10 @@ class Report:
         """The cases that ask for facts, by fact; those of other cases' rows are left out."""
         cases = [c for part in self.parts for c in part.cases if c.name.startswith(FACT_CASES)]
         return {fact: found for fact in FACTS if (found := [c for c in cases if fact in c.rows])}
+
+    def foreign(self) -> bool:
+        """Whether it is on another tree alone, of which only the facts were asked."""
+        return bool(self.parts) and all(not part.machine.kin for part in self.parts)
 
     def missing(self) -> list[str]:
         """The libraries that were missing anywhere."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -23,6 +23,8 @@ from conformance.trees.asking import Told, Wrong
 from conformance.trees.missing import Missing
 from conformance.trees.shield import no_network, own_home
 from conformance.tripwire import Tripwire
+
+_EXPECTED_BY = pytest.StashKey[Expectation]()
 
 
 class TouchedCuda(Exception):  # noqa: N818 (the verdict on a case)
@@ -66,6 +68,7 @@ class Session:
             name, target = case_name(item)
             for expectation in self.expectations:
                 if expectation.matches(name, target):
+                    item.stash[_EXPECTED_BY] = expectation
                     item.add_marker(pytest.mark.xfail(reason=expectation.reason, strict=True))
                     unused = [e for e in unused if e is not expectation]
         return unused
@@ -84,7 +87,7 @@ class Session:
         has_cuda = target is not None and not target.simulated and find()["cuda"].present
         if target is not None and not target.may_use_cuda and not (lists_devices and has_cuda):
             names_cuda = item.get_closest_marker("names_cuda") is not None
-            armed = Tripwire(self.tree.package, may_name_cuda=names_cuda)
+            armed = Tripwire(self.tree.package, may_name_cuda=names_cuda, may_ask=not self.tree.kin)
         with armed as wire:
             running = _Running(rows, wire, CallLog({}))
             self._case = running
@@ -122,18 +125,18 @@ class Session:
             yield
         except Absent as error:
             running.decided = running.decided or ABSENT
-            pytest.skip(f"absent: {error}")
+            raise pytest.skip.Exception(f"absent: {error}") from None
         except Blocked as error:
             if self.tree.kin:
-                pytest.fail(str(error), pytrace=False)
+                _fail(error)
             running.decided = running.decided or BLOCKED
-            pytest.skip(f"blocked: {error}")
+            raise pytest.skip.Exception(f"blocked: {error}") from None
         except ImportFailed as error:
             running.decided = running.decided or ("" if self.tree.kin else BROKEN)
-            pytest.fail(str(error), pytrace=False)
+            _fail(error)
         except Wrong as error:
             running.place = running.place or error.place
-            pytest.fail(str(error), pytrace=False)
+            _fail(error)
 
     def tell(self, told: Told) -> None:
         """Note how a fact holds; what rests on a missing library is not decided.
@@ -192,6 +195,14 @@ class Session:
         if not self.tree.kin:
             # What the tree prints while it is asked would bury what is found.
             made.sections.clear()
+        expectation = item.stash.get(_EXPECTED_BY, None)
+        if data["outcome"] == EXPECTED and expectation is not None:
+            if before := expectation.differs(str(data["place"]), str(data["message"])):
+                data["outcome"] = FAIL
+                data["message"] = f"{data['message']} (before: {before})"
+                made.outcome = "failed"
+                made.longrepr = f"fails for another reason than before: {data['message']}"
+                del made.wasxfail
         made.user_properties.append(("conformance", data))
         if touches and made.failed and not isinstance(_error(call), TouchedCuda):
             made.sections.append(("touches of CUDA", "\n".join(touches)))
@@ -282,6 +293,11 @@ def target_of(item: pytest.Item) -> Target | None:
     callspec = getattr(item, "callspec", None)
     found = callspec.params.get("target") if callspec is not None else None
     return found if isinstance(found, Target) else None
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Fail with an error's message alone, which says it all."""
+    raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def _short(frame: traceback.FrameSummary, root: Path) -> str:

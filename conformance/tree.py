@@ -206,7 +206,9 @@ def load(tree: Tree, name: str, *, optional: str | None = None) -> ModuleType:
         library = "" if tree.kin else _library_behind(tree, error)
         if library:
             told = f"{library}, as it is installed here, cannot be used by {full}"
-            raise Blocked(f"{told}: {type(error).__name__}: {first_line(error)}", library) from error
+            raise Blocked(
+                f"{told}: {type(error).__name__}: {first_line(error)}", library
+            ) from error
         raise ImportFailed(
             f"import of {full} failed: {type(error).__name__}: {first_line(error)}"
             + chain(tree, error)

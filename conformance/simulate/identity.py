@@ -43,7 +43,9 @@ def answers(macos: str) -> dict[str, dict[str, Any]]:
     asked["platform"] = lambda aliased=False, terse=False: long
     asked["mac_ver"] = lambda *_, **__: (macos, ("", "", ""), "arm64")
     node = platform.node()
-    asked["uname"] = lambda: platform.uname_result("Darwin", node, release, said["release"], "arm64")
+    asked["uname"] = lambda: platform.uname_result(
+        "Darwin", node, release, said["release"], "arm64"
+    )
     return {"sys": {"platform": "darwin"}, "platform": asked}
 
 

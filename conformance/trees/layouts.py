@@ -113,7 +113,7 @@ def _offers_backends(node: Node) -> bool:
     if isinstance(node, ast.ClassDef):
         return False
     return any(
-        BACKENDS <= texts(offered) or "backend" in getattr(offered, "id", "")
+        texts(offered) >= BACKENDS or "backend" in getattr(offered, "id", "")
         for name in ("Dropdown", "Radio")
         for call in calls(node, name)
         for offered in [keyword(call, "choices")]

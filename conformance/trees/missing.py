@@ -8,7 +8,7 @@ to be decided by the missing library itself is noted, and then the question is b
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -66,10 +66,11 @@ class Missing:
             _active.remove(self)
             builtins.__import__ = plain
 
-    def pip_line(self) -> str:
-        """The command that installs everything that is missing."""
-        names = sorted(DISTRIBUTIONS.get(n, n.replace("_", "-")) for n in self.libraries)
-        return f"python -m pip install {' '.join(names)}" if names else ""
+
+def pip_line(libraries: Iterable[str]) -> str:
+    """The command that installs these libraries."""
+    names = sorted(DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in libraries)
+    return f"python -m pip install {' '.join(names)}"
 
 
 class Inert(ModuleType):

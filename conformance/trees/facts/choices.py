@@ -242,4 +242,3 @@ def _made(ask: Asking, thing: str) -> Any:
         return bare(place_of(ask.tree, thing).value)
     except (Absent, ImportFailed):
         return None
-

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from conformance.targets import find
-from conformance.tree import Absent
+from conformance.tree import Absent, Blocked
 from conformance.trees.asking import Asking, Told, Wrong, bare, filled
 from conformance.trees.layouts import Place, place_of
 
 NAMES = ("device", "_device", "device_name", "device_type")
-NO_MODEL = "acestep-v15-turbo"
+UNSET = "not set by the tree"
 
 
 def planner_picks_the_device(ask: Asking) -> Told:
@@ -23,7 +23,7 @@ def planner_picks_the_device(ask: Asking) -> Told:
     start = _method(handler, {"device", "backend"})
     known = {
         "checkpoint_dir": str(ask.folder / "checkpoints"),
-        "lm_model_path": "no-such-model",
+        "lm_model_path": _model(ask),
         "backend": "pt",
     }
     return _picks(ask, handler, start, known, "the language model")
@@ -33,7 +33,7 @@ def service_picks_the_device(ask: Asking) -> Told:
     """The music model's handler takes this machine's device for `auto`, and an asked one."""
     handler = place_of(ask.tree, "handler")
     start = _method(handler, {"device", "config_path"})
-    known = {"project_root": str(ask.folder), "config_path": NO_MODEL}
+    known = {"project_root": str(ask.folder), "config_path": _model(ask)}
     return _picks(ask, handler, start, known, "the music model")
 
 
@@ -42,6 +42,8 @@ def _picks(ask: Asking, handler: Place, start: str, known: dict[str, Any], who: 
         raise Absent(f"auto means {_best()} on this machine, which is judged in its own column")
     for asked in ("auto", ask.target.device):
         made = bare(handler.value)
+        if "device" in vars(made):
+            made.device = UNSET
         begin: Callable[..., Any] = getattr(made, start)
         given = filled(begin, known | {"device": asked})
         with ask.questions() as lines:
@@ -52,11 +54,18 @@ def _picks(ask: Asking, handler: Place, start: str, known: dict[str, Any], who: 
         chosen = _device_of(made)
         if chosen is None:
             raise Absent(f"{who}'s handler keeps no device that could be asked for")
+        if chosen == UNSET:
+            raise Blocked(f"needs weights: {who} chooses its device after it has loaded")
         if chosen != ask.target.device:
             told = f"{who} runs on {chosen} where {asked} is asked and {ask.target.device} is here"
             raise Wrong(lines[0] if lines else handler.line, told)
     place = _line(ask, handler, start)
     return Told(place, f"{who} runs on {ask.target.device} for auto and when asked")
+
+
+def _model(ask: Asking) -> str:
+    """A model to ask for: the one that comes with our own tree, else one that is not there."""
+    return "demo" if ask.tree.kin else "acestep-v15-turbo"
 
 
 def _method(handler: Place, wanted: set[str]) -> str:

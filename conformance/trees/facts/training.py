@@ -120,6 +120,6 @@ def _judge(ask: Asking, place: str, cls: Any) -> Told:
 def _batch(device: torch.device) -> dict[str, torch.Tensor]:
     state = torch.ones(2, 4, WIDTH)
     names = ("target_latents", "context_latents", "encoder_hidden_states", "latents")
-    batch = {name: state for name in names}
+    batch = dict.fromkeys(names, state)
     batch |= {name: torch.ones(2, 4) for name in ("attention_mask", "encoder_attention_mask")}
     return {name: value.to(device) for name, value in batch.items()}
