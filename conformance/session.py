@@ -197,7 +197,8 @@ class Session:
             made.sections.clear()
         expectation = item.stash.get(_EXPECTED_BY, None)
         if data["outcome"] == EXPECTED and expectation is not None:
-            if before := expectation.differs(str(data["place"]), str(data["message"])):
+            before = expectation.differs(str(data["place"]), str(data["message"]))
+            if before:
                 data["outcome"] = FAIL
                 data["message"] = f"{data['message']} (before: {before})"
                 made.outcome = "failed"

@@ -59,7 +59,7 @@ class Asking:
     def line_of(self, error: BaseException) -> str:
         """`file:line` of the tree's innermost frame in an error."""
         package = f"{self.tree.package}/"
-        frames = [f for f in traceback.extract_tb(error.__traceback__)]
+        frames = traceback.extract_tb(error.__traceback__)
         ours = [f for f in frames if f.filename.startswith(package)]
         if not ours:
             return ""

@@ -53,7 +53,7 @@ OFFLINE = {
 }
 
 
-class NetworkRefused(OSError):
+class NetworkRefusedError(OSError):
     """Code under test tried the network, which a run has none of."""
 
 
@@ -91,14 +91,14 @@ def no_network(noted: Callable[[str, Any], None]) -> Iterator[None]:
     """Refuse every address beyond this machine; `noted(address, frame)` is told of each try.
 
     Raises:
-        NetworkRefused: in the code that tried, at the call.
+        NetworkRefusedError: in the code that tried, at the call.
     """
 
     def refuse(address: Any) -> None:
         host = address[0] if isinstance(address, tuple) and address else address
         if not _is_local(host):
             noted(str(host), sys._getframe(2))
-            raise NetworkRefused(f"no network during a conformance run (asked for {host})")
+            raise NetworkRefusedError(f"no network during a conformance run (asked for {host})")
 
     plain = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -46,11 +47,9 @@ def _picks(ask: Asking, handler: Place, start: str, known: dict[str, Any], who: 
             made.device = UNSET
         begin: Callable[..., Any] = getattr(made, start)
         given = filled(begin, known | {"device": asked})
-        with ask.questions() as lines:
-            try:
-                begin(**given)
-            except Exception:  # noqa: BLE001, S110 (loading may fail: there are no weights)
-                pass
+        # Loading may fail: there are no weights.
+        with ask.questions() as lines, suppress(Exception):
+            begin(**given)
         chosen = _device_of(made)
         if chosen is None:
             raise Absent(f"{who}'s handler keeps no device that could be asked for")
