@@ -116,6 +116,14 @@ def _kind(value: Any) -> Any:
 
 
 @functools.cache
+def _dispatches(kind: type) -> bool:
+    """Whether tensors of this class answer operators themselves; tracers' leave that to a mode."""
+    own = getattr(kind, "__torch_dispatch__", torch._C._disabled_torch_dispatch_impl)
+    traced = kind.__module__.startswith("torch._subclasses.")
+    return own is not torch._C._disabled_torch_dispatch_impl and not traced
+
+
+@functools.cache
 def _plain(func: Any) -> Operator | None:
     """The description of an operator that needs no look at its arguments, else None."""
     operator = describe(func)
@@ -140,6 +148,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
+        if types and any(_dispatches(kind) for kind in types):
+            # A tensor made of tensors: its own code runs first, and its parts come back here.
+            return NotImplemented
         with torch._C.DisableTorchFunction():
             return self._dispatch(func, args, kwargs or {})
 
@@ -308,6 +319,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 inner = tensor.dtype in _WIDE and core.thread.caller in _COMPUTES_IN_FLOAT64
                 stray = stray or not (on_device or exempt or inner or tensor.device != HOST)
         if stray:
+            if operator.base == "aten::convolution":
+                checks.check_convolution_types(args, core.ledger.holds)
+            if operator.base in _INDEXED and not core.ledger.holds(found[0]):
+                raise limits.INDICES.error()
             raise checks.mixed(operator.name, tensors, not core.ledger.holds(found[0]))
 
     def _run(

@@ -145,6 +145,8 @@ def _to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         return call(core, func, (tensor,), stay)
     if {here, there} != {HOST, DEVICE}:
         return call(core, func, args, kwargs)
+    if tensor.is_nested and tensor.layout is torch.strided:
+        raise limits.NESTED.error(device=DEVICE)
     return move(core, tensor, there, dtype, options.get("memory_format"))
 
 
@@ -278,6 +280,16 @@ def _pack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if core.ledger.holds(lengths):
         name = lengths.type().rpartition(".")[2].removesuffix("Tensor")
         raise limits.LENGTHS.error(count=lengths.dim(), device=DEVICE, name=name)
+    return call(core, func, args, kwargs)
+
+
+@handles(torch._C._VariableFunctions.lstm)
+def _lstm(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    # MPS has a kernel for the whole of it, except for packed sequences.
+    signal, state = args[:2]
+    whole = isinstance(state, (list, tuple)) and core.ledger.holds(signal)
+    if whole and state[0].size(2) != state[1].size(2):
+        raise limits.LSTM_PROJECTIONS.error()
     return call(core, func, args, kwargs)
 
 

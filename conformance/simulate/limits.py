@@ -135,6 +135,14 @@ CONVOLUTION_DTYPE = _limit(
     "Convolution is supported only for Floating types",
     _SOURCES + "native/mps/operations/Convolution.mm",
 )
+CONVOLUTION_TYPES = _limit(
+    "convolution-types",
+    RuntimeError,
+    "Input type ({signal}) and {role} type ({found}) should be the same",
+    _SOURCES + "native/Convolution.cpp; seen in https://github.com/pytorch/pytorch/issues/88978, "
+    "https://github.com/pytorch/ignite/issues/2977 and "
+    "https://github.com/Mikubill/sd-webui-controlnet/issues/1267",
+)
 LINEAR_DTYPE = _limit(
     "linear-dtype",
     RuntimeError,
@@ -143,11 +151,62 @@ LINEAR_DTYPE = _limit(
 )
 ADAPTIVE_POOL = _limit(
     "adaptive-pool-size",
+    NotImplementedError,
+    "Adaptive pool MPS: {larger} sizes must be divisible by {smaller} sizes. Non-divisible input "
+    "sizes are not implemented on MPS device yet. For now, you can manually transfer tensor to cpu "
+    "in this case. Please refer to [this issue]"
+    "(https://github.com/pytorch/pytorch/issues/96056)",
+    "https://github.com/pytorch/pytorch/issues/96056 and, with the output larger, issues/143864; "
+    "native/mps/operations/AdaptivePooling.mm",
+    torch_versions="every version; older ones raise it as a RuntimeError",
+)
+ADAPTIVE_POOL_MIXED = _limit(
+    "adaptive-pool-mixed",
+    NotImplementedError,
+    "Adaptive pool MPS: Input height and width must both be greater than, or equal to, or lesser "
+    "than output height and width",
+    _SOURCES + "native/mps/operations/AdaptivePooling.mm",
+)
+INVERSE_COMPLEX = _limit(
+    "inverse-complex",
     RuntimeError,
-    "Adaptive pool MPS: input sizes must be divisible by output sizes. Non-divisible input sizes "
-    "are not implemented on MPS device yet. For now, you can manually transfer tensor to cpu in "
-    "this case. Please refer to [this issue](https://github.com/pytorch/pytorch/issues/96056)",
-    "https://github.com/pytorch/pytorch/issues/96056",
+    "linalg_inv: not supported for complex types yet!",
+    _SOURCES + "native/mps/operations/LinearAlgebra.mm",
+)
+CHOLESKY_INVERSE_DTYPE = _limit(
+    "cholesky-inverse-dtype",
+    RuntimeError,
+    "cholesky_inverse: MPS only supports float type!",
+    _SOURCES + "native/mps/operations/LinearAlgebra.mm",
+)
+INDEX_REDUCE_DTYPE = _limit(
+    "index-reduce-dtype",
+    RuntimeError,
+    "index_reduce for MPS does not support {name} dtype",
+    "https://github.com/pytorch/pytorch/pull/174936: its atomics are of 32 bits",
+    torch_versions="2.12 and newer; before, there was no kernel",
+)
+LSTM_PROJECTIONS = _limit(
+    "lstm-projections",
+    RuntimeError,
+    "LSTM with projections is not currently supported with MPS.",
+    "native/mps/operations/RnnOps.mm; the installed torch/testing/_internal/common_modules.py "
+    "leaves LSTM out on MPS for it",
+    torch_versions="2.0 up to the installed one",
+)
+NESTED = _limit(
+    "nested-storage",
+    RuntimeError,
+    "NestedTensorImpl storage must be either CUDA, CPU, XPU or privateuseone but got {device}",
+    _SOURCES + "NestedTensorImpl.cpp; https://github.com/pytorch/pytorch/issues/127743",
+)
+INDICES = _limit(
+    "indices",
+    RuntimeError,
+    "indices should be either on cpu or on the same device as the indexed tensor (cpu)",
+    _SOURCES + "native/TensorAdvancedIndexing.cpp; "
+    "https://discuss.pytorch.org/t/indices-should-be-either-on-cpu-or-on-the-same-device-as-the-"
+    "indexed-tensor/154141",
 )
 NDARRAY_SIZE = _limit(
     "ndarray-size",

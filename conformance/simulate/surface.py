@@ -50,7 +50,13 @@ def install(patches: Patches, core: Core) -> None:
     _storages(patches, core)
     _cuda(patches)
     tracing.install(patches, core.ledger.holds, is_backend_name)
-    plain_tensor = torch.tensor
+    plain_tensor, plain_nested = torch.tensor, torch._C._nested.nested_tensor
+
+    def nested(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if is_backend_name(kwargs.get("device")):
+            raise limits.NESTED.error(device=DEVICE)
+        made: torch.Tensor = plain_nested(*args, **kwargs)
+        return made
 
     def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
         # Inside torch's own Python functions no function mode is active.
@@ -60,6 +66,7 @@ def install(patches: Patches, core: Core) -> None:
         return plain_tensor(*args, **kwargs)
 
     patches.set(torch, "tensor", tensor)
+    patches.set(torch._C._nested, "nested_tensor", nested)
     for owner in (torch, torch.utils.dlpack):
         plain = vars(owner)["from_dlpack"]
         patches.set(owner, "from_dlpack", functools.partial(from_dlpack, core, plain))
