@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -103,8 +104,6 @@ def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     before = thread.target, thread.call
     thread.target, thread.call = target, (func, args, kwargs)
     try:
-        if autocast.active():
-            return autocast.run(core, func, args, kwargs)
         return func(*args, **kwargs)
     finally:
         thread.target, thread.call = before
@@ -290,7 +289,8 @@ def _lstm(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     whole = isinstance(state, (list, tuple)) and core.ledger.holds(signal)
     if whole and state[0].size(2) != state[1].size(2):
         raise limits.LSTM_PROJECTIONS.error()
-    return call(core, func, args, kwargs)
+    with autocast.without() if whole else nullcontext():
+        return call(core, func, args, kwargs)
 
 
 @handles(_Tensor.pin_memory)

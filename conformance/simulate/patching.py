@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 _ABSENT = object()
@@ -21,11 +22,17 @@ class Patches:
         setattr(owner, name, value)
         return reached
 
+    def later(self, action: Callable[[], None]) -> None:
+        """Has `undo` call `action`, in its turn."""
+        self._undone.append((action, "", None))
+
     def undo(self) -> None:
         """Restores everything, last change first."""
         while self._undone:
             owner, name, own = self._undone.pop()
-            if own is _ABSENT:
+            if not name:
+                owner()
+            elif own is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, own)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from conformance.simulate import limits, tracing
+from conformance.simulate.autocast import Autocast
 from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
 from conformance.simulate.dispatch import Core
 from conformance.simulate.functions import from_dlpack, is_backend_name, make_tensor
@@ -49,6 +50,7 @@ def install(patches: Patches, core: Core) -> None:
     _tensors(patches, core)
     _storages(patches, core)
     _cuda(patches)
+    Autocast(core.ledger.holds).install(patches)
     tracing.install(patches, core.ledger.holds, is_backend_name)
     plain_tensor, plain_nested = torch.tensor, torch._C._nested.nested_tensor
 
