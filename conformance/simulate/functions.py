@@ -246,8 +246,23 @@ def _dlpack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
-def from_dlpack(core: Core, plain: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
+Capsules = dict[int, tuple[Any, torch.Tensor]]
+
+
+def to_dlpack(core: Core, capsules: Capsules, plain: Any, tensor: torch.Tensor) -> Any:
+    """torch.to_dlpack, whose capsules of simulated tensors are torch's own to open."""
+    capsule = plain(tensor)
+    if core.ledger.holds(tensor):
+        capsules[id(capsule)] = capsule, tensor.detach()
+    return capsule
+
+
+def from_dlpack(
+    core: Core, capsules: Capsules, plain: Any, source: Any, *args: Any, **kwargs: Any
+) -> Any:
     """torch.from_dlpack, which hands a simulated tensor over without an export to the host."""
+    if id(source) in capsules:
+        source = capsules.pop(id(source))[1]
     if isinstance(source, _Tensor) and core.ledger.holds(source):
         device = kwargs.get("device")
         alias = source.detach()

@@ -16,7 +16,12 @@ from conformance.simulate import limits, tracing
 from conformance.simulate.autocast import Autocast
 from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
 from conformance.simulate.dispatch import Core
-from conformance.simulate.functions import from_dlpack, is_backend_name, make_tensor
+from conformance.simulate.functions import (
+    from_dlpack,
+    is_backend_name,
+    make_tensor,
+    to_dlpack,
+)
 from conformance.simulate.internals import storage_device
 from conformance.simulate.patching import Patches
 from conformance.simulate.randomness import Generator
@@ -69,9 +74,12 @@ def install(patches: Patches, core: Core) -> None:
 
     patches.set(torch, "tensor", tensor)
     patches.set(torch._C._nested, "nested_tensor", nested)
+    capsules: dict[int, tuple[Any, torch.Tensor]] = {}
     for owner in (torch, torch.utils.dlpack):
+        plain = vars(owner)["to_dlpack"]
+        patches.set(owner, "to_dlpack", functools.partial(to_dlpack, core, capsules, plain))
         plain = vars(owner)["from_dlpack"]
-        patches.set(owner, "from_dlpack", functools.partial(from_dlpack, core, plain))
+        patches.set(owner, "from_dlpack", functools.partial(from_dlpack, core, capsules, plain))
     patches.set(torch, "Generator", Generator)
     patches.set(torch, "Event", Event)
     patches.set(torch, "Stream", Stream)

@@ -66,7 +66,21 @@ def install(
             raise NotSimulatedError("torch.jit.load")
         return plain_load(*args, **kwargs)
 
+    def script(*args: Any, **kwargs: Any) -> Any:
+        # The compiler knows functions by identity, and this one compiles to an operator.
+        with patches.plain(torch, "tensor"):
+            return plain_script(*args, **kwargs)
+
+    def run(compiled: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls what was compiled: on the device the function that it was compiled from."""
+        function = getattr(compiled, "_torchdynamo_inline", None)
+        if function is not None and any(holds(tensor) for tensor in _tensors((args, kwargs))):
+            return function(*args, **kwargs)
+        return plain_run(compiled, *args, **kwargs)
+
     plain_load = patches.set(torch.jit, "load", load)
+    plain_script = patches.set(torch.jit, "script", script)
+    plain_run = patches.set(torch.jit.ScriptFunction, "__call__", run)
     for owner, name in (
         (torch.export, "export"),
         (torch.export, "draft_export"),

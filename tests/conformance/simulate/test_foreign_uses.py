@@ -277,3 +277,12 @@ def test_the_kernel_of_a_tensor_class_is_seen_part_by_part(sim: simulate.Simulat
     with pytest.raises(NotImplementedError, match="aten::_linalg_eigh"):
         Doubled(torch.eye(2, device="mps")) + 1
     assert sim.recorder.operators["aten::mul.Tensor"] == 1
+
+
+def test_a_capsule_of_the_device_is_opened_there() -> None:
+    there = torch.ones(2, device="mps")
+    opened = torch.from_dlpack(torch.utils.dlpack.to_dlpack(there))
+    assert opened.device == DEVICE
+    assert opened.data_ptr() == there.data_ptr()
+    host = torch.ones(2)
+    assert torch.from_dlpack(torch.utils.dlpack.to_dlpack(host)).device.type == "cpu"

@@ -91,3 +91,15 @@ def test_on_the_host_all_of_it_works() -> None:
     with FakeTensorMode():
         assert torch.ones(2).device.type == "cpu"
     assert on().sum().item() == 2.0
+
+
+def placed_like(signal: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = torch.tensor([1.0, 2.0], device=signal.device)
+    return made + torch.zeros(2, device=signal.device) + signal
+
+
+def test_a_scripted_function_makes_its_tensors_where_its_arguments_are() -> None:
+    scripted = torch.jit.script(placed_like)
+    assert scripted(on()).device.type == "mps"
+    assert scripted(torch.ones(1, 2)).device.type == "cpu"
+    assert scripted(on()).tolist() == [[2.0, 3.0]]
