@@ -63,6 +63,8 @@ class Thread(threading.local):
     target: torch.device | None = None
     call: tuple[Any, Args, Kwargs] | None = None
     inside: bool = False
+    interpreted: bool = False
+    """Whether TorchScript runs, which reads the host as the device of a simulated tensor."""
     noteworthy: int = 0
 
     @property
@@ -171,11 +173,12 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return self._run_plain(func, operator, args, kwargs, ours)
             return self._on_device(func, args, kwargs, found, ours)
         device = kwargs.get("device")
+        unsaid = device is None and not core.thread.interpreted
         if is_backend(device) or (
-            not found and (device is None or device == HOST) and self.core.wanted() == DEVICE
+            not found and (unsaid or device == HOST) and core.wanted() == DEVICE
         ):
             return self._created(func, args, kwargs, found)
-        if found and self.core.thread.target == DEVICE and describe(func).takes_device:
+        if found and core.thread.target == DEVICE and describe(func).takes_device:
             return self._created(func, args, kwargs, found)
         generator = _generator(args, kwargs)
         if generator is not None and on_device(generator):

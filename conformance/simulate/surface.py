@@ -56,7 +56,7 @@ def install(patches: Patches, core: Core) -> None:
     _storages(patches, core)
     _cuda(patches)
     Autocast(core.ledger.holds).install(patches)
-    tracing.install(patches, core.ledger.holds, is_backend_name)
+    tracing.install(patches, core.thread, core.ledger.holds, is_backend_name)
     plain_tensor, plain_nested = torch.tensor, torch._C._nested.nested_tensor
 
     def nested(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -47,10 +47,14 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
 
 def install(
     patches: Patches,
+    thread: Any,
     holds: Callable[[torch.Tensor], bool],
     is_backend_name: Callable[[Any], bool],
 ) -> None:
-    """Guards the entry points; a tensor or module of the host goes through as ever."""
+    """Guards the entry points; a tensor or module of the host goes through as ever.
+
+    `thread` is what the dispatch mode knows of the call under way on this thread.
+    """
 
     def guarded(what: str, plain: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -78,7 +82,18 @@ def install(
             return function(*args, **kwargs)
         return plain_run(compiled, *args, **kwargs)
 
+    def run_method(compiled: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls a scripted module, in which a tensor's device is read as the host's."""
+        before = thread.call, thread.interpreted
+        if any(holds(tensor) for tensor in _tensors((args, kwargs))):
+            thread.call, thread.interpreted = (compiled, args, kwargs), True
+        try:
+            return plain_run_method(compiled, *args, **kwargs)
+        finally:
+            thread.call, thread.interpreted = before
+
     plain_load = patches.set(torch.jit, "load", load)
+    plain_run_method = patches.set(torch._C.ScriptMethod, "__call__", run_method)
     plain_script = patches.set(torch.jit, "script", script)
     plain_run = patches.set(torch.jit.ScriptFunction, "__call__", run)
     for owner, name in (
@@ -86,7 +101,9 @@ def install(
         (torch.export, "draft_export"),
         (torch.jit, "trace"),
         (torch.jit, "trace_module"),
-        (torch.jit, "script"),
+        (torch.jit, "save"),
+        (torch.jit.RecursiveScriptModule, "save"),
+        (torch.jit.RecursiveScriptModule, "save_to_buffer"),
     ):
         what = f"{owner.__name__}.{name}"
         patches.set(owner, name, guarded(what, getattr(owner, name)))

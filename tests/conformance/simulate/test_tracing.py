@@ -62,12 +62,13 @@ def loaded(where: object) -> Any:
         lambda: make_fx(lambda x: x + 1)(on()),
         lambda: make_fx(lambda x: torch.ones(2, device=x.device), tracing_mode="fake")(on()),
         lambda: torch.jit.trace(layer(), on()),
-        lambda: torch.jit.script(layer()),
+        lambda: torch.jit.save(torch.jit.script(layer()), io.BytesIO()),
+        lambda: torch.jit.script(layer()).save_to_buffer(),
         lambda: loaded("mps"),
         lambda: loaded(torch.device("mps", 0)),
     ],
     ids=(
-        "module,argument,inside,fake,moved in fake,fx,fx in fake,trace,script,load,load by device"
+        "module,argument,inside,fake,moved in fake,fx,fx in fake,trace,save,method,load,load by device"
     ).split(","),
 )
 def test_refused_in_a_line(use: Callable[[], Any]) -> None:
@@ -103,3 +104,16 @@ def test_a_scripted_function_makes_its_tensors_where_its_arguments_are() -> None
     assert scripted(on()).device.type == "mps"
     assert scripted(torch.ones(1, 2)).device.type == "cpu"
     assert scripted(on()).tolist() == [[2.0, 3.0]]
+
+
+class Filling(torch.nn.Module):
+    def forward(self, signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, device=signal.device) + signal, torch.ones(2)
+
+
+def test_a_scripted_module_does_too() -> None:
+    assert torch.jit.script(layer())(on()).device.type == "mps"
+    scripted = torch.jit.script(Filling())
+    made, unsaid = scripted(on())
+    assert (made.device.type, unsaid.device.type) == ("mps", "cpu")
+    assert {tensor.device.type for tensor in scripted(torch.ones(2))} == {"cpu"}
