@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.simulate.hook import OPTIONS_VARIABLE, REPORTS_VARIABLE
+from conformance.simulate.hook import DEBUG_VARIABLE, REPORTS_VARIABLE, hand_down
 from conformance.simulate.machine import BACKEND, Machine
 
 _INTERPRETERS = ("python", "python3")
@@ -39,6 +39,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--macos", default="15.5", help="macOS version to stand for (15.5)")
     parser.add_argument("--memory-gb", type=float, default=16, help="unified memory in GiB (16)")
     parser.add_argument("--ratchet", action="store_true", help="keep freed blocks, as the driver")
+    parser.add_argument(
+        "--debug", action="store_true", help="keep the simulation's own frames in tracebacks"
+    )
     parser.add_argument("--report", type=Path, help="write a report to this .json or .html file")
 
 
@@ -106,16 +109,11 @@ def _child(command: list[str], args: argparse.Namespace, folder: Path) -> int:
         "memory_gb": args.memory_gb,
         "ratchet": args.ratchet,
     }
-    package = Path(__file__).parent
-    paths = [str(package / "startup"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # Children must find this package even where it is used from a source tree.
-    paths.append(str(package.parents[1]))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        OPTIONS_VARIABLE: json.dumps(options),
-        REPORTS_VARIABLE: str(folder),
-    }
+    put_back = hand_down(options)
+    environment = {**os.environ, REPORTS_VARIABLE: str(folder)}
+    put_back()
+    if args.debug:
+        environment[DEBUG_VARIABLE] = "1"
     status = subprocess.run(command, env=environment, check=False).returncode
     return status if status >= 0 else 128 - status
 

@@ -62,6 +62,7 @@ class Thread(threading.local):
 
     target: torch.device | None = None
     call: tuple[Any, Args, Kwargs] | None = None
+    operator: Any = None
     inside: bool = False
     interpreted: bool = False
     """Whether TorchScript runs, which reads the host as the device of a simulated tensor."""
@@ -83,6 +84,13 @@ class Core:
         self.random = RandomState()
         self.thread = Thread()
         self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def refused(self, code: str, operator: str) -> None:
+        """Notes a limit met by the operator, or by the function, under way on this thread."""
+        func, self.thread.operator = self.thread.operator, None
+        if not operator and isinstance(func, torch._ops.OpOverload):
+            operator = describe(func).name
+        self.recorder.refusal(code, operator or getattr(func, "__name__", "torch"))
 
     def wanted(self) -> torch.device:
         """Where a tensor made by the call under way belongs: its stated device or its operands'."""
@@ -153,8 +161,12 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if types and any(_dispatches(kind) for kind in types):
             # A tensor made of tensors: its own code runs first, and its parts come back here.
             return NotImplemented
+        thread = self.core.thread
+        before, thread.operator = thread.operator, func
         with torch._C.DisableTorchFunction():
-            return self._dispatch(func, args, kwargs or {})
+            out = self._dispatch(func, args, kwargs or {})
+        thread.operator = before
+        return out
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         core = self.core

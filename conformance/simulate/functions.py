@@ -14,6 +14,7 @@ from conformance.simulate import autocast, checks, limits
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
 from conformance.simulate.dispatch import Args, Core, Kwargs
 from conformance.simulate.internals import is_alias
+from conformance.simulate.memory import is_backend
 from conformance.simulate.transfer import move
 
 Handler = Callable[[Core, Any, Args, Kwargs], Any]
@@ -81,6 +82,7 @@ class FunctionMode(TorchFunctionMode):
             return func(*args, **kwargs)
         handler = HANDLERS.get(func)
         if handler is not None:
+            self.core.thread.operator = func
             return handler(self.core, func, args, kwargs)
         return call(self.core, func, args, kwargs)
 
@@ -97,6 +99,7 @@ def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         # Host memory is the GPU's too on a Mac, and needs no allocator of its own.
         kwargs = {**kwargs, "pin_memory": False}
     if target == DEVICE:
+        core.recorder.asked += 1
         kwargs = {**kwargs, "device": HOST}
     elif target is not None and target != HOST:
         return func(*args, **kwargs)
@@ -138,6 +141,7 @@ def _to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if device is None:
         return call(core, func, args, kwargs)
     there = placed(device)
+    core.recorder.asked += there == DEVICE
     here = DEVICE if core.ledger.holds(tensor) else tensor.device
     if there == here:
         stay = {"dtype": dtype or tensor.dtype, **options}
@@ -155,8 +159,10 @@ def _device(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     named = args[0] if args else kwargs.get("type")
     index = named if isinstance(named, int) else kwargs.get("index")
     if named is None or isinstance(named, int):
-        return func(BACKEND, index)
-    return func(*args, **kwargs)
+        args, kwargs = (BACKEND, index), {}
+    made = func(*args, **kwargs)
+    core.recorder.asked += made.type == BACKEND
+    return made
 
 
 @handles(torch._C._nn._parse_to)
@@ -173,7 +179,9 @@ def _parse_to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         rest[0] = placed(rest[0])
     if isinstance(options.get("device"), int):
         options["device"] = placed(options["device"])
-    return func(*rest, **options)
+    parsed = func(*rest, **options)
+    core.recorder.asked += is_backend(parsed[0])
+    return parsed
 
 
 @handles(_Tensor.type_as)

@@ -10,15 +10,20 @@ import multiprocessing.util
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 OPTIONS_VARIABLE = "CONFORMANCE_SIMULATE"
 """Environment variable that carries the machine's settings, as JSON, to child processes."""
 
 REPORTS_VARIABLE = "CONFORMANCE_SIMULATE_REPORTS"
 """Environment variable that names the folder where each process leaves its report."""
+
+
+DEBUG_VARIABLE = "CONFORMANCE_SIMULATE_DEBUG"
+"""Environment variable that keeps this package's frames in tracebacks."""
 
 
 class _AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -57,12 +62,54 @@ def arm() -> None:
         sys.meta_path.insert(0, _AfterTorch())
 
 
-def activate() -> None:
-    """Enters the simulation until the process ends and leaves a report then."""
+def hand_down(options: dict[str, Any]) -> Callable[[], None]:
+    """Gives this process's environment what makes the processes it starts simulated too.
+
+    Returns what puts the environment back.
+    """
+    names = ("PYTHONPATH", OPTIONS_VARIABLE)
+    before = {name: os.environ.get(name) for name in names}
+
+    def put_back() -> None:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    package = Path(__file__).parent
+    paths = [str(package / "startup"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Children must find this package even where it is used from a source tree.
+    paths.append(str(package.parents[1]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ[OPTIONS_VARIABLE] = json.dumps(options)
+    return put_back
+
+
+def ensure() -> Callable[[], None]:
+    """Has the device in this process from now on, where it is not there yet.
+
+    Returns what takes it away again.
+    """
+    import torch  # noqa: F401 - where the hook is armed, this is what adds the device
+
+    from conformance.simulate.session import active
+
+    return activate() if active() is None else lambda: None
+
+
+def activate() -> Callable[[], None]:
+    """Enters the simulation until the process ends and leaves a report then.
+
+    Returns what ends it earlier.
+    """
     from conformance.simulate.session import mps
 
     simulation = mps(**json.loads(os.environ[OPTIONS_VARIABLE]))
     simulation.__enter__()
+    if not os.environ.get(DEBUG_VARIABLE):
+        from conformance.simulate.traces import fold
+
+        fold()
 
     def leave_report() -> None:
         from conformance.simulate import report
@@ -82,3 +129,4 @@ def activate() -> None:
         multiprocessing.util.Finalize(None, leave_report, exitpriority=0)
 
     multiprocessing.util.register_after_fork(simulation, lambda _: in_forked_child())
+    return lambda: simulation.__exit__(None, None, None)

@@ -27,9 +27,19 @@ class Limit:
     torch: str = "every version"
     holds: Callable[[Machine], bool] = lambda _: True
 
+    @property
+    def mistake(self) -> bool:
+        """Whether a program meets it by leaving a tensor where it does not belong.
+
+        The others are what MPS itself cannot do.
+        """
+        return self.code in MISTAKES
+
     def error(self, **fields: object) -> Exception:
         """The exception to raise: MPS's words, then one line that says it is simulated."""
         text = self.message.format(**fields)
+        for listener in LISTENERS:
+            listener(self.code, str(fields.get("operator", "")))
         return self.exception(
             f"{text}\n[{REPORTED_NAME}] simulated failure '{self.code}', raised without a Mac; "
             f"the limit comes from {self.source} (macOS: {self.macos}; torch: {self.torch})."
@@ -37,6 +47,16 @@ class Limit:
 
 
 LIMITS: dict[str, Limit] = {}
+
+LISTENERS: list[Callable[[str, str], None]] = []
+"""Called with the code of each limit that a program meets, and the operator, if that names it."""
+
+MISTAKES = frozenset(
+    {"mixed-devices", "mixed-devices-linear", "mixed-devices-placeholder", "convolution-types"}
+    | {"indices", "numpy", "lengths", "split-indices", "type-name"}
+    | {"generator", "generator-permutation", "shared-memory", "pin-memory"}
+)
+"""Limits that every accelerator has, which a program meets by its own oversight."""
 
 
 def _limit(
