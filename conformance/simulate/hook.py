@@ -115,7 +115,8 @@ def activate() -> Callable[[], None]:
         from conformance.simulate import report
 
         folder = os.environ.get(REPORTS_VARIABLE)
-        if folder and simulation.recorder.operators:
+        recorder = simulation.recorder
+        if folder and (recorder.operators or recorder.refusals):
             handle, name = tempfile.mkstemp(suffix=".part", dir=folder)
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 json.dump(report.collect(simulation), stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from conformance.simulate.device import REPORTED_NAME, Machine
+from conformance.simulate.machine import REPORTED_NAME, Machine
 
 _SOURCES = "pytorch/pytorch aten/src/ATen/"
 

@@ -203,6 +203,7 @@ class Run:
             "operator": found.operator,
             "mistake": found.limit in _mistakes() if found.limit else False,
             "place": self._place(places[-1]) if places else "",
+            "at": places[-1] if places else "",
         }
 
     def _place(self, place: str) -> str:

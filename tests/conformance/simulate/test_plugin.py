@@ -92,6 +92,24 @@ def test_a_whole_run(project: pytest.Pytester, capsys: pytest.CaptureFixture[str
     assert {k: v for k, v in os.environ.items() if k not in own} == before
 
 
+def test_a_fixture_and_a_marker_for_single_tests(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
+    project.makepyfile(
+        test_it="import pytest, torch\n"
+        "@pytest.mark.mps_sim(macos='14.1')\n"
+        "def test_marked():\n"
+        "    assert torch.ones(1, device='mps').is_mps\n"
+        "    assert not torch.backends.mps.is_macos_or_newer(15, 0)\n"
+        "def test_fixture(mps_sim):\n"
+        "    assert mps_sim.machine.macos == '15.5'\n"
+        "    with pytest.warns(UserWarning):\n"
+        "        torch.compile(lambda x: x)\n"
+        "def test_without():\n"
+        "    assert not torch.backends.mps.is_available()\n"
+    )
+    assert project.inline_run().countoutcomes() == [3, 0, 0]
+
+
 def test_what_is_known_is_strict_both_ways_and_written(
     project: pytest.Pytester, capsys: pytest.CaptureFixture[str]
 ) -> None:
