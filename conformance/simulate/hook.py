@@ -26,7 +26,7 @@ DEBUG_VARIABLE = "CONFORMANCE_SIMULATE_DEBUG"
 """Environment variable that keeps this package's frames in tracebacks."""
 
 
-class _AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Lets torch import as usual, then enters the simulation."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class _AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def arm() -> None:
     """Prepares the process; does nothing where the settings are not in the environment."""
     if OPTIONS_VARIABLE in os.environ:
-        sys.meta_path.insert(0, _AfterTorch())
+        sys.meta_path.insert(0, AfterTorch())
 
 
 def hand_down(options: dict[str, Any]) -> Callable[[], None]:
