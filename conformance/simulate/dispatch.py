@@ -185,10 +185,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return self._run_plain(func, operator, args, kwargs, ours)
             return self._on_device(func, args, kwargs, found, ours)
         device = kwargs.get("device")
-        unsaid = device is None and not core.thread.interpreted
-        if is_backend(device) or (
-            not found and (unsaid or device == HOST) and core.wanted() == DEVICE
-        ):
+        if is_backend(device) or (not found and self._follows(device, kwargs)):
             return self._created(func, args, kwargs, found)
         if found and core.thread.target == DEVICE and describe(func).takes_device:
             return self._created(func, args, kwargs, found)
@@ -196,6 +193,15 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if generator is not None and on_device(generator):
             raise limits.GENERATOR.error(expected="cpu", found=DEVICE.type)
         return func(*args, **kwargs)
+
+    def _follows(self, device: torch.device | None, kwargs: Kwargs) -> bool:
+        """Whether what is made from nothing goes where the call under way is at work."""
+        if device is not None and device != HOST:
+            return False
+        if self.core.thread.interpreted and (device is None or "layout" in kwargs):
+            # TorchScript's own `tensor` begins with an empty one whose layout it names.
+            return False
+        return self.core.wanted() == DEVICE
 
     def _run_plain(
         self, func: Any, operator: Operator, args: Args, kwargs: Kwargs, ours: list[torch.Tensor]

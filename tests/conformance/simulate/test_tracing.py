@@ -108,7 +108,7 @@ def test_a_scripted_function_makes_its_tensors_where_its_arguments_are() -> None
 
 class Filling(torch.nn.Module):
     def forward(self, signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(2, device=signal.device) + signal, torch.ones(2)
+        return torch.zeros(2, device=signal.device) + signal, torch.ones(1) + torch.tensor([1])
 
 
 def test_a_scripted_module_does_too() -> None:
