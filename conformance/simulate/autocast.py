@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from conformance.simulate.device import BACKEND
 from conformance.simulate.patching import Patches
 
-_KEY: Any = torch._C.DispatchKey.AutocastMPS
 _C: Any = torch._C
+_KEY: Any = _C.DispatchKey.AutocastMPS
 _LOW = (torch.float16, torch.bfloat16)
 
 Holds = Callable[[torch.Tensor], bool]
@@ -40,12 +40,15 @@ class _Asked(torch.Tensor):
 
     @staticmethod
     def __new__(cls, dtype: torch.dtype, asked: list[torch.dtype]) -> _Asked:
-        made: Any = torch.Tensor._make_wrapper_subclass(cls, (2, 2), dtype=dtype, device=BACKEND)
+        device = torch.device(BACKEND)
+        made: Any = torch.Tensor._make_wrapper_subclass(cls, (2, 2), dtype=dtype, device=device)
         made.asked = asked
         return made  # type: ignore[no-any-return]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func is torch.ops.aten._to_copy.default:
             args[0].asked.append(kwargs["dtype"])
         # The first conversion tells the policy; the operator itself is not wanted.
@@ -208,7 +211,8 @@ class Autocast:
 
     def _replaced(self) -> Any:
         known = policies()
-        library = torch.library.Library("aten", "IMPL", _KEY.name)
+        make: Any = torch.library.Library
+        library = make("aten", "IMPL", _KEY.name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for op, policy in known.items():

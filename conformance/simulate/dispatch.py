@@ -198,9 +198,12 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether what is made from nothing goes where the call under way is at work."""
         if device is not None and device != HOST:
             return False
-        if self.core.thread.interpreted and (device is None or "layout" in kwargs):
-            # TorchScript's own `tensor` begins with an empty one whose layout it names.
-            return False
+        if self.core.thread.interpreted:
+            # TorchScript's own `tensor` names the layout, and does not say whether it was given a
+            # device: numbers go there, and what may be an index stays. A wrong guess is refused.
+            index = "layout" in kwargs and not kwargs["dtype"].is_floating_point
+            if device is None or index:
+                return False
         return self.core.wanted() == DEVICE
 
     def _run_plain(

@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
         except RuntimeError as error:
             sys.stderr.write(f"{error}\n")
             return 1
-        compared = Comparison(*map(results, files), suite.reasons)
+        compared = Comparison(results(files[0]), results(files[1]), suite.reasons)
     sys.stdout.write("\n".join(compared.lines()) + "\n")
     return 1 if compared.unexplained else 0
 

@@ -57,7 +57,8 @@ def install(patches: Patches, core: Core) -> None:
     _cuda(patches)
     Autocast(core.ledger.holds).install(patches)
     tracing.install(patches, core.thread, core.ledger.holds, is_backend_name)
-    plain_tensor, plain_nested = torch.tensor, torch._C._nested.nested_tensor
+    nested_module: Any = vars(torch._C)["_nested"]
+    plain_tensor, plain_nested = torch.tensor, nested_module.nested_tensor
 
     def nested(*args: Any, **kwargs: Any) -> torch.Tensor:
         if is_backend_name(kwargs.get("device")):
@@ -73,7 +74,7 @@ def install(patches: Patches, core: Core) -> None:
         return plain_tensor(*args, **kwargs)
 
     patches.set(torch, "tensor", tensor)
-    patches.set(torch._C._nested, "nested_tensor", nested)
+    patches.set(nested_module, "nested_tensor", nested)
     capsules: dict[int, tuple[Any, torch.Tensor]] = {}
     for owner in (torch, torch.utils.dlpack):
         plain = vars(owner)["to_dlpack"]

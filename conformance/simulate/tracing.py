@@ -96,14 +96,15 @@ def install(
     plain_run_method = patches.set(torch._C.ScriptMethod, "__call__", run_method)
     plain_script = patches.set(torch.jit, "script", script)
     plain_run = patches.set(torch.jit.ScriptFunction, "__call__", run)
+    scripted: Any = vars(torch.jit)["RecursiveScriptModule"]
     for owner, name in (
         (torch.export, "export"),
         (torch.export, "draft_export"),
         (torch.jit, "trace"),
         (torch.jit, "trace_module"),
         (torch.jit, "save"),
-        (torch.jit.RecursiveScriptModule, "save"),
-        (torch.jit.RecursiveScriptModule, "save_to_buffer"),
+        (scripted, "save"),
+        (scripted, "save_to_buffer"),
     ):
         what = f"{owner.__name__}.{name}"
         patches.set(owner, name, guarded(what, getattr(owner, name)))

@@ -37,7 +37,7 @@ def compared(folder: Path, *reasons: foreign.Reason) -> foreign.Comparison:
     for name, text in (("cpu", HOST), ("mps", device)):
         (folder / name).write_text(text)
     runs = [foreign.results(folder / name) for name in ("cpu", "mps")]
-    return foreign.Comparison(*runs, reasons)
+    return foreign.Comparison(runs[0], runs[1], reasons)
 
 
 def test_each_change_is_of_one_kind(tmp_path: Path) -> None:
