@@ -62,7 +62,10 @@ class Thread(threading.local):
 
     target: torch.device | None = None
     call: tuple[Any, Args, Kwargs] | None = None
+    operator: Any = None
     inside: bool = False
+    interpreted: bool = False
+    """Whether TorchScript runs, which reads the host as the device of a simulated tensor."""
     noteworthy: int = 0
 
     @property
@@ -81,6 +84,13 @@ class Core:
         self.random = RandomState()
         self.thread = Thread()
         self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def refused(self, code: str, operator: str) -> None:
+        """Notes a limit met by the operator, or by the function, under way on this thread."""
+        func, self.thread.operator = self.thread.operator, None
+        if not operator and isinstance(func, torch._ops.OpOverload):
+            operator = describe(func).name
+        self.recorder.refusal(code, operator or getattr(func, "__name__", "torch"))
 
     def wanted(self) -> torch.device:
         """Where a tensor made by the call under way belongs: its stated device or its operands'."""
@@ -116,6 +126,14 @@ def _kind(value: Any) -> Any:
 
 
 @functools.cache
+def _dispatches(kind: type) -> bool:
+    """Whether tensors of this class answer operators themselves; tracers' leave that to a mode."""
+    own = getattr(kind, "__torch_dispatch__", torch._C._disabled_torch_dispatch_impl)
+    traced = kind.__module__.startswith("torch._subclasses.")
+    return own is not torch._C._disabled_torch_dispatch_impl and not traced
+
+
+@functools.cache
 def _plain(func: Any) -> Operator | None:
     """The description of an operator that needs no look at its arguments, else None."""
     operator = describe(func)
@@ -140,8 +158,15 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
+        if types and any(_dispatches(kind) for kind in types):
+            # A tensor made of tensors: its own code runs first, and its parts come back here.
+            return NotImplemented
+        thread = self.core.thread
+        before, thread.operator = thread.operator, func
         with torch._C.DisableTorchFunction():
-            return self._dispatch(func, args, kwargs or {})
+            out = self._dispatch(func, args, kwargs or {})
+        thread.operator = before
+        return out
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
@@ -160,16 +185,26 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return self._run_plain(func, operator, args, kwargs, ours)
             return self._on_device(func, args, kwargs, found, ours)
         device = kwargs.get("device")
-        if is_backend(device) or (
-            not found and (device is None or device == HOST) and self.core.wanted() == DEVICE
-        ):
+        if is_backend(device) or (not found and self._follows(device, kwargs)):
             return self._created(func, args, kwargs, found)
-        if found and self.core.thread.target == DEVICE and describe(func).takes_device:
+        if found and core.thread.target == DEVICE and describe(func).takes_device:
             return self._created(func, args, kwargs, found)
         generator = _generator(args, kwargs)
         if generator is not None and on_device(generator):
             raise limits.GENERATOR.error(expected="cpu", found=DEVICE.type)
         return func(*args, **kwargs)
+
+    def _follows(self, device: torch.device | None, kwargs: Kwargs) -> bool:
+        """Whether what is made from nothing goes where the call under way is at work."""
+        if device is not None and device != HOST:
+            return False
+        if self.core.thread.interpreted:
+            # TorchScript's own `tensor` names the layout, and does not say whether it was given a
+            # device: numbers go there, and what may be an index stays. A wrong guess is refused.
+            index = "layout" in kwargs and not kwargs["dtype"].is_floating_point
+            if device is None or index:
+                return False
+        return self.core.wanted() == DEVICE
 
     def _run_plain(
         self, func: Any, operator: Operator, args: Args, kwargs: Kwargs, ours: list[torch.Tensor]
@@ -308,6 +343,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 inner = tensor.dtype in _WIDE and core.thread.caller in _COMPUTES_IN_FLOAT64
                 stray = stray or not (on_device or exempt or inner or tensor.device != HOST)
         if stray:
+            if operator.base == "aten::convolution":
+                checks.check_convolution_types(args, core.ledger.holds)
+            if operator.base in _INDEXED and not core.ledger.holds(found[0]):
+                raise limits.INDICES.error()
             raise checks.mixed(operator.name, tensors, not core.ledger.holds(found[0]))
 
     def _run(
