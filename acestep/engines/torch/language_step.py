@@ -294,7 +294,7 @@ class Pass:
             given, weight, out, self.stream, self.ready if gain is None else gain,
             self.powers if powers is None else powers, parts,
             self.powers if squares is None else squares, self._partial, self._arrivals,
-            outputs, width, self._weights.eps,
+            outputs, width, self._used, self._weights.eps,
             SLOTS=self._slots, ROWS=tile.rows, DEPTH=tile.depth,
             STEPS=width // tile.depth // splits, SPLITS=splits,
             PARTS=_power_of_two(self.parts), EVEN=outputs % tile.rows == 0,

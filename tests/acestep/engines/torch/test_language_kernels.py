@@ -46,7 +46,7 @@ class Engine:
         else:
             for tiles in ("TILES", "WIDE_TILES"):
                 patch.setattr(language_step, tiles, SMALL)
-            patch.setattr(language_step, "STRETCH", 8)
+            patch.setattr(language_step, "STRETCH", 4)
             # The parts of the attention are joined one after the other, as in a long song.
             patch.setattr(language_step.kernels()[0], "_LAST_READ", 1)
             patch.setattr(fused, "WIDE", 16)
@@ -95,7 +95,7 @@ def engine(own_kernels: bool) -> Any:
 def told(engine: Engine) -> Any:
     """A decoding that has read two prompts, and their sequences."""
     with torch.inference_mode():
-        decoding = engine.decoding(Plan(2, 24, 4, SAMPLING, masked=False))
+        decoding = engine.decoding(Plan(2, 12, 4, SAMPLING, masked=False))
         decoding.start(PROMPTS, [5, 6])
         rows = [list(p.conditional) for p in PROMPTS]
         rows += [list(p.unconditional or ()) for p in PROMPTS]
@@ -118,7 +118,7 @@ def test_steps_are_those_of_transformers(engine: Engine, told: Any) -> None:
         for number, row in enumerate(rows):
             row += given[number % 2]
         engine.check(decoding, rows)
-        single = engine.decoding(Plan(1, 16, 4, SAMPLING, masked=False))
+        single = engine.decoding(Plan(1, 12, 4, SAMPLING, masked=False))
         single.start(PROMPTS[1:], [6])
         single.choose_and_advance()
         single.feed(given[1:], 4)
