@@ -6,6 +6,7 @@ Where the device runs kernels of our own they compute its step (`fused`), else i
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from acestep.device import DevicePolicy
 from acestep.engines.recent import Recent
 from acestep.engines.torch.addresses import align
 from acestep.engines.torch.language_step import LanguageWeights
+from acestep.engines.torch.quantised import quantise
 from acestep.errors import CheckpointError, GenerationError, first_line
 from acestep.lm import fused, models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
@@ -61,7 +63,7 @@ class PtBackend:
         self.tokenizer = tokens.load_tokenizer(folder)
         self.tokens = tokens.audio_tokens(self.tokenizer, folder)
         self._policy, self._offload, self._compile = policy, offload, compile_model
-        self.model = _load_model(folder, policy, "cpu" if offload else policy.device)
+        self.model = _load_model(folder, policy, offload)
         rows = self.model.get_output_embeddings().weight.shape[0]
         if rows <= max(self.tokens.codes):
             raise CheckpointError(
@@ -186,14 +188,20 @@ class _Running:
             ) from None
 
 
-def _load_model(folder: Path, policy: DevicePolicy, place: Any) -> Any:
+def _load_model(folder: Path, policy: DevicePolicy, offload: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return align(
+    kind, host = policy.quantization, torch.device("cpu")
+    place: Any = host if offload else policy.device
+    model = align(
         load_pretrained(
-            AutoModelForCausalLM, folder, "the language model", policy.dtype_of("lm"), place
+            AutoModelForCausalLM, folder, "the language model", policy.dtype_of("lm"),
+            host if kind else place,
         )
-    )
+    )  # fmt: skip
+    if kind is None:
+        return model
+    return quantise(model, kind, dataclasses.replace(policy, device=place)).to(place)
 
 
 def _until(tokens: list[int], end: int) -> list[int]:
