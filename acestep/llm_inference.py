@@ -148,6 +148,12 @@ class LLMHandler:
             self._checkpoint_dir = str(checkpoint_dir) if checkpoint_dir else None
         return choice.status
 
+    def adopt(self, backend: Backend, policy: DevicePolicy, name: str) -> None:
+        """Plan with an engine from now on, in place of the one there."""
+        with self._lock:
+            self.unload()
+            self.backend, self.policy, self.model_name = backend, policy, name
+
     def unload(self) -> None:
         """Drop the loaded model and give its memory back."""
         with self._lock:

@@ -60,16 +60,39 @@ class PtBackend:
         compile_model: bool = False,
     ) -> None:
         models.check_memory(folder, policy)
-        self.tokenizer = tokens.load_tokenizer(folder)
-        self.tokens = tokens.audio_tokens(self.tokenizer, folder)
-        self._policy, self._offload, self._compile = policy, offload, compile_model
-        self.model = _load_model(folder, policy, offload)
-        rows = self.model.get_output_embeddings().weight.shape[0]
-        if rows <= max(self.tokens.codes):
+        tokenizer = tokens.load_tokenizer(folder)
+        audio = tokens.audio_tokens(tokenizer, folder)
+        self._offload, self._compile = offload, compile_model
+        self._hold(_load_model(folder, policy, offload), tokenizer, audio, policy)
+        if self._rows <= max(self.tokens.codes):
             raise CheckpointError(
-                f"{folder}: its weights have {rows} tokens, its tokenizer has more; fetch it again"
+                f"{folder}: its weights have {self._rows} tokens, its tokenizer has more; fetch it "
+                "again"
             )
-        self._vocabulary = Vocabulary(self.tokenizer, self.tokens.text or rows)
+
+    @classmethod
+    def of(
+        cls, model: Any, tokenizer: Any, audio: tokens.AudioTokens, policy: DevicePolicy
+    ) -> PtBackend:
+        """The engine over a model that is no file, for benchmarks.
+
+        Args:
+            model: of transformers, on the policy's device.
+            tokenizer: its tokenizer.
+            audio: which tokens are what.
+            policy: the device.
+        """
+        backend = cls.__new__(cls)
+        backend._offload = backend._compile = False
+        backend._hold(model, tokenizer, audio, policy)
+        return backend
+
+    def _hold(
+        self, model: Any, tokenizer: Any, audio: tokens.AudioTokens, policy: DevicePolicy
+    ) -> None:
+        self.model, self.tokenizer, self.tokens, self._policy = model, tokenizer, audio, policy
+        self._rows = model.get_output_embeddings().weight.shape[0]
+        self._vocabulary = Vocabulary(tokenizer, audio.text or self._rows)
         self._kept: Recent[Plan, Decoder] = Recent(_MOST_KEPT)
         self._weights: LanguageWeights | None = None
 
