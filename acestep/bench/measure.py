@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,55 @@ def planning(
         return plan(planner, _request(seconds, batch))
 
     return min(_timed(run, policy) for _ in range(repeats))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Seconds of whole planned songs, from words to files: the first, and the median of others.
+
+    Attributes:
+        first, warm: of the whole.
+        spread: fastest and slowest of the others.
+        lm, music, saving: their parts, medians too.
+        peak: GiB, with the weights.
+    """
+
+    first: float
+    warm: float
+    spread: tuple[float, float]
+    lm: float
+    music: float
+    saving: float
+    peak: float
+
+
+def planned(
+    handler: AceStepHandler, planner: LLMHandler, seconds: float, batch: int, repeats: int
+) -> Planned:
+    """Plan songs, make them and save them as FLAC, each time with other words.
+
+    The caption stays as it is: how much random weights would write of it says nothing.
+    """
+    policy, runs = handler.policy, []
+    with tempfile.TemporaryDirectory() as folder, peak_memory(policy) as peak:
+        for number in range(repeats + 1):
+            marks = [time.perf_counter()]
+            request = _request(seconds, batch)
+            asked = replace(request.planning, codes=True, caption=False)
+            request = plan(planner, replace(request, planning=asked))
+            marks.append(time.perf_counter())
+            songs = handler.generate(request).songs
+            marks.append(time.perf_counter())
+            for place, song in enumerate(songs):
+                path = Path(folder) / f"{number}-{place}.flac"
+                audio_files.write(path, song.audio, song.sample_rate)
+            marks.append(time.perf_counter())
+            runs.append([after - before for before, after in itertools.pairwise(marks)])
+        highest = peak()
+    first, *others = [sum(run) for run in runs]
+    parts = [statistics.median(part) for part in zip(*runs[1:], strict=True)]
+    spread = min(others), max(others)
+    return Planned(first, statistics.median(others), spread, *parts, highest)
 
 
 def growth(

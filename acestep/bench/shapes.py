@@ -15,6 +15,7 @@ from acestep.corrections.weight_norm import old_weight_norm
 from acestep.demo.recipe import BUILTIN, DemoShape, build, make_tokenizer
 from acestep.device import DevicePolicy
 from acestep.engines.torch.engine import TorchEngine
+from acestep.engines.torch.loading import make_small
 from acestep.engines.torch.pipeline import Pipeline
 from acestep.handler import AceStepHandler
 
@@ -51,21 +52,27 @@ _TEXT = {
 def make_handler(shape: str, policy: DevicePolicy, *, compiled: bool = False) -> AceStepHandler:
     """A handler with random weights of a named size (one of `SHAPES`)."""
     handler = AceStepHandler()
+    if shape in ("turbo", "xl"):
+        _adopt_large(handler, shape, policy, compiled)
+        return handler
     if shape == "demo":
         handler.load("demo", policy, compile_model=compiled)
         return handler
-    if shape == "wide":
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "acestep-v15-wide-turbo"
-            build(path, wide_shape())
-            handler.load(str(path), policy, compile_model=compiled)
-        return handler
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "acestep-v15-wide-turbo"
+        build(path, wide_shape())
+        handler.load(str(path), policy, compile_model=compiled)
+    return handler
+
+
+def _adopt_large(handler: AceStepHandler, shape: str, policy: DevicePolicy, compiled: bool) -> None:
     pipeline = large_pipeline(policy, _XL if shape == "xl" else _TURBO)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.compiles = compiled
+    if policy.quantization:
+        make_small(pipeline, policy)
     checkpoint = Checkpoint(f"{shape}, random weights", cache_dir(), "diffusers")
     handler.adopt(TorchEngine(pipeline, policy), policy, checkpoint)
-    return handler
 
 
 def save(handler: AceStepHandler, folder: Path) -> Path:

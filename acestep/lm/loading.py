@@ -36,7 +36,8 @@ class Choice:
     def status(self) -> str:
         """One line: what is loaded where."""
         dtype = self.policy.dtypes["lm"].name
-        line = f"{self.folder.name} on {self.policy.name} ({dtype}), backend {self.engine}"
+        held = f", {self.policy.quantization} weights" if self.policy.quantization else ""
+        line = f"{self.folder.name} on {self.policy.name} ({dtype}{held}), backend {self.engine}"
         return f"{line}; {self.note}" if self.note else line
 
     def load(self) -> Backend:
@@ -93,6 +94,10 @@ def choose(requested: str | None, policy: DevicePolicy) -> tuple[str, str | None
         RequestError: the engine is unknown, or the device or installation lacks it.
     """
     wanted = (requested or "auto").strip().lower()
+    if policy.quantization and wanted in ("auto", "vllm"):
+        if wanted == "vllm":
+            raise RequestError("vLLM holds weights in its own ways; leave out --quantize, or use pt")
+        return "pt", None
     if wanted == "auto":
         missing = policy.lm_backend == "pt" and policy.prefers_vllm
         note = "vLLM is not installed: the language model uses pt" if missing else None
