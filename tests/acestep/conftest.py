@@ -139,7 +139,8 @@ class Forked:
             text = self._said.read_text(encoding="utf-8") if self._said.exists() else ""
             if text.count("\n") >= lines:
                 return text
-            assert self.process.is_alive() and time.monotonic() < end, text
+            assert self.process.is_alive(), text
+            assert time.monotonic() < end, text
             time.sleep(0.02)
 
     def ended(self, within: float = 60.0) -> tuple[int | None, str, str]:
