@@ -7,7 +7,7 @@ import gc
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -91,12 +91,20 @@ def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) 
 
 
 def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[Looked]:
-    """Work of one process; what a file leaves behind holds no cycles, so none are looked for."""
+    """Work of one process."""
     rules = [BY_CODE[code] for code in codes]
+    with _without_collecting():
+        return [_scan_one(target, rules) for target in targets]
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """What a file leaves behind holds no cycles, so none are looked for: neither among the many
+    summaries, nor in the processes that are started meanwhile."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return [_scan_one(target, rules) for target in targets]
+        yield
     finally:
         if collecting:
             gc.enable()
@@ -182,7 +190,8 @@ def scan(targets: list[Target], config: Config, *, telling: bool = False) -> Out
     run = _Run(config)
     run.first(targets)
     outcome.cached = run.cached
-    settled = run.settle(targets, anew=telling)
+    with _without_collecting():
+        settled = run.settle(targets, anew=telling)
     outcome.told = run.told
     outcome.read = run.read
     for target in targets:
