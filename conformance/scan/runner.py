@@ -1,46 +1,36 @@
-"""Scans many files: reads, asks the cache, shares the rest out among processes."""
+"""Scans many files: asks the cache, has the rest looked at, and joins them to a project."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from conformance.scan.answering.cache import Cache
 from conformance.scan.answering.versions import fitting
 from conformance.scan.config import Config
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.joining.project import Looked, Project, Question
-from conformance.scan.judging.analysis import failure, study
 from conformance.scan.judging.documents import OTHER_HOOKS, is_readable
-from conformance.scan.judging.looking import look
-from conformance.scan.judging.rule import Rule
-from conformance.scan.judging.rules import BY_CODE
 from conformance.scan.judging.summary import EMPTY, Report
-from conformance.scan.knowing.foreign import ALONE, Foreign
+from conformance.scan.knowing.foreign import Foreign
 from conformance.scan.knowing.paths import declared_by
 from conformance.scan.knowing.reach import in_extension, in_kernel_package, is_own_package
+from conformance.scan.looks import (
+    first_look,
+    first_looks,
+    second_look,
+    shared,
+    third_look,
+    without_collecting,
+)
 from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
-
-if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
-
-#: Fewer bytes than this are scanned sooner than a second process is started.
-_WORTH_A_PROCESS = 3_000_000
-_CHUNK = 48
-#: Fewer second looks than this are taken sooner than a second process is started.
-_WORTH_SHARING = 24
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass
@@ -80,97 +70,6 @@ class Outcome:
             (self.findings if shown else self.below).append(finding)
 
 
-def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> Looked:
-    try:
-        content = read_bytes(target.path) if data is None else data
-    except OSError as error:
-        reason = error.strerror or "not a regular file"
-        return Looked([failure(target.shown, 1, f"could not be read: {reason}")], EMPTY)
-    found, summary = study(target.logical, content, rules)
-    return Looked([finding.at(target.shown) for finding in found], summary)
-
-
-def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[Looked]:
-    """Work of one process; what a file leaves behind holds no cycles, so none are looked for."""
-    rules = [BY_CODE[code] for code in codes]
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return [_scan_one(target, rules) for target in targets]
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _scan_many(targets: list[Target], config: Config) -> list[Looked]:
-    rules = config.rules()
-    jobs = config.jobs or os.cpu_count() or 1
-    jobs = min(jobs, (len(targets) + _CHUNK - 1) // _CHUNK)
-    if jobs > 1 and not _worth_it(targets):
-        jobs = 1
-    if jobs <= 1:
-        return _scan_chunk(targets, tuple(rule.code for rule in rules))
-    codes = tuple(rule.code for rule in rules)
-    chunks = [targets[start :: _stride(targets)] for start in range(_stride(targets))]
-    with _pool(jobs) as pool:
-        results = list(pool.map(_scan_chunk, chunks, [codes] * len(chunks)))
-    merged: dict[str, Looked] = {}
-    for chunk, result in zip(chunks, results, strict=True):
-        merged.update(zip((target.path for target in chunk), result, strict=True))
-    return [merged[target.path] for target in targets]
-
-
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Processes to share work out among."""
-    # Imported here: a run on few files starts sooner without them.
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    # Forking is the quicker start, and safe here: the scanner runs no threads. Inside a process
-    # that has loaded much else (a test run, a notebook) a fresh interpreter is safer.
-    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
-    return ProcessPoolExecutor(jobs, mp_context=get_context(method))
-
-
-def _look_one(asked: tuple[Target, frozenset[str], frozenset[str], Foreign]) -> Report:
-    target, names, own, foreign = asked
-    try:
-        data = read_bytes(target.path)
-    except OSError:
-        return Report()  # gone since the first look
-    return look(target.logical, data, names, own, foreign.spoken_of(data))
-
-
-def _study_again(told: tuple[Target, tuple[str, ...], Foreign]) -> Looked | None:
-    """None where nothing is told that the file speaks of, or it is gone since the first look."""
-    target, codes, foreign = told
-    try:
-        data = read_bytes(target.path)
-    except OSError:
-        return None
-    foreign = foreign.spoken_of(data)
-    if foreign == ALONE:
-        return None
-    findings, summary = study(target.logical, data, [BY_CODE[code] for code in codes], foreign)
-    return Looked([finding.at(target.shown) for finding in findings], summary)
-
-
-def _stride(targets: list[Target]) -> int:
-    return (len(targets) + _CHUNK - 1) // _CHUNK
-
-
-def _worth_it(targets: list[Target]) -> bool:
-    total = 0
-    for target in targets:
-        try:
-            total += os.stat(target.path).st_size
-        except OSError:
-            continue
-        if total > _WORTH_A_PROCESS:
-            return True
-    return False
-
-
 def scan(targets: list[Target], config: Config, *, telling: bool = False) -> Outcome:
     """Scan files; what the settings leave out is left out, everything else is in the outcome.
 
@@ -182,7 +81,8 @@ def scan(targets: list[Target], config: Config, *, telling: bool = False) -> Out
     run = _Run(config)
     run.first(targets)
     outcome.cached = run.cached
-    settled = run.settle(targets, anew=telling)
+    with without_collecting():
+        settled = run.settle(targets, anew=telling)
     outcome.told = run.told
     outcome.read = run.read
     for target in targets:
@@ -241,7 +141,7 @@ class _Run:
         return len(missing)
 
     def _study(self, targets: list[Target]) -> None:
-        for target, looked in zip(targets, _scan_many(targets, self.config), strict=True):
+        for target, looked in zip(targets, first_looks(targets, self.config), strict=True):
             self.files[target.path] = looked
             self._lacking.discard(target.path)
             key = self.keys[target.path]
@@ -324,7 +224,7 @@ class _Run:
             ]
         missing = [index for index, report in enumerate(held) if report is None]
         work = [(self.targets[questions[i][0]], *questions[i][1:]) for i in missing]
-        for index, report in zip(missing, self._shared(_look_one, work), strict=True):
+        for index, report in zip(missing, shared(self.config, second_look, work), strict=True):
             held[index] = report
             if self.cache is not None and self.keys[questions[index][0]]:
                 self.cache.put_report(keys[index], report)
@@ -351,7 +251,7 @@ class _Run:
         missing = [index for index, held in enumerate(result) if held is None]
         codes = tuple(rule.code for rule in self.config.rules())
         work = [(self.targets[told[i][0]], codes, told[i][1]) for i in missing]
-        for index, looked in zip(missing, self._shared(_study_again, work), strict=True):
+        for index, looked in zip(missing, shared(self.config, third_look, work), strict=True):
             path, foreign = told[index]
             result[index] = looked = looked or self.files[path]
             if self.cache is not None and self.keys[path]:
@@ -359,14 +259,6 @@ class _Run:
                 self.cache.put(key, looked.findings)
                 self.cache.put_summary(key, looked.summary)
         return [held for held in result if held is not None]
-
-    def _shared(self, function: Callable[[T], U], work: list[T]) -> list[U]:
-        """Work done here, or by several processes if there is enough of it."""
-        jobs = self.config.jobs or os.cpu_count() or 1
-        if jobs <= 1 or len(work) < _WORTH_SHARING:
-            return [function(item) for item in work]
-        with _pool(jobs) as pool:
-            return list(pool.map(function, work, chunksize=4))
 
     def save(self) -> None:
         """Keep what was learnt."""
@@ -414,5 +306,5 @@ def scan_text(data: bytes, name: str, config: Config) -> Outcome:
     if is_other(name) and not is_readable():
         return Outcome(passed=[target])
     outcome = Outcome(files=1)
-    outcome.take(_scan_one(target, config.rules(), data).findings, target, config)
+    outcome.take(first_look(target, config.rules(), data).findings, target, config)
     return outcome

@@ -168,7 +168,7 @@ def _study_source(
         defaults=tuple(_defaults(tree, findings)),
         methods=tuple(_methods(tree, findings)),
         fields=tuple(sorted(placements.handed.fields)),
-        refusing=tuple(sorted(refusing(context, tree))),
+        refusing=tuple(sorted(context.refusing_own)),
         hot=True,
     )
     return _with_lines(source, findings), summary
@@ -179,8 +179,8 @@ def walk(
 ) -> tuple[Context, Placements]:
     """One walk over a file, with the hooks of some rules."""
     context = Context(source, Resolver(binding.scopes))
-    own = refusing(context, binding.tree)
-    context.guarding = frozenset(own).union(binding.foreign.refusing)
+    context.refusing_own = refusing(context, binding.tree)
+    context.guarding = frozenset(context.refusing_own).union(binding.foreign.refusing)
     judge = Judge(context, [kind["placement"] for kind in hooks if "placement" in kind])
     placements = Placements(context, judge, binding.foreign)
     walker = Walker(context, placements, hooks, binding.hot)

@@ -182,6 +182,9 @@ def _runs_with(word: str) -> bool:
 def refusing(point: Point, tree: ast.Module) -> set[str]:
     """Functions of a module that end the program, or raise, where there is no CUDA."""
     found: set[str] = set()
+    text = point.source.text
+    if "cuda.is_available" not in text and "cuda.device_count" not in text:
+        return found
     for node in tree.body:
         if isinstance(node, FunctionNode) and any(leaves_without(point, s) for s in node.body):
             found.add(node.name)

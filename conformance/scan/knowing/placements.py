@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import Protocol
 
 from conformance.scan.findings import Severity
 from conformance.scan.knowing.circumstances import (
@@ -13,7 +12,7 @@ from conformance.scan.knowing.circumstances import (
 )
 from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.handed import Handed
-from conformance.scan.knowing.leaves import Leaf
+from conformance.scan.knowing.leaves import Judging, Leaf
 from conformance.scan.knowing.packages import TWO_DEVICES
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, Key, Scope
@@ -39,24 +38,6 @@ class _Candidate:
     scope: Scope
     statement: ast.stmt
     standing_in: bool
-
-
-class Judging(Protocol):
-    """Whoever decides about the values of a device, once it is known where they end up."""
-
-    def __call__(
-        self,
-        leaves: list[Leaf],
-        how: str,
-        scope: Scope,
-        *,
-        others: list[Leaf] | None = None,
-        standing_in: bool = False,
-        severity: Severity | None = None,
-        key: Key | None = None,
-    ) -> None:
-        """``how`` names the place; ``others`` are the values of all bindings of a variable, which
-        ``key`` is."""
 
 
 class Placements:
@@ -89,8 +70,10 @@ class Placements:
             leaves = point.leaves(value)
             if any(leaf.device or leaf.key for leaf in leaves):
                 self._consume(value, leaves)
-                if isinstance(target, ast.Name) and point.alternatives.is_overwritten(
-                    point.statement, target.id
+                if (
+                    isinstance(target, ast.Name)
+                    and any(leaf.device in ACCELERATORS for leaf in leaves)
+                    and point.alternatives.is_overwritten(point.statement, target.id)
                 ):
                     return
                 standing_in = stands_in(target, point.branches)

@@ -34,6 +34,8 @@ class Point:
         self.decorating = False
         #: Functions, as the file spells them, that do not come back without CUDA.
         self.guarding: frozenset[str] = frozenset()
+        #: Those of them that the file itself defines.
+        self.refusing_own: set[str] = set()
         self.consumed: set[int] = set()
         self.positive: set[int] = set()
         self.settled: set[int] = set()

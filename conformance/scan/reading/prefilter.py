@@ -36,6 +36,8 @@ WORDS = (
     b"load_in_",
     b"CUDAExecution",
     b"FLASH_ATTENTION",
+    b"'gpu'",
+    b'"gpu"',
 )
 # One search for each keyword: its literal start makes `re` as quick as a substring search.
 _PACKAGES = (
