@@ -12,6 +12,8 @@ from conformance.trees.missing import load
 from conformance.trees.sources import Found, Node, calls, find, keyword, texts
 
 BACKENDS = frozenset({"vllm", "pt"})
+#: Backends of a language model that need CUDA.
+CUDA_BACKENDS = frozenset({"vllm", "nano-vllm", "nanovllm", "custom-vllm"})
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,10 @@ import pytest
 
 from conformance.tree import Absent, Blocked, ImportFailed
 from conformance.trees.asking import Asking, Told, Wrong, bare, filled
-from conformance.trees.layouts import Place, place_of
+from conformance.trees.layouts import CUDA_BACKENDS, Place, place_of
 from conformance.trees.sources import call_at, decided_at, keyword
 
 DEVICES = frozenset({"cuda", "cpu"})
-#: Backends of a language model that need CUDA.
-CUDA_BACKENDS = frozenset({"vllm", "nano-vllm", "nanovllm", "custom-vllm"})
 KNOWN_BACKENDS = CUDA_BACKENDS | {"pt", "mlx", "auto", "hf", "transformers", "cpp"}
 
 

@@ -60,9 +60,7 @@ def _service(ask: Asking, place: Place, checkpoints: Path) -> Any:
         beside.symlink_to(checkpoints, target_is_directory=True)
     try:
         with ask.questions():
-            message, ready = handler.initialize_service(
-                **filled(handler.initialize_service, known)
-            )
+            message, ready = handler.initialize_service(**filled(handler.initialize_service, known))
     finally:
         if beside.is_symlink():
             beside.unlink()
