@@ -203,9 +203,9 @@ def _limited() -> Iterator[None]:
     def ring(number: int, frame: Any) -> None:
         raise _TooLong
 
-    clock, watching = hasattr(signal, "setitimer"), sys.getprofile()
+    clock, watching, rung = hasattr(signal, "setitimer"), sys.getprofile(), None
     if clock:
-        signal.signal(signal.SIGALRM, ring)
+        rung = signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, _CALL_SECONDS)
     try:
         yield
@@ -216,6 +216,7 @@ def _limited() -> Iterator[None]:
     finally:
         if clock:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, rung)
         # Python takes a watch away in which the clock has rung.
         sys.setprofile(watching)
 
