@@ -73,7 +73,7 @@ def exercised(tree: Tree, target: Target, folder: Path) -> dict[str, Any]:
             env=child_environment(tree),
             cwd=folder,
             capture_output=True,
-            timeout=3 * _ALL_SECONDS,
+            timeout=5 * _ALL_SECONDS,
             check=False,
         )
     found: dict[str, Any] = {"entered": [], "touches": []}
@@ -95,18 +95,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         no_network(lambda host, frame: None),
         Missing().standing_in(),
         target.activate(packages=(PACKAGE,)),
-        Tripwire(tree.package, may_name_cuda=True, may_ask=True) as wire,
     ):
-        entered, ask = Entered(tree), Asking(tree, target, Path(given.folder))
+        ask = Asking(tree, target, Path(given.folder))
         modules, instances = _imported(ask)
-        try:
-            with entered.watching():
-                _call_everything(ask, modules, instances)
-        finally:
-            touches = [] if target.may_use_cuda else wire.failures
-            told = {"entered": sorted(entered.names)}
-            told["touches"] = [touch.describe(tree.root) for touch in touches]
-            Path(given.log).write_text(json.dumps(told), encoding="utf-8")
+        with Tripwire(tree.package, may_name_cuda=True, may_ask=True) as wire:
+            _call_and_tell(ask, modules, instances, wire, Path(given.log))
+
+
+def _call_and_tell(
+    ask: Asking,
+    modules: Sequence[ModuleType],
+    instances: dict[type, Any],
+    wire: Tripwire,
+    log: Path,
+) -> None:
+    """Call everything, and leave what was noticed after each module: a call may end it all."""
+    entered = Entered(ask.tree)
+    ends = time.monotonic() + _ALL_SECONDS
+    for module in modules:
+        with entered.watching():
+            _call_module(ask, module, instances, ends)
+        touches = [] if ask.target.may_use_cuda else wire.failures
+        told = {"entered": sorted(entered.names)}
+        told["touches"] = [touch.describe(ask.tree.root) for touch in touches]
+        log.write_text(json.dumps(told), encoding="utf-8")
 
 
 class Entered:
@@ -153,21 +165,17 @@ def _imported(ask: Asking) -> tuple[list[ModuleType], dict[type, Any]]:
     return modules, instances
 
 
-def _call_everything(
-    ask: Asking, modules: Sequence[ModuleType], instances: dict[type, Any]
-) -> None:
-    """Every public function and method of these modules, in turn."""
-    ends = time.monotonic() + _ALL_SECONDS
-    for module in modules:
-        for value in list(vars(module).values()):
-            if getattr(value, "__module__", None) != module.__name__:
-                continue
-            if time.monotonic() > ends:
-                return
-            if isinstance(value, type):
-                _call_methods(ask, value, instances)
-            elif inspect.isfunction(value):
-                _call(ask, value)
+def _call_module(ask: Asking, module: ModuleType, instances: dict[type, Any], ends: float) -> None:
+    """Every public function and method of a module, in turn, until time is up."""
+    for value in list(vars(module).values()):
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        if time.monotonic() > ends:
+            return
+        if isinstance(value, type):
+            _call_methods(ask, value, instances)
+        elif inspect.isfunction(value):
+            _call(ask, value)
 
 
 def _call_methods(ask: Asking, cls: type, instances: dict[type, Any]) -> None:

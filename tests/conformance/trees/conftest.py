@@ -44,7 +44,7 @@ def verdicts(tmp_path: Path, other_trees: None) -> Callable[..., dict[str, Verdi
             target.activate(packages=(PACKAGE,)),
         ):
             warnings.simplefilter("ignore")
-            for fact in facts or QUESTIONS:
+            for fact in facts:
                 missing.decided.clear()
                 found[fact] = _verdict(QUESTIONS[fact], Asking(tree, target, tmp_path), missing)
         return found
