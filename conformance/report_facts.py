@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 
 from conformance.report import BLOCKED, BROKEN, FACT_TITLES, FAIL, Case, Report
-from conformance.trees.missing import pip_line
 
 #: Which outcome of several cases speaks for a fact, the first that is there.
 _SPEAKS = (FAIL, "fail (expected)", "pass", BROKEN, BLOCKED, "absent")
 _WIDTH, _SHOWN = 110, 12
+
+
+DISTRIBUTIONS = {
+    "vector_quantize_pytorch": "vector-quantize-pytorch",
+    "dotenv": "python-dotenv",
+    "yaml": "PyYAML",
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "sklearn": "scikit-learn",
+    "git": "GitPython",
+    "flash_attn": "flash-attn",
+    "pytorch_lightning": "pytorch-lightning",
+}
+"""Import names whose distribution has another one."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,12 @@ def opening(report: Report) -> list[str]:
         lines.append(f"tried the network, and was refused: {len(tries)} places")
         lines += [f"  {place}" for place in list(tries)[:5]]
     return lines
+
+
+def pip_line(libraries: Iterable[str]) -> str:
+    """The command that installs these libraries."""
+    names = sorted(DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in libraries)
+    return f"python -m pip install {' '.join(names)}"
 
 
 def text(report: Report) -> list[str]:

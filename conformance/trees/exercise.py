@@ -231,7 +231,7 @@ def _limited() -> Iterator[None]:
 
 def _values(ask: Asking, function: Any, depth: int = 0) -> dict[str, Any]:
     """Small values for the arguments that have no default."""
-    target = function.__init__ if isinstance(function, type) else function
+    target = vars(function).get("__init__") if isinstance(function, type) else function
     try:
         hints = typing.get_type_hints(target)
     except Exception:  # noqa: BLE001 (names in annotations need not be importable)

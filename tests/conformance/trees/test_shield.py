@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from conformance.report_facts import pip_line
 from conformance.simulate.identity import as_mac
 from conformance.trees import shield
 from conformance.trees.checkouts import CheckoutError, export
-from conformance.trees.missing import pip_line
 
 
 def test_the_network_is_refused_and_this_machine_is_not() -> None:
