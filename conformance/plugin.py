@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -20,10 +21,11 @@ from conformance.pytest_entry import SUITE
 from conformance.recorder import Recorder
 from conformance.report import ReportError
 from conformance.session import Session
-from conformance.targets import CHOICES, Target, TargetError, choose
+from conformance.targets import CHOICES, Target, TargetError, choose, find
 from conformance.tree import Tree, TreeError, install, locate
 from conformance.trees import shield
 from conformance.trees.asking import Asking, Told
+from conformance.trees.surface import Share
 
 # What a library draws while it loads says nothing of a case; the tree's own bars stay. Libraries
 # read this when they are imported, after this module.
@@ -90,6 +92,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not tree.kin:
         # Before any library reads them.
         os.environ.update(shield.OFFLINE)
+        if find()["mps-sim"].present:
+            # It learns torch's own functions when it is imported, which no tripwire may then watch.
+            importlib.import_module("conformance.simulate.session")
         folder = Path(tempfile.mkdtemp(prefix="conformance-"))
         copied = locate(shield.copy_of(tree.root, folder))
         tree = Tree(copied.root, own=False, origin=tree.root)
@@ -131,6 +136,12 @@ def ask(pytestconfig: pytest.Config, target: Target) -> Iterator[Asking]:
 def tell(pytestconfig: pytest.Config) -> Callable[[Told], None]:
     """Notes how a fact holds, for the report."""
     return pytestconfig.stash[_SESSION].tell
+
+
+@pytest.fixture
+def note_shares(pytestconfig: pytest.Config) -> Callable[[list[Share], list[str]], None]:
+    """Notes what was entered of another tree's functions, for the report."""
+    return pytestconfig.stash[_SESSION].note_shares
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

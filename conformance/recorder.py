@@ -72,6 +72,7 @@ class Recorder:
         known.library = known.library | fresh.library
         known.absent_rows, known.missing = fresh.absent_rows, fresh.missing
         known.network = list(dict.fromkeys(known.network + fresh.network))
+        known.shares, known.acts = fresh.shares or known.shares, fresh.acts or known.acts
         if known.outcome == FAIL:
             # What failed first says why; a teardown that fails as well follows from it.
             return

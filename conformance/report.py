@@ -58,6 +58,10 @@ class Case:
         library: touches by libraries, `call @ file:line` to count.
         missing: libraries that are not here, for which something inert stood in.
         network: tries to reach the network, `host @ file:line`; all were refused.
+        shares: of each of another tree's modules, its area, and how many of how many public
+            functions were entered.
+        acts: lines of another tree that act on CUDA when they are called with a little of
+            everything; told, and held against nobody.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Case:
     library: dict[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     network: list[str] = field(default_factory=list)
+    shares: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    acts: list[str] = field(default_factory=list)
 
 
 @dataclass

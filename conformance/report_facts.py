@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 
 from conformance.report import BLOCKED, BROKEN, FACT_TITLES, FAIL, Case, Report
-from conformance.trees.missing import pip_line
 
 #: Which outcome of several cases speaks for a fact, the first that is there.
 _SPEAKS = (FAIL, "fail (expected)", "pass", BROKEN, BLOCKED, "absent")
-_WIDTH = 110
+_WIDTH, _SHOWN = 110, 12
+
+
+DISTRIBUTIONS = {
+    "vector_quantize_pytorch": "vector-quantize-pytorch",
+    "dotenv": "python-dotenv",
+    "yaml": "PyYAML",
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "sklearn": "scikit-learn",
+    "git": "GitPython",
+    "flash_attn": "flash-attn",
+    "pytorch_lightning": "pytorch-lightning",
+}
+"""Import names whose distribution has another one."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,12 @@ def opening(report: Report) -> list[str]:
     return lines
 
 
+def pip_line(libraries: Iterable[str]) -> str:
+    """The command that installs these libraries."""
+    names = sorted(DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in libraries)
+    return f"python -m pip install {' '.join(names)}"
+
+
 def text(report: Report) -> list[str]:
     """The facts for a terminal: a verdict for each device, then where and what."""
     found = facts(report)
@@ -74,6 +93,49 @@ def text(report: Report) -> list[str]:
         cells = "".join(f"{fact.verdicts.get(device, '-'):9}" for device in devices)
         lines.append(f"{fact.id} {fact.title:47}{cells}".rstrip())
         lines += [f"     {line}" for line in _said(fact, devices)]
+    broken = {cause: c for cause, c in causes(report).items() if c[0].outcome == BROKEN}
+    lines += [f"broken: {cause}" for cause in broken]
+    return [*lines, "", *functions(report)]
+
+
+def areas(report: Report) -> dict[str, tuple[int, int]]:
+    """How many of how many of their public functions a run has entered, by area."""
+    found: dict[str, list[int]] = {}
+    for area, entered, public in modules(report).values():
+        count = found.setdefault(area, [0, 0])
+        count[0] += entered
+        count[1] += public
+    return {area: (entered, public) for area, (entered, public) in sorted(found.items())}
+
+
+def modules(report: Report) -> dict[str, tuple[str, int, int]]:
+    """Area, entered and public functions of each of their modules; the best of all devices."""
+    found: dict[str, tuple[str, int, int]] = {}
+    for case in (case for part in report.parts for case in part.cases):
+        for module, (area, entered, public) in case.shares.items():
+            before = found.get(module, (area, 0, public))
+            found[module] = (area, max(entered, before[1]), public)
+    return found
+
+
+def acts(report: Report) -> list[str]:
+    """Lines that act on CUDA when they are called with a little of everything."""
+    cases = [case for part in report.parts for case in part.cases]
+    return list(dict.fromkeys(line for case in cases for line in case.acts))
+
+
+def functions(report: Report) -> list[str]:
+    """What was entered of their functions, a line each area, and what acts on CUDA there."""
+    found = areas(report)
+    if not found:
+        return []
+    entered, public = (sum(pair[n] for pair in found.values()) for n in (0, 1))
+    shown = ", ".join(f"{area} {e} of {p}" for area, (e, p) in found.items())
+    lines = [f"their public functions entered: {entered} of {public} ({shown})"]
+    if told := acts(report):
+        lines.append("act on CUDA when called by themselves (told, and not judged):")
+        lines += [f"  {line[: _WIDTH + 40]}" for line in told[:_SHOWN]]
+        lines += [f"  and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
     return lines
 
 
@@ -97,7 +159,7 @@ def markdown(report: Report) -> list[str]:
         cells = "".join(f" {_bold(fact.verdicts.get(device, '-'))} |" for device in devices)
         said = "<br>".join(_said(fact, devices)).replace("|", "\\|")
         lines.append(f"| {fact.id} {fact.title} |{cells} {said} |")
-    return lines
+    return [*lines, "", *functions(report)]
 
 
 def html(report: Report) -> list[str]:
@@ -127,7 +189,26 @@ def html(report: Report) -> list[str]:
             for cause, cases in grouped.items()
         )
         parts.append(f"<h2>Failures by cause</h2><ul>{items}</ul>")
-    return parts
+    return [*parts, *_functions_in_html(report)]
+
+
+def _functions_in_html(report: Report) -> list[str]:
+    """Their public functions by module: how many of how many a run has entered."""
+    if not modules(report):
+        return []
+    rows = "".join(
+        f"<tr><td>{escape(area)}</td><td><code>{escape(name)}</code></td>"
+        f"<td>{entered} of {public}</td></tr>"
+        for name, (area, entered, public) in sorted(
+            modules(report).items(), key=lambda item: (item[1][0], item[0])
+        )
+    )
+    head = "<tr><th>part</th><th>module</th><th>entered</th></tr>"
+    parts = [f"<h2>Their public functions</h2><p>{escape(functions(report)[0])}</p>"]
+    if told := acts(report):
+        parts.append("<p>Act on CUDA when called by themselves (told, and not judged):</p>")
+        parts.append(f"<pre>{escape(chr(10).join(told))}</pre>")
+    return [*parts, f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"]
 
 
 def _said_in_html(line: Line, devices: list[str]) -> str:

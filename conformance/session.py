@@ -22,6 +22,7 @@ from conformance.tree import PACKAGE, Absent, Blocked, ImportFailed, Tree, forge
 from conformance.trees.asking import Told, Wrong
 from conformance.trees.missing import Missing
 from conformance.trees.shield import no_network, own_home
+from conformance.trees.surface import Share
 from conformance.tripwire import Tripwire
 
 _EXPECTED_BY = pytest.StashKey[Expectation]()
@@ -48,6 +49,8 @@ class _Running:
     place: str = ""
     told: str = ""
     network: list[str] = field(default_factory=list)
+    shares: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    acts: list[str] = field(default_factory=list)
 
 
 class Session:
@@ -150,6 +153,12 @@ class Session:
         running = self._running()
         running.place, running.told = told.place, told.sentence
 
+    def note_shares(self, shares: Iterable[Share], acts: list[str]) -> None:
+        """Note what was entered of another tree's functions, and what acts on CUDA there."""
+        running = self._running()
+        running.shares = {s.module: (s.area, s.entered, s.public) for s in shares}
+        running.acts = acts
+
     def verify(self, item: pytest.Item) -> None:
         """Raise for touches of CUDA, and for declared entry points that were not called."""
         running = self._running()
@@ -191,6 +200,8 @@ class Session:
             "library": library if made.when == "teardown" else {},
             "missing": sorted(self.missing.libraries),
             "network": list(dict.fromkeys(running.network)),
+            "shares": running.shares,
+            "acts": running.acts,
         }
         if not self.tree.kin:
             # What the tree prints while it is asked would bury what is found.

@@ -59,6 +59,15 @@ def test_the_page_begins_with_what_runs(ask: Asking, tell: Tell) -> None:
 
 
 @pytest.mark.asks_a_fact
+@covers("S5")
+def test_vllm_without_cuda_falls_back(tree: Tree, ask: Asking, tell: Tell) -> None:
+    """What a command line or page begins with where it is vllm also on machines without CUDA."""
+    if tree.kin:
+        raise Absent("our own tree has a language model built in, and cases of its own for it")
+    tell(selection.planner_falls_back(ask))
+
+
+@pytest.mark.asks_a_fact
 @covers("S6")
 def test_an_accelerator_counts(ask: Asking, tell: Tell) -> None:
     tell(memory.accelerator_counts(ask))

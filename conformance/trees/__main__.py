@@ -64,8 +64,10 @@ def table(found: dict[str, Report | None]) -> list[str]:
 
 def _cell(verdicts: dict[str, str], lines: Sequence[object]) -> str:
     alike = len(set(verdicts.values())) == 1
-    said = next(iter(verdicts.values())) if alike else ", ".join(
-        f"{verdict} on {device}" for device, verdict in verdicts.items()
+    said = (
+        next(iter(verdicts.values()))
+        if alike
+        else ", ".join(f"{verdict} on {device}" for device, verdict in verdicts.items())
     )
     bad = [line for line in lines if getattr(line, "outcome", "") not in ("pass", "absent")]
     places = dict.fromkeys(str(getattr(line, "place", "")) for line in bad)

@@ -44,12 +44,12 @@ def export(repository: Path, commit: str, folder: Path) -> list[str]:
                 continue
             batch.stdin.write(blob + b"\n")
             batch.stdin.flush()
-            told = batch.stdout.readline().split()
+            answer = batch.stdout.readline().split()
             path = name.decode("utf-8", "surrogateescape")
-            if told[1] == b"missing":
+            if answer[1] == b"missing":
                 missing.append(path)
                 continue
-            data = batch.stdout.read(int(told[2]))
+            data = batch.stdout.read(int(answer[2]))
             batch.stdout.read(1)
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)

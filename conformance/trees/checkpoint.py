@@ -43,7 +43,7 @@ SMALL = {
     "is_turbo": True,
 }
 # (strides of the encoder, whose product is the samples a latent frame)
-_STRIDES = (2, 4, 4, 6, 10)
+_STRIDES = (40, 48)
 _NEEDED = ("einops", "vector_quantize_pytorch")
 
 
@@ -67,6 +67,15 @@ def make(tree: Tree, folder: Path) -> Path:
         except Exception as error:
             told = f"needs weights: a small {module} cannot be made here"
             raise Blocked(f"{told}: {type(error).__name__}: {error}") from error
+    return checkpoints
+
+
+def make_language_model(folder: Path) -> Path:
+    """A `checkpoints` folder that holds a tiny random language model alone."""
+    checkpoints = folder / "checkpoints"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _qwen(checkpoints / LANGUAGE, "Qwen3ForCausalLM")
     return checkpoints
 
 
@@ -130,18 +139,18 @@ def _refuse_stand_ins(module: ModuleType) -> None:
 
 def _config_class(module: ModuleType) -> Any:
     for value in vars(module).values():
-        if isinstance(value, type) and value.__name__.endswith("Config"):
-            if value.__module__.startswith(PACKAGE):
-                return value
+        ours = isinstance(value, type) and value.__module__.startswith(PACKAGE)
+        if ours and value.__name__.endswith("Config"):
+            return value
     raise Blocked("needs weights: the tree's model has no configuration class beside it")
 
 
 def _model_class(module: ModuleType) -> Any:
     """The model that generates: the one class with such a method."""
     for value in vars(module).values():
-        if isinstance(value, type) and value.__module__ == module.__name__:
-            if any(name.startswith("generate_audio") for name in vars(value)):
-                return value
+        ours = isinstance(value, type) and value.__module__ == module.__name__
+        if ours and any(name.startswith("generate_audio") for name in vars(value)):
+            return value
     for value in vars(module).values():
         if isinstance(value, type) and value.__name__.endswith("GenerationModel"):
             return value
@@ -154,8 +163,8 @@ def _vae(to: Path) -> None:
     vae = AutoencoderOobleck(
         encoder_hidden_size=4,
         downsampling_ratios=list(_STRIDES),
-        channel_multiples=[1, 1, 1, 1, 1],
-        decoder_channels=4,
+        channel_multiples=[1, 1],
+        decoder_channels=2,
         decoder_input_channels=LATENT,
         audio_channels=2,
         sampling_rate=48000,
@@ -212,5 +221,3 @@ def has_models(tree: Tree) -> bool:
         return bool(_model_module(tree))
     except (Absent, Blocked):
         return False
-
-

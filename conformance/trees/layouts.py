@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from conformance.trees.missing import load
 from conformance.trees.sources import Found, Node, calls, find, keyword, texts
 
 BACKENDS = frozenset({"vllm", "pt"})
+#: Backends of a language model that need CUDA.
+CUDA_BACKENDS = frozenset({"vllm", "nano-vllm", "nanovllm", "custom-vllm"})
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,12 @@ def _serves(node: Node) -> bool:
 
 def offers_devices(call: ast.Call) -> bool:
     """Whether a call offers a literal choice of devices."""
-    return bool({"cuda", "cpu"} <= texts(keyword(call, "choices")))
+    return of_devices(texts(keyword(call, "choices")))
+
+
+def of_devices(choices: Collection[str]) -> bool:
+    """Whether choices are of devices: two that every tree offers are among them."""
+    return "cuda" in choices and "cpu" in choices
 
 
 def _offers_on_a_page(node: Node) -> bool:

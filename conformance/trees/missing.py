@@ -8,7 +8,7 @@ to be decided by the missing library itself is noted, and then the question is b
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -18,19 +18,6 @@ from conformance.tree import Blocked, Tree
 
 # Without these nothing about a device can be asked at all.
 NEVER = frozenset({"torch", "numpy", "gradio"})
-DISTRIBUTIONS = {
-    "vector_quantize_pytorch": "vector-quantize-pytorch",
-    "dotenv": "python-dotenv",
-    "yaml": "PyYAML",
-    "PIL": "pillow",
-    "cv2": "opencv-python",
-    "sklearn": "scikit-learn",
-    "git": "GitPython",
-    "flash_attn": "flash-attn",
-    "pytorch_lightning": "pytorch-lightning",
-}
-"""Import names whose distribution has another one."""
-
 _LIMIT = 24
 
 
@@ -65,12 +52,6 @@ class Missing:
         finally:
             _active.remove(self)
             builtins.__import__ = plain
-
-
-def pip_line(libraries: Iterable[str]) -> str:
-    """The command that installs these libraries."""
-    names = sorted(DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in libraries)
-    return f"python -m pip install {' '.join(names)}"
 
 
 class Inert(ModuleType):

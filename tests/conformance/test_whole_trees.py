@@ -173,9 +173,7 @@ def test_a_tree_with_all_seven_sites_fails_in_all_seven(run_suite: Any, tmp_path
     assert sorted(root.rglob("*.py")) == [f for f in before if f.suffix == ".py"]
     assert not list(root.rglob("__pycache__")), "something was written into the tree"
     assert len(found.log.splitlines()) < 60, found.log
-    # What failed is expected from now on, and the same failure is no news.
-    again = run_suite(FACTS, tree=root, device="cpu,mps-sim", expect=tmp_path / "known")
-    assert again.status == 0, again.log
+    # What failed is expected from now on; for another reason it is news.
     scorer = root / "acestep" / "dit_alignment_score.py"
     scorer.write_text(scorer.read_text().replace('"cuda"', '"xpu"'))
     again = run_suite(FACTS, tree=root, device="cpu,mps-sim", expect=tmp_path / "known")

@@ -17,12 +17,9 @@ import pytest
 
 from conformance.tree import Absent, Blocked, ImportFailed
 from conformance.trees.asking import Asking, Told, Wrong, bare, filled
-from conformance.trees.layouts import Place, place_of
+from conformance.trees.layouts import CUDA_BACKENDS, Place, of_devices, place_of
 from conformance.trees.sources import call_at, decided_at, keyword
 
-DEVICES = frozenset({"cuda", "cpu"})
-#: Backends of a language model that need CUDA.
-CUDA_BACKENDS = frozenset({"vllm", "nano-vllm", "nanovllm", "custom-vllm"})
 KNOWN_BACKENDS = CUDA_BACKENDS | {"pt", "mlx", "auto", "hf", "transformers", "cpp"}
 
 
@@ -72,7 +69,7 @@ def page_backend(ask: Asking) -> Told:
 
 
 def _offers_mps(ask: Asking, offers: list[Offer], who: str) -> Told:
-    found = [offer for offer in offers if set(offer.choices) >= DEVICES]
+    found = [offer for offer in offers if of_devices(offer.choices)]
     if not found:
         raise Absent(f"{who} offers no choice of devices")
     for offer in found:

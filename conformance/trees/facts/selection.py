@@ -11,8 +11,9 @@ import torch
 
 from conformance.targets import find
 from conformance.tree import Absent, Blocked
+from conformance.trees import checkpoint
 from conformance.trees.asking import Asking, Told, Wrong, bare, filled
-from conformance.trees.layouts import Place, place_of
+from conformance.trees.layouts import CUDA_BACKENDS, Place, place_of
 
 NAMES = ("device", "_device", "device_name", "device_type")
 UNSET = "not set by the tree"
@@ -36,6 +37,36 @@ def service_picks_the_device(ask: Asking) -> Told:
     start = _method(handler, {"device", "config_path"})
     known = {"project_root": str(ask.folder), "config_path": _model(ask)}
     return _picks(ask, handler, start, known, "the music model")
+
+
+def planner_falls_back(ask: Asking) -> Told:
+    """Asked for vllm where there is no CUDA, the language model runs otherwise, or refuses."""
+    if ask.target.may_use_cuda:
+        raise Absent("vllm runs on CUDA")
+    handler = place_of(ask.tree, "planner")
+    start = _method(handler, {"device", "backend"})
+    made = bare(handler.value)
+    begin: Callable[..., Any] = getattr(made, start)
+    known = {
+        "checkpoint_dir": str(checkpoint.make_language_model(ask.folder)),
+        "lm_model_path": checkpoint.LANGUAGE,
+        "backend": "vllm",
+        "device": ask.target.device,
+    }
+    with ask.questions() as lines:
+        try:
+            message, ready = begin(**filled(begin, known))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the tree raised it)
+            told = f"asked for vllm on {ask.target.device}, the language model raised {error!r}"
+            raise Wrong(ask.line_of(error) or handler.line, told) from None
+    used, line = getattr(made, "llm_backend", None), _line(ask, handler, start)
+    first = (str(message).strip().splitlines() or [""])[0]
+    if used in CUDA_BACKENDS:
+        raise Wrong(lines[-1] if lines else line, f"the language model uses {used} without CUDA")
+    if not ready and "vllm" not in str(message).lower():
+        raise Blocked(f"needs weights: a tiny language model is not loaded: {first}")
+    said = f"runs with {used}" if ready else f"is refused: {first}"
+    return Told(line, f"asked for vllm on {ask.target.device}, the language model {said}")
 
 
 def _picks(ask: Asking, handler: Place, start: str, known: dict[str, Any], who: str) -> Told:

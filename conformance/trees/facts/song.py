@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def made_from_end_to_end(ask: Asking) -> Told:
     if not torch.isfinite(audio).all() or float(audio.abs().max()) == 0:
         raise Wrong(generate.line, f"on {ask.target.device} the song is not finite, or silent")
     seconds = audio.shape[-1] / 48000
-    return Told(generate.line, f"{seconds:.0f} s of song on {ask.target.device}")
+    return Told(generate.line, f"{seconds:.1f} s of song on {ask.target.device}")
 
 
 def _generate(ask: Asking) -> Place:
@@ -37,7 +38,7 @@ def _generate(ask: Asking) -> Place:
 
 def _function(ask: Asking) -> tuple[Any, str]:
     value = attribute(load(ask.tree, "inference"), "generate_music")
-    code = value.__code__
+    code = inspect.unwrap(value).__code__
     return value, f"{code.co_filename.removeprefix(f'{ask.tree.root}/')}:{code.co_firstlineno}"
 
 
@@ -60,9 +61,10 @@ def _service(ask: Asking, place: Place, checkpoints: Path) -> Any:
         beside.symlink_to(checkpoints, target_is_directory=True)
     try:
         with ask.questions():
-            message, ready = handler.initialize_service(
-                **filled(handler.initialize_service, known)
-            )
+            message, ready = handler.initialize_service(**filled(handler.initialize_service, known))
+    except Exception as error:
+        told = f"no service: {type(error).__name__}: {error}"
+        raise Wrong(ask.line_of(error) or place.line, told) from error
     finally:
         if beside.is_symlink():
             beside.unlink()

@@ -20,10 +20,19 @@ Verdict = tuple[str, str, str]
 
 
 @pytest.fixture
-def verdicts(tmp_path: Path) -> Iterator[Callable[..., dict[str, Verdict]]]:
-    """`verdicts(root, target, *facts)`: each fact's outcome, place and sentence."""
+def other_trees() -> Iterator[None]:
+    """Whatever tree a test installs in this process is gone after it, and ours is back."""
     kept = {n: m for n, m in sys.modules.items() if n.partition(".")[0] == PACKAGE}
     finders = list(sys.meta_path)
+    yield
+    forget()
+    sys.meta_path[:] = finders
+    sys.modules.update(kept)
+
+
+@pytest.fixture
+def verdicts(tmp_path: Path, other_trees: None) -> Callable[..., dict[str, Verdict]]:
+    """`verdicts(root, target, *facts)`: each fact's outcome, place and sentence."""
 
     def ask(root: Path, name: str, *facts: str) -> dict[str, Verdict]:
         tree, target = Tree(root, own=False), find()[name]
@@ -35,15 +44,12 @@ def verdicts(tmp_path: Path) -> Iterator[Callable[..., dict[str, Verdict]]]:
             target.activate(packages=(PACKAGE,)),
         ):
             warnings.simplefilter("ignore")
-            for fact in facts or QUESTIONS:
+            for fact in facts:
                 missing.decided.clear()
                 found[fact] = _verdict(QUESTIONS[fact], Asking(tree, target, tmp_path), missing)
         return found
 
-    yield ask
-    forget()
-    sys.meta_path[:] = finders
-    sys.modules.update(kept)
+    return ask
 
 
 def _verdict(question: Callable[[Asking], Told], ask: Asking, missing: Any) -> Verdict:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from trees_made import DEVICES, LAYOUTS, QUESTIONS, tree
 
+# A song has tests of its own.
+FACTS = [fact for fact in QUESTIONS if fact != "A1"]
 OLD = '["auto", "cuda", "cpu"]'
 ONLY_CUDA = '"cuda" if torch.cuda.is_available() else "cpu"'
 
@@ -41,7 +43,7 @@ DEFECTS: tuple[tuple[str, str, dict[str, str], str, str, str], ...] = (
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_whole_tree_passes(verdicts: Any, tmp_path: Path, layout: str, target: str) -> None:
     # A page costs more than all else: one of them is made on each device.
-    asked = [fact for fact in QUESTIONS if "page" not in fact or layout == "late"]
+    asked = [fact for fact in FACTS if "page" not in fact or layout == "late"]
     found = verdicts(tree(tmp_path / layout, layout), target, *asked)
     assert {fact: outcome for fact, (outcome, _, _) in found.items()} == dict.fromkeys(
         found, "pass"
@@ -61,7 +63,7 @@ def test_a_planted_defect_is_named(
 ) -> None:
     _, part, change, fact, target, text = defect
     root = tree(tmp_path / "tree", layout, **{part: change})
-    found = verdicts(root, target, fact, *(f for f in QUESTIONS if "page" not in f))
+    found = verdicts(root, target, fact, *(f for f in FACTS if "page" not in f))
     outcome, place, sentence = found[fact]
     assert [f for f in found if found[f][0] != "pass"] == [fact], found
     assert outcome == "fail", sentence

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conformance.trees.asking import Asking, Told
-from conformance.trees.facts import choices, memory, placement, scoring, selection, training
+from conformance.trees.facts import choices, memory, placement, scoring, selection, song, training
 
 QUESTIONS: dict[str, Callable[[Asking], Told]] = {
     "S1": scoring.scored_where_it_lies,
@@ -19,6 +19,7 @@ QUESTIONS: dict[str, Callable[[Asking], Told]] = {
     "S6": memory.accelerator_counts,
     "S7": training.cast_for_the_device,
     "A2": selection.service_picks_the_device,
+    "A1": song.made_from_end_to_end,
 }
 SCORER = """
 import torch
