@@ -46,7 +46,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report",
         type=Path,
-        help="write a report to this file: .json, .html, .md, or .xml for JUnit",
+        action="append",
+        default=[],
+        help="write a report to this file: .json, .html, .md, or .xml for JUnit; may be repeated",
     )
 
 
@@ -77,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
         if not command:
             raise ValueError("no command given; write: conformance simulate mps -- python x.py")
         Machine(args.macos, args.memory_gb)
-        if args.report is not None:
-            pages.checked(args.report)
+        for path in args.report:
+            pages.checked(path)
     except ValueError as error:
         print(f"conformance simulate: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             print(f"conformance simulate: cannot run {command[0]}: {error}", file=sys.stderr)  # noqa: T201
             return 2
-        if args.report is not None:
+        if args.report:
             _report(Path(folder), status, args)
     return status
 
@@ -132,5 +134,6 @@ def _report(folder: Path, status: int, args: argparse.Namespace) -> None:
     for path in sorted(folder.glob("*.tests")):
         tests += json.loads(path.read_text(encoding="utf-8"))
     merged = report.completed(report.merge(parts), status, tests)
-    pages.write(merged, args.report)
+    for path in args.report:
+        pages.write(merged, path)
     print(report.summary(merged), file=sys.stderr)  # noqa: T201
