@@ -41,6 +41,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory-gb", type=float, default=16, help="unified memory in GiB (16)")
     parser.add_argument("--ratchet", action="store_true", help="keep freed blocks, as the driver")
     parser.add_argument(
+        "--start-method",
+        choices=("spawn", "fork"),
+        default="spawn",
+        help="how multiprocessing and DataLoader start workers where the program does not say: "
+        "spawn, as macOS does, or fork, as Linux does",
+    )
+    parser.add_argument(
         "--debug", action="store_true", help="keep the simulation's own frames in tracebacks"
     )
     parser.add_argument(
@@ -115,6 +122,7 @@ def _child(command: list[str], args: argparse.Namespace, folder: Path) -> int:
         "macos": args.macos,
         "memory_gb": args.memory_gb,
         "ratchet": args.ratchet,
+        "start": args.start_method,
     }
     put_back = hand_down(options)
     environment = {**os.environ, REPORTS_VARIABLE: str(folder)}
