@@ -133,7 +133,10 @@ def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
     torch.manual_seed(0)
     random.seed(0)
     on_host = False
-    every = list(itertools.islice(op.sample_inputs("cpu", dtype), limit))
+    try:
+        every = list(itertools.islice(op.sample_inputs("cpu", dtype), limit))
+    except Exception as error:  # noqa: BLE001 - samples that the CPU itself cannot make
+        return _first_line(error), True
     samples = [sample for sample in every if not _wide(sample)] or every
     try:
         for sample in samples:
@@ -148,9 +151,13 @@ def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
                 args = sample.args if op.name in _ARGUMENTS_ON_HOST else moved.args
                 op(moved.input, *args, **{**moved.kwargs, **placed})
     except Exception as error:  # noqa: BLE001 - as above
-        text = str(error).splitlines()[0] if str(error) else ""
-        return f"{type(error).__name__}: {text}", on_host
+        return _first_line(error), on_host
     return "", False
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {text}"
 
 
 def outcomes(ops: Iterable[Any], expectations: Expectations, limit: int) -> Iterator[Outcome]:
