@@ -143,6 +143,10 @@ def check_convolution_types(
     signal, *others = arguments[:3]
     assert isinstance(signal, torch.Tensor)
     wanted = signal.dtype, holds(signal)
+    weight = others[0]
+    if not wanted[1] and signal.dim() <= 4 and isinstance(weight, torch.Tensor) and holds(weight):
+        # The host's own kernel is chosen by the signal, and dispatched by the weights.
+        raise limits.CONVOLUTION_SIGNAL.error(device=DEVICE)
     for role, other in zip(("weight", "bias"), others, strict=False):
         if isinstance(other, torch.Tensor) and (other.dtype, holds(other)) != wanted:
             raise limits.CONVOLUTION_TYPES.error(

@@ -41,12 +41,21 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory-gb", type=float, default=16, help="unified memory in GiB (16)")
     parser.add_argument("--ratchet", action="store_true", help="keep freed blocks, as the driver")
     parser.add_argument(
+        "--start-method",
+        choices=("spawn", "fork"),
+        default="spawn",
+        help="how multiprocessing and DataLoader start workers where the program does not say: "
+        "spawn, as macOS does, or fork, as Linux does",
+    )
+    parser.add_argument(
         "--debug", action="store_true", help="keep the simulation's own frames in tracebacks"
     )
     parser.add_argument(
         "--report",
         type=Path,
-        help="write a report to this file: .json, .html, .md, or .xml for JUnit",
+        action="append",
+        default=[],
+        help="write a report to this file: .json, .html, .md, or .xml for JUnit; may be repeated",
     )
 
 
@@ -77,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
         if not command:
             raise ValueError("no command given; write: conformance simulate mps -- python x.py")
         Machine(args.macos, args.memory_gb)
-        if args.report is not None:
-            pages.checked(args.report)
+        for path in args.report:
+            pages.checked(path)
     except ValueError as error:
         print(f"conformance simulate: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -88,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             print(f"conformance simulate: cannot run {command[0]}: {error}", file=sys.stderr)  # noqa: T201
             return 2
-        if args.report is not None:
+        if args.report:
             _report(Path(folder), status, args)
     return status
 
@@ -113,6 +122,7 @@ def _child(command: list[str], args: argparse.Namespace, folder: Path) -> int:
         "macos": args.macos,
         "memory_gb": args.memory_gb,
         "ratchet": args.ratchet,
+        "start": args.start_method,
     }
     put_back = hand_down(options)
     environment = {**os.environ, REPORTS_VARIABLE: str(folder)}
@@ -132,5 +142,6 @@ def _report(folder: Path, status: int, args: argparse.Namespace) -> None:
     for path in sorted(folder.glob("*.tests")):
         tests += json.loads(path.read_text(encoding="utf-8"))
     merged = report.completed(report.merge(parts), status, tests)
-    pages.write(merged, args.report)
+    for path in args.report:
+        pages.write(merged, path)
     print(report.summary(merged), file=sys.stderr)  # noqa: T201

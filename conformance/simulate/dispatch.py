@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.simulate import checks, gaps, limits
-from conformance.simulate.device import DEVICE, HOST, Machine
+from conformance.simulate.core import Args, Core, Kwargs, tensors_in
+from conformance.simulate.device import DEVICE, HOST
 from conformance.simulate.internals import storage_id
-from conformance.simulate.memory import Ledger, is_backend
+from conformance.simulate.memory import is_backend
 from conformance.simulate.operators import Operator, Support, describe
-from conformance.simulate.randomness import RandomState, on_device
-from conformance.simulate.record import Recorder
+from conformance.simulate.randomness import on_device
 from conformance.simulate.tracing import refuse_traced
-
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
+from conformance.simulate.widening import widened
 
 _MOVES = frozenset({"aten::copy_", "aten::_to_copy", "aten::_copy_from", "aten::set_"})
 _INDEXED = frozenset(
@@ -55,64 +51,6 @@ _WIDE = (torch.float64, torch.complex128)
 _RESIZES = frozenset({"aten::resize_", "aten::resize_as_", "aten::set_"})
 _WATCHED = frozenset({*_MOVES, *_INDEXED, *_WAITS, *_RESIZES, *checks.CHECKS, "aten::_linalg_svd"})
 """Operators that are looked at each time they run."""
-
-
-class Thread(threading.local):
-    """What the function mode tells the dispatch mode about the call under way on this thread."""
-
-    target: torch.device | None = None
-    call: tuple[Any, Args, Kwargs] | None = None
-    operator: Any = None
-    inside: bool = False
-    interpreted: bool = False
-    """Whether TorchScript runs, which reads the host as the device of a simulated tensor."""
-    noteworthy: int = 0
-
-    @property
-    def caller(self) -> str:
-        """The name of the torch function under way, or nothing."""
-        return getattr(self.call[0], "__name__", "") if self.call else ""
-
-
-class Core:
-    """The state that both modes of one simulation share."""
-
-    def __init__(self, machine: Machine, recorder: Recorder) -> None:
-        self.machine = machine
-        self.recorder = recorder
-        self.ledger = Ledger(machine)
-        self.random = RandomState()
-        self.thread = Thread()
-        self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
-
-    def refused(self, code: str, operator: str) -> None:
-        """Notes a limit met by the operator, or by the function, under way on this thread."""
-        func, self.thread.operator = self.thread.operator, None
-        if not operator and isinstance(func, torch._ops.OpOverload):
-            operator = describe(func).name
-        self.recorder.refusal(code, operator or getattr(func, "__name__", "torch"))
-
-    def wanted(self) -> torch.device:
-        """Where a tensor made by the call under way belongs: its stated device or its operands'."""
-        thread = self.thread
-        if thread.target is not None:
-            return thread.target
-        if thread.call is not None and any(
-            self.ledger.holds(tensor) for tensor in tensors_in(*thread.call[1:])
-        ):
-            return DEVICE
-        return HOST
-
-
-def tensors_in(args: Sequence[Any], kwargs: Kwargs) -> list[torch.Tensor]:
-    """The tensors among arguments, also inside lists and tuples."""
-    found = []
-    for value in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += [item for item in value if isinstance(item, torch.Tensor)]
-    return found
 
 
 def _kind(value: Any) -> Any:
@@ -392,7 +330,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key is None or signature in operator.seen:
             if not thread.inside:
                 self.core.recorder.operators[operator.name] += 1
-            return func(*args, **kwargs)
+            try:
+                return func(*args, **kwargs)
+            except (NotImplementedError, RuntimeError) as error:
+                return widened(operator, func, args, kwargs, error)
         before = thread.target, thread.inside, thread.noteworthy
         # Parts of what autograd would have decomposed count by themselves, of others with them.
         thread.target, thread.inside = DEVICE, thread.inside or key is not _IMPLICIT

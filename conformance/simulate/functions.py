@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _device as torch_default
 
 from conformance.simulate import autocast, checks, limits
+from conformance.simulate.core import Args, Core, Kwargs
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
-from conformance.simulate.dispatch import Args, Core, Kwargs
 from conformance.simulate.internals import is_alias
 from conformance.simulate.memory import is_backend
 from conformance.simulate.transfer import move

@@ -6,6 +6,7 @@ import atexit
 import importlib.abc
 import importlib.machinery
 import json
+import multiprocessing.context
 import multiprocessing.util
 import os
 import sys
@@ -97,6 +98,22 @@ def ensure() -> Callable[[], None]:
     return activate() if active() is None else lambda: None
 
 
+def start_by(method: str) -> Callable[[], None]:
+    """Makes `method` the default of multiprocessing, as spawn is on macOS; a program may set another.
+
+    Returns what puts the platform's own default back.
+    """
+    known: Any = multiprocessing.context
+    default = known._default_context
+    before = default._default_context
+    default._default_context = known._concrete_contexts[method]
+
+    def put_back() -> None:
+        default._default_context = before
+
+    return put_back
+
+
 def activate() -> Callable[[], None]:
     """Enters the simulation until the process ends and leaves a report then.
 
@@ -104,7 +121,9 @@ def activate() -> Callable[[], None]:
     """
     from conformance.simulate.session import mps
 
-    simulation = mps(**json.loads(os.environ[OPTIONS_VARIABLE]))
+    options = json.loads(os.environ[OPTIONS_VARIABLE])
+    put_back = start_by(options.pop("start", "spawn"))
+    simulation = mps(**options)
     simulation.__enter__()
     if not os.environ.get(DEBUG_VARIABLE):
         from conformance.simulate.traces import fold
@@ -130,4 +149,9 @@ def activate() -> Callable[[], None]:
         multiprocessing.util.Finalize(None, leave_report, exitpriority=0)
 
     multiprocessing.util.register_after_fork(simulation, lambda _: in_forked_child())
-    return lambda: simulation.__exit__(None, None, None)
+
+    def leave() -> None:
+        simulation.__exit__(None, None, None)
+        put_back()
+
+    return leave

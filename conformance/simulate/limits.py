@@ -53,6 +53,7 @@ LISTENERS: list[Callable[[str, str], None]] = []
 
 MISTAKES = frozenset(
     {"mixed-devices", "mixed-devices-linear", "mixed-devices-placeholder", "convolution-types"}
+    | {"convolution-signal"}
     | {"indices", "numpy", "lengths", "split-indices", "type-name"}
     | {"generator", "generator-permutation", "shared-memory", "pin-memory"}
 )
@@ -162,6 +163,15 @@ CONVOLUTION_TYPES = _limit(
     _SOURCES + "native/Convolution.cpp; seen in https://github.com/pytorch/pytorch/issues/88978, "
     "https://github.com/pytorch/ignite/issues/2977 and "
     "https://github.com/Mikubill/sd-webui-controlnet/issues/1267",
+)
+CONVOLUTION_SIGNAL = _limit(
+    "convolution-signal",
+    RuntimeError,
+    "slow_conv2d_forward_mps: input(device='cpu') and weight(device={device}')  must be on the "
+    "same device",
+    "https://github.com/pytorch/pytorch/pull/86303; seen in "
+    "https://github.com/pkuliyi2015/sd-webui-stablesr/issues/55 and, on macOS 15.3, in "
+    "https://github.com/blessedcoolant/invoke_bria_rmbg/issues/4",
 )
 LINEAR_DTYPE = _limit(
     "linear-dtype",

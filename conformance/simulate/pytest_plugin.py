@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--mps-sim-macos", default="15.5", help="macOS version to stand for (15.5)")
     group.addoption(
+        "--mps-sim-start",
+        choices=("spawn", "fork"),
+        default="spawn",
+        help="how workers are started where nothing says it: as on macOS (spawn), or fork",
+    )
+    group.addoption(
         "--mps-sim-known",
         metavar="FILE",
         help="failures known on the device, one `operator<TAB>test` a line; strict both ways",
@@ -62,7 +68,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     undone = contextlib.ExitStack()
     early_config.stash[_UNDONE] = undone
     if hook.OPTIONS_VARIABLE not in os.environ:
-        undone.callback(hook.hand_down({"macos": options.mps_sim_macos}))
+        undone.callback(
+            hook.hand_down({"macos": options.mps_sim_macos, "start": options.mps_sim_start})
+        )
     undone.callback(hook.ensure())
     if options.mps_sim_default:
         import torch

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from conformance.simulate import limits, surface
+from conformance.simulate.core import Core
 from conformance.simulate.device import REPORTED_NAME, Machine
-from conformance.simulate.dispatch import Core, DeviceMode
+from conformance.simulate.dispatch import DeviceMode
 from conformance.simulate.functions import FunctionMode
 from conformance.simulate.internals import function_modes
 from conformance.simulate.patching import Patches

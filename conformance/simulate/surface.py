@@ -14,8 +14,8 @@ import torch
 
 from conformance.simulate import limits, tracing
 from conformance.simulate.autocast import Autocast
+from conformance.simulate.core import Core
 from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
-from conformance.simulate.dispatch import Core
 from conformance.simulate.functions import (
     from_dlpack,
     is_backend_name,

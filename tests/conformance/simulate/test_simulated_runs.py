@@ -65,7 +65,8 @@ def test_help_and_options_without_a_command_are_not_taken_for_one() -> None:
     assert "no command given" in run("mps", "--macos", "14.0").stderr
     # This package may be what imports torch first.
     script = "import conformance.simulate.record as r; from conformance.simulate import active; "
-    assert run("mps", "-c", f"{script}print(active() is not None)").stdout == "True\n"
+    script += "import multiprocessing as m; print(active() is not None, m.get_start_method())"
+    assert run("mps", "-c", script).stdout == "True spawn\n"
 
 
 def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> None:
@@ -74,6 +75,7 @@ def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> 
     parent = (
         "import multiprocessing as m, subprocess, sys\n"
         "import worker\n"
+        "assert m.get_start_method() == 'fork'\n"
         "if __name__ == '__main__':\n"
         "    q = m.get_context('fork').Process(target=worker.work, args=(2,))\n"
         "    q.start(); q.join(); print(q.exitcode)\n"
@@ -82,7 +84,7 @@ def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> 
     (tmp_path / "parent.py").write_text(parent)
     target = tmp_path / "out.html"
     done = run(
-        "mps", "--macos", "14.5", "--report", str(target), "--", "python", "-m", "parent",
+        "mps", "--macos", "14.5", "--start-method", "fork", "--report", str(target), "--", "python", "-m", "parent",
         PYTHONPATH=_and(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -59,6 +59,11 @@ WORDS: dict[str, tuple[str, Callable[[], Any], str]] = {
         lambda: functional.conv2d(image(), weights()),
         TYPES.format("MPSFloatType", "weight", "torch.FloatTensor"),
     ),
+    "signal on the host": (
+        "https://github.com/pkuliyi2015/sd-webui-stablesr/issues/55",
+        lambda: functional.conv2d(image().cpu(), weights().to("mps")),
+        "slow_conv2d_forward_mps: input(device='cpu') and weight(device=mps:0')  must be on the",
+    ),
     "transposed": (
         "https://github.com/Mikubill/sd-webui-controlnet/issues/1649",
         lambda: functional.conv_transpose2d(image(), torch.ones(3, 1, 2, 2)),
