@@ -44,7 +44,7 @@ TILES: Mapping[str, Tile] = {
     "out": Tile(64, 512, 1, 4),
     "opened": Tile(32, 256, 8, 4),
     "closed": Tile(64, 128, 6, 4, 4),
-    "head": Tile(64, 128, 16, 4, 4),
+    "head": Tile(64, 128, 16, 4, 3),
 }
 """Of queries, keys and values; of what attention heard; of the gate; of what passed it; of the
 vocabulary. Measured on an H200 at the published shapes."""
