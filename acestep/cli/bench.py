@@ -116,9 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.device import resolve
 
     quiet_libraries()
-    policy = resolve(
-        arguments.device, dtype=arguments.dtype, quantization=arguments.quantize
-    )
+    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
     if arguments.lm:
         from acestep.bench.lm_benchmark import measure
 
@@ -148,7 +146,9 @@ def run(arguments: argparse.Namespace) -> int:
             _print(rows, heading=not compared)
             compared += rows
             if planner is not None:
-                _print_planned(planned(handler, planner, seconds, batch, arguments.repeats), seconds)
+                _print_planned(
+                    planned(handler, planner, seconds, batch, arguments.repeats), seconds
+                )
     grown: list[Row] = []
     if arguments.growth:
         shortest = min(arguments.growth_seconds)

@@ -32,7 +32,10 @@ def compiling_together() -> Iterator[None]:
 
     token = _COMPILING.set(True)
     try:
-        with ThreadPoolExecutor(_THREADS) as pool, triton.AsyncCompileMode(pool, ignore_errors=True):
+        with (
+            ThreadPoolExecutor(_THREADS) as pool,
+            triton.AsyncCompileMode(pool, ignore_errors=True),
+        ):
             yield
     finally:
         _COMPILING.reset(token)
