@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acestep.device.presence import canonical
 
@@ -86,7 +87,7 @@ def _bfloat16_units() -> str:
     import torch
 
     # A PyTorch that does not tell leaves the reference.
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     names = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
     return ", ".join(text for name, text in names.items() if known.get(name))
 

@@ -75,7 +75,7 @@ def write(path: Path, stream: Stream, part: Part, workers: int | None = None) ->
         ValueError: the encoder's frames could not be told apart; nobody has seen that yet.
     """
 
-    def encoded(start: int) -> tuple[bytes, set[int], Samples]:
+    def encoded(start: int) -> tuple[bytes, set[int], memoryview]:
         samples = part(start, min(start + PIECE, stream.samples))
         piece = _split(_alone(samples, stream))
         if start:
@@ -125,15 +125,15 @@ def _alone(samples: Samples, stream: Stream) -> bytes:
         return made.read()
 
 
-def _packed(samples: Samples, bits: int) -> Samples:
+def _packed(samples: Samples, bits: int) -> memoryview:
     """The samples as the MD5 counts them: whole bytes, the lowest first."""
     if bits == 16:
-        return (samples >> 16).astype("<i2")
+        return memoryview((samples >> 16).astype("<i2"))
     place = np.ascontiguousarray(samples, "<i4").view(np.uint8).reshape(-1, 4)
     packed = np.empty((len(place), bits // 8), np.uint8)
     for byte in range(bits // 8):
         packed[:, byte] = place[:, 4 - bits // 8 + byte]
-    return packed
+    return memoryview(packed)
 
 
 def _split(data: bytes) -> _Piece:
