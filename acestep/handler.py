@@ -12,7 +12,7 @@ import torch
 from acestep.alignment.service import LyricAlignmentMixin
 from acestep.checkpoint import finding, folders
 from acestep.checkpoint.adapters.applying import AdapterMixin
-from acestep.checkpoint.kinds import Checkpoint, tasks_of
+from acestep.checkpoint.kinds import Checkpoint, stored_in, tasks_of
 from acestep.device import DevicePolicy, canonical, resolve
 from acestep.diffusion.making import Maker
 from acestep.engines.protocol import Engine
@@ -156,6 +156,7 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         options.check(policy)
         with self._lock:
             checkpoint = finding.find(model, project_root)
+            policy = policy.for_weights(stored_in(checkpoint))
 
             def on_component(name: str) -> None:
                 if progress is not None:

@@ -144,7 +144,7 @@ class LLMHandler:
         with self._lock:
             loaded = choice.load()
             self.unload()
-            self.backend, self.policy, self.model_name = loaded, policy, choice.folder.name
+            self.backend, self.policy, self.model_name = loaded, choice.policy, choice.folder.name
             self._checkpoint_dir = str(checkpoint_dir) if checkpoint_dir else None
         return choice.status
 

@@ -238,10 +238,9 @@ def plain_generate(
 def weight_bytes(model: Any, tokens: AudioTokens) -> int:
     """Bytes of weights that one step has to read: the layers, and the output of the codes."""
     body = model.get_decoder()
-    held = [p for p in body.layers.parameters()]
-    held += [
-        b for part in body.layers.modules() if isinstance(part, Quantised) for b in part.buffers()
-    ]
+    held: list[torch.Tensor] = list(body.layers.parameters())
+    for part in body.layers.modules():
+        held += part.buffers() if isinstance(part, Quantised) else ()
     layers = sum(tensor.numel() * tensor.element_size() for tensor in held)
     head = model.get_output_embeddings().weight
     return int(layers + len(tokens.codes) * head.shape[1] * head.element_size())

@@ -176,7 +176,8 @@ def planned(
     first, *others = [sum(run) for run in runs]
     parts = [statistics.median(part) for part in zip(*runs[1:], strict=True)]
     spread = min(others), max(others)
-    return Planned(first, statistics.median(others), spread, *parts, highest)
+    lm, music, saving = parts
+    return Planned(first, statistics.median(others), spread, lm, music, saving, highest)
 
 
 def growth(

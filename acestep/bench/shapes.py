@@ -105,7 +105,11 @@ def large_pipeline(policy: DevicePolicy, width: dict[str, int]) -> Pipeline:
     """Random weights at a published size, made where they are used."""
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.models import AceStepTransformer1DModel, AutoencoderOobleck
-    from diffusers.pipelines.ace_step import AceStepConditionEncoder
+    from diffusers.pipelines.ace_step import (
+        AceStepAudioTokenDetokenizer,
+        AceStepAudioTokenizer,
+        AceStepConditionEncoder,
+    )
     from transformers import Qwen3Config, Qwen3Model
 
     def made(build_module: Callable[[], torch.nn.Module], component: str) -> torch.nn.Module:
@@ -127,5 +131,7 @@ def large_pipeline(policy: DevicePolicy, width: dict[str, int]) -> Pipeline:
         tokenizer=make_tokenizer(1536),
         transformer=made(lambda: AceStepTransformer1DModel(**width, is_turbo=True), "dit"),
         condition_encoder=made(lambda: AceStepConditionEncoder(**_TURBO), "dit"),
+        audio_tokenizer=made(lambda: AceStepAudioTokenizer(), "dit"),
+        audio_token_detokenizer=made(lambda: AceStepAudioTokenDetokenizer(), "dit"),
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
     )

@@ -116,9 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.device import resolve
 
     quiet_libraries()
-    policy = resolve(
-        arguments.device, dtype=arguments.dtype, quantization=arguments.quantize
-    )
+    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
     if arguments.lm:
         from acestep.bench.lm_benchmark import measure
 
@@ -147,8 +145,6 @@ def run(arguments: argparse.Namespace) -> int:
             rows = compare(handler, seconds, arguments.repeats, batch, sides, planner)
             _print(rows, heading=not compared)
             compared += rows
-            if planner is not None:
-                _print_planned(planned(handler, planner, seconds, batch, arguments.repeats), seconds)
     grown: list[Row] = []
     if arguments.growth:
         shortest = min(arguments.growth_seconds)
@@ -163,6 +159,12 @@ def run(arguments: argparse.Namespace) -> int:
         f"most music: {best.songs_per_hour:.0f} songs of {best.seconds:g} s an hour, "
         f"{best.batch} at a time"
     )
+    if planner is not None:
+        for seconds in arguments.seconds:
+            for batch in arguments.batch:
+                _print_planned(
+                    planned(handler, planner, seconds, batch, arguments.repeats), seconds, batch
+                )
     started: list[StartUp] = []
     if arguments.start_up:
         with tempfile.TemporaryDirectory() as folder:
@@ -197,9 +199,9 @@ def _planner(arguments: argparse.Namespace, policy: DevicePolicy) -> LLMHandler:
     return make_planner(arguments.lm_model, policy)
 
 
-def _print_planned(made: Planned, seconds: float) -> None:
+def _print_planned(made: Planned, seconds: float, batch: int) -> None:
     result(
-        f"a planned song of {seconds:g} s, words to file: first {made.first:.3f} s, warm "
+        f"planned, {batch} of {seconds:g} s, words to file: first {made.first:.3f} s, warm "
         f"{made.warm:.3f} s ({made.spread[0]:.3f} to {made.spread[1]:.3f}): planning "
         f"{made.lm:.3f}, music {made.music:.3f}, saving {made.saving:.3f}; peak {made.peak:.2f} GiB"
     )

@@ -63,10 +63,11 @@ def add_device_option(parser: argparse.ArgumentParser, default: Any = "auto") ->
     )
 
 
-def add_quantize_option(parser: Any) -> None:
-    """Declare `--quantize`."""
+def add_quantize_option(parser: Any, default: Any = argparse.SUPPRESS) -> None:
+    """Declare `--quantize`; a subcommand leaves the default to the bare command."""
     parser.add_argument(
         "--quantize",
+        default=default,
         type=_quantization,
         metavar="BITS",
         help="hold the transformers' weights in few bits, which takes a half or a quarter of the "

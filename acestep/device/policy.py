@@ -10,7 +10,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from acestep.device import bits, kernels, memory
-from acestep.device.dtypes import COMPONENTS, DTYPE_CHOICES, DtypeChoice, has_bfloat16
+from acestep.device.dtypes import (
+    ASKED,
+    COMPONENTS,
+    DTYPE_CHOICES,
+    DtypeChoice,
+    has_bfloat16,
+    quick_dtype,
+)
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
@@ -183,6 +190,21 @@ class DevicePolicy:
         if memory.held_unused(self.device) > MPS_CACHE_SLACK:
             self.flush()
 
+    def for_weights(self, stored: str) -> DevicePolicy:
+        """This policy for a checkpoint, as its weights are stored.
+
+        On a CPU that computes in bfloat16 by itself, weights stored in it run in it, unless
+        another precision was asked for. Elsewhere nothing changes.
+
+        Args:
+            stored: the dtype of most of its weights, by safetensors' name, such as `BF16`.
+        """
+        asked = any(choice.source == ASKED for choice in self.dtypes.values())
+        choice = None if asked or stored != "BF16" else quick_dtype(self.device)
+        if choice is None:
+            return self
+        return dataclasses.replace(self, dtypes=MappingProxyType(dict.fromkeys(COMPONENTS, choice)))
+
     def autocast(self, component: str = "dit") -> AbstractContextManager[Any]:
         """Autocast to the component's dtype on this device; does nothing in float32."""
         import torch
@@ -263,6 +285,6 @@ class DevicePolicy:
         wanted: torch.dtype = getattr(torch, dtype)
         if wanted == torch.bfloat16 and not has_bfloat16(self.device):
             raise RequestError(f"{self.name} has no bfloat16 here; use --dtype float32")
-        choice = DtypeChoice(wanted, "asked for", "--dtype")
+        choice = DtypeChoice(wanted, "asked for", ASKED)
         dtypes = MappingProxyType(dict.fromkeys(COMPONENTS, choice))
         return dataclasses.replace(self, dtypes=dtypes)

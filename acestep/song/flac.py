@@ -10,9 +10,9 @@ and smallest frame, MD5 of the samples) is written last. Format: RFC 9639.
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,23 +75,20 @@ def write(path: Path, stream: Stream, part: Part, workers: int | None = None) ->
         ValueError: the encoder's frames could not be told apart; nobody has seen that yet.
     """
 
-    def encoded(start: int) -> tuple[_Piece, Samples]:
+    def encoded(start: int) -> tuple[bytes, set[int], memoryview]:
         samples = part(start, min(start + PIECE, stream.samples))
         piece = _split(_alone(samples, stream))
         if start:
             piece.renumber(start // BLOCK)
-        return piece, _packed(samples, stream.bits)
+        made = b"".join([*([] if start else [piece.head]), *itertools.chain(*piece.frames)])
+        sizes = {sum(map(len, frame)) for frame in piece.frames}
+        return made, sizes, _packed(samples, stream.bits)
 
     md5, sizes = hashlib.md5(usedforsecurity=False), set[int]()
     with path.open("w+b") as file, ThreadPoolExecutor(workers or threads()) as pool:
-        for number, (piece, packed) in enumerate(
-            pool.map(encoded, range(0, stream.samples, PIECE))
-        ):
-            if number == 0:
-                file.write(piece.head)
-            for frame in piece.frames:
-                file.writelines(frame)
-                sizes.add(sum(map(len, frame)))
+        for made, lengths, packed in pool.map(encoded, range(0, stream.samples, PIECE)):
+            file.write(made)
+            sizes |= lengths
             md5.update(packed)
         _describe(file, stream.samples, min(sizes), max(sizes), md5.digest())
 
@@ -114,27 +111,29 @@ def _alone(samples: Samples, stream: Stream) -> bytes:
     """A piece as a stream of its own."""
     import soundfile
 
-    made = io.BytesIO()
-    try:
-        with soundfile.SoundFile(
-            made, "w", stream.rate, stream.channels,
-            format="FLAC", subtype=f"PCM_{stream.bits}",
-        ) as file:  # fmt: skip
-            file.write(samples)
-    except soundfile.LibsndfileError as error:
-        raise OSError(str(error)) from None
-    return made.getvalue()
+    # To a file of the system's libsndfile writes by itself, while Python goes on.
+    with tempfile.TemporaryFile() as made:
+        try:
+            with soundfile.SoundFile(
+                made.fileno(), "w", stream.rate, stream.channels,
+                format="FLAC", subtype=f"PCM_{stream.bits}", closefd=False,
+            ) as file:  # fmt: skip
+                file.write(samples)
+        except soundfile.LibsndfileError as error:
+            raise OSError(str(error)) from None
+        made.seek(0)
+        return made.read()
 
 
-def _packed(samples: Samples, bits: int) -> Samples:
+def _packed(samples: Samples, bits: int) -> memoryview:
     """The samples as the MD5 counts them: whole bytes, the lowest first."""
     if bits == 16:
-        return (samples >> 16).astype("<i2")
+        return memoryview((samples >> 16).astype("<i2"))
     place = np.ascontiguousarray(samples, "<i4").view(np.uint8).reshape(-1, 4)
     packed = np.empty((len(place), bits // 8), np.uint8)
     for byte in range(bits // 8):
         packed[:, byte] = place[:, 4 - bits // 8 + byte]
-    return packed
+    return memoryview(packed)
 
 
 def _split(data: bytes) -> _Piece:

@@ -330,7 +330,7 @@ def test_threads_take_turns(handler: AceStepHandler) -> None:
     [
         ({"config_path": "no-such-model"}, "no checkpoint folder 'no-such-model'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
-        ({"quantization": "int8"}, "quantization 'int8' is not available"),
+        ({"quantization": "int3"}, "unknown quantization 'int3'"),
         ({"offload_to_cpu": True}, "offloading is pointless on cpu"),
         ({"offload_dit_to_cpu": True}, "offloading is pointless on cpu"),
         ({"use_flash_attention": True}, "it does not run on cpu"),

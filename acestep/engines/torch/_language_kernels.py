@@ -161,8 +161,8 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
         tile = tl.load(place) if EVEN else tl.load(place, mask=inside, other=0.0)
         total = tl.dot(tile.to(kind), given, total, input_precision="ieee")
         if KIND == GATED:
-            tile = tl.load(place + beyond).to(kind)
-            other = tl.dot(tile, given, other, input_precision="ieee")
+            second = tl.load(place + beyond)
+            other = tl.dot(second.to(kind), given, other, input_precision="ieee")
     if SPLITS == 1:
         _finish(
             total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,

@@ -15,7 +15,6 @@ from acestep.engines.torch.addresses import places
 from acestep.engines.torch.launching import launch
 from acestep.engines.torch.quantised import Quantised, joined
 
-
 Weight = tuple[torch.Tensor, torch.Tensor | None]
 """Of a product, `[outputs, inputs]`; and where it is held in whole numbers the outputs' scales."""
 
@@ -44,13 +43,18 @@ TILES: Mapping[str, Tile] = {
     "out": Tile(64, 512, 1, 4),
     "opened": Tile(32, 256, 8, 4),
     "closed": Tile(64, 128, 6, 4, 4),
-    "head": Tile(64, 128, 16, 4, 4),
+    "head": Tile(64, 128, 16, 4, 3),
 }
 """Of queries, keys and values; of what attention heard; of the gate; of what passed it; of the
 vocabulary. Measured on an H200 at the published shapes."""
 
 WIDE_TILES: Mapping[str, Tile] = {**TILES, "opened": Tile(64, 256, 2, 4)}
 """The same where so many slots take the room of the larger tile."""
+
+WHOLE_TILES: Mapping[str, Tile] = {
+    **TILES, "opened": Tile(32, 256, 4, 4), "closed": Tile(64, 256, 3, 4)
+}  # fmt: skip
+"""The same where weights are held in eight bits."""
 
 STRETCH = 64
 """Cached positions that one program of the attention reads."""
@@ -110,6 +114,11 @@ class LanguageWeights:
     def is_current(self, model: Any) -> bool:
         """Whether the model still has the weights, at the places, that were read here."""
         return model is self.model and places(model.get_decoder()) == self._signature
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the weights are held in whole numbers."""
+        return self.layers[0].out[1] is not None
 
     def rotary(self, length: int) -> torch.Tensor:
         """Cosines and sines of positions, float32 `[length, head_dim]`, half of each."""

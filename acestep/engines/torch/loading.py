@@ -96,8 +96,10 @@ def load_engine(
 def make_small(pipeline: Pipeline, policy: DevicePolicy) -> None:
     """Hold the transformers' weights as the policy says, and bring all modules to its device."""
     assert policy.quantization is not None
-    for module in (pipeline.transformer, pipeline.condition_encoder, pipeline.text_encoder):
-        quantise(module, policy.quantization, policy)
+    names = ("transformer", "condition_encoder", "text_encoder", "audio_token_detokenizer")
+    for name in names:
+        if (module := getattr(pipeline, name)) is not None:
+            quantise(module, policy.quantization, policy)
     pipeline.to(policy.device)
 
 

@@ -65,7 +65,8 @@ class Quantised(nn.Module):
         made = self._product(rows)
         if self.bias is not None:
             made = made + self.bias.to(made.dtype)
-        return made.unflatten(0, given.shape[:-1])
+        shape = (*given.shape[:-1], self.out_features)
+        return made.reshape(shape)
 
     def extra_repr(self) -> str:
         """What is printed of the layer."""
@@ -101,7 +102,7 @@ def packed(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]
     """A weight `[outputs, inputs]` in few bits, and its scales; see `Quantised`."""
     exact = weight.detach().float()
     if kind == "int4":
-        exact = exact.unflatten(1, (-1, GROUP))
+        exact = exact.reshape(len(exact), -1, GROUP)
     # Rounded up, so that the largest weight stays within the range.
     scale = exact.abs().amax(-1) / _LARGEST[kind]
     scale = (scale * (1 + 2.0**-7)).clamp_min(torch.finfo(torch.bfloat16).tiny).bfloat16()
@@ -118,7 +119,7 @@ def packed(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]
 def unpacked(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A weight of four bits as `[outputs, inputs]` in a floating dtype."""
     nibbles = torch.stack([weight & 15, weight >> 4], dim=-1).flatten(1)
-    whole = nibbles.to(dtype).sub_(8).unflatten(1, (-1, GROUP))
+    whole = nibbles.to(dtype).sub_(8).reshape(len(weight), -1, GROUP)
     return whole.mul_(scale.to(dtype)[..., None]).flatten(1)
 
 

@@ -45,7 +45,7 @@ class Engine:
         if on_gpu:
             shape = LmShape(512, 2, 8, 4, 64, 1024, tied=True)
         else:
-            for tiles in ("TILES", "WIDE_TILES"):
+            for tiles in ("TILES", "WIDE_TILES", "WHOLE_TILES"):
                 patch.setattr(language_step, tiles, SMALL)
             patch.setattr(language_step, "STRETCH", 4)
             # The parts of the attention are joined one after the other, as in a long song.
