@@ -72,8 +72,9 @@ def opening(report: Report) -> list[str]:
     if missing := report.missing():
         lines += [f"missing here: {', '.join(missing)}", f"  {pip_line(missing)}"]
     if tries := report.network():
-        lines.append(f"tried the network, and was refused: {len(tries)} places")
+        lines.append("tried the network, and was refused, at:")
         lines += [f"  {place}" for place in list(tries)[:5]]
+        lines += [f"  and {len(tries) - 5} more"] if len(tries) > 5 else []
     return lines
 
 

@@ -14,9 +14,9 @@ _STYLE = """
 body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { text-align: left; padding: .2rem .8rem; border-bottom: 1px solid #8884; }
-td.pass { color: #17803d; } td.fail { color: #fff; background: #b3261e; font-weight: 600; }
-td.expected, td.broken, td.blocked { color: #9a6700; } td.absent, td.none { opacity: .55; }
-th[scope=row] { font-weight: 400; } td.said p { margin: .15rem 0; } td { vertical-align: top; }
+td.pass { color: light-dark(#17803d, #5cc98a); } td.fail { color: #fff; background: #b3261e; font-weight: 600; }
+td.expected, td.broken, td.blocked { color: light-dark(#9a6700, #d9a93a); } td.absent, td.none { opacity: .55; }
+th[scope=row] { font-weight: 400; min-width: 11rem; vertical-align: top; } td.said p { margin: .15rem 0; } td { vertical-align: top; }
 td.said { min-width: 22rem; overflow-wrap: anywhere; } small { opacity: .7; }
 code, pre { font: 13px/1.4 ui-monospace, monospace; } pre { overflow-x: auto; }
 """
