@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ __all__ = [
     "active",
     "mps",
 ]
+
+
+if any(type(finder).__name__ == "AfterTorch" for finder in sys.meta_path):
+    # Under the command torch's import adds the device. Were a part of this package the first to
+    # import torch, that would want the part before it is there.
+    importlib.import_module("torch")
 
 
 def __getattr__(name: str) -> object:

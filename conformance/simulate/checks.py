@@ -14,6 +14,7 @@ CONVOLUTION_EDGE = 1 << 16
 INT_MAX = 2**31 - 1
 NDARRAY_BYTES = 2**32
 MOST_DIMENSIONS = 16
+_LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.jagged)
 _GRAPH_FREE = ("aten::_local_scalar_dense", "aten::copy_", "aten::_to_copy")
 
 _FLOAT8 = {
@@ -46,7 +47,7 @@ def check_dtype(dtype: torch.dtype, machine: Machine) -> None:
 
 def check_layout(tensor: torch.Tensor, machine: Machine) -> None:
     """Raises NotImplementedError for layouts no MPS tensor has, RuntimeError above 16 dimensions."""
-    if tensor.layout not in (torch.strided, torch.sparse_coo, torch.sparse_csr):
+    if tensor.layout not in _LAYOUTS:
         raise limits.LAYOUT.error()
     if tensor.dim() > MOST_DIMENSIONS:
         raise limits.DIMENSIONS.error(count=tensor.dim())
@@ -106,6 +107,55 @@ def mixed(operator: str, arguments: list[tuple[str, bool]], host_first: bool) ->
     return limits.MIXED.error(first=first, second=second)
 
 
+_PYTHON_NAMES = ("Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+
+
+def type_name(tensor: torch.Tensor, on_device: bool) -> str:
+    """What C++ calls a tensor's type, with the host's names turned into Python's where it does."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    scalar = _SCALARS.get(name, name.capitalize())
+    if on_device:
+        return f"MPS{scalar}Type"
+    return f"torch.{scalar}Tensor" if scalar in _PYTHON_NAMES else f"CPU{scalar}Type"
+
+
+_SCALARS = {
+    "float32": "Float",
+    "float16": "Half",
+    "bfloat16": "BFloat16",
+    "float64": "Double",
+    "int64": "Long",
+    "int32": "Int",
+    "int16": "Short",
+    "int8": "Char",
+    "uint8": "Byte",
+    "complex64": "ComplexFloat",
+}
+
+
+def check_convolution_types(
+    arguments: tuple[object, ...], holds: Callable[[torch.Tensor], bool]
+) -> None:
+    """Refuses weights or a bias of another element type or device than the signal's.
+
+    `arguments` are those of aten::convolution. Raises RuntimeError.
+    """
+    signal, *others = arguments[:3]
+    assert isinstance(signal, torch.Tensor)
+    wanted = signal.dtype, holds(signal)
+    weight = others[0]
+    if not wanted[1] and signal.dim() <= 4 and isinstance(weight, torch.Tensor) and holds(weight):
+        # The host's own kernel is chosen by the signal, and dispatched by the weights.
+        raise limits.CONVOLUTION_SIGNAL.error(device=DEVICE)
+    for role, other in zip(("weight", "bias"), others, strict=False):
+        if isinstance(other, torch.Tensor) and (other.dtype, holds(other)) != wanted:
+            raise limits.CONVOLUTION_TYPES.error(
+                signal=type_name(signal, wanted[1]),
+                role=role,
+                found=type_name(other, holds(other)),
+            )
+
+
 def convolution_output(
     input_shape: torch.Size,
     weight_shape: torch.Size,
@@ -132,6 +182,7 @@ def check_convolution(arguments: tuple[object, ...], machine: Machine) -> None:
     signal, weight, _, stride, padding, dilation, transposed = arguments[:7]
     assert isinstance(signal, torch.Tensor)
     assert isinstance(weight, torch.Tensor)
+    check_convolution_types(arguments, lambda _: True)
     if not (signal.is_floating_point() or signal.is_complex()):
         raise limits.CONVOLUTION_DTYPE.error()
     if transposed and weight.dim() == 5 and signal.dtype in (torch.float16, torch.bfloat16):
@@ -157,14 +208,52 @@ def check_linear(signal: torch.Tensor) -> None:
 
 
 def check_adaptive_pool(arguments: tuple[object, ...], machine: Machine) -> None:
-    """Refuses adaptive average pooling whose output sizes do not divide the input's."""
+    """Refuses adaptive average pooling whose sizes do not divide one another the same way."""
     signal, wanted = arguments[:2]
     assert isinstance(signal, torch.Tensor)
     assert isinstance(wanted, (list, tuple))
-    for size, target in zip(signal.shape[-len(wanted) :], wanted, strict=True):
-        if not target or math.gcd(size, target) in (target, size):
-            continue
-        raise limits.ADAPTIVE_POOL.error()
+    pairs = list(zip(signal.shape[-len(wanted) :], wanted, strict=True))
+    if all(size >= target for size, target in pairs) or all(
+        size <= target for size, target in pairs
+    ):
+        down = pairs[0][0] >= pairs[0][1]
+    else:
+        raise limits.ADAPTIVE_POOL_MIXED.error()
+    for size, target in pairs:
+        large, small = (size, target) if down else (target, size)
+        if small and large % small:
+            larger, smaller = ("input", "output") if down else ("output", "input")
+            raise limits.ADAPTIVE_POOL.error(larger=larger, smaller=smaller)
+
+
+def check_inverse(arguments: tuple[object, ...], machine: Machine) -> None:
+    """Refuses inverses of complex matrices."""
+    if _tensor(arguments[0]).is_complex():
+        raise limits.INVERSE_COMPLEX.error()
+
+
+def check_cholesky_inverse(arguments: tuple[object, ...], machine: Machine) -> None:
+    """Refuses inverses from factors of anything but float32."""
+    if _tensor(arguments[0]).dtype is not torch.float32:
+        raise limits.CHOLESKY_INVERSE_DTYPE.error()
+
+
+def check_index_reduce(arguments: tuple[object, ...], machine: Machine) -> None:
+    """Refuses reductions at indices of 64-bit integers and complex numbers."""
+    names = {torch.int64: "torch.long", torch.complex64: "torch.cfloat"}
+    dtype = _tensor(arguments[0]).dtype
+    if dtype in names:
+        raise limits.INDEX_REDUCE_DTYPE.error(name=names[dtype])
+
+
+def check_nested(arguments: tuple[object, ...], machine: Machine) -> None:
+    """Refuses nested tensors of strided layout, which no Mac has."""
+    raise limits.NESTED.error(device=DEVICE)
+
+
+def _tensor(value: object) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value
 
 
 def check_qr(arguments: tuple[object, ...], machine: Machine) -> None:
@@ -182,5 +271,12 @@ CHECKS: dict[str, Callable[[tuple[object, ...], Machine], None]] = {
     "aten::convolution": check_convolution,
     "aten::_adaptive_avg_pool2d": check_adaptive_pool,
     "aten::linalg_qr": check_qr,
+    "aten::linalg_inv_ex": check_inverse,
+    "aten::cholesky_inverse": check_cholesky_inverse,
+    "aten::index_reduce": check_index_reduce,
+    "aten::index_reduce_": check_index_reduce,
+    "aten::_nested_tensor_from_tensor_list": check_nested,
+    "aten::_nested_view_from_buffer": check_nested,
+    "aten::_nested_from_padded": check_nested,
 }
 """Operator (without overload) to the check that its MPS kernel makes on its arguments."""

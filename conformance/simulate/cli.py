@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.simulate.hook import OPTIONS_VARIABLE, REPORTS_VARIABLE
+from conformance.simulate import pages, report
+from conformance.simulate.hook import DEBUG_VARIABLE, REPORTS_VARIABLE, hand_down
 from conformance.simulate.machine import BACKEND, Machine
 
 _INTERPRETERS = ("python", "python3")
@@ -39,7 +40,23 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--macos", default="15.5", help="macOS version to stand for (15.5)")
     parser.add_argument("--memory-gb", type=float, default=16, help="unified memory in GiB (16)")
     parser.add_argument("--ratchet", action="store_true", help="keep freed blocks, as the driver")
-    parser.add_argument("--report", type=Path, help="write a report to this .json or .html file")
+    parser.add_argument(
+        "--start-method",
+        choices=("spawn", "fork"),
+        default="spawn",
+        help="how multiprocessing and DataLoader start workers where the program does not say: "
+        "spawn, as macOS does, or fork, as Linux does",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="keep the simulation's own frames in tracebacks"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        action="append",
+        default=[],
+        help="write a report to this file: .json, .html, .md, or .xml for JUnit; may be repeated",
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -69,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
         if not command:
             raise ValueError("no command given; write: conformance simulate mps -- python x.py")
         Machine(args.macos, args.memory_gb)
-        if args.report is not None and args.report.suffix not in (".json", ".html", ".htm"):
-            raise ValueError(f"--report {args.report}: name it *.json or *.html")
+        for path in args.report:
+            pages.checked(path)
     except ValueError as error:
         print(f"conformance simulate: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -80,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             print(f"conformance simulate: cannot run {command[0]}: {error}", file=sys.stderr)  # noqa: T201
             return 2
-        if args.report is not None:
-            _report(Path(folder), args.report)
+        if args.report:
+            _report(Path(folder), status, args)
     return status
 
 
@@ -105,29 +122,26 @@ def _child(command: list[str], args: argparse.Namespace, folder: Path) -> int:
         "macos": args.macos,
         "memory_gb": args.memory_gb,
         "ratchet": args.ratchet,
+        "start": args.start_method,
     }
-    package = Path(__file__).parent
-    paths = [str(package / "startup"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # Children must find this package even where it is used from a source tree.
-    paths.append(str(package.parents[1]))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        OPTIONS_VARIABLE: json.dumps(options),
-        REPORTS_VARIABLE: str(folder),
-    }
+    put_back = hand_down(options)
+    environment = {**os.environ, REPORTS_VARIABLE: str(folder)}
+    put_back()
+    if args.debug:
+        environment[DEBUG_VARIABLE] = "1"
     status = subprocess.run(command, env=environment, check=False).returncode
     return status if status >= 0 else 128 - status
 
 
-def _report(folder: Path, target: Path) -> None:
-    from conformance.simulate import report
-    from conformance.simulate.session import mps
-
+def _report(folder: Path, status: int, args: argparse.Namespace) -> None:
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     if not parts:
         # Nothing ran on the device: an empty report says so, rather than an old file.
-        parts = [report.collect(mps())]
-    merged = report.merge(parts)
-    report.write(merged, target)
+        parts = [report.empty(Machine(args.macos, args.memory_gb))]
+    tests: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.tests")):
+        tests += json.loads(path.read_text(encoding="utf-8"))
+    merged = report.completed(report.merge(parts), status, tests)
+    for path in args.report:
+        pages.write(merged, path)
     print(report.summary(merged), file=sys.stderr)  # noqa: T201

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.simulate import checks, gaps, limits
-from conformance.simulate.device import DEVICE, HOST, Machine
+from conformance.simulate.core import Args, Core, Kwargs, tensors_in
+from conformance.simulate.device import DEVICE, HOST
 from conformance.simulate.internals import storage_id
-from conformance.simulate.memory import Ledger, is_backend
+from conformance.simulate.memory import is_backend
 from conformance.simulate.operators import Operator, Support, describe
-from conformance.simulate.randomness import RandomState, on_device
-from conformance.simulate.record import Recorder
+from conformance.simulate.randomness import on_device
 from conformance.simulate.tracing import refuse_traced
-
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
+from conformance.simulate.widening import widened
 
 _MOVES = frozenset({"aten::copy_", "aten::_to_copy", "aten::_copy_from", "aten::set_"})
 _INDEXED = frozenset(
@@ -57,54 +53,6 @@ _WATCHED = frozenset({*_MOVES, *_INDEXED, *_WAITS, *_RESIZES, *checks.CHECKS, "a
 """Operators that are looked at each time they run."""
 
 
-class Thread(threading.local):
-    """What the function mode tells the dispatch mode about the call under way on this thread."""
-
-    target: torch.device | None = None
-    call: tuple[Any, Args, Kwargs] | None = None
-    inside: bool = False
-    noteworthy: int = 0
-
-    @property
-    def caller(self) -> str:
-        """The name of the torch function under way, or nothing."""
-        return getattr(self.call[0], "__name__", "") if self.call else ""
-
-
-class Core:
-    """The state that both modes of one simulation share."""
-
-    def __init__(self, machine: Machine, recorder: Recorder) -> None:
-        self.machine = machine
-        self.recorder = recorder
-        self.ledger = Ledger(machine)
-        self.random = RandomState()
-        self.thread = Thread()
-        self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
-
-    def wanted(self) -> torch.device:
-        """Where a tensor made by the call under way belongs: its stated device or its operands'."""
-        thread = self.thread
-        if thread.target is not None:
-            return thread.target
-        if thread.call is not None and any(
-            self.ledger.holds(tensor) for tensor in tensors_in(*thread.call[1:])
-        ):
-            return DEVICE
-        return HOST
-
-
-def tensors_in(args: Sequence[Any], kwargs: Kwargs) -> list[torch.Tensor]:
-    """The tensors among arguments, also inside lists and tuples."""
-    found = []
-    for value in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += [item for item in value if isinstance(item, torch.Tensor)]
-    return found
-
-
 def _kind(value: Any) -> Any:
     """What of an argument decides the parts that a composite runs."""
     if isinstance(value, torch.Tensor):
@@ -113,6 +61,14 @@ def _kind(value: Any) -> Any:
         return tuple([_kind(item) for item in value if isinstance(item, torch.Tensor)])
     # A flag or a mode chooses another way (`pinv` with `hermitian`), a size does not.
     return value if value is None or isinstance(value, (bool, str)) else type(value)
+
+
+@functools.cache
+def _dispatches(kind: type) -> bool:
+    """Whether tensors of this class answer operators themselves; tracers' leave that to a mode."""
+    own = getattr(kind, "__torch_dispatch__", torch._C._disabled_torch_dispatch_impl)
+    traced = kind.__module__.startswith("torch._subclasses.")
+    return own is not torch._C._disabled_torch_dispatch_impl and not traced
 
 
 @functools.cache
@@ -140,8 +96,15 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
+        if types and any(_dispatches(kind) for kind in types):
+            # A tensor made of tensors: its own code runs first, and its parts come back here.
+            return NotImplemented
+        thread = self.core.thread
+        before, thread.operator = thread.operator, func
         with torch._C.DisableTorchFunction():
-            return self._dispatch(func, args, kwargs or {})
+            out = self._dispatch(func, args, kwargs or {})
+        thread.operator = before
+        return out
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
@@ -160,16 +123,26 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return self._run_plain(func, operator, args, kwargs, ours)
             return self._on_device(func, args, kwargs, found, ours)
         device = kwargs.get("device")
-        if is_backend(device) or (
-            not found and (device is None or device == HOST) and self.core.wanted() == DEVICE
-        ):
+        if is_backend(device) or (not found and self._follows(device, kwargs)):
             return self._created(func, args, kwargs, found)
-        if found and self.core.thread.target == DEVICE and describe(func).takes_device:
+        if found and core.thread.target == DEVICE and describe(func).takes_device:
             return self._created(func, args, kwargs, found)
         generator = _generator(args, kwargs)
         if generator is not None and on_device(generator):
             raise limits.GENERATOR.error(expected="cpu", found=DEVICE.type)
         return func(*args, **kwargs)
+
+    def _follows(self, device: torch.device | None, kwargs: Kwargs) -> bool:
+        """Whether what is made from nothing goes where the call under way is at work."""
+        if device is not None and device != HOST:
+            return False
+        if self.core.thread.interpreted:
+            # TorchScript's own `tensor` names the layout, and does not say whether it was given a
+            # device: numbers go there, and what may be an index stays. A wrong guess is refused.
+            index = "layout" in kwargs and not kwargs["dtype"].is_floating_point
+            if device is None or index:
+                return False
+        return self.core.wanted() == DEVICE
 
     def _run_plain(
         self, func: Any, operator: Operator, args: Args, kwargs: Kwargs, ours: list[torch.Tensor]
@@ -308,6 +281,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 inner = tensor.dtype in _WIDE and core.thread.caller in _COMPUTES_IN_FLOAT64
                 stray = stray or not (on_device or exempt or inner or tensor.device != HOST)
         if stray:
+            if operator.base == "aten::convolution":
+                checks.check_convolution_types(args, core.ledger.holds)
+            if operator.base in _INDEXED and not core.ledger.holds(found[0]):
+                raise limits.INDICES.error()
             raise checks.mixed(operator.name, tensors, not core.ledger.holds(found[0]))
 
     def _run(
@@ -353,7 +330,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key is None or signature in operator.seen:
             if not thread.inside:
                 self.core.recorder.operators[operator.name] += 1
-            return func(*args, **kwargs)
+            try:
+                return func(*args, **kwargs)
+            except (NotImplementedError, RuntimeError) as error:
+                return widened(operator, func, args, kwargs, error)
         before = thread.target, thread.inside, thread.noteworthy
         # Parts of what autograd would have decomposed count by themselves, of others with them.
         thread.target, thread.inside = DEVICE, thread.inside or key is not _IMPLICIT

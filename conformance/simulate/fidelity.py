@@ -126,29 +126,38 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
 def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
     """Runs an operator's samples on CPU and on the simulated device.
 
-    Returns the first error as `Type: message`, empty where all `limit` samples ran, and whether
-    it was the CPU's. Samples that ask for a 64-bit floating type are left out, for no MPS tensor
+    Returns the first error there as `Type: message`, empty where all `limit` samples ran, and
+    whether the CPU refuses them too. Samples that ask for a 64-bit floating type are left out, for no MPS tensor
     can have one, except where an operator has no others.
     """
     torch.manual_seed(0)
     random.seed(0)
-    on_host = True
+    on_host = False
     try:
         every = list(itertools.islice(op.sample_inputs("cpu", dtype), limit))
-        samples = [sample for sample in every if not _wide(sample)] or every
+    except Exception as error:  # noqa: BLE001 - samples that the CPU itself cannot make
+        return _first_line(error), True
+    samples = [sample for sample in every if not _wide(sample)] or every
+    try:
         for sample in samples:
             op(sample.input, *sample.args, **sample.kwargs)
-        on_host = False
+    except Exception:  # noqa: BLE001 - whatever an operator raises is its outcome
+        on_host = True
+    try:
         with mps():
             for sample in samples:
                 moved = sample.transform(_to_device)
                 placed = {"device": BACKEND} if "device" in moved.kwargs else {}
                 args = sample.args if op.name in _ARGUMENTS_ON_HOST else moved.args
                 op(moved.input, *args, **{**moved.kwargs, **placed})
-    except Exception as error:  # noqa: BLE001 - whatever an operator raises is its outcome
-        text = str(error).splitlines()[0] if str(error) else ""
-        return f"{type(error).__name__}: {text}", on_host
+    except Exception as error:  # noqa: BLE001 - as above
+        return _first_line(error), on_host
     return "", False
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {text}"
 
 
 def outcomes(ops: Iterable[Any], expectations: Expectations, limit: int) -> Iterator[Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _device as torch_default
 
 from conformance.simulate import autocast, checks, limits
+from conformance.simulate.core import Args, Core, Kwargs
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
-from conformance.simulate.dispatch import Args, Core, Kwargs
 from conformance.simulate.internals import is_alias
+from conformance.simulate.memory import is_backend
 from conformance.simulate.transfer import move
 
 Handler = Callable[[Core, Any, Args, Kwargs], Any]
@@ -80,6 +82,7 @@ class FunctionMode(TorchFunctionMode):
             return func(*args, **kwargs)
         handler = HANDLERS.get(func)
         if handler is not None:
+            self.core.thread.operator = func
             return handler(self.core, func, args, kwargs)
         return call(self.core, func, args, kwargs)
 
@@ -96,6 +99,7 @@ def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         # Host memory is the GPU's too on a Mac, and needs no allocator of its own.
         kwargs = {**kwargs, "pin_memory": False}
     if target == DEVICE:
+        core.recorder.asked += 1
         kwargs = {**kwargs, "device": HOST}
     elif target is not None and target != HOST:
         return func(*args, **kwargs)
@@ -103,8 +107,6 @@ def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     before = thread.target, thread.call
     thread.target, thread.call = target, (func, args, kwargs)
     try:
-        if autocast.active():
-            return autocast.run(core, func, args, kwargs)
         return func(*args, **kwargs)
     finally:
         thread.target, thread.call = before
@@ -139,12 +141,15 @@ def _to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if device is None:
         return call(core, func, args, kwargs)
     there = placed(device)
+    core.recorder.asked += there == DEVICE
     here = DEVICE if core.ledger.holds(tensor) else tensor.device
     if there == here:
         stay = {"dtype": dtype or tensor.dtype, **options}
         return call(core, func, (tensor,), stay)
     if {here, there} != {HOST, DEVICE}:
         return call(core, func, args, kwargs)
+    if tensor.is_nested and tensor.layout is torch.strided:
+        raise limits.NESTED.error(device=DEVICE)
     return move(core, tensor, there, dtype, options.get("memory_format"))
 
 
@@ -154,8 +159,10 @@ def _device(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     named = args[0] if args else kwargs.get("type")
     index = named if isinstance(named, int) else kwargs.get("index")
     if named is None or isinstance(named, int):
-        return func(BACKEND, index)
-    return func(*args, **kwargs)
+        args, kwargs = (BACKEND, index), {}
+    made = func(*args, **kwargs)
+    core.recorder.asked += made.type == BACKEND
+    return made
 
 
 @handles(torch._C._nn._parse_to)
@@ -172,7 +179,9 @@ def _parse_to(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         rest[0] = placed(rest[0])
     if isinstance(options.get("device"), int):
         options["device"] = placed(options["device"])
-    return func(*rest, **options)
+    parsed = func(*rest, **options)
+    core.recorder.asked += is_backend(parsed[0])
+    return parsed
 
 
 @handles(_Tensor.type_as)
@@ -245,8 +254,23 @@ def _dlpack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
-def from_dlpack(core: Core, plain: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
+Capsules = dict[int, tuple[Any, torch.Tensor]]
+
+
+def to_dlpack(core: Core, capsules: Capsules, plain: Any, tensor: torch.Tensor) -> Any:
+    """torch.to_dlpack, whose capsules of simulated tensors are torch's own to open."""
+    capsule = plain(tensor)
+    if core.ledger.holds(tensor):
+        capsules[id(capsule)] = capsule, tensor.detach()
+    return capsule
+
+
+def from_dlpack(
+    core: Core, capsules: Capsules, plain: Any, source: Any, *args: Any, **kwargs: Any
+) -> Any:
     """torch.from_dlpack, which hands a simulated tensor over without an export to the host."""
+    if id(source) in capsules:
+        source = capsules.pop(id(source))[1]
     if isinstance(source, _Tensor) and core.ledger.holds(source):
         device = kwargs.get("device")
         alias = source.detach()
@@ -279,6 +303,17 @@ def _pack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         name = lengths.type().rpartition(".")[2].removesuffix("Tensor")
         raise limits.LENGTHS.error(count=lengths.dim(), device=DEVICE, name=name)
     return call(core, func, args, kwargs)
+
+
+@handles(torch._C._VariableFunctions.lstm)
+def _lstm(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    # MPS has a kernel for the whole of it, except for packed sequences.
+    signal, state = args[:2]
+    whole = isinstance(state, (list, tuple)) and core.ledger.holds(signal)
+    if whole and state[0].size(2) != state[1].size(2):
+        raise limits.LSTM_PROJECTIONS.error()
+    with autocast.without() if whole else nullcontext():
+        return call(core, func, args, kwargs)
 
 
 @handles(_Tensor.pin_memory)

@@ -53,11 +53,9 @@ Only operators that MPS serves with a kernel of its own; the others are refused 
 COMPLEX_OPERATORS = {
     "aten::linalg_cholesky_ex": "linalg.cholesky_ex",
     "aten::cholesky": "cholesky",
-    "aten::cholesky_inverse": "cholesky_inverse",
     "aten::linalg_lu": "linalg.lu",
     "aten::linalg_lu_factor_ex": "linalg.lu_factor_ex",
     "aten::lu_unpack": "lu_unpack",
-    "aten::linalg_inv_ex": "linalg.inv_ex",
     "aten::_linalg_det": "linalg.det",
     "aten::_linalg_slogdet": "linalg.slogdet",
     "aten::_linalg_solve_ex": "linalg.solve_ex",

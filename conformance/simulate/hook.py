@@ -6,13 +6,15 @@ import atexit
 import importlib.abc
 import importlib.machinery
 import json
+import multiprocessing.context
 import multiprocessing.util
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 OPTIONS_VARIABLE = "CONFORMANCE_SIMULATE"
 """Environment variable that carries the machine's settings, as JSON, to child processes."""
@@ -21,7 +23,11 @@ REPORTS_VARIABLE = "CONFORMANCE_SIMULATE_REPORTS"
 """Environment variable that names the folder where each process leaves its report."""
 
 
-class _AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+DEBUG_VARIABLE = "CONFORMANCE_SIMULATE_DEBUG"
+"""Environment variable that keeps this package's frames in tracebacks."""
+
+
+class AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Lets torch import as usual, then enters the simulation."""
 
     def __init__(self) -> None:
@@ -54,21 +60,82 @@ class _AfterTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def arm() -> None:
     """Prepares the process; does nothing where the settings are not in the environment."""
     if OPTIONS_VARIABLE in os.environ:
-        sys.meta_path.insert(0, _AfterTorch())
+        sys.meta_path.insert(0, AfterTorch())
 
 
-def activate() -> None:
-    """Enters the simulation until the process ends and leaves a report then."""
+def hand_down(options: dict[str, Any]) -> Callable[[], None]:
+    """Gives this process's environment what makes the processes it starts simulated too.
+
+    Returns what puts the environment back.
+    """
+    names = ("PYTHONPATH", OPTIONS_VARIABLE)
+    before = {name: os.environ.get(name) for name in names}
+
+    def put_back() -> None:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    package = Path(__file__).parent
+    paths = [str(package / "startup"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Children must find this package even where it is used from a source tree.
+    paths.append(str(package.parents[1]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ[OPTIONS_VARIABLE] = json.dumps(options)
+    return put_back
+
+
+def ensure() -> Callable[[], None]:
+    """Has the device in this process from now on, where it is not there yet.
+
+    Returns what takes it away again.
+    """
+    import torch  # noqa: F401 - where the hook is armed, this is what adds the device
+
+    from conformance.simulate.session import active
+
+    return activate() if active() is None else lambda: None
+
+
+def start_by(method: str) -> Callable[[], None]:
+    """Makes `method` the default of multiprocessing, as spawn is on macOS; a program may set another.
+
+    Returns what puts the platform's own default back.
+    """
+    known: Any = multiprocessing.context
+    default = known._default_context
+    before = default._default_context
+    default._default_context = known._concrete_contexts[method]
+
+    def put_back() -> None:
+        default._default_context = before
+
+    return put_back
+
+
+def activate() -> Callable[[], None]:
+    """Enters the simulation until the process ends and leaves a report then.
+
+    Returns what ends it earlier.
+    """
     from conformance.simulate.session import mps
 
-    simulation = mps(**json.loads(os.environ[OPTIONS_VARIABLE]))
+    options = json.loads(os.environ[OPTIONS_VARIABLE])
+    put_back = start_by(options.pop("start", "spawn"))
+    simulation = mps(**options)
     simulation.__enter__()
+    if not os.environ.get(DEBUG_VARIABLE):
+        from conformance.simulate.traces import fold
+
+        fold()
 
     def leave_report() -> None:
         from conformance.simulate import report
 
         folder = os.environ.get(REPORTS_VARIABLE)
-        if folder and simulation.recorder.operators:
+        recorder = simulation.recorder
+        if folder and (recorder.operators or recorder.refusals):
             handle, name = tempfile.mkstemp(suffix=".part", dir=folder)
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 json.dump(report.collect(simulation), stream)
@@ -82,3 +149,9 @@ def activate() -> None:
         multiprocessing.util.Finalize(None, leave_report, exitpriority=0)
 
     multiprocessing.util.register_after_fork(simulation, lambda _: in_forked_child())
+
+    def leave() -> None:
+        simulation.__exit__(None, None, None)
+        put_back()
+
+    return leave

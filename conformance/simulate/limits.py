@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from conformance.simulate.device import REPORTED_NAME, Machine
+from conformance.simulate.machine import REPORTED_NAME, Machine
 
 _SOURCES = "pytorch/pytorch aten/src/ATen/"
 
@@ -27,9 +27,19 @@ class Limit:
     torch: str = "every version"
     holds: Callable[[Machine], bool] = lambda _: True
 
+    @property
+    def mistake(self) -> bool:
+        """Whether a program meets it by leaving a tensor where it does not belong.
+
+        The others are what MPS itself cannot do.
+        """
+        return self.code in MISTAKES
+
     def error(self, **fields: object) -> Exception:
         """The exception to raise: MPS's words, then one line that says it is simulated."""
         text = self.message.format(**fields)
+        for listener in LISTENERS:
+            listener(self.code, str(fields.get("operator", "")))
         return self.exception(
             f"{text}\n[{REPORTED_NAME}] simulated failure '{self.code}', raised without a Mac; "
             f"the limit comes from {self.source} (macOS: {self.macos}; torch: {self.torch})."
@@ -37,6 +47,17 @@ class Limit:
 
 
 LIMITS: dict[str, Limit] = {}
+
+LISTENERS: list[Callable[[str, str], None]] = []
+"""Called with the code of each limit that a program meets, and the operator, if that names it."""
+
+MISTAKES = frozenset(
+    {"mixed-devices", "mixed-devices-linear", "mixed-devices-placeholder", "convolution-types"}
+    | {"convolution-signal"}
+    | {"indices", "numpy", "lengths", "split-indices", "type-name"}
+    | {"generator", "generator-permutation", "shared-memory", "pin-memory"}
+)
+"""Limits that every accelerator has, which a program meets by its own oversight."""
 
 
 def _limit(
@@ -135,6 +156,23 @@ CONVOLUTION_DTYPE = _limit(
     "Convolution is supported only for Floating types",
     _SOURCES + "native/mps/operations/Convolution.mm",
 )
+CONVOLUTION_TYPES = _limit(
+    "convolution-types",
+    RuntimeError,
+    "Input type ({signal}) and {role} type ({found}) should be the same",
+    _SOURCES + "native/Convolution.cpp; seen in https://github.com/pytorch/pytorch/issues/88978, "
+    "https://github.com/pytorch/ignite/issues/2977 and "
+    "https://github.com/Mikubill/sd-webui-controlnet/issues/1267",
+)
+CONVOLUTION_SIGNAL = _limit(
+    "convolution-signal",
+    RuntimeError,
+    "slow_conv2d_forward_mps: input(device='cpu') and weight(device={device}')  must be on the "
+    "same device",
+    "https://github.com/pytorch/pytorch/pull/86303; seen in "
+    "https://github.com/pkuliyi2015/sd-webui-stablesr/issues/55 and, on macOS 15.3, in "
+    "https://github.com/blessedcoolant/invoke_bria_rmbg/issues/4",
+)
 LINEAR_DTYPE = _limit(
     "linear-dtype",
     RuntimeError,
@@ -143,11 +181,62 @@ LINEAR_DTYPE = _limit(
 )
 ADAPTIVE_POOL = _limit(
     "adaptive-pool-size",
+    NotImplementedError,
+    "Adaptive pool MPS: {larger} sizes must be divisible by {smaller} sizes. Non-divisible input "
+    "sizes are not implemented on MPS device yet. For now, you can manually transfer tensor to cpu "
+    "in this case. Please refer to [this issue]"
+    "(https://github.com/pytorch/pytorch/issues/96056)",
+    "https://github.com/pytorch/pytorch/issues/96056 and, with the output larger, issues/143864; "
+    "native/mps/operations/AdaptivePooling.mm",
+    torch_versions="every version; older ones raise it as a RuntimeError",
+)
+ADAPTIVE_POOL_MIXED = _limit(
+    "adaptive-pool-mixed",
+    NotImplementedError,
+    "Adaptive pool MPS: Input height and width must both be greater than, or equal to, or lesser "
+    "than output height and width",
+    _SOURCES + "native/mps/operations/AdaptivePooling.mm",
+)
+INVERSE_COMPLEX = _limit(
+    "inverse-complex",
     RuntimeError,
-    "Adaptive pool MPS: input sizes must be divisible by output sizes. Non-divisible input sizes "
-    "are not implemented on MPS device yet. For now, you can manually transfer tensor to cpu in "
-    "this case. Please refer to [this issue](https://github.com/pytorch/pytorch/issues/96056)",
-    "https://github.com/pytorch/pytorch/issues/96056",
+    "linalg_inv: not supported for complex types yet!",
+    _SOURCES + "native/mps/operations/LinearAlgebra.mm",
+)
+CHOLESKY_INVERSE_DTYPE = _limit(
+    "cholesky-inverse-dtype",
+    RuntimeError,
+    "cholesky_inverse: MPS only supports float type!",
+    _SOURCES + "native/mps/operations/LinearAlgebra.mm",
+)
+INDEX_REDUCE_DTYPE = _limit(
+    "index-reduce-dtype",
+    RuntimeError,
+    "index_reduce for MPS does not support {name} dtype",
+    "https://github.com/pytorch/pytorch/pull/174936: its atomics are of 32 bits",
+    torch_versions="2.12 and newer; before, there was no kernel",
+)
+LSTM_PROJECTIONS = _limit(
+    "lstm-projections",
+    RuntimeError,
+    "LSTM with projections is not currently supported with MPS.",
+    "native/mps/operations/RnnOps.mm; the installed torch/testing/_internal/common_modules.py "
+    "leaves LSTM out on MPS for it",
+    torch_versions="2.0 up to the installed one",
+)
+NESTED = _limit(
+    "nested-storage",
+    RuntimeError,
+    "NestedTensorImpl storage must be either CUDA, CPU, XPU or privateuseone but got {device}",
+    _SOURCES + "NestedTensorImpl.cpp; https://github.com/pytorch/pytorch/issues/127743",
+)
+INDICES = _limit(
+    "indices",
+    RuntimeError,
+    "indices should be either on cpu or on the same device as the indexed tensor (cpu)",
+    _SOURCES + "native/TensorAdvancedIndexing.cpp; "
+    "https://discuss.pytorch.org/t/indices-should-be-either-on-cpu-or-on-the-same-device-as-the-"
+    "indexed-tensor/154141",
 )
 NDARRAY_SIZE = _limit(
     "ndarray-size",

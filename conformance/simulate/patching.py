@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _ABSENT = object()
@@ -21,11 +23,28 @@ class Patches:
         setattr(owner, name, value)
         return reached
 
+    @contextmanager
+    def plain(self, owner: Any, name: str) -> Iterator[None]:
+        """A block in which `owner.name` is what it was before this replaced it."""
+        own = next(old for kept, known, old in self._undone if kept is owner and known == name)
+        ours = vars(owner)[name]
+        setattr(owner, name, own)
+        try:
+            yield
+        finally:
+            setattr(owner, name, ours)
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Has `undo` call `action`, in its turn."""
+        self._undone.append((action, "", None))
+
     def undo(self) -> None:
         """Restores everything, last change first."""
         while self._undone:
             owner, name, own = self._undone.pop()
-            if own is _ABSENT:
+            if not name:
+                owner()
+            elif own is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, own)

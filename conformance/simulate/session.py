@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from conformance.simulate import surface
+from conformance.simulate import limits, surface
+from conformance.simulate.core import Core
 from conformance.simulate.device import REPORTED_NAME, Machine
-from conformance.simulate.dispatch import Core, DeviceMode
+from conformance.simulate.dispatch import DeviceMode
 from conformance.simulate.functions import FunctionMode
 from conformance.simulate.internals import function_modes
 from conformance.simulate.patching import Patches
@@ -44,6 +45,8 @@ class Simulation(AbstractContextManager["Simulation"]):
             self._follow_threads()
             self._follow_autograd()
             self._run_compiled_eagerly()
+            limits.LISTENERS.append(self.core.refused)
+            self._patches.later(lambda: limits.LISTENERS.remove(self.core.refused))
             surface.forget_answers()
             self._modes.enter_context(self.on_this_thread())
         except BaseException:

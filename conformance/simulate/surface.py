@@ -13,9 +13,15 @@ from typing import Any
 import torch
 
 from conformance.simulate import limits, tracing
+from conformance.simulate.autocast import Autocast
+from conformance.simulate.core import Core
 from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
-from conformance.simulate.dispatch import Core
-from conformance.simulate.functions import from_dlpack, is_backend_name, make_tensor
+from conformance.simulate.functions import (
+    from_dlpack,
+    is_backend_name,
+    make_tensor,
+    to_dlpack,
+)
 from conformance.simulate.internals import storage_device
 from conformance.simulate.patching import Patches
 from conformance.simulate.randomness import Generator
@@ -49,8 +55,16 @@ def install(patches: Patches, core: Core) -> None:
     _tensors(patches, core)
     _storages(patches, core)
     _cuda(patches)
-    tracing.install(patches, core.ledger.holds, is_backend_name)
-    plain_tensor = torch.tensor
+    Autocast(core.ledger.holds).install(patches)
+    tracing.install(patches, core.thread, core.ledger.holds, is_backend_name)
+    nested_module: Any = vars(torch._C)["_nested"]
+    plain_tensor, plain_nested = torch.tensor, nested_module.nested_tensor
+
+    def nested(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if is_backend_name(kwargs.get("device")):
+            raise limits.NESTED.error(device=DEVICE)
+        made: torch.Tensor = plain_nested(*args, **kwargs)
+        return made
 
     def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
         # Inside torch's own Python functions no function mode is active.
@@ -60,9 +74,13 @@ def install(patches: Patches, core: Core) -> None:
         return plain_tensor(*args, **kwargs)
 
     patches.set(torch, "tensor", tensor)
+    patches.set(nested_module, "nested_tensor", nested)
+    capsules: dict[int, tuple[Any, torch.Tensor]] = {}
     for owner in (torch, torch.utils.dlpack):
+        plain = vars(owner)["to_dlpack"]
+        patches.set(owner, "to_dlpack", functools.partial(to_dlpack, core, capsules, plain))
         plain = vars(owner)["from_dlpack"]
-        patches.set(owner, "from_dlpack", functools.partial(from_dlpack, core, plain))
+        patches.set(owner, "from_dlpack", functools.partial(from_dlpack, core, capsules, plain))
     patches.set(torch, "Generator", Generator)
     patches.set(torch, "Event", Event)
     patches.set(torch, "Stream", Stream)

@@ -47,10 +47,14 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
 
 def install(
     patches: Patches,
+    thread: Any,
     holds: Callable[[torch.Tensor], bool],
     is_backend_name: Callable[[Any], bool],
 ) -> None:
-    """Guards the entry points; a tensor or module of the host goes through as ever."""
+    """Guards the entry points; a tensor or module of the host goes through as ever.
+
+    `thread` is what the dispatch mode knows of the call under way on this thread.
+    """
 
     def guarded(what: str, plain: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -66,13 +70,41 @@ def install(
             raise NotSimulatedError("torch.jit.load")
         return plain_load(*args, **kwargs)
 
+    def script(*args: Any, **kwargs: Any) -> Any:
+        # The compiler knows functions by identity, and this one compiles to an operator.
+        with patches.plain(torch, "tensor"):
+            return plain_script(*args, **kwargs)
+
+    def run(compiled: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls what was compiled: on the device the function that it was compiled from."""
+        function = getattr(compiled, "_torchdynamo_inline", None)
+        if function is not None and any(holds(tensor) for tensor in _tensors((args, kwargs))):
+            return function(*args, **kwargs)
+        return plain_run(compiled, *args, **kwargs)
+
+    def run_method(compiled: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls a scripted module, in which a tensor's device is read as the host's."""
+        before = thread.call, thread.interpreted
+        if any(holds(tensor) for tensor in _tensors((args, kwargs))):
+            thread.call, thread.interpreted = (compiled, args, kwargs), True
+        try:
+            return plain_run_method(compiled, *args, **kwargs)
+        finally:
+            thread.call, thread.interpreted = before
+
     plain_load = patches.set(torch.jit, "load", load)
+    plain_run_method = patches.set(torch._C.ScriptMethod, "__call__", run_method)
+    plain_script = patches.set(torch.jit, "script", script)
+    plain_run = patches.set(torch.jit.ScriptFunction, "__call__", run)
+    scripted: Any = vars(torch.jit)["RecursiveScriptModule"]
     for owner, name in (
         (torch.export, "export"),
         (torch.export, "draft_export"),
         (torch.jit, "trace"),
         (torch.jit, "trace_module"),
-        (torch.jit, "script"),
+        (torch.jit, "save"),
+        (scripted, "save"),
+        (scripted, "save_to_buffer"),
     ):
         what = f"{owner.__name__}.{name}"
         patches.set(owner, name, guarded(what, getattr(owner, name)))

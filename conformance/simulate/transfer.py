@@ -10,7 +10,7 @@ from conformance.simulate import checks
 from conformance.simulate.device import DEVICE, HOST
 
 if TYPE_CHECKING:
-    from conformance.simulate.dispatch import Core
+    from conformance.simulate.core import Core
 
 
 def _copied(

@@ -247,3 +247,42 @@ def test_systems_are_solved_with_a_kernel_that_torch_registers_in_python() -> No
 def test_a_refusal_names_the_overload_that_computes(use: Callable[[Any], Any], name: str) -> None:
     with pytest.raises(NotImplementedError, match=f"The operator 'aten::{name}' is not"):
         use(torch.eye(2, device="mps"))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_jagged_tensors_are_made_of_tensors_of_the_device() -> None:
+    parts = [torch.ones(2, 3, device="mps"), torch.ones(1, 3, device="mps")]
+    made = torch.nested.as_nested_tensor(parts, layout=torch.jagged) * 2
+    assert made.device == DEVICE
+    assert made.values().sum().item() == 18.0
+    host = torch.nested.nested_tensor([torch.ones(2), torch.ones(1)], layout=torch.jagged)
+    assert host.to("mps").device == DEVICE
+
+
+def test_the_kernel_of_a_tensor_class_is_seen_part_by_part(sim: simulate.Simulation) -> None:
+    class Doubled(torch.Tensor):
+        @staticmethod
+        def __new__(cls, inner: torch.Tensor) -> Doubled:
+            made: Any = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+            made.inner = inner
+            return made  # type: ignore[no-any-return]
+
+        @classmethod
+        def __torch_dispatch__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            inner = [getattr(value, "inner", value) for value in args]
+            return torch.linalg.eigvalsh(inner[0] * 2)
+
+    with pytest.raises(NotImplementedError, match="aten::_linalg_eigh"):
+        Doubled(torch.eye(2, device="mps")) + 1
+    assert sim.recorder.operators["aten::mul.Tensor"] == 1
+
+
+def test_a_capsule_of_the_device_is_opened_there() -> None:
+    there = torch.ones(2, device="mps")
+    opened = torch.from_dlpack(torch.utils.dlpack.to_dlpack(there))
+    assert opened.device == DEVICE
+    assert opened.data_ptr() == there.data_ptr()
+    host = torch.ones(2)
+    assert torch.from_dlpack(torch.utils.dlpack.to_dlpack(host)).device.type == "cpu"

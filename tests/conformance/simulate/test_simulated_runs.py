@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from conformance import simulate
 from conformance.bench import simulate as benchmark
-from conformance.simulate import cli, report
+from conformance.simulate import cli, pages, report
 
 SCRIPT = """
 import sys, torch
@@ -62,7 +63,10 @@ def test_help_and_options_without_a_command_are_not_taken_for_one() -> None:
     assert wrong.returncode == 2
     assert "unrecognized arguments: --nonsense" in wrong.stderr
     assert "no command given" in run("mps", "--macos", "14.0").stderr
-    assert run("mps", "-c", "print(3)").stdout == "3\n"
+    # This package may be what imports torch first.
+    script = "import conformance.simulate.record as r; from conformance.simulate import active; "
+    script += "import multiprocessing as m; print(active() is not None, m.get_start_method())"
+    assert run("mps", "-c", script).stdout == "True spawn\n"
 
 
 def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> None:
@@ -71,6 +75,7 @@ def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> 
     parent = (
         "import multiprocessing as m, subprocess, sys\n"
         "import worker\n"
+        "assert m.get_start_method() == 'fork'\n"
         "if __name__ == '__main__':\n"
         "    q = m.get_context('fork').Process(target=worker.work, args=(2,))\n"
         "    q.start(); q.join(); print(q.exitcode)\n"
@@ -79,7 +84,7 @@ def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> 
     (tmp_path / "parent.py").write_text(parent)
     target = tmp_path / "out.html"
     done = run(
-        "mps", "--macos", "14.5", "--report", str(target), "--", "python", "-m", "parent",
+        "mps", "--macos", "14.5", "--start-method", "fork", "--report", str(target), "--", "python", "-m", "parent",
         PYTHONPATH=_and(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -87,7 +92,7 @@ def test_children_modules_and_forked_workers_have_the_device(tmp_path: Path) -> 
     assert done.stdout.splitlines() == ["custom", "custom", "0", r"b'custom\n[] 6.0\n'"]
     page = target.read_text()
     assert "macOS 14.5" in page
-    assert "What would be slow on a real Mac" in page
+    assert "and what would be slow on it" in page
     assert "aten::mul.Tensor" in page
     assert "<td>2</td><td>aten::mul.Tensor</td>" in page
 
@@ -123,7 +128,15 @@ def _and(folder: Path) -> str:
 
 def test_the_exit_status_is_the_programs_own(tmp_path: Path) -> None:
     assert run("mps", "--", "python", "-c", "raise SystemExit(7)").returncode == 7
-    assert run("mps", "--", "python", "-c", "import os; os.kill(os.getpid(), 9)").returncode == 137
+    target = tmp_path / "out.md"
+    killed = "import os; os.kill(os.getpid(), 9)"
+    done = run("mps", "--report", str(target), "--", "python", "-c", killed)
+    assert done.returncode == 137
+    # Said first, and in place of a count that nothing stands behind.
+    assert done.stderr.startswith("THE RUN WAS KILLED by SIGKILL (exit code 137)")
+    assert "nothing was recorded on the device before that" in done.stderr
+    assert "0 operators" not in target.read_text()
+    assert "**THE RUN WAS KILLED by SIGKILL (exit code 137)" in target.read_text()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +146,12 @@ def test_the_exit_status_is_the_programs_own(tmp_path: Path) -> None:
         (["mps", "--"], "no command given"),
         (["mps", "--macos", "x", "--", "python"], "macos='x' is not a version"),
         (["mps", "--memory-gb", "-1", "--", "python"], "memory_gb=-1.0 must be above zero"),
-        (["mps", "--report", "a.txt", "--", "python"], "name it *.json or *.html"),
+        (["mps", "--report", "a.txt", "--", "python"], "name it *.htm or *.html or *.json or *.md"),
+        (
+            ["mps", "--report", "no/a.md", "--", "python"],
+            "cannot write a report to no/a.md: No such file",
+        ),
+        (["mps", "--report", "/proc/a.md", "--", "python"], "cannot write a report to /proc"),
         (["mps", "--", "no-such-program-here"], "cannot run no-such-program-here"),
     ],
 )
@@ -152,6 +170,57 @@ def test_a_run_without_the_device_is_reported_as_empty(tmp_path: Path) -> None:
     assert json.loads(target.read_text())["operators"] == []
 
 
+def test_a_refusal_ends_in_the_users_line_and_stands_in_each_report(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import torch\ntorch.linalg.eigh(torch.eye(2, device='mps'))\n")
+    target = tmp_path / "out.json"
+    done = run("mps", "--report", str(target), "--", "python", str(script))
+    assert done.returncode == 1
+    trace = done.stderr.split("NotImplementedError")[0]
+    assert trace.splitlines()[-2:] == [
+        f'  File "{script}", line 2, in <module>',
+        "    torch.linalg.eigh(torch.eye(2, device='mps'))",
+    ]
+    assert "conformance/simulate" not in trace
+    made = json.loads(target.read_text())
+    (refusal,) = made["refusals"]
+    assert refusal["operator"] == "aten::_linalg_eigh.eigenvalues"
+    assert refusal["place"] == f"{script}:2"
+    assert (refusal["count"], refusal["mistake"], made["status"]) == (1, False, 1)
+    assert "THE RUN FAILED with exit code 1\n" in done.stderr
+    assert "refused (missing-operator, the Mac's) at" in done.stderr
+    tests = [
+        {
+            "test": f"a.py::test_{name}",
+            "outcome": outcome,
+            "limit": limit,
+            "operator": refusal["operator"] if limit else "",
+            "exception": "E",
+            "place": "a.py:2",
+            "at": refusal["place"],
+        }
+        for name, outcome, limit in (
+            ("refused", "failed", "missing-operator"),
+            ("wrong", "failed", ""),
+            ("good", "passed", ""),
+            ("known", "known", ""),
+        )
+    ]
+    whole = report.completed(made, 1, tests)
+    assert whole["refusals"][0]["tests"] == ["a.py::test_refused"]
+    assert "the Mac's, 1 tests) at" in report.summary(whole)
+    suite = ElementTree.fromstring(pages.junit(whole))
+    assert (suite.get("tests"), suite.get("failures")) == ("5", "3")
+    cases = {case.get("name"): case.find("failure") for case in suite}
+    assert cases["test_good"] is None
+    assert cases["run"] is not None
+    alone = ElementTree.fromstring(pages.junit(report.completed(made, 0, [])))
+    assert [case.get("classname") for case in alone] == ["mps-sim", "missing-operator"]
+    for text in (pages.markdown(whole), pages.page(whole)):
+        assert "a.py::test_refused" in text
+        assert str(script) in text
+
+
 def test_reports_add_up(tmp_path: Path) -> None:
     with simulate.mps(fallback=True) as sim:
         x = torch.eye(2, device="mps")
@@ -168,36 +237,10 @@ def test_reports_add_up(tmp_path: Path) -> None:
     assert both["transferred_bytes"]["to host"] == 2 * first["transferred_bytes"]["to host"]
     whys = {row["why"] for row in both["transfers"]}
     assert {"copy", "boolean mask: waits for a size"} <= whys
-    report.write(both, tmp_path / "out.html")
+    pages.write(both, tmp_path / "out.html")
     assert "aten::_linalg_eigh" in (tmp_path / "out.html").read_text()
-    with pytest.raises(ValueError, match=r"name it \*\.json or \*\.html"):
-        report.write(both, tmp_path / "out.txt")
-
-
-def test_the_plugin_gives_a_fixture_and_a_marker(tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
-    (tmp_path / "test_it.py").write_text(
-        "import pytest, torch\n"
-        "@pytest.mark.mps_sim(macos='14.1')\n"
-        "def test_marked():\n"
-        "    assert torch.ones(1, device='mps').is_mps\n"
-        "    assert not torch.backends.mps.is_macos_or_newer(15, 0)\n"
-        "def test_fixture(mps_sim):\n"
-        "    assert mps_sim.machine.macos == '15.5'\n"
-        "    with pytest.warns(UserWarning):\n"
-        "        torch.compile(lambda x: x)\n"
-        "def test_without():\n"
-        "    assert not torch.backends.mps.is_available()\n"
-    )
-    plugin = "conformance.simulate.pytest_plugin"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider", "."],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "3 passed" in done.stdout, done.stdout
+    with pytest.raises(ValueError, match=r"name it \*\.htm or"):
+        pages.write(both, tmp_path / "out.txt")
 
 
 def test_the_benchmark_prints_ratios(capsys: pytest.CaptureFixture[str]) -> None:

@@ -274,3 +274,15 @@ def test_sparse_and_complex_tensors() -> None:
     z = torch.ones(2, device=DEVICE).to(torch.complex64)
     assert (z * 1j).imag.tolist() == [1, 1]
     assert z.real.is_mps
+
+
+def test_what_only_the_cpu_cannot_compute_runs(sim: simulate.Simulation) -> None:
+    """Metal has kernels in half precision and bool that the CPU lacks."""
+    mask = torch.tensor([True, False], device=DEVICE)
+    assert torch.floor(mask).dtype is torch.bool
+    half = torch.tensor([1.0, 2.0], device=DEVICE, dtype=torch.float16)
+    made = torch.special.bessel_j0(half)
+    assert (made.dtype, made.device.type) == (torch.float16, "mps")
+    assert torch.allclose(made.float(), torch.special.bessel_j0(half.float()), atol=1e-3)
+    with pytest.raises(RuntimeError, match="not implemented for 'Half'"):
+        torch.special.bessel_j0(half.cpu())

@@ -62,12 +62,13 @@ def loaded(where: object) -> Any:
         lambda: make_fx(lambda x: x + 1)(on()),
         lambda: make_fx(lambda x: torch.ones(2, device=x.device), tracing_mode="fake")(on()),
         lambda: torch.jit.trace(layer(), on()),
-        lambda: torch.jit.script(layer()),
+        lambda: torch.jit.save(torch.jit.script(layer()), io.BytesIO()),
+        lambda: torch.jit.script(layer()).save_to_buffer(),
         lambda: loaded("mps"),
         lambda: loaded(torch.device("mps", 0)),
     ],
     ids=(
-        "module,argument,inside,fake,moved in fake,fx,fx in fake,trace,script,load,load by device"
+        "module,argument,inside,fake,moved in fake,fx,fx in fake,trace,save,method,load,load by device"
     ).split(","),
 )
 def test_refused_in_a_line(use: Callable[[], Any]) -> None:
@@ -91,3 +92,28 @@ def test_on_the_host_all_of_it_works() -> None:
     with FakeTensorMode():
         assert torch.ones(2).device.type == "cpu"
     assert on().sum().item() == 2.0
+
+
+def placed_like(signal: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = torch.tensor([1.0, 2.0], device=signal.device)
+    return made + torch.zeros(2, device=signal.device) + signal
+
+
+def test_a_scripted_function_makes_its_tensors_where_its_arguments_are() -> None:
+    scripted = torch.jit.script(placed_like)
+    assert scripted(on()).device.type == "mps"
+    assert scripted(torch.ones(1, 2)).device.type == "cpu"
+    assert scripted(on()).tolist() == [[2.0, 3.0]]
+
+
+class Filling(torch.nn.Module):
+    def forward(self, signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, device=signal.device) + signal, torch.ones(1) + torch.tensor([1])
+
+
+def test_a_scripted_module_does_too() -> None:
+    assert torch.jit.script(layer())(on()).device.type == "mps"
+    scripted = torch.jit.script(Filling())
+    made, unsaid = scripted(on())
+    assert (made.device.type, unsaid.device.type) == ("mps", "cpu")
+    assert {tensor.device.type for tensor in scripted(torch.ones(2))} == {"cpu"}

@@ -1,0 +1,77 @@
+"""The state that both modes of one simulation share, and what is under way on each thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from conformance.simulate.device import DEVICE, HOST, Machine
+from conformance.simulate.memory import Ledger
+from conformance.simulate.operators import describe
+from conformance.simulate.randomness import RandomState
+from conformance.simulate.record import Recorder
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Thread(threading.local):
+    """What the function mode tells the dispatch mode about the call under way on this thread."""
+
+    target: torch.device | None = None
+    call: tuple[Any, Args, Kwargs] | None = None
+    operator: Any = None
+    inside: bool = False
+    interpreted: bool = False
+    """Whether TorchScript runs, which reads the host as the device of a simulated tensor."""
+    noteworthy: int = 0
+
+    @property
+    def caller(self) -> str:
+        """The name of the torch function under way, or nothing."""
+        return getattr(self.call[0], "__name__", "") if self.call else ""
+
+
+class Core:
+    """The state that both modes of one simulation share."""
+
+    def __init__(self, machine: Machine, recorder: Recorder) -> None:
+        self.machine = machine
+        self.recorder = recorder
+        self.ledger = Ledger(machine)
+        self.random = RandomState()
+        self.thread = Thread()
+        self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def refused(self, code: str, operator: str) -> None:
+        """Notes a limit met by the operator, or by the function, under way on this thread."""
+        func, self.thread.operator = self.thread.operator, None
+        if not operator and isinstance(func, torch._ops.OpOverload):
+            operator = describe(func).name
+        self.recorder.refusal(code, operator or getattr(func, "__name__", "torch"))
+
+    def wanted(self) -> torch.device:
+        """Where a tensor made by the call under way belongs: its stated device or its operands'."""
+        thread = self.thread
+        if thread.target is not None:
+            return thread.target
+        if thread.call is not None and any(
+            self.ledger.holds(tensor) for tensor in tensors_in(*thread.call[1:])
+        ):
+            return DEVICE
+        return HOST
+
+
+def tensors_in(args: Sequence[Any], kwargs: Kwargs) -> list[torch.Tensor]:
+    """The tensors among arguments, also inside lists and tuples."""
+    found = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [item for item in value if isinstance(item, torch.Tensor)]
+    return found

@@ -1,0 +1,265 @@
+"""Runs another project's test suite on the CPU and on the simulated Mac, and explains what changes.
+
+`python -m conformance.simulate.foreign NAME --sources FOLDER` wants the project's checkout in
+`FOLDER/NAME` at the commit that it names, and its needs beside this Python or `--python`. It
+downloads nothing. Each test that passes on the CPU and fails simulated is a limit of the Mac, an
+assumption of the project, something the simulation says it cannot show, or unexplained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from conformance.simulate.limits import MISTAKES
+
+LIMIT = "limit of the Mac"
+ASSUMPTION = "assumption of the project"
+NOT_SHOWN = "not simulated, and refused in a line that says so"
+UNEXPLAINED = "UNEXPLAINED"
+
+_LIMIT = re.compile(r"simulated failure '([\w-]+)'")
+_NOT_SHOWN = "is not simulated: what traces"
+_DEVICE = re.compile(r"\b(cpu|mps)(:0)?\b")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why tests whose name and message match change without meeting a limit."""
+
+    test: str
+    text: str
+    kind: str
+    why: str
+
+    def fits(self, test: str, text: str) -> bool:
+        """Whether it speaks of this failure."""
+        return bool(re.search(self.test, test)) and bool(re.search(self.text, text))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One project's tests: where they are, how they are run, and what is known of them."""
+
+    repository: str
+    commit: str
+    tests: tuple[str, ...]
+    on_host: tuple[str, ...] = ()
+    on_device: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    source: str = ""
+    """The folder, if any, that its package is imported from."""
+    reasons: tuple[Reason, ...] = ()
+
+
+def _named(form: str, parts: str) -> tuple[str, ...]:
+    return tuple(form.format(part) for part in parts.split())
+
+
+SUITES = {
+    "kornia": Suite(
+        "https://github.com/kornia/kornia",
+        "b4f5a78a13891c7ac4c1cd9695941380273e981d",
+        _named(
+            "tests/{}",
+            "augmentation color contrib core enhance filters geometry image integration "
+            "losses metrics morphology sensors tracking",
+        ),
+        ("--device", "cpu"),
+        ("--device", "mps"),
+        ("kornia_rs",),
+        reasons=(
+            Reason(
+                r"TestColorJitterGen.*::test_(random_gen|same_on_batch)",
+                r"not close",
+                ASSUMPTION,
+                "compares the device's stream with numbers of the CPU's; fails so on Macs: "
+                "https://github.com/kornia/kornia/issues/4146",
+            ),
+            Reason(
+                r"TestImageRegistrator.*::test_register_with_shape_mismatch",
+                r"must be on the same device",
+                ASSUMPTION,
+                "makes its homography on the host; fails so on Macs: "
+                "https://github.com/kornia/kornia/issues/4159",
+            ),
+        ),
+    ),
+    "accelerate": Suite(
+        "https://github.com/huggingface/accelerate",
+        "16cb6eb80dd9aa8b4df1a63ef57863e455d53b83",
+        _named(
+            "tests/test_{}.py",
+            "accelerator big_modeling hooks modeling_utils optimizer scheduler data_loader "
+            "memory_utils offload kwargs_handlers utils state_checkpointing grad_sync "
+            "dataclasses logging load_checkpoint_and_dispatch_with_broadcast",
+        ),
+        needs=("parameterized",),
+        source="src",
+    ),
+    "peft": Suite(
+        "https://github.com/huggingface/peft",
+        "5d602fd",
+        ("tests/test_custom_models.py",),
+        needs=("parameterized",),
+        source="src",
+    ),
+    "vector-quantize-pytorch": Suite(
+        "https://github.com/lucidrains/vector-quantize-pytorch",
+        "0d7d1aa",
+        ("tests",),
+        on_device=("-p", "conformance.simulate.pytest_plugin", "--mps-sim-default"),
+        needs=("einops", "einx"),
+    ),
+    "diffusers": Suite(
+        "https://github.com/huggingface/diffusers",
+        "58eb52c",
+        ("tests/schedulers", "tests/others"),
+        source="src",
+    ),
+}
+
+
+@dataclass
+class Result:
+    """How one test ended, in how many seconds, and the words of its failure."""
+
+    outcome: str
+    seconds: float
+    text: str = ""
+
+
+@dataclass
+class Comparison:
+    """Two runs of one suite, test by test."""
+
+    on_host: dict[str, Result]
+    on_device: dict[str, Result]
+    reasons: tuple[Reason, ...] = ()
+    changed: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        for test, there in self.on_device.items():
+            here = self.on_host.get(test)
+            if there.outcome == "failed" and (here is None or here.outcome != "failed"):
+                self.changed[self.explained(test, there.text)].append(test)
+
+    def explained(self, test: str, text: str) -> tuple[str, str]:
+        """Of which kind a failure is, and why."""
+        met = _LIMIT.search(text)
+        first = text.splitlines()[0][:160] if text else ""
+        if met is not None:
+            return (ASSUMPTION if met.group(1) in MISTAKES else LIMIT), f"{met.group(1)}: {first}"
+        if _NOT_SHOWN in text:
+            return NOT_SHOWN, first
+        known = next((reason for reason in self.reasons if reason.fits(test, text)), None)
+        return (known.kind, known.why) if known else (UNEXPLAINED, first)
+
+    @property
+    def unexplained(self) -> list[str]:
+        """Tests whose change may be the simulation's own fault."""
+        found = [tests for (kind, _), tests in self.changed.items() if kind == UNEXPLAINED]
+        return [test for tests in found for test in tests]
+
+    def lines(self) -> list[str]:
+        """What a person reads: outcomes, time, then what changed, by kind and reason."""
+        both = [test for test in self.on_host if test in self.on_device]
+        seconds = [
+            sum(run[test].seconds for test in both) for run in (self.on_host, self.on_device)
+        ]
+        ways = Counter((self.on_host[t].outcome, self.on_device[t].outcome) for t in both)
+        lines = [
+            f"{len(both)} tests in both runs, {len(self.on_host) - len(both)} on the CPU only, "
+            f"{len(self.on_device) - len(both)} on the device only",
+            f"time: {seconds[0]:.0f} s on the CPU, {seconds[1]:.0f} s simulated "
+            f"({seconds[1] / max(seconds[0], 1e-9):.2f} x)",
+        ]
+        lines += [
+            f"{count:>6}  {here} on the CPU, {there} simulated"
+            for (here, there), count in ways.most_common()
+        ]
+        for (kind, why), tests in sorted(self.changed.items(), key=lambda entry: -len(entry[1])):
+            lines.append(f"{len(tests):>6}  {kind}: {why}")
+            lines.append(f"        {tests[0]}" + (" and others" if len(tests) > 1 else ""))
+        return lines
+
+
+def results(path: Path) -> dict[str, Result]:
+    """The tests of a JUnit file, by a name that does not say on which device they ran."""
+    found = {}
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        name = _DEVICE.sub("<device>", f"{case.get('classname')}::{case.get('name')}")
+        result = Result("passed", float(case.get("time") or 0))
+        for child in case:
+            if child.tag in ("failure", "error"):
+                result = Result(
+                    "failed", result.seconds, f"{child.get('message') or ''}\n{child.text or ''}"
+                )
+            elif child.tag == "skipped":
+                result.outcome = "skipped"
+        found[name] = result
+    return found
+
+
+def run(suite: Suite, root: Path, python: str, tests: Sequence[str], target: Path) -> list[Path]:
+    """Runs a suite twice; returns the two JUnit files. Raises RuntimeError where one is missing."""
+    package = str(Path(__file__).parents[2])
+    paths = [str(root / suite.source), package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    simulated = [sys.executable, "-m", "conformance", "simulate", "mps", "--"]
+    files = []
+    for name, before, arguments in (
+        ("cpu", [], suite.on_host),
+        ("simulated", simulated, suite.on_device),
+    ):
+        junit = target / f"{name}.xml"
+        command = [*before, python, "-m", "pytest", *tests, *arguments, "-q", "--tb=short"]
+        command += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
+        with (target / f"{name}.log").open("w", encoding="utf-8") as log:
+            subprocess.run(command, cwd=root, env=environment, stdout=log, stderr=log, check=False)
+        if not junit.exists():
+            raise RuntimeError(f"no result of the run on {name}; see {target / f'{name}.log'}")
+        files.append(junit)
+    return files
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the comparison; returns 1 where a change is unexplained, 2 for a wrong request."""
+    parser = argparse.ArgumentParser(prog="python -m conformance.simulate.foreign")
+    parser.add_argument("name", choices=sorted(SUITES))
+    parser.add_argument("--sources", type=Path, required=True, help="the folder of checkouts")
+    parser.add_argument("--python", default=sys.executable, help="a Python with the suite's needs")
+    parser.add_argument("--out", type=Path, help="keep logs and JUnit files in this folder")
+    parser.add_argument("tests", nargs="*", help="these of its tests only")
+    options = parser.parse_args(arguments)
+    suite, root = SUITES[options.name], options.sources / options.name
+    if not root.is_dir():
+        needs = f", and {', '.join(suite.needs)} installed" if suite.needs else ""
+        sys.stderr.write(
+            f"no checkout at {root}: expected {suite.repository} at {suite.commit}{needs}\n"
+        )
+        return 2
+    with tempfile.TemporaryDirectory() as scratch:
+        target = options.out or Path(scratch)
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            files = run(suite, root, options.python, options.tests or suite.tests, target)
+        except RuntimeError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        compared = Comparison(results(files[0]), results(files[1]), suite.reasons)
+    sys.stdout.write("\n".join(compared.lines()) + "\n")
+    return 1 if compared.unexplained else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
