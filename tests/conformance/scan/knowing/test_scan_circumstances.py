@@ -45,3 +45,12 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
 def test_circumstances(code: str, severities: list[str]) -> None:
     found = analyse("m.py", (HEAD + code).encode(), RULES)
     assert [f.severity.label for f in found] == severities
+
+
+@pytest.mark.parametrize(("device", "severity"), [("'mps'", "note"), ("device", "warning")])
+def test_a_test_that_names_mps_asks_what_happens_there(device: str, severity: str) -> None:
+    code = f"{HEAD}def test_it(device):\n    torch.ones(2, dtype=torch.float64, device={device})\n"
+    found = analyse("tests/test_m.py", code.encode(), RULES)
+    assert [(f.code, f.severity.label) for f in found if f.code == "DEV108"] == [
+        ("DEV108", severity)
+    ]
