@@ -21,6 +21,7 @@ from acestep.console.terminal import (
     OneLineParser,
     add_device_option,
     add_everywhere,
+    add_quantize_option,
     insistent_interrupts,
     say,
 )
@@ -113,7 +114,7 @@ def resolve_options(arguments: argparse.Namespace) -> tuple[DevicePolicy, str]:
     """
     from acestep.device import resolve
 
-    policy = resolve(arguments.device)
+    policy = resolve(arguments.device, quantization=arguments.quantize)
     backend = arguments.backend or policy.lm_backend
     if backend not in (policy.lm_backend, "pt"):
         raise RequestError(
@@ -192,6 +193,7 @@ def _add_page_options(parser: argparse.ArgumentParser) -> None:
     _add_switch(service, "--use_flash_attention", "attention through flash-attn (CUDA)")
     _add_switch(service, "--offload_to_cpu", "keep idle modules on the host")
     _add_switch(service, "--offload_dit_to_cpu", "keep the idle DiT on the host")
+    add_quantize_option(service, None)
 
 
 def _add_switch(parser: argparse._ArgumentGroup, name: str, text: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from acestep.alignment.service import LyricAlignmentMixin
 from acestep.checkpoint import finding, folders
 from acestep.checkpoint.adapters.applying import AdapterMixin
-from acestep.checkpoint.kinds import Checkpoint, tasks_of
+from acestep.checkpoint.kinds import Checkpoint, stored_in, tasks_of
 from acestep.device import DevicePolicy, canonical, resolve
 from acestep.diffusion.making import Maker
 from acestep.engines.protocol import Engine
@@ -109,7 +109,8 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
                 it takes about a minute, and every song after that is quicker.
             offload_to_cpu: keep modules on the host while they are idle.
             offload_dit_to_cpu: keep only the diffusion transformer there.
-            quantization: not available; anything but None is refused.
+            quantization: hold the transformers' weights in few bits: `int8_weight_only`,
+                `fp8_weight_only`, `w8a8_dynamic`, or one of `device.QUANTIZATIONS`.
             dtype: one precision for every component, see `device.DTYPE_CHOICES`.
             progress: told what is being loaded.
 
@@ -120,12 +121,11 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         try:
             self.load(
                 config_path,
-                resolve(device, dtype=dtype),
+                resolve(device, dtype=dtype, quantization=quantization),
                 project_root=project_root,
                 use_flash_attention=use_flash_attention,
                 compile_model=compile_model,
                 offload=offload,
-                quantization=quantization,
                 progress=progress,
             )
         except AceStepError as error:
@@ -141,7 +141,6 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         use_flash_attention: bool = False,
         compile_model: bool = False,
         offload: str = "none",
-        quantization: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         """What `initialize_service` does, for callers that want the error raised.
@@ -153,10 +152,11 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
             RequestError: an option that this device or installation does not have.
             CheckpointError: see `finding.find` and `loading.load`.
         """
-        options = Options(use_flash_attention, compile_model, offload, quantization)
+        options = Options(use_flash_attention, compile_model, offload)
         options.check(policy)
         with self._lock:
             checkpoint = finding.find(model, project_root)
+            policy = policy.for_weights(stored_in(checkpoint))
 
             def on_component(name: str) -> None:
                 if progress is not None:
@@ -187,7 +187,8 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
             return "no checkpoint is loaded"
         dtypes = ", ".join(f"{name} {c.name}" for name, c in self.policy.dtypes.items())
         offloaded = {"none": "", "dit": ", DiT offloaded", "all": ", offloaded"}[self.offload]
-        return f"{self.checkpoint.name} on {self.device} ({dtypes}){offloaded}"
+        held = f", {self.policy.quantization} weights" if self.policy.quantization else ""
+        return f"{self.checkpoint.name} on {self.device} ({dtypes}{held}){offloaded}"
 
     def get_available_checkpoints(self) -> list[str]:
         """The folders searched for checkpoints that exist."""

@@ -81,6 +81,7 @@ class LLMHandler:
         dtype: str | torch.dtype | None = None,
         *,
         compile_model: bool = False,
+        quantization: str | None = None,
     ) -> tuple[str, bool]:
         """Load a model; on failure the handler stays as it was.
 
@@ -92,6 +93,7 @@ class LLMHandler:
             offload_to_cpu: keep the model on the host between generations.
             dtype: overrides the policy's precision.
             compile_model: compile the decoding step on first use.
+            quantization: hold the weights in few bits, see `AceStepHandler.initialize_service`.
 
         Returns:
             (message, ok); on failure the message says what to do.
@@ -100,7 +102,7 @@ class LLMHandler:
         try:
             return self.load(
                 lm_model_path,
-                resolve(device, dtype=name),
+                resolve(device, dtype=name, quantization=quantization),
                 checkpoint_dir=checkpoint_dir,
                 backend=backend,
                 offload=offload_to_cpu,
@@ -142,9 +144,15 @@ class LLMHandler:
         with self._lock:
             loaded = choice.load()
             self.unload()
-            self.backend, self.policy, self.model_name = loaded, policy, choice.folder.name
+            self.backend, self.policy, self.model_name = loaded, choice.policy, choice.folder.name
             self._checkpoint_dir = str(checkpoint_dir) if checkpoint_dir else None
         return choice.status
+
+    def adopt(self, backend: Backend, policy: DevicePolicy, name: str) -> None:
+        """Plan with an engine from now on, in place of the one there."""
+        with self._lock:
+            self.unload()
+            self.backend, self.policy, self.model_name = backend, policy, name
 
     def unload(self) -> None:
         """Drop the loaded model and give its memory back."""

@@ -47,6 +47,7 @@ class Touch:
         via: where the tree called the library that did it, if it did.
         initialises: whether it would have started CUDA.
         thread: name of the thread it happened on.
+        acts: whether something was called, constructed or moved, and not an attribute read.
     """
 
     call: str
@@ -56,6 +57,7 @@ class Touch:
     initialises: bool = False
     thread: str = "MainThread"
     count: int = field(default=1, compare=False)
+    acts: bool = field(default=True, compare=False)
 
     def describe(self, root: Path | None = None) -> str:
         """One line: where, in what function, the call, and the source."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Generator
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,16 @@ import pytest
 from conformance import pytest_entry, report_pages
 from conformance.expect import ExpectError
 from conformance.expect import read as read_expectations
+from conformance.expect import write as write_expectations
 from conformance.pytest_entry import SUITE
 from conformance.recorder import Recorder
 from conformance.report import ReportError
 from conformance.session import Session
-from conformance.targets import CHOICES, Target, TargetError, choose
+from conformance.targets import CHOICES, Target, TargetError, choose, find
 from conformance.tree import Tree, TreeError, install, locate
+from conformance.trees import shield
+from conformance.trees.asking import Asking, Told
+from conformance.trees.surface import Share
 
 # What a library draws while it loads says nothing of a case; the tree's own bars stay. Libraries
 # read this when they are imported, after this module.
@@ -26,6 +33,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 # For who loads this by `-p` where no entry point announces the suite.
 pytest_load_initial_conftests = pytest_entry.pytest_load_initial_conftests
+#: The files of the suite whose cases any tree can be asked.
+FOR_ANY_TREE = frozenset({"test_facts.py", "test_foreign.py"})
 _SESSION = pytest.StashKey[Session]()
 _RECORDER = pytest.StashKey[Recorder]()
 
@@ -42,6 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tree", metavar="PATH", help="another checkout of ACE-Step or a fork")
     group.addoption("--expect", metavar="FILE", help="cases that must fail, strict both ways")
     group.addoption(
+        "--write-expect", metavar="FILE", help="write what fails now as a file for --expect"
+    )
+    group.addoption(
         "--conformance-report", metavar="FILE", help="write the report as .md, .json or .html"
     )
 
@@ -52,6 +64,7 @@ def register_markers(config: pytest.Config) -> None:
         "covers(*rows): what a case of the suite covers",
         "names_cuda(why): the case asks the tree about CUDA, which may then name it",
         "lists_devices(why): the case asks for all devices; CUDA may be asked where there is one",
+        "asks_a_fact: the case decides one fact by itself; what else is touched is A3's to tell",
     ):
         config.addinivalue_line("markers", line)
 
@@ -75,8 +88,20 @@ def pytest_configure(config: pytest.Config) -> None:
     except (TargetError, TreeError, ExpectError, ReportError) as error:
         raise pytest.UsageError(str(error)) from None
     _share_processors(config)
+    folder = None
+    if not tree.kin:
+        # Before any library reads them.
+        os.environ.update(shield.OFFLINE)
+        if find()["mps-sim"].present:
+            # It learns torch's own functions when it is imported, which no tripwire may then watch.
+            importlib.import_module("conformance.simulate.session")
+        folder = Path(tempfile.mkdtemp(prefix="conformance-"))
+        copied = locate(shield.copy_of(tree.root, folder))
+        tree = Tree(copied.root, own=False, origin=tree.root)
+        _leave_telling_to_the_report(config)
     install(tree)
     config.stash[_SESSION] = Session(tree, targets, expectations)
+    config.stash[_SESSION].folder = folder
     config.stash[_RECORDER] = Recorder(tree, targets)
 
 
@@ -97,6 +122,35 @@ def target(request: pytest.FixtureRequest) -> Target:
 def tree(pytestconfig: pytest.Config) -> Tree:
     """The tree under test."""
     return pytestconfig.stash[_SESSION].tree
+
+
+@pytest.fixture
+def ask(pytestconfig: pytest.Config, target: Target) -> Iterator[Asking]:
+    """What a fact is asked of: the tree on the case's target, with a folder for files."""
+    session = pytestconfig.stash[_SESSION]
+    with tempfile.TemporaryDirectory() as folder:
+        yield Asking(session.tree, target, Path(folder))
+
+
+@pytest.fixture
+def tell(pytestconfig: pytest.Config) -> Callable[[Told], None]:
+    """Notes how a fact holds, for the report."""
+    return pytestconfig.stash[_SESSION].tell
+
+
+@pytest.fixture
+def note_shares(pytestconfig: pytest.Config) -> Callable[[list[Share], list[str]], None]:
+    """Notes what was entered of another tree's functions, for the report."""
+    return pytestconfig.stash[_SESSION].note_shares
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of another surface than ours, only the cases that find their way about are asked."""
+    session = config.stash.get(_SESSION, None)
+    if session is None or session.tree.kin or SUITE not in collection_path.parents:
+        return None
+    asked = collection_path.name in FOR_ANY_TREE or not collection_path.name.startswith("test_")
+    return None if asked else True
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -201,11 +255,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         state.close()
     path = config.getoption("conformance_report", None)
     recorder = config.stash.get(_RECORDER, None)
-    if recorder and path and not hasattr(config, "workerinput"):
-        try:
+    if recorder is None or hasattr(config, "workerinput"):
+        return
+    try:
+        if path:
             report_pages.write(recorder.report(), Path(path))
-        except ReportError as error:
-            raise pytest.UsageError(str(error)) from None
+        if frozen := config.getoption("write_expect", None):
+            write_expectations(recorder.report(), Path(frozen))
+    except (ReportError, ExpectError) as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -221,6 +279,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Forget the run."""
     if config in _running:
         _running.remove(config)
+    session = config.stash.get(_SESSION, None)
+    if session is not None and session.folder is not None:
+        shutil.rmtree(session.folder, ignore_errors=True)
 
 
 _running: list[pytest.Config] = []
@@ -245,6 +306,14 @@ def _share_processors(config: pytest.Config) -> None:
         torch.set_num_threads(threads)
     # Cases start processes after tokenizers has threads, about which it would warn.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _leave_telling_to_the_report(config: pytest.Config) -> None:
+    """Another tree's failures are told once, by fact and place, unless more is asked for."""
+    if config.option.tbstyle == "auto":
+        config.option.tbstyle = "no"
+    if config.option.reportchars == "fE":
+        config.option.reportchars = ""
 
 
 def _asked_for(config: pytest.Config) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conformance.report import ABSENT, FAIL, Case, Machine, Part, Report
+from conformance.report import ABSENT, BLOCKED, BROKEN, FAIL, Case, Machine, Part, Report
 from conformance.targets import Target
 from conformance.tree import Tree
 
@@ -32,7 +32,7 @@ class Recorder:
         return [
             f"conformance: device {devices}",
             f"conformance: torch {versions.get('torch', '?')}, {_system()}",
-            f"conformance: tree under test {self.tree.root} ({own})",
+            f"conformance: tree under test {self.tree.shown} ({own})",
         ]
 
     def add(self, report: pytest.TestReport) -> None:
@@ -49,8 +49,9 @@ class Recorder:
             python=platform.python_version(),
             versions=_versions(),
             targets={t.name: t.detail for t in self.targets},
-            tree=str(self.tree.root),
+            tree=str(self.tree.shown),
             started=started,
+            kin=self.tree.kin,
             seconds=round(time.time() - self._started, 1),
         )
         cases = sorted(self.cases.values(), key=lambda case: (case.name, case.target))
@@ -69,8 +70,13 @@ class Recorder:
             return
         known.seconds = round(known.seconds + seconds, 3)
         known.library = known.library | fresh.library
-        known.absent_rows = fresh.absent_rows
-        decided = known.outcome in (FAIL, ABSENT) or report.when == "teardown"
+        known.absent_rows, known.missing = fresh.absent_rows, fresh.missing
+        known.network = list(dict.fromkeys(known.network + fresh.network))
+        known.shares, known.acts = fresh.shares or known.shares, fresh.acts or known.acts
+        if known.outcome == FAIL:
+            # What failed first says why; a teardown that fails as well follows from it.
+            return
+        decided = known.outcome in (ABSENT, BLOCKED, BROKEN) or report.when == "teardown"
         if fresh.outcome == FAIL or not decided:
             for name in ("outcome", "message", "place", "touches"):
                 setattr(known, name, getattr(fresh, name))

@@ -13,10 +13,14 @@ from conformance.targets import NAMES
 
 FORMAT = 1
 PASS, FAIL, ABSENT, EXPECTED = "pass", "fail", "absent", "fail (expected)"
+BLOCKED, BROKEN = "blocked", "broken"
 NOT_RUN = "-"
 
-# From the worst to the best: a cell shows the first that any of its cases has.
-_ORDER = (FAIL, EXPECTED, PASS, ABSENT)
+# A cell shows the first that any of its cases has: what was decided before what was not.
+_ORDER = (FAIL, EXPECTED, PASS, BROKEN, BLOCKED, ABSENT)
+
+#: The cases that ask any tree for the facts.
+FACT_CASES = "test_facts.py::"
 
 FACT_TITLES = {
     "S1": "alignment score forces tensors onto CUDA",
@@ -43,14 +47,21 @@ class Case:
     Attributes:
         name: file and test, without the target, for example `test_cli.py::test_help`.
         target: the target's name, or empty for a case that needs none.
-        outcome: `pass`, `fail`, `absent` or `fail (expected)`.
+        outcome: `pass`, `fail`, `fail (expected)`, `absent` (the tree has no such thing),
+            `blocked` (a library or weights are missing) or `broken` (the tree's own import fails).
         seconds: setup and call together.
         rows: what it covers.
         absent_rows: those of them that the tree does not have.
-        message: why it failed or is absent, one line.
+        message: why it failed or is absent, or how a fact holds, one line.
         place: `file:line` of the first failing frame, the tree's innermost where there is one.
         touches: the tree's touches of CUDA, a line each.
         library: touches by libraries, `call @ file:line` to count.
+        missing: libraries that are not here, for which something inert stood in.
+        network: tries to reach the network, `host @ file:line`; all were refused.
+        shares: of each of another tree's modules, its area, and how many of how many public
+            functions were entered.
+        acts: lines of another tree that act on CUDA when they are called with a little of
+            everything; told, and held against nobody.
     """
 
     name: str
@@ -63,11 +74,19 @@ class Case:
     place: str = ""
     touches: list[str] = field(default_factory=list)
     library: dict[str, int] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    network: list[str] = field(default_factory=list)
+    shares: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    acts: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Machine:
-    """Where cases ran: operating system, versions, the targets judged, and the tree."""
+    """Where cases ran: operating system, versions, the targets judged, and the tree.
+
+    Attributes:
+        kin: whether the tree has our own surface, and so was asked all cases.
+    """
 
     os: str
     python: str
@@ -76,6 +95,7 @@ class Machine:
     tree: str
     started: str
     seconds: float = 0.0
+    kin: bool = True
 
 
 @dataclass
@@ -128,8 +148,27 @@ class Report:
         return {row: [_worst(found[row].get(column, ())) for column in columns] for row in rows}
 
     def failures(self) -> list[Case]:
-        """The cases that failed against expectation."""
-        return [case for part in self.parts for case in part.cases if case.outcome == FAIL]
+        """The cases that failed against expectation, or whose import failed."""
+        bad = (FAIL, BROKEN)
+        return [case for part in self.parts for case in part.cases if case.outcome in bad]
+
+    def facts(self) -> dict[str, list[Case]]:
+        """The cases that ask for facts, by fact; those of other cases' rows are left out."""
+        cases = [c for part in self.parts for c in part.cases if c.name.startswith(FACT_CASES)]
+        return {fact: found for fact in FACTS if (found := [c for c in cases if fact in c.rows])}
+
+    def foreign(self) -> bool:
+        """Whether it is on another tree alone, of which only the facts were asked."""
+        return bool(self.parts) and all(not part.machine.kin for part in self.parts)
+
+    def missing(self) -> list[str]:
+        """The libraries that were missing anywhere."""
+        return sorted({m for part in self.parts for case in part.cases for m in case.missing})
+
+    def network(self) -> dict[str, int]:
+        """Refused tries to reach the network, `host @ file:line` to how many cases."""
+        tries = [t for part in self.parts for case in part.cases for t in case.network]
+        return {place: tries.count(place) for place in dict.fromkeys(tries)}
 
     def counts(self) -> dict[str, int]:
         """How many cases had each outcome."""

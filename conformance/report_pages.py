@@ -6,6 +6,7 @@ import html
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from conformance import report_facts
 from conformance.report import FAIL, Case, Part, Report, ReportError, row_title
 
 _STYLE = """
@@ -14,7 +15,9 @@ body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { text-align: left; padding: .2rem .8rem; border-bottom: 1px solid #8884; }
 td.pass { color: #17803d; } td.fail { color: #fff; background: #b3261e; font-weight: 600; }
-td.expected { color: #9a6700; } td.absent, td.none { opacity: .55; }
+td.expected, td.broken, td.blocked { color: #9a6700; } td.absent, td.none { opacity: .55; }
+th[scope=row] { font-weight: 400; } td.said p { margin: .15rem 0; } td { vertical-align: top; }
+td.said { min-width: 22rem; overflow-wrap: anywhere; } small { opacity: .7; }
 code, pre { font: 13px/1.4 ui-monospace, monospace; } pre { overflow-x: auto; }
 """
 _CLASSES = {"pass": "pass", "fail": "fail", "fail (expected)": "expected", "absent": "absent"}
@@ -25,6 +28,8 @@ def text_lines(report: Report) -> list[str]:
     matrix, headings = report.matrix(), report.headings()
     if not matrix:
         return ["no case ran"]
+    if report.foreign():
+        return report_facts.text(report)
     width = max(len(row_title(row)) for row in matrix)
     sizes = [max(len(h), 8) for h in headings]
     lines = [_cells(" " * width, headings, sizes)]
@@ -44,6 +49,8 @@ def markdown(report: Report) -> str:
     """The report as Markdown."""
     matrix, headings = report.matrix(), report.headings()
     lines = ["# Conformance", "", *_bullets(report), ""]
+    if report.foreign():
+        return "\n".join([*lines, *report_facts.markdown(report)]) + "\n"
     lines += ["| |" + "".join(f" {h} |" for h in headings)]
     lines += ["| --- |" + " --- |" * len(headings)]
     for row, cells in matrix.items():
@@ -71,6 +78,8 @@ def page(report: Report) -> str:
         row_cells = "".join(f'<td class="{_CLASSES.get(c, "none")}">{esc(c)}</td>' for c in cells)
         body += f"<tr><th scope=row>{esc(row_title(row))}</th>{row_cells}</tr>\n"
     parts = [f"<ul>{''.join(f'<li>{esc(line[2:])}</li>' for line in _bullets(report))}</ul>"]
+    if report.foreign():
+        return _whole_page([*parts, *report_facts.html(report)])
     parts += [f"<table><thead><tr><th></th>{head}</tr></thead><tbody>\n{body}</tbody></table>"]
     if report.failures():
         parts.append("<h2>Failures</h2>")
@@ -87,6 +96,10 @@ def page(report: Report) -> str:
     touches = [(place, str(count)) for place, count in report.library_touches().items()]
     if touches:
         parts.append("<h2>Touches of CUDA by libraries</h2>" + _table(("where", "times"), touches))
+    return _whole_page(parts)
+
+
+def _whole_page(parts: Sequence[str]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Conformance</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from conformance.blame import TREE
 from conformance.entrypoints import FACTS, CallLog, expand, resolve
 from conformance.expect import Expectation
-from conformance.report import ABSENT, EXPECTED, FAIL, PASS
+from conformance.report import ABSENT, BLOCKED, BROKEN, EXPECTED, FAIL, PASS
 from conformance.targets import Target, find
-from conformance.tree import Absent, ImportFailed, Tree
+from conformance.tree import PACKAGE, Absent, Blocked, ImportFailed, Tree, forget
+from conformance.trees.asking import Told, Wrong
+from conformance.trees.missing import Missing
+from conformance.trees.shield import no_network, own_home
+from conformance.trees.surface import Share
 from conformance.tripwire import Tripwire
+
+_EXPECTED_BY = pytest.StashKey[Expectation]()
 
 
 class TouchedCuda(Exception):  # noqa: N818 (the verdict on a case)
@@ -38,6 +45,12 @@ class _Running:
     calls: CallLog
     absent_rows: list[str] = field(default_factory=list)
     reported: int = 0
+    decided: str = ""
+    place: str = ""
+    told: str = ""
+    network: list[str] = field(default_factory=list)
+    shares: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    acts: list[str] = field(default_factory=list)
 
 
 class Session:
@@ -48,6 +61,8 @@ class Session:
         self._active: Target | None = None
         self._presence = ExitStack()
         self._case: _Running | None = None
+        self.missing = Missing()
+        self.folder: Path | None = None
 
     def expect(self, items: Iterable[pytest.Item]) -> list[Expectation]:
         """Mark the cases that must fail; returns the expectations that match none."""
@@ -56,6 +71,7 @@ class Session:
             name, target = case_name(item)
             for expectation in self.expectations:
                 if expectation.matches(name, target):
+                    item.stash[_EXPECTED_BY] = expectation
                     item.add_marker(pytest.mark.xfail(reason=expectation.reason, strict=True))
                     unused = [e for e in unused if e is not expectation]
         return unused
@@ -66,6 +82,7 @@ class Session:
         target = target_of(item)
         if target is not None:
             self._switch(target)
+        self.missing.decided.clear()
         rows = [row for mark in item.iter_markers("covers") for row in mark.args]
         armed: AbstractContextManager[Any] = contextlib.nullcontext()
         lists_devices = item.get_closest_marker("lists_devices") is not None
@@ -73,31 +90,80 @@ class Session:
         has_cuda = target is not None and not target.simulated and find()["cuda"].present
         if target is not None and not target.may_use_cuda and not (lists_devices and has_cuda):
             names_cuda = item.get_closest_marker("names_cuda") is not None
-            armed = Tripwire(self.tree.package, may_name_cuda=names_cuda)
+            armed = Tripwire(self.tree.package, may_name_cuda=names_cuda, may_ask=not self.tree.kin)
         with armed as wire:
             running = _Running(rows, wire, CallLog({}))
             self._case = running
             running.calls = CallLog(self._functions(running))
             try:
-                with running.calls.watching():
+                with running.calls.watching(), self._shielded(running):
                     yield
             finally:
                 self._case = None
 
     @contextmanager
+    def _shielded(self, running: _Running) -> Iterator[None]:
+        """No network for any tree; for another's, a home of its own and stand-ins as well."""
+
+        def noted(host: str, frame: Any) -> None:
+            wire = running.wire.blame if running.wire is not None else None
+            found = wire.find(3) if wire is not None else None
+            place = (found[2] or found[1]).short(self.tree.root) if found is not None else "?"
+            running.network.append(f"{host} @ {place}")
+
+        with ExitStack() as stack:
+            stack.enter_context(no_network(noted))
+            if self.folder is not None:
+                stack.enter_context(own_home(self.folder))
+                stack.enter_context(self.missing.standing_in())
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            yield
+
+    @contextmanager
     def outcomes(self, item: pytest.Item) -> Iterator[None]:
-        """Turn what the tree lacks into `absent`, and a failed import into one line."""
+        """Turn what the tree lacks into `absent` or `blocked`, and a failed import into a line."""
+        running = self._running()
         try:
             yield
         except Absent as error:
-            pytest.skip(f"absent: {error}")
+            running.decided = running.decided or ABSENT
+            raise pytest.skip.Exception(f"absent: {error}") from None
+        except Blocked as error:
+            if self.tree.kin:
+                _fail(error)
+            running.decided = running.decided or BLOCKED
+            raise pytest.skip.Exception(f"blocked: {error}") from None
         except ImportFailed as error:
-            pytest.fail(str(error), pytrace=False)
+            running.decided = running.decided or ("" if self.tree.kin else BROKEN)
+            _fail(error)
+        except Wrong as error:
+            running.place = running.place or error.place
+            _fail(error)
+
+    def tell(self, told: Told) -> None:
+        """Note how a fact holds; what rests on a missing library is not decided.
+
+        Raises:
+            Blocked: a stand-in had to answer.
+        """
+        if self.missing.decided:
+            names = ", ".join(self.missing.decided)
+            raise Blocked(f"needs {names}, which decides it", next(iter(self.missing.decided)))
+        running = self._running()
+        running.place, running.told = told.place, told.sentence
+
+    def note_shares(self, shares: Iterable[Share], acts: list[str]) -> None:
+        """Note what was entered of another tree's functions, and what acts on CUDA there."""
+        running = self._running()
+        running.shares = {s.module: (s.area, s.entered, s.public) for s in shares}
+        running.acts = acts
 
     def verify(self, item: pytest.Item) -> None:
         """Raise for touches of CUDA, and for declared entry points that were not called."""
         running = self._running()
-        self._raise_touches(running)
+        if item.get_closest_marker("asks_a_fact") is None:
+            self._raise_touches(running)
         uncalled = [row for row in running.calls.uncalled if row not in running.absent_rows]
         if uncalled:
             raise NeverCalled(f"the case declares {', '.join(uncalled)} and did not call it")
@@ -106,7 +172,7 @@ class Session:
         """Raise for touches that came after the case itself."""
         running = self._running()
         found = running.wire.failures if running.wire else []
-        if len(found) > running.reported:
+        if len(found) > running.reported and item.get_closest_marker("asks_a_fact") is None:
             self._raise_touches(running)
 
     def annotate(
@@ -125,14 +191,30 @@ class Session:
             "phase": made.when,
             "name": name,
             "target": target,
-            "outcome": _outcome(made),
+            "outcome": _outcome(made, running.decided),
             "rows": running.rows,
             "absent_rows": running.absent_rows,
-            "message": _message(call, made),
-            "place": self._place(call),
+            "message": _message(call, made) or running.told,
+            "place": running.place or self._place(call),
             "touches": touches,
             "library": library if made.when == "teardown" else {},
+            "missing": sorted(self.missing.libraries),
+            "network": list(dict.fromkeys(running.network)),
+            "shares": running.shares,
+            "acts": running.acts,
         }
+        if not self.tree.kin:
+            # What the tree prints while it is asked would bury what is found.
+            made.sections.clear()
+        expectation = item.stash.get(_EXPECTED_BY, None)
+        if data["outcome"] == EXPECTED and expectation is not None:
+            before = expectation.differs(str(data["place"]), str(data["message"]))
+            if before:
+                data["outcome"] = FAIL
+                data["message"] = f"{data['message']} (before: {before})"
+                made.outcome = "failed"
+                made.longrepr = f"fails for another reason than before: {data['message']}"
+                del made.wasxfail
         made.user_properties.append(("conformance", data))
         if touches and made.failed and not isinstance(_error(call), TouchedCuda):
             made.sections.append(("touches of CUDA", "\n".join(touches)))
@@ -146,7 +228,13 @@ class Session:
         if self._active is target:
             return
         self.close()
-        self._presence.enter_context(target.activate())
+        if self.tree.kin:
+            self._presence.enter_context(target.activate())
+        else:
+            # What a module decides while it is imported is decided for the device in force.
+            forget()
+            self._presence.callback(forget)
+            self._presence.enter_context(target.activate(packages=(PACKAGE,)))
         self._active = target
 
     def _running(self) -> _Running:
@@ -219,6 +307,11 @@ def target_of(item: pytest.Item) -> Target | None:
     return found if isinstance(found, Target) else None
 
 
+def _fail(error: Exception) -> NoReturn:
+    """Fail with an error's message alone, which says it all."""
+    raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+
 def _short(frame: traceback.FrameSummary, root: Path) -> str:
     path = Path(frame.filename)
     shown = path.relative_to(root) if path.is_relative_to(root) else path.name
@@ -229,7 +322,9 @@ def _error(call: pytest.CallInfo[None]) -> BaseException | None:
     return call.excinfo.value if call.excinfo is not None else None
 
 
-def _outcome(made: pytest.TestReport) -> str:
+def _outcome(made: pytest.TestReport, decided: str) -> str:
+    if decided and not (hasattr(made, "wasxfail") or made.passed):
+        return decided
     if made.skipped:
         return EXPECTED if hasattr(made, "wasxfail") else ABSENT
     return PASS if made.passed else FAIL

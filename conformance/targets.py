@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,25 @@ class Target:
         """Whether touching CUDA is right on this target."""
         return self.device == "cuda"
 
-    def activate(self) -> AbstractContextManager[Any]:
-        """The device, present within a `with` block (a real one always is)."""
+    def activate(self, packages: Sequence[str] = ()) -> AbstractContextManager[Any]:
+        """The device, present within a `with` block (a real one always is).
+
+        Args:
+            packages: where the device is simulated, what these packages import in the block
+                sees the system of the machine it stands for.
+        """
         if not self.simulated:
             return nullcontext()
-        from conformance import simulate
+        return _simulated(packages)
 
-        return simulate.mps()
+
+@contextmanager
+def _simulated(packages: Sequence[str]) -> Iterator[None]:
+    from conformance import simulate
+    from conformance.simulate.identity import as_mac
+
+    with simulate.mps(), as_mac(packages) if packages else nullcontext():
+        yield
 
 
 @functools.cache

@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
@@ -28,6 +30,18 @@ class ImportFailed(Exception):  # noqa: N818
     """A module of the tree is there but cannot be imported; the message says what is missing."""
 
 
+class Blocked(ImportFailed):
+    """Something that does not come with the tree is missing: a library, or weights.
+
+    Attributes:
+        library: the import name of the missing library, or empty.
+    """
+
+    def __init__(self, message: str, library: str = "") -> None:
+        super().__init__(message)
+        self.library = library
+
+
 @dataclass(frozen=True)
 class Tree:
     """A checkout or installation that holds the package.
@@ -35,20 +49,36 @@ class Tree:
     Attributes:
         root: the folder that holds `acestep`.
         own: whether it is the `acestep` that comes with this suite.
+        origin: where it was copied from, if `root` is a copy.
     """
 
     root: Path
     own: bool
+    origin: Path | None = None
 
     @property
     def package(self) -> Path:
         """The folder of the package itself."""
         return self.root / PACKAGE
 
+    @property
+    def shown(self) -> Path:
+        """The path that people know it by."""
+        return self.origin or self.root
+
+    @property
+    def kin(self) -> bool:
+        """Whether it has this repository's own surface, which most cases of the suite are about."""
+        return self.own or self.has_module(f"{PACKAGE}.device.choosing")
+
+    def files(self) -> list[Path]:
+        """The package's Python files, without its tests and what it carries of other projects."""
+        return [f for f in sorted(self.package.rglob("*.py")) if not _is_beside(f, self.package)]
+
     def module_names(self) -> list[str]:
         """Full names of all public modules of the package, by their files."""
         names = []
-        for file in sorted(self.package.rglob("*.py")):
+        for file in self.files():
             parts = file.relative_to(self.root).with_suffix("").parts
             parts = parts[:-1] if parts[-1] == "__init__" else parts
             if all(part.isidentifier() and not part.startswith("_") for part in parts):
@@ -59,6 +89,16 @@ class Tree:
         """Whether the tree has a file or folder for a module of this full name."""
         path = self.root.joinpath(*name.split("."))
         return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+_OTHERS = frozenset({"third_parts", "third_party", "vendor", "tests", "test", "node_modules"})
+
+
+def _is_beside(file: Path, package: Path) -> bool:
+    """Whether a file is a test, or another project's."""
+    stem = file.stem
+    test = stem.startswith("test_") or stem.endswith("_test") or stem == "conftest"
+    return test or bool(_OTHERS.intersection(file.relative_to(package).parts[:-1]))
 
 
 def locate(path: str | Path | None) -> Tree:
@@ -109,10 +149,15 @@ class TreeFinder:
         return spec
 
 
-def install(tree: Tree) -> None:
-    """Make `acestep` mean this tree in this process, whatever was imported before."""
+def forget() -> None:
+    """Forget every module of `acestep` that this process has imported."""
     for name in [n for n in sys.modules if n == PACKAGE or n.startswith(f"{PACKAGE}.")]:
         del sys.modules[name]
+
+
+def install(tree: Tree) -> None:
+    """Make `acestep` mean this tree in this process, whatever was imported before."""
+    forget()
     sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, TreeFinder)]
     finder: Any = TreeFinder(tree)
     sys.meta_path.insert(0, finder)
@@ -136,22 +181,67 @@ def load(tree: Tree, name: str, *, optional: str | None = None) -> ModuleType:
 
     Raises:
         Absent: the tree has no such module, or the optional library is not installed.
+        Blocked: a library that another tree needs is not installed.
         ImportFailed: it is there and its import fails.
     """
     full = f"{PACKAGE}.{name}"
     if not tree.has_module(full):
         raise Absent(f"the tree has no {full}")
     try:
-        return importlib.import_module(full)
+        with warnings.catch_warnings():
+            if not tree.kin:
+                # Deprecations and odd escapes of another tree's sources are its own affair.
+                warnings.simplefilter("ignore")
+            return importlib.import_module(full)
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
-        if optional is not None and missing.partition(".")[0] == optional:
+        library = missing.partition(".")[0]
+        if optional is not None and library == optional:
             raise Absent(f"{full} needs {optional}, which is not installed") from None
-        raise ImportFailed(f"import of {full} failed: no module named '{missing}'") from error
+        told = f"import of {full} failed: no module named '{missing}'"
+        if library != PACKAGE and not tree.kin:
+            raise Blocked(f"needs {library}: {told}", library) from error
+        raise ImportFailed(told + chain(tree, error)) from error
     except Exception as error:  # the tree's own code runs here, and may raise anything
+        library = "" if tree.kin else _library_behind(tree, error)
+        if library:
+            told = f"{library}, as it is installed here, cannot be used by {full}"
+            raise Blocked(
+                f"{told}: {type(error).__name__}: {first_line(error)}", library
+            ) from error
         raise ImportFailed(
             f"import of {full} failed: {type(error).__name__}: {first_line(error)}"
+            + chain(tree, error)
         ) from error
+
+
+def _library_behind(tree: Tree, error: BaseException) -> str:
+    """The library that fails by itself, or lacks a name, where no line of the tree is wrong."""
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in ("", PACKAGE):
+        return str(error.name).partition(".")[0]
+    package, trace, found = f"{tree.package}/", error.__traceback__, ""
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if trace.tb_frame.f_code.co_filename.startswith(package):
+            found = ""
+        elif not found and not name.startswith(("importlib", "conformance", PACKAGE)):
+            found = name.partition(".")[0]
+        trace = trace.tb_next
+    return "" if found in sys.stdlib_module_names else found
+
+
+def chain(tree: Tree, error: BaseException) -> str:
+    """The tree's own lines that led to a failed import, from the failing one outwards."""
+    if tree.kin:
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = f"{tree.package}/"
+    lines = [
+        f"{Path(frame.filename).relative_to(tree.root)}:{frame.lineno}"
+        for frame in frames
+        if frame.filename.startswith(package)
+    ]
+    return " at " + " < ".join(reversed(lines)) if lines else ""
 
 
 def attribute(module: ModuleType, dotted: str) -> Any:

@@ -30,12 +30,21 @@ from conformance.watches import INITIALISERS, armed, cuda_watches, current, is_c
 _QUERIES = frozenset(
     {"torch.cuda.is_available", "torch.cuda.is_initialized", "torch.cuda.device_count"}
 )
+# What else only asks; a tree that runs on other devices too may ask them all.
+_QUESTIONS = _QUERIES | {
+    "torch.cuda.is_bf16_supported",
+    "torch.cuda.OutOfMemoryError",
+    "torch.cuda.get_arch_list",
+    "Tensor.is_cuda",
+}
 
 
 class Tripwire(AbstractContextManager["Tripwire"]):
     """Records touches inside a `with` block, on every thread."""
 
-    def __init__(self, package: Path, *, may_name_cuda: bool = False) -> None:
+    def __init__(
+        self, package: Path, *, may_name_cuda: bool = False, may_ask: bool = False
+    ) -> None:
         """Set up without arming.
 
         Args:
@@ -43,7 +52,10 @@ class Tripwire(AbstractContextManager["Tripwire"]):
             may_name_cuda: `torch.device` may be made for CUDA, and whether it is there be
                 asked, because the caller asks the tree about CUDA; using such a device is
                 noticed all the same.
+            may_ask: the tree may ask questions about CUDA and read its attributes, which do
+                nothing; calls that act or start CUDA are noticed all the same.
         """
+        self.may_ask = may_ask
         self.blame = Blame(package)
         self.may_name_cuda = may_name_cuda
         self._package = package
@@ -68,7 +80,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
             t
             for t in self.touches
             if (t.initialises and not (harmless and t.call in INITIALISERS))
-            or (t.origin == TREE and t.call not in allowed)
+            or (t.origin == TREE and t.call not in allowed and not self._only_asks(t))
         ]
 
         def said_better(touch: Touch) -> bool:
@@ -77,6 +89,9 @@ class Tripwire(AbstractContextManager["Tripwire"]):
             return follows or any(call.startswith(f"{touch.call}.") for call in beside)
 
         return [touch for touch in found if not said_better(touch)]
+
+    def _only_asks(self, touch: Touch) -> bool:
+        return self.may_ask and (touch.call in _QUESTIONS or not touch.acts)
 
     @property
     def library_touches(self) -> list[Touch]:
@@ -105,7 +120,9 @@ class Tripwire(AbstractContextManager["Tripwire"]):
         armed.clear()
         self._disarm()
 
-    def note(self, call: str, *, initialises: bool = False, depth: int = 3) -> None:
+    def note(
+        self, call: str, *, initialises: bool = False, depth: int = 3, acts: bool = True
+    ) -> None:
         """Record a touch by the frame `depth` up from here."""
         outer = getattr(current, "touch", None)
         if outer is not None:
@@ -122,9 +139,10 @@ class Tripwire(AbstractContextManager["Tripwire"]):
             name = threading.current_thread().name
             key = (call, place, via) if self.blame.kind(frame.f_code.co_filename) != origin else key
             known = self._touches.setdefault(
-                key, Touch(call, origin, place, via, initialises, name, count=0)
+                key, Touch(call, origin, place, via, initialises, name, count=0, acts=False)
             )
         known.count += 1
+        known.acts = known.acts or acts
         known.initialises = known.initialises or initialises
         current.last = known
 

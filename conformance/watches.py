@@ -25,7 +25,9 @@ _NOWHERE = Place("", 0, "", "")
 class Listener(Protocol):
     """Whoever is told of touches."""
 
-    def note(self, call: str, *, initialises: bool = False, depth: int = 3) -> None:
+    def note(
+        self, call: str, *, initialises: bool = False, depth: int = 3, acts: bool = True
+    ) -> None:
         """Record a touch by the frame `depth` up from here."""
 
 
@@ -35,9 +37,9 @@ armed: list[Listener] = []
 current = threading.local()
 
 
-def _note(call: str, *, initialises: bool = False, depth: int = 3) -> None:
+def _note(call: str, *, initialises: bool = False, depth: int = 3, acts: bool = True) -> None:
     if armed:
-        armed[-1].note(call, initialises=initialises, depth=depth)
+        armed[-1].note(call, initialises=initialises, depth=depth, acts=acts)
 
 
 def is_cuda(device: Any) -> bool:
@@ -168,7 +170,7 @@ def _functions(call: str, value: Any) -> Iterator[tuple[str, FunctionType]]:
 
 
 def _on_read(module: ModuleType, name: str) -> None:
-    _note(f"{module.__name__}.{name}", depth=4)
+    _note(f"{module.__name__}.{name}", depth=4, acts=False)
 
 
 def _on_call(call: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,41 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 # Large tensors come and go in the reference computations; huge pages halve their cost.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# One cache for all workers of a run and for the next run: the built-in checkpoint is made
-# once, in a folder that its recipe's version names.
-os.environ.setdefault("ACESTEP_CACHE", str(Path(tempfile.gettempdir()) / "acestep-test-cache"))
+# One cache for all workers of a run and for the next run: checkpoints are made once, in
+# folders that their recipes' versions name.
+CACHE = Path(tempfile.gettempdir()) / "acestep-test-cache"
+NARROW = CACHE / "narrow-2"
+os.environ.setdefault("ACESTEP_CACHE", str(NARROW))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Put a narrow checkpoint of seeded weights where the built-in one is looked for.
+
+    Few tests hear what they make, and songs take a tenth of the time; those that judge the
+    music itself ask for `trained`.
+    """
+    distributes = session.config.getoption("numprocesses", None)
+    if not distributes or hasattr(session.config, "workerinput"):
+        from acestep import demo
+
+        target = Path(os.environ["ACESTEP_CACHE"]) / f"demo-{demo.RECIPE_VERSION}"
+        if target.parent == NARROW and not target.is_dir():
+            demo.make_folder(target, _build_narrow)
+
+
+def _build_narrow(folder: Path) -> None:
+    from acestep.demo import parts, recipe
+
+    with parts.without_bars():
+        recipe.build(folder, replace(recipe.BUILTIN, latent=8, decoder_channels=8))
+
+
+@pytest.fixture(scope="session")
+def trained() -> Path:
+    """The built-in checkpoint as it ships, for tests that judge the music itself."""
+    from acestep import demo
+
+    return demo.path(CACHE)
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,7 @@ class Setting:
         compiled: compile on first use.
         audio_format: extension of the songs.
         bit_depth, bitrate, loudness, fit: as in `GenerationConfig`; None leaves them open.
+        quantization: in how few bits weights are held, see `DevicePolicy.with_quantization`.
     """
 
     model: str = "auto"
@@ -41,6 +42,7 @@ class Setting:
     bitrate: int | None = None
     loudness: float | None = None
     fit: bool = False
+    quantization: str | None = None
 
     def config(self, seed: int) -> GenerationConfig:
         """How one song is made and written."""
@@ -94,7 +96,7 @@ class Worker:
         quiet_libraries()
         self._setting = setting
         self._handler = AceStepHandler()
-        policy = resolve(device, dtype=setting.dtype)
+        policy = resolve(device, dtype=setting.dtype, quantization=setting.quantization)
         self._handler.load(
             setting.model,
             policy,

@@ -25,6 +25,7 @@ import numpy as np
 import soundfile
 
 from acestep.bench._page_caller import Caller, Refused
+from acestep.bench._programs import PageProcess, silent_connections
 from acestep.gradio_ui.limits import Limits
 
 SECRET = "root:"
@@ -284,15 +285,10 @@ def _slow(stage: Stage) -> str:
 
 @case("client: 200 connections that say nothing")
 def _silent(stage: Stage) -> str:
-    host, port = stage.url.removeprefix("http://").rstrip("/").split(":")
-    open_ones = [socket.create_connection((host, int(port)), timeout=5) for _ in range(200)]
-    try:
+    with silent_connections(stage.url, 200):
         started = time.monotonic()
         answer = stage.get("/theme.css")
         return f"the page answered meanwhile ({answer[:6]}, {time.monotonic() - started:.2f} s)"
-    finally:
-        for connection in open_ones:
-            connection.close()
 
 
 @case("client: goes away while its song is made")
@@ -359,8 +355,6 @@ def attack(stage: Stage, name: str) -> tuple[bool, str]:
 
 def main() -> int:
     """Start the page, run every case, print the table."""
-    from acestep.bench._page_process import PageProcess
-
     with tempfile.TemporaryDirectory() as folder, PageProcess(Path(folder), "--enable-api") as page:
         stage = Stage(page.url, Caller(page.url), Limits())
         bad, before = 0, page.memory()

@@ -20,12 +20,15 @@ import torch
 
 from acestep.device import DTYPE_CHOICES, DevicePolicy, resolve
 from acestep.engines.torch.language_step import LanguageWeights
+from acestep.engines.torch.quantised import Quantised, quantise
+from acestep.llm_inference import LLMHandler
 from acestep.lm import fused
 from acestep.lm.cot import FIELDS
 from acestep.lm.decoding import Decoder, Decoding, Plan
-from acestep.lm.demo import LmShape
+from acestep.lm.demo import CHAT_TEMPLATE, LmShape
 from acestep.lm.grammar import Grammar, Shape, Vocabulary, lark
 from acestep.lm.prompts import Prompt
+from acestep.lm.pt import PtBackend
 from acestep.lm.sampling import Sampling
 from acestep.lm.tokens import CODEBOOK_SIZE, AudioTokens
 
@@ -37,6 +40,7 @@ SHAPES = {
 }
 """Widths and vocabulary; the larger three are those of the published models."""
 
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _PROMPT_TOKENS = 200
 _MASK_STEPS = 60
 _WARM_UP_CODES = 5
@@ -183,9 +187,20 @@ def make_model(shape: LmShape, vocabulary: int, policy: DevicePolicy) -> tuple[A
             model = Qwen3ForCausalLM(shape.config(vocabulary)).eval().requires_grad_(False)
     finally:
         torch.set_default_dtype(before)
+    if policy.quantization:
+        quantise(model, policy.quantization, policy)
     first = vocabulary - CODEBOOK_SIZE
     codes = tuple(range(first, vocabulary))
     return model, AudioTokens(codes, first - 2, first - 1, 2, first)
+
+
+def make_planner(name: str, policy: DevicePolicy) -> LLMHandler:
+    """A language model of one of `SHAPES` with random weights, as a song's planner."""
+    model, tokens = make_model(*SHAPES[name], policy)
+    tokenizer = SyntheticTokenizer(tokens).whole()
+    planner = LLMHandler()
+    planner.adopt(PtBackend.of(model, tokenizer, tokens, policy), policy, f"{name}, random weights")
+    return planner
 
 
 def plain_generate(
@@ -223,7 +238,10 @@ def plain_generate(
 def weight_bytes(model: Any, tokens: AudioTokens) -> int:
     """Bytes of weights that one step has to read: the layers, and the output of the codes."""
     body = model.get_decoder()
-    layers = sum(p.numel() * p.element_size() for p in body.layers.parameters())
+    held: list[torch.Tensor] = list(body.layers.parameters())
+    for part in body.layers.modules():
+        held += part.buffers() if isinstance(part, Quantised) else ()
+    layers = sum(tensor.numel() * tensor.element_size() for tensor in held)
     head = model.get_output_embeddings().weight
     return int(layers + len(tokens.codes) * head.shape[1] * head.element_size())
 
@@ -255,7 +273,7 @@ class SyntheticTokenizer:
         from transformers.convert_slow_tokenizer import bytes_to_unicode
 
         table = bytes_to_unicode()
-        self._bytes = [f"<special {n}>" for n in range(3)] + [table[n] for n in range(256)]
+        self._bytes = [*_SPECIAL, *(table[n] for n in range(256))]
         letters = "etaoinshrdlucmfwypvbgkjqxz"
         words = []
         for number in range(tokens.codes[0] - 2 - len(self._bytes)):
@@ -272,9 +290,24 @@ class SyntheticTokenizer:
         """Every token with its id."""
         return self._vocabulary
 
+    def whole(self) -> Any:
+        """The same as a tokenizer of transformers, with a template for chats."""
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        made = Tokenizer(models.BPE(vocab=self._vocabulary, merges=[]))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        made.add_special_tokens(list(_SPECIAL))
+        made.add_tokens([AddedToken(tag, normalized=False) for tag in ("<think>", "</think>")])
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=_SPECIAL[2])
+        tokenizer.chat_template = CHAT_TEMPLATE
+        return tokenizer
+
     def get_added_vocab(self) -> dict[str, int]:
         """The tokens that are no text."""
-        return {name: n for name, n in self._vocabulary.items() if name.startswith("<")}
+        tags = (*_SPECIAL, "<think>", "</think>")
+        return {name: self._vocabulary[name] for name in tags}
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> Any:
         """Tokenize byte by byte."""

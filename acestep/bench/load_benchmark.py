@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 
 from acestep.bench._page_caller import Caller, Refused
-from acestep.bench._page_process import PageProcess
+from acestep.bench._programs import PageProcess
 
 CLIENTS, REQUESTS = 8, 60
 PATIENCE = 60.0

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,56 @@ def planning(
         return plan(planner, _request(seconds, batch))
 
     return min(_timed(run, policy) for _ in range(repeats))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Seconds of whole planned songs, from words to files: the first, and the median of others.
+
+    Attributes:
+        first, warm: of the whole.
+        spread: fastest and slowest of the others.
+        lm, music, saving: their parts, medians too.
+        peak: GiB, with the weights.
+    """
+
+    first: float
+    warm: float
+    spread: tuple[float, float]
+    lm: float
+    music: float
+    saving: float
+    peak: float
+
+
+def planned(
+    handler: AceStepHandler, planner: LLMHandler, seconds: float, batch: int, repeats: int
+) -> Planned:
+    """Plan songs, make them and save them as FLAC, each time with other words.
+
+    The caption stays as it is: how much random weights would write of it says nothing.
+    """
+    policy, runs = handler.policy, []
+    with tempfile.TemporaryDirectory() as folder, peak_memory(policy) as peak:
+        for number in range(repeats + 1):
+            marks = [time.perf_counter()]
+            request = _request(seconds, batch)
+            asked = replace(request.planning, codes=True, caption=False)
+            request = plan(planner, replace(request, planning=asked))
+            marks.append(time.perf_counter())
+            songs = handler.generate(request).songs
+            marks.append(time.perf_counter())
+            for place, song in enumerate(songs):
+                path = Path(folder) / f"{number}-{place}.flac"
+                audio_files.write(path, song.audio, song.sample_rate)
+            marks.append(time.perf_counter())
+            runs.append([after - before for before, after in itertools.pairwise(marks)])
+        highest = peak()
+    first, *others = [sum(run) for run in runs]
+    parts = [statistics.median(part) for part in zip(*runs[1:], strict=True)]
+    spread = min(others), max(others)
+    lm, music, saving = parts
+    return Planned(first, statistics.median(others), spread, lm, music, saving, highest)
 
 
 def growth(
@@ -282,20 +332,24 @@ def start_up(checkpoint: Path, device: str, seconds: float, runs: int) -> list[S
     Raises:
         GenerationError: the command failed.
     """
-    measured = []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "acestep", "generate", CAPTION.format("one")]
         command += ["--model", str(checkpoint), "--device", device, "--duration", str(seconds)]
         command += ["--seed", "1", "--force", "--json", "-o", str(Path(folder) / "song.flac")]
-        for _ in range(runs + 1):
-            before = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            spent = time.perf_counter() - before
-            if done.returncode:
-                said = done.stderr.strip().splitlines() or ["it said nothing"]
-                raise GenerationError(f"a fresh process failed: {said[-1]}")
-            (record,) = json.loads(done.stdout)
-            measured.append(StartUp(spent, record["seconds_taken"]))
+        return _started(command, runs)
+
+
+def _started(command: Sequence[str], runs: int) -> list[StartUp]:
+    measured = []
+    for _ in range(runs + 1):
+        before = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        spent = time.perf_counter() - before
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["it said nothing"]
+            raise GenerationError(f"a fresh process failed: {said[-1]}")
+        (record,) = json.loads(done.stdout)
+        measured.append(StartUp(spent, record["seconds_taken"]))
     return measured[1:]
 
 

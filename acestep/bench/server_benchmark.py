@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from acestep.bench._server_process import ServerProcess
+from acestep.bench._programs import ServerProcess
 
 CLIENTS, TASKS, KILLS = 32, 300, 2
 PATIENCE = 120.0

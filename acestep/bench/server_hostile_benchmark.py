@@ -11,7 +11,6 @@ import base64
 import gzip
 import io
 import json
-import socket
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Any
 import httpx
 
 from acestep.bench import hostile_benchmark as page
-from acestep.bench._server_process import ServerProcess
+from acestep.bench._programs import ServerProcess, silent_connections
 from acestep.bench._server_stage import KEY, SONG, Stage, shown
 
 _SILENT = 200
@@ -311,15 +310,10 @@ def _guessed(stage: Stage) -> str:
 
 @case(f"client: {_SILENT} connections that say nothing")
 def _silent(stage: Stage) -> str:
-    host, port = stage.url.removeprefix("http://").split(":")
-    held = [socket.create_connection((host, int(port)), timeout=5) for _ in range(_SILENT)]
-    try:
+    with silent_connections(stage.url, _SILENT):
         started = time.monotonic()
         answer = stage.get("/health")
         return f"it answered meanwhile ({answer[:3]}, {time.monotonic() - started:.2f} s)"
-    finally:
-        for connection in held:
-            connection.close()
 
 
 @case("client: goes away while its song is made")

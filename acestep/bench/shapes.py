@@ -15,6 +15,7 @@ from acestep.corrections.weight_norm import old_weight_norm
 from acestep.demo.recipe import BUILTIN, DemoShape, build, make_tokenizer
 from acestep.device import DevicePolicy
 from acestep.engines.torch.engine import TorchEngine
+from acestep.engines.torch.loading import make_small
 from acestep.engines.torch.pipeline import Pipeline
 from acestep.handler import AceStepHandler
 
@@ -51,21 +52,27 @@ _TEXT = {
 def make_handler(shape: str, policy: DevicePolicy, *, compiled: bool = False) -> AceStepHandler:
     """A handler with random weights of a named size (one of `SHAPES`)."""
     handler = AceStepHandler()
+    if shape in ("turbo", "xl"):
+        _adopt_large(handler, shape, policy, compiled)
+        return handler
     if shape == "demo":
         handler.load("demo", policy, compile_model=compiled)
         return handler
-    if shape == "wide":
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "acestep-v15-wide-turbo"
-            build(path, wide_shape())
-            handler.load(str(path), policy, compile_model=compiled)
-        return handler
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "acestep-v15-wide-turbo"
+        build(path, wide_shape())
+        handler.load(str(path), policy, compile_model=compiled)
+    return handler
+
+
+def _adopt_large(handler: AceStepHandler, shape: str, policy: DevicePolicy, compiled: bool) -> None:
     pipeline = large_pipeline(policy, _XL if shape == "xl" else _TURBO)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.compiles = compiled
+    if policy.quantization:
+        make_small(pipeline, policy)
     checkpoint = Checkpoint(f"{shape}, random weights", cache_dir(), "diffusers")
     handler.adopt(TorchEngine(pipeline, policy), policy, checkpoint)
-    return handler
 
 
 def save(handler: AceStepHandler, folder: Path) -> Path:
@@ -98,7 +105,11 @@ def large_pipeline(policy: DevicePolicy, width: dict[str, int]) -> Pipeline:
     """Random weights at a published size, made where they are used."""
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.models import AceStepTransformer1DModel, AutoencoderOobleck
-    from diffusers.pipelines.ace_step import AceStepConditionEncoder
+    from diffusers.pipelines.ace_step import (
+        AceStepAudioTokenDetokenizer,
+        AceStepAudioTokenizer,
+        AceStepConditionEncoder,
+    )
     from transformers import Qwen3Config, Qwen3Model
 
     def made(build_module: Callable[[], torch.nn.Module], component: str) -> torch.nn.Module:
@@ -120,5 +131,7 @@ def large_pipeline(policy: DevicePolicy, width: dict[str, int]) -> Pipeline:
         tokenizer=make_tokenizer(1536),
         transformer=made(lambda: AceStepTransformer1DModel(**width, is_turbo=True), "dit"),
         condition_encoder=made(lambda: AceStepConditionEncoder(**_TURBO), "dit"),
+        audio_tokenizer=made(lambda: AceStepAudioTokenizer(), "dit"),
+        audio_token_detokenizer=made(lambda: AceStepAudioTokenDetokenizer(), "dit"),
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
     )

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from acestep.checkpoint.files import header, read_json, weight_files
+from acestep.checkpoint.files import STEMS, header, read_json, weight_files
 from acestep.checkpoint.modules import Place, component_classes, empty, fill, finish
 from acestep.checkpoint.pretrained import load_pretrained
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
-
-_STEMS = ("diffusion_pytorch_model", "model")
 
 
 def load_vae(folder: Path, policy: DevicePolicy) -> nn.Module:
@@ -44,7 +42,7 @@ def load_component(
         CheckpointError: a file is missing, damaged, or does not fit the config.
     """
     module = empty(cls, config, folder / "config.json")
-    files = weight_files(folder, _STEMS)
+    files = weight_files(folder, STEMS)
     wanted = {(id(module), name) for name in module.state_dict()}
     fill(files, lambda key: Place(module, key), wanted, policy, folder, component)
     return finish(module, policy, component)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from acestep.errors import CheckpointError, first_line
 
 WEIGHT_INDEX = "model.safetensors.index.json"
+STEMS = ("diffusion_pytorch_model", "model")
+"""Names of a component's weights, without what follows the point."""
 _MAX_HEADER = 100 * 2**20
 
 
@@ -47,6 +51,19 @@ def weight_files(folder: Path, stems: Sequence[str] = ("model",)) -> list[Path]:
             return list(_shards(index))
     names = " or ".join(f"{stem}.safetensors" for stem in stems)
     raise CheckpointError(f"{folder}: no weights here; expected {names} (or its index and shards)")
+
+
+def most_stored(files: Iterable[Path]) -> str:
+    """The dtype, by safetensors' name, that most numbers of some files are stored in.
+
+    Raises:
+        CheckpointError: see `stored`.
+    """
+    sizes: Counter[str] = Counter()
+    for file in files:
+        for entry in stored(file).values():
+            sizes[entry.dtype] += math.prod(entry.shape)
+    return sizes.most_common(1)[0][0] if sizes else ""
 
 
 def _shards(index: Path) -> Iterator[Path]:

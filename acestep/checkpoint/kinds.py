@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acestep.checkpoint.files import STEMS, most_stored, weight_files
 from acestep.demo import MODEL_VERSION
 
 TURBO_TASKS = ("text2music", "repaint", "cover")
@@ -28,6 +29,19 @@ class Checkpoint:
     path: Path
     layout: str
     builtin: bool = False
+
+
+def stored_in(checkpoint: Checkpoint) -> str:
+    """The dtype that most of a transformer's weights are stored in, such as `BF16`.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    if checkpoint.layout == "single":
+        return most_stored([checkpoint.path])
+    if checkpoint.layout == "original":
+        return most_stored(weight_files(checkpoint.path))
+    return most_stored(weight_files(checkpoint.path / "transformer", STEMS))
 
 
 def tasks_of(is_turbo: bool) -> tuple[str, ...]:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.cli import file_options
-from acestep.console.terminal import COMPILE_HELP, EXIT_FAILED, EXIT_OK, result, say
+from acestep.console.terminal import (
+    COMPILE_HELP,
+    EXIT_FAILED,
+    EXIT_OK,
+    add_quantize_option,
+    result,
+    say,
+)
 from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
@@ -43,6 +50,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--checkpoint", help="folder that holds the checkpoints")
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
     parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
+    add_quantize_option(parser)
     file_options.add_options(parser, default="flac")
     parser.add_argument(
         "--fit", action="store_true",
@@ -99,6 +107,7 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
         arguments.bitrate,
         arguments.loudness,
         arguments.fit,
+        arguments.quantize,
     )
     config = made.config(seed=0)
     config.encoding()

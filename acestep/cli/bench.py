@@ -17,6 +17,7 @@ from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_OK,
     add_device_option,
+    add_quantize_option,
     quiet_libraries,
     result,
     say,
@@ -25,7 +26,9 @@ from acestep.device import DTYPE_CHOICES
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
-    from acestep.bench.measure import Row, StartUp
+    from acestep.bench.measure import Planned, Row, StartUp
+    from acestep.device import DevicePolicy
+    from acestep.llm_inference import LLMHandler
 
 SHAPES = ("demo", "wide", "turbo", "xl")
 LM_SHAPES = ("small", "0.6B", "1.7B", "4B")
@@ -56,8 +59,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="warm runs of each (default: 5)")
     parser.add_argument("--compile", action="store_true", help=f"our side: {COMPILE_HELP}")
     parser.add_argument(
-        "--think", action="store_true", help="also time planning by a language model"
+        "--think",
+        action="store_true",
+        help="also time planning by a language model, and whole planned songs from words to file; "
+        f"--lm-model may be a shape with random weights: {', '.join(LM_SHAPES)}",
     )
+    add_quantize_option(parser)
     # Its weights are random as well: the default needs no download either.
     add_planner_options(parser, "demo")
     parser.add_argument(
@@ -103,13 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise RequestError(f"--codes {arguments.codes} is out of range; give 1 or more")
     if arguments.start_up < 0:
         raise RequestError(f"--start-up {arguments.start_up} is out of range; give 0 or more")
-    from acestep.bench.measure import compare, growth, start_up
+    from acestep.bench.measure import compare, growth, planned, start_up
     from acestep.bench.picture import draw
     from acestep.bench.shapes import make_handler, save
     from acestep.device import resolve
 
     quiet_libraries()
-    policy = resolve(arguments.device, dtype=arguments.dtype)
+    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
     if arguments.lm:
         from acestep.bench.lm_benchmark import measure
 
@@ -123,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ["ACESTEP_DEVICE_MEMORY_GB"] = "80"
     handler = make_handler(arguments.shape, policy, compiled=arguments.compile)
     say(f"acestep: bench of {handler.status()}")
-    planner = load_planner(arguments, policy) if arguments.think else None
+    planner = _planner(arguments, policy) if arguments.think else None
     if planner is not None:
         say(f"acestep: planning by {planner.model_name} on {policy.name}")
     sides = {
@@ -152,6 +159,12 @@ def run(arguments: argparse.Namespace) -> int:
         f"most music: {best.songs_per_hour:.0f} songs of {best.seconds:g} s an hour, "
         f"{best.batch} at a time"
     )
+    if planner is not None:
+        for seconds in arguments.seconds:
+            for batch in arguments.batch:
+                _print_planned(
+                    planned(handler, planner, seconds, batch, arguments.repeats), seconds, batch
+                )
     started: list[StartUp] = []
     if arguments.start_up:
         with tempfile.TemporaryDirectory() as folder:
@@ -175,6 +188,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.png:
         draw(arguments.png, title, compared, grown)
     return EXIT_OK
+
+
+def _planner(arguments: argparse.Namespace, policy: DevicePolicy) -> LLMHandler:
+    """What `--lm-model` names; a shape is one with random weights."""
+    if arguments.lm_model not in LM_SHAPES:
+        return load_planner(arguments, policy)
+    from acestep.bench.lm_benchmark import make_planner
+
+    return make_planner(arguments.lm_model, policy)
+
+
+def _print_planned(made: Planned, seconds: float, batch: int) -> None:
+    result(
+        f"planned, {batch} of {seconds:g} s, words to file: first {made.first:.3f} s, warm "
+        f"{made.warm:.3f} s ({made.spread[0]:.3f} to {made.spread[1]:.3f}): planning "
+        f"{made.lm:.3f}, music {made.music:.3f}, saving {made.saving:.3f}; peak {made.peak:.2f} GiB"
+    )
 
 
 def _print(rows: list[Row], *, heading: bool) -> None:

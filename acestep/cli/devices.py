@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from acestep.console.terminal import EXIT_OK, result
-from acestep.device import describe_devices, resolve
+from acestep.device import DevicePolicy, describe_devices, resolve
 from acestep.gpu_config import get_gpu_config
 
 # Columns of a table that no terminal shows.
@@ -60,12 +60,19 @@ def describe() -> dict[str, Any]:
                     name: {"dtype": choice.name, "reason": choice.reason, "source": choice.source}
                     for name, choice in policy.dtypes.items()
                 },
+                "stored_in_bfloat16": _stored_so(policy),
                 "lm_backend": policy.lm_backend,
                 "lm_backend_reason": policy.lm_backend_reason,
             }
         devices.append(entry)
     picked = resolve("auto")
     return {"auto": picked.name, "reason": picked.reason, "devices": devices}
+
+
+def _stored_so(policy: DevicePolicy) -> dict[str, str]:
+    """In which dtype checkpoints run that are stored in bfloat16, as published ones are."""
+    choice = policy.for_weights("BF16").dtypes["dit"]
+    return {"dtype": choice.name, "reason": choice.reason, "source": choice.source}
 
 
 def _print_table(report: dict[str, Any]) -> None:
@@ -81,14 +88,17 @@ def _print_table(report: dict[str, Any]) -> None:
             continue
         dtypes = {name: choice["dtype"] for name, choice in entry["dtypes"].items()}
         vae = "" if dtypes["vae"] == dtypes["dit"] else f", VAE {dtypes['vae']}"
+        stored = entry["stored_in_bfloat16"]
+        differs = stored["dtype"] != dtypes["dit"]
+        real = f" ({stored['dtype']} where stored so)" if differs else ""
         table.add_row(
             entry["device"],
             f"{entry['free_memory_gib']} of {entry['total_memory_gib']} GiB free",
             entry["tier"],
             f"{entry['max_duration_s']:g} s, batch {entry['max_batch_size']}",
-            dtypes["dit"] + vae,
+            dtypes["dit"] + vae + real,
             entry["lm_backend"],
-            entry["detail"],
+            stored["reason"] if differs else entry["detail"],
         )
     if sys.stdout.isatty():
         Console().print(table)

@@ -23,6 +23,7 @@ from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_OK,
     add_device_option,
+    add_quantize_option,
     progress_bar,
     quiet_libraries,
     say,
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(paths, arguments.force, normalise.duration(params.duration))
     from acestep.device import resolve
 
-    policy = resolve(arguments.device, dtype=arguments.dtype)
+    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
     checkpoint = find(arguments.model)
     timed = lyric_output.lyric_options(arguments)
     words = normalise.lyrics(params.lyrics, params.instrumental)
@@ -286,6 +287,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--offload", choices=OFFLOAD_CHOICES, default="none", help="keep idle modules on the host"
     )
     model.add_argument("--compile", action="store_true", help=COMPILE_HELP)
+    add_quantize_option(model)
     model.add_argument("--flash-attention", action="store_true", help="use flash-attn (CUDA)")
     model.add_argument(
         "--lora",

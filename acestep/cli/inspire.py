@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_sampling(arguments)
     from acestep.device import resolve
 
-    policy = resolve(arguments.device, dtype=arguments.dtype)
+    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
     from acestep.inference import create_sample
 
     quiet_libraries()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from acestep.console.terminal import add_device_option, result, say
+from acestep.console.terminal import add_device_option, add_quantize_option, result, say
 from acestep.device import BACKEND_CHOICES, DTYPE_CHOICES
 from acestep.errors import GenerationError
 from acestep.song.progress import share
@@ -48,6 +48,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     # The bare command has --device too; without SUPPRESS its value would be overwritten.
     add_device_option(parser, default=argparse.SUPPRESS)
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help="precision")
+    add_quantize_option(parser)
     parser.add_argument("--temperature", type=float, default=0.85, help="0 takes no chances")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     parser.add_argument("--json", action="store_true", help="print JSON instead of YAML")

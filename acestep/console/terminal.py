@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from acestep.device import DEVICE_CHOICES
+from acestep.device import DEVICE_CHOICES, QUANTIZATIONS, quantization_of
+from acestep.errors import RequestError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -60,6 +61,25 @@ def add_device_option(parser: argparse.ArgumentParser, default: Any = "auto") ->
         help="where to run: auto takes CUDA, else MPS, else the CPU; cuda:1 names one of several "
         "(default: auto, or ACESTEP_DEVICE)",
     )
+
+
+def add_quantize_option(parser: Any, default: Any = argparse.SUPPRESS) -> None:
+    """Declare `--quantize`; a subcommand leaves the default to the bare command."""
+    parser.add_argument(
+        "--quantize",
+        default=default,
+        type=_quantization,
+        metavar="BITS",
+        help="hold the transformers' weights in few bits, which takes a half or a quarter of the "
+        f"memory: {', '.join(QUANTIZATIONS)} (default: none)",
+    )
+
+
+def _quantization(text: str) -> str | None:
+    try:
+        return quantization_of(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_everywhere(parser: argparse.ArgumentParser) -> None:

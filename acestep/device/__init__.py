@@ -10,6 +10,7 @@ run time with what `memory`, `kernels` and `dtypes` know of each kind.
 
 from __future__ import annotations
 
+from acestep.device.bits import QUANTIZATIONS, WEIGHT_BYTES, quantization_of
 from acestep.device.choosing import (
     BACKEND_CHOICES,
     MPS_MAX_CONV_OUTPUT,
@@ -29,6 +30,8 @@ __all__ = [
     "DTYPE_CHOICES",
     "GIB",
     "MPS_MAX_CONV_OUTPUT",
+    "QUANTIZATIONS",
+    "WEIGHT_BYTES",
     "DeviceInfo",
     "DevicePolicy",
     "DtypeChoice",
@@ -36,6 +39,7 @@ __all__ = [
     "default_lm_backend",
     "describe_devices",
     "every_device",
+    "quantization_of",
     "resolve",
     "supports_float64",
 ]

@@ -25,7 +25,10 @@ MPS_MAX_CONV_OUTPUT = 65536
 
 
 def resolve(
-    choice: str | torch.device | None = "auto", *, dtype: str | None = None
+    choice: str | torch.device | None = "auto",
+    *,
+    dtype: str | None = None,
+    quantization: str | None = None,
 ) -> DevicePolicy:
     """Decide on a device and everything that follows from it.
 
@@ -35,10 +38,11 @@ def resolve(
             None) the environment variable `ACESTEP_DEVICE` decides when it is set, else
             the order is CUDA, MPS, CPU.
         dtype: one of `DTYPE_CHOICES` for every component, or None for the policy's own.
+        quantization: in how few bits weights are held, see `DevicePolicy.with_quantization`.
 
     Raises:
         DeviceError: the device is unknown or absent; the message says what is available.
-        RequestError: the dtype is unknown or the device lacks it.
+        RequestError: the dtype or quantization is unknown or the device lacks it.
     """
     import torch
 
@@ -53,7 +57,9 @@ def resolve(
     else:
         device, reason = _explicit(requested), origin
     policy = _build(device, requested, reason)
-    return policy if dtype is None else policy.with_dtype(dtype)
+    if dtype is not None:
+        policy = policy.with_dtype(dtype)
+    return policy.with_quantization(quantization)
 
 
 def every_device() -> list[str]:

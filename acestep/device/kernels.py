@@ -34,10 +34,9 @@ def has_language_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the language model's own kernels run here: Triton's, whose launches overlap as a
     Hopper's do, and whose tiles take its shared memory. On other GPUs nobody has run them.
 
-    Only where ACESTEP_LANGUAGE_KERNELS is 1: their last version was interpreted on the host and
-    compiled for a Hopper GPU, and has not yet run on one.
+    ACESTEP_LANGUAGE_KERNELS=0 leaves its step to transformers' modules.
     """
-    return os.environ.get("ACESTEP_LANGUAGE_KERNELS") == "1" and has_tile_kernels(device, dtype)
+    return os.environ.get("ACESTEP_LANGUAGE_KERNELS") != "0" and has_tile_kernels(device, dtype)
 
 
 def launches_ahead(device: torch.device) -> bool:

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from acestep.device import kernels, memory
-from acestep.device.dtypes import COMPONENTS, DTYPE_CHOICES, DtypeChoice, has_bfloat16
+from acestep.device import bits, kernels, memory
+from acestep.device.dtypes import (
+    ASKED,
+    COMPONENTS,
+    DTYPE_CHOICES,
+    DtypeChoice,
+    has_bfloat16,
+    quick_dtype,
+)
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
@@ -38,6 +45,8 @@ class DevicePolicy:
         channels_last: layout of the VAE's signals, side by side or one channel after another;
             the environment variable `ACESTEP_CHANNELS_LAST` (0 or 1) decides when it is set.
         total_memory: memory that the device can use, GiB.
+        quantization: in how few bits the transformers' weights are held, one of
+            `QUANTIZATIONS`, or None for the dtype itself.
     """
 
     device: torch.device
@@ -50,6 +59,7 @@ class DevicePolicy:
     max_conv_output: int | None
     channels_last: bool
     total_memory: float
+    quantization: str | None = None
 
     @property
     def name(self) -> str:
@@ -102,6 +112,27 @@ class DevicePolicy:
     def launches_ahead(self) -> bool:
         """Whether a kernel may begin before the one in front of it has ended."""
         return kernels.launches_ahead(self.device)
+
+    @property
+    def packed_rows(self) -> int:
+        """Up to how many rows PyTorch's product with packed weights is the quicker one."""
+        return bits.packed_rows(self.device)
+
+    def with_quantization(self, asked: str | None) -> DevicePolicy:
+        """This policy with weights held in few bits.
+
+        Args:
+            asked: one of `QUANTIZATIONS` or what else `quantization_of` reads; None for none.
+
+        Raises:
+            RequestError: the name is unknown, or this device cannot compute with such weights.
+        """
+        kind = bits.quantization_of(asked)
+        if kind is not None and (problem := bits.problem(self.device, kind)):
+            raise RequestError(
+                f"quantization '{kind}' is not available on {self.name}: {problem}; use int8"
+            )
+        return dataclasses.replace(self, quantization=kind)
 
     def recording_pool(self) -> Any:
         """Memory for several recordings of which no two run at the same time; see `captured`."""
@@ -158,6 +189,21 @@ class DevicePolicy:
         """Housekeeping after a diffusion step: keep the MPS allocator from ratcheting up."""
         if memory.held_unused(self.device) > MPS_CACHE_SLACK:
             self.flush()
+
+    def for_weights(self, stored: str) -> DevicePolicy:
+        """This policy for a checkpoint, as its weights are stored.
+
+        On a CPU that computes in bfloat16 by itself, weights stored in it run in it, unless
+        another precision was asked for. Elsewhere nothing changes.
+
+        Args:
+            stored: the dtype of most of its weights, by safetensors' name, such as `BF16`.
+        """
+        asked = any(choice.source == ASKED for choice in self.dtypes.values())
+        choice = None if asked or stored != "BF16" else quick_dtype(self.device)
+        if choice is None:
+            return self
+        return dataclasses.replace(self, dtypes=MappingProxyType(dict.fromkeys(COMPONENTS, choice)))
 
     def autocast(self, component: str = "dit") -> AbstractContextManager[Any]:
         """Autocast to the component's dtype on this device; does nothing in float32."""
@@ -239,6 +285,6 @@ class DevicePolicy:
         wanted: torch.dtype = getattr(torch, dtype)
         if wanted == torch.bfloat16 and not has_bfloat16(self.device):
             raise RequestError(f"{self.name} has no bfloat16 here; use --dtype float32")
-        choice = DtypeChoice(wanted, "asked for", "--dtype")
+        choice = DtypeChoice(wanted, "asked for", ASKED)
         dtypes = MappingProxyType(dict.fromkeys(COMPONENTS, choice))
         return dataclasses.replace(self, dtypes=dtypes)

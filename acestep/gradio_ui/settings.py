@@ -26,6 +26,7 @@ class Choice:
         lm_model: which language model, `auto`, or empty for none.
         offload: `none`, `dit` or `all`.
         flash_attention: attention through flash-attn.
+        quantize: in how few bits weights are held, see `DevicePolicy.with_quantization`.
     """
 
     model: str = "auto"
@@ -34,6 +35,7 @@ class Choice:
     lm_model: str = "auto"
     offload: str = "none"
     flash_attention: bool = False
+    quantize: str | None = None
 
     def policy(self) -> DevicePolicy:
         """The device, with everything checked that can be checked before loading.
@@ -41,7 +43,7 @@ class Choice:
         Raises:
             RequestError: the device is absent, or cannot run the backend.
         """
-        policy = resolve(self.device)
+        policy = resolve(self.device, quantization=self.quantize)
         self.backend_on(policy)
         if self.offload not in OFFLOADS:
             raise RequestError(
@@ -79,7 +81,7 @@ class PageOptions:
         service_mode: visitors cannot change what is loaded.
         init_service, init_llm: load at start.
         checkpoint: a folder whose `checkpoints` is searched first.
-        config_path, device, lm_model_path, backend: see `Choice`.
+        config_path, device, lm_model_path, backend, quantize: see `Choice`.
         enable_api, api_key: the HTTP API, and the key it asks for.
         auth_username, auth_password: to sign in with.
         data_dir: folder for songs and uploads; by default in the cache.
@@ -101,6 +103,7 @@ class PageOptions:
     use_flash_attention: bool = False
     offload_to_cpu: bool = False
     offload_dit_to_cpu: bool = False
+    quantize: str | None = None
     enable_api: bool = False
     api_key: str | None = None
     auth_username: str | None = None
@@ -147,6 +150,7 @@ class PageOptions:
             lm_model=self.lm_model_path or "auto",
             offload=offload,
             flash_attention=self.use_flash_attention,
+            quantize=self.quantize,
         )
 
 

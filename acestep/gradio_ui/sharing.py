@@ -190,5 +190,6 @@ def server_options(page: PageOptions, folder: Path, models: tuple[str, ...]) -> 
         devices=(choice.device,),
         checkpoint=page.checkpoint,
         offload=choice.offload,
+        quantize=choice.quantize,
         data_dir=None if os.environ.get("ACESTEP_API_DATA", "").strip() else folder / "api",
     )

@@ -56,7 +56,8 @@ class FusedDecoding:
         width = self._head.shape[0]
         slots = max(_FEWEST, 1 << (rows - 1).bit_length())
         cache = Cache(weights, rows, plan.length)
-        tiles = language_step.TILES if slots == _FEWEST else language_step.WIDE_TILES
+        whole = language_step.WHOLE_TILES if weights.is_whole else language_step.TILES
+        tiles = whole if slots == _FEWEST else language_step.WIDE_TILES
         self._step = Pass(weights, cache, slots, policy, used=rows, alone=True, tiles=tiles)
         self._wide = Pass(
             weights, cache, WIDE, policy, used=WIDE, alone=False, tiles=language_step.WIDE_TILES

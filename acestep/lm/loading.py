@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from acestep.checkpoint.files import most_stored, weight_files
 from acestep.device import BACKEND_CHOICES, DevicePolicy
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
@@ -36,7 +37,8 @@ class Choice:
     def status(self) -> str:
         """One line: what is loaded where."""
         dtype = self.policy.dtypes["lm"].name
-        line = f"{self.folder.name} on {self.policy.name} ({dtype}), backend {self.engine}"
+        held = f", {self.policy.quantization} weights" if self.policy.quantization else ""
+        line = f"{self.folder.name} on {self.policy.name} ({dtype}{held}), backend {self.engine}"
         return f"{line}; {self.note}" if self.note else line
 
     def load(self) -> Backend:
@@ -79,7 +81,8 @@ def find(
         )
     engine, note = choose(backend, policy)
     folder = models.find(model, checkpoint_dir, get_gpu_config(policy=policy))
-    return Choice(folder, engine, policy, note, offload, compile_model)
+    stored = most_stored(weight_files(folder))
+    return Choice(folder, engine, policy.for_weights(stored), note, offload, compile_model)
 
 
 def choose(requested: str | None, policy: DevicePolicy) -> tuple[str, str | None]:
@@ -93,6 +96,12 @@ def choose(requested: str | None, policy: DevicePolicy) -> tuple[str, str | None
         RequestError: the engine is unknown, or the device or installation lacks it.
     """
     wanted = (requested or "auto").strip().lower()
+    if policy.quantization and wanted in ("auto", "vllm"):
+        if wanted == "vllm":
+            raise RequestError(
+                "vLLM holds weights in its own ways; leave out --quantize, or use pt"
+            )
+        return "pt", None
     if wanted == "auto":
         missing = policy.lm_backend == "pt" and policy.prefers_vllm
         note = "vLLM is not installed: the language model uses pt" if missing else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from acestep.checkpoint.files import read_json, weight_files
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
 from acestep.checkpoint.single.language import unpacked
-from acestep.device import GIB, DevicePolicy
+from acestep.device import GIB, WEIGHT_BYTES, DevicePolicy
 from acestep.errors import CheckpointError, RequestError
 from acestep.gpu_config import LM_MEMORY_GB, GPUConfig
 
@@ -74,7 +74,11 @@ def check_memory(folder: Path, policy: DevicePolicy) -> None:
     """
     stored = sum(file.stat().st_size for file in weight_files(folder))
     itemsize = 4 if "32" in str(read_json(folder / "config.json").get("dtype")) else 2
-    needed = stored / itemsize * policy.dtype_of("lm").itemsize / GIB
+    count = stored / itemsize
+    # What embeds stays as it is: a quarter of the smaller models.
+    small = WEIGHT_BYTES.get(policy.quantization or "")
+    held = policy.dtype_of("lm").itemsize
+    needed = count * (held if small is None else 0.25 * held + 0.75 * small) / GIB
     if needed > policy.free_memory:
         raise RequestError(
             f"the language model {folder.name} needs {needed:.1f} GiB and {policy.name} has "

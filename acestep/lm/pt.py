@@ -6,6 +6,7 @@ Where the device runs kernels of our own they compute its step (`fused`), else i
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from acestep.device import DevicePolicy
 from acestep.engines.recent import Recent
 from acestep.engines.torch.addresses import align
 from acestep.engines.torch.language_step import LanguageWeights
+from acestep.engines.torch.quantised import quantise
 from acestep.errors import CheckpointError, GenerationError, first_line
 from acestep.lm import fused, models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
@@ -58,16 +60,39 @@ class PtBackend:
         compile_model: bool = False,
     ) -> None:
         models.check_memory(folder, policy)
-        self.tokenizer = tokens.load_tokenizer(folder)
-        self.tokens = tokens.audio_tokens(self.tokenizer, folder)
-        self._policy, self._offload, self._compile = policy, offload, compile_model
-        self.model = _load_model(folder, policy, "cpu" if offload else policy.device)
-        rows = self.model.get_output_embeddings().weight.shape[0]
-        if rows <= max(self.tokens.codes):
+        tokenizer = tokens.load_tokenizer(folder)
+        audio = tokens.audio_tokens(tokenizer, folder)
+        self._offload, self._compile = offload, compile_model
+        self._hold(_load_model(folder, policy, offload), tokenizer, audio, policy)
+        if self._rows <= max(self.tokens.codes):
             raise CheckpointError(
-                f"{folder}: its weights have {rows} tokens, its tokenizer has more; fetch it again"
+                f"{folder}: its weights have {self._rows} tokens, its tokenizer has more; fetch it "
+                "again"
             )
-        self._vocabulary = Vocabulary(self.tokenizer, self.tokens.text or rows)
+
+    @classmethod
+    def of(
+        cls, model: Any, tokenizer: Any, audio: tokens.AudioTokens, policy: DevicePolicy
+    ) -> PtBackend:
+        """The engine over a model that is no file, for benchmarks.
+
+        Args:
+            model: of transformers, on the policy's device.
+            tokenizer: its tokenizer.
+            audio: which tokens are what.
+            policy: the device.
+        """
+        backend = cls.__new__(cls)
+        backend._offload = backend._compile = False
+        backend._hold(model, tokenizer, audio, policy)
+        return backend
+
+    def _hold(
+        self, model: Any, tokenizer: Any, audio: tokens.AudioTokens, policy: DevicePolicy
+    ) -> None:
+        self.model, self.tokenizer, self.tokens, self._policy = model, tokenizer, audio, policy
+        self._rows = model.get_output_embeddings().weight.shape[0]
+        self._vocabulary = Vocabulary(tokenizer, audio.text or self._rows)
         self._kept: Recent[Plan, Decoder] = Recent(_MOST_KEPT)
         self._weights: LanguageWeights | None = None
 
@@ -186,14 +211,20 @@ class _Running:
             ) from None
 
 
-def _load_model(folder: Path, policy: DevicePolicy, place: Any) -> Any:
+def _load_model(folder: Path, policy: DevicePolicy, offload: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return align(
+    kind, host = policy.quantization, torch.device("cpu")
+    place: Any = host if offload else policy.device
+    model = align(
         load_pretrained(
-            AutoModelForCausalLM, folder, "the language model", policy.dtype_of("lm"), place
+            AutoModelForCausalLM, folder, "the language model", policy.dtype_of("lm"),
+            host if kind else place,
         )
-    )
+    )  # fmt: skip
+    if kind is None:
+        return model
+    return quantise(model, kind, dataclasses.replace(policy, device=place)).to(place)
 
 
 def _until(tokens: list[int], end: int) -> list[int]:

@@ -43,7 +43,7 @@ class Engines:
         Raises:
             RequestError: it is not there.
         """
-        return resolve(self.device)
+        return resolve(self.device, quantization=self.options.quantize)
 
     def music(self, name: str, report: Report) -> AceStepHandler:
         """A handler with a checkpoint, the least recently used of others gone if need be.

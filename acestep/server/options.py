@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from acestep.device import quantization_of
 from acestep.errors import RequestError
 
 MIB = 2**20
@@ -86,6 +87,7 @@ class ServerOptions:
             machine; empty for threads of this process.
         checkpoint: a folder whose `checkpoints` is searched first.
         offload: `none`, `dit` or `all`.
+        quantize: in how few bits weights are held, see `DevicePolicy.with_quantization`.
         data_dir: folder for tasks and results.
         allowed: folders that `*_path` parameters may name files of.
         origins: web sites that may use the API from a browser.
@@ -105,6 +107,7 @@ class ServerOptions:
     ray: str = ""
     checkpoint: str | None = None
     offload: str = "none"
+    quantize: str | None = None
     data_dir: Path | None = None
     allowed: tuple[Path, ...] = ()
     origins: tuple[str, ...] = ()
@@ -166,7 +169,7 @@ def from_environment(given: Mapping[str, Any], environment: Mapping[str, str]) -
         given: fields of `ServerOptions`; None where nothing is said.
         environment: `ACESTEP_API_HOST`, `_PORT`, `_KEY`, `ACESTEP_CONFIG_PATH` (`2`, `3`),
             `ACESTEP_LM_MODEL_PATH`, `ACESTEP_LM_BACKEND`, `ACESTEP_INIT_LLM`,
-            `ACESTEP_QUEUE_MAXSIZE`. (`ACESTEP_DEVICE` is what `auto` means, everywhere.)
+            `ACESTEP_QUANTIZATION`, `ACESTEP_QUEUE_MAXSIZE`. (`ACESTEP_DEVICE` is what `auto` means, everywhere.)
 
     Raises:
         RequestError: a variable cannot be understood.
@@ -186,6 +189,7 @@ def from_environment(given: Mapping[str, Any], environment: Mapping[str, str]) -
         "models": models or None,
         "lm_model": text("LM_MODEL_PATH"),
         "lm_backend": text("LM_BACKEND"),
+        "quantize": quantization_of(text("QUANTIZATION")),
         "init_llm": init in ("true", "1", "yes", "on"),
     }
     said.update({name: value for name, value in given.items() if value is not None})

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from acestep.errors import RequestError
-from acestep.song import decoder, formats, sandbox
+from acestep.song import decoder, flac, formats, sandbox
 from acestep.song.formats import FORMATS, Encoding, encoding, file_format
 from acestep.song.placing import TakenError, part_beside, place, replacing
 from acestep.song.tags import Tags
@@ -35,6 +35,8 @@ __all__ = [
 MAX_INPUT_SECONDS = 3600
 # libsndfile's Vorbis encoder puts what it is given at once on the stack.
 _BLOCK = 4096
+# Samples that are rounded at once: as many as the processor's cache holds.
+_ROUNDED = 1 << 15
 # PCM, float, and the header that says which of the two in a longer form.
 _PLAIN_WAV = (1, 3, 0xFFFE)
 
@@ -127,6 +129,8 @@ def encode(
         sandbox.encode_aac(
             part, _blocks(audio, 0), made.container, sample_rate, channels, how.bitrate or 0
         )
+    elif how.kind == "flac" and audio.shape[-1] > flac.PIECE and flac.threads() > 1:
+        _in_pieces(part, audio, sample_rate, how.bits)
     else:
         _by_libsndfile(part, audio, sample_rate, how)
     if tags is not None:
@@ -148,6 +152,16 @@ def _by_libsndfile(part: Path, audio: torch.Tensor, sample_rate: int, how: Encod
         raise OSError(str(error)) from None
 
 
+def _in_pieces(path: Path, audio: torch.Tensor, sample_rate: int, bits: int) -> None:
+    channels, samples = audio.shape
+    numbers = audio.detach().to("cpu", torch.float32).numpy()
+    flac.write(
+        path,
+        flac.Stream(samples, channels, sample_rate, bits),
+        lambda start, end: _whole(numbers[:, start:end], bits),
+    )
+
+
 def _rate_options(how: Encoding, channels: int) -> dict[str, Any]:
     """A bit rate in libsndfile's words: where between the best and the smallest it lies."""
     assert how.bitrate is not None
@@ -158,22 +172,32 @@ def _rate_options(how: Encoding, channels: int) -> dict[str, Any]:
 
 
 def _blocks(audio: torch.Tensor, bits: int) -> Iterator[np.ndarray[Any, Any]]:
-    """The samples, `[samples, channels]` a block, as whole numbers where a file holds such.
+    """The samples, `[samples, channels]` a block, as whole numbers where a file holds such."""
+    audio = audio.detach().to("cpu", torch.float32)
+    for start in range(0, audio.shape[-1], _BLOCK):
+        block = audio[:, start : start + _BLOCK].numpy()
+        if bits in (0, 32):
+            block = np.ascontiguousarray(block.T)
+            yield block if bits else block.clip(-1, 1)
+        else:
+            yield _whole(block, bits)
+
+
+def _whole(block: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
+    """Samples `[channels, samples]` as whole numbers `[samples, channels]`, in the upper bits.
 
     They are scaled by a power of two, as readers do: what was read from a file of as many bits
     is written back the same.
     """
-    audio = audio.detach().to("cpu", torch.float32)
-    for start in range(0, audio.shape[-1], _BLOCK):
-        block = np.ascontiguousarray(audio[:, start : start + _BLOCK].T.numpy())
-        if bits == 32:
-            yield block
-        elif bits == 0:
-            yield block.clip(-1, 1)
-        else:
-            full = 2.0 ** (bits - 1)
-            whole = np.rint(block * full).clip(-full, full - 1).astype(np.int32)
-            yield whole << (32 - bits)
+    full = np.float32(2.0 ** (bits - 1))
+    whole = np.empty(block.shape[::-1], np.int32)
+    for start in range(0, block.shape[1], _ROUNDED):
+        for number, channel in enumerate(block[:, start : start + _ROUNDED]):
+            scaled = channel * full
+            np.rint(scaled, out=scaled)
+            whole[start : start + _ROUNDED, number] = np.clip(scaled, -full, full - 1, out=scaled)
+    whole <<= 32 - bits
+    return whole
 
 
 def _is_plain(path: Path) -> bool:

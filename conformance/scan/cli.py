@@ -19,6 +19,7 @@ from conformance.scan.answering.versions import parse_version, required_torch
 from conformance.scan.config import FORMATS, Config, find_root, load_config
 from conformance.scan.errors import ConfigError
 from conformance.scan.findings import Finding, Severity
+from conformance.scan.knowing.foreign import ALONE
 from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.source import read_bytes
 from conformance.scan.runner import Outcome, scan, scan_text
@@ -132,7 +133,9 @@ def _emit(text: str, file: str | None = None) -> None:
     sys.stdout.flush()
 
 
-def _collect(options: argparse.Namespace, config: Config) -> tuple[Outcome, list[Target]]:
+def _collect(
+    options: argparse.Namespace, config: Config, *, telling: bool
+) -> tuple[Outcome, list[Target]]:
     paths = options.paths or ["."]
     if "-" in paths:
         if len(paths) > 1:
@@ -143,7 +146,7 @@ def _collect(options: argparse.Namespace, config: Config) -> tuple[Outcome, list
     if not targets:
         named = printable(", ".join(paths))
         sys.stderr.write(f"conformance scan: no file to scan in {named}: none found, or excluded\n")
-    outcome = scan(targets, config)
+    outcome = scan(targets, config, telling=telling)
     if outcome.read:
         sys.stderr.write(
             "conformance scan: nothing known of the rest of the project: "
@@ -169,8 +172,9 @@ def _mend(
         if target.shown not in wanted:
             continue
 
-        def keep(finding: Finding, logical: str = target.logical) -> bool:
-            return finding.severity >= config.severity and config.keeps(logical, finding.code)
+        def keep(finding: Finding, target: Target = target) -> bool:
+            severity = outcome.severity(finding.at(target.shown))
+            return severity >= config.severity and config.keeps(target.logical, finding.code)
 
         fixed = fix_source(
             target.logical,
@@ -179,6 +183,7 @@ def _mend(
             unsafe=options.unsafe_fixes,
             keep=keep,
             torch=config.torch,
+            foreign=outcome.told.get(target.path, ALONE),
         )
         if fixed.after == fixed.before:
             continue
@@ -244,9 +249,10 @@ def run(options: argparse.Namespace) -> int:
     if options.grow and not options.update_baseline:
         raise ConfigError("--grow only goes with --update-baseline")
     config = _config(options)
-    outcome, targets = _collect(options, config)
+    fixing = options.fix or options.unsafe_fixes or options.diff_only
+    outcome, targets = _collect(options, config, telling=fixing)
     mended = 0
-    if options.fix or options.unsafe_fixes or options.diff_only:
+    if fixing:
         if options.paths == ["-"]:
             raise ConfigError("standard input cannot be fixed: give a file")
         mended = _mend(options, config, targets, outcome)

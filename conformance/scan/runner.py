@@ -1,45 +1,36 @@
-"""Scans many files: reads, asks the cache, shares the rest out among processes."""
+"""Scans many files: asks the cache, has the rest looked at, and joins them to a project."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from conformance.scan.answering.cache import Cache
 from conformance.scan.answering.versions import fitting
 from conformance.scan.config import Config
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.joining.project import Looked, Project, Question
-from conformance.scan.judging.analysis import failure, study
 from conformance.scan.judging.documents import OTHER_HOOKS, is_readable
-from conformance.scan.judging.looking import look
-from conformance.scan.judging.rule import Rule
-from conformance.scan.judging.rules import BY_CODE
 from conformance.scan.judging.summary import EMPTY, Report
-from conformance.scan.knowing.foreign import ALONE, Foreign
+from conformance.scan.knowing.foreign import Foreign
 from conformance.scan.knowing.paths import declared_by
-from conformance.scan.knowing.reach import in_kernel_package, is_own_package
+from conformance.scan.knowing.reach import in_extension, in_kernel_package, is_own_package
+from conformance.scan.looks import (
+    first_look,
+    first_looks,
+    second_look,
+    shared,
+    third_look,
+    without_collecting,
+)
 from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import read_bytes
-
-if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
-
-#: Fewer bytes than this are scanned sooner than a second process is started.
-_WORTH_A_PROCESS = 3_000_000
-_CHUNK = 48
-#: Fewer second looks than this are taken sooner than a second process is started.
-_WORTH_SHARING = 24
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass
@@ -57,6 +48,20 @@ class Outcome:
     passed: list[Target] = field(default_factory=list)
     #: Files of the rest of the project that had to be read for what they say of these.
     read: int = 0
+    #: What the files were told of each other, by path, where that was asked for.
+    told: dict[str, Foreign] = field(default_factory=dict)
+
+    def severity(self, finding: Finding) -> Severity:
+        """How grave a finding is that was made by looking at its file alone."""
+        return self._severities.get(_identity(finding), finding.severity)
+
+    @cached_property
+    def _severities(self) -> dict[tuple[str, ...], Severity]:
+        held: dict[tuple[str, ...], Severity] = {}
+        for finding in (*self.findings, *self.below):
+            key = _identity(finding)
+            held[key] = max(finding.severity, held.get(key, finding.severity))
+        return held
 
     def take(self, found: list[Finding], target: Target, config: Config) -> None:
         """Add what was found in a file, as far as the settings let it through."""
@@ -65,109 +70,20 @@ class Outcome:
             (self.findings if shown else self.below).append(finding)
 
 
-def _scan_one(target: Target, rules: Iterable[Rule], data: bytes | None = None) -> Looked:
-    try:
-        content = read_bytes(target.path) if data is None else data
-    except OSError as error:
-        reason = error.strerror or "not a regular file"
-        return Looked([failure(target.shown, 1, f"could not be read: {reason}")], EMPTY)
-    found, summary = study(target.logical, content, rules)
-    return Looked([finding.at(target.shown) for finding in found], summary)
-
-
-def _scan_chunk(targets: list[Target], codes: tuple[str, ...]) -> list[Looked]:
-    """Work of one process; what a file leaves behind holds no cycles, so none are looked for."""
-    rules = [BY_CODE[code] for code in codes]
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return [_scan_one(target, rules) for target in targets]
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _scan_many(targets: list[Target], config: Config) -> list[Looked]:
-    rules = config.rules()
-    jobs = config.jobs or os.cpu_count() or 1
-    jobs = min(jobs, (len(targets) + _CHUNK - 1) // _CHUNK)
-    if jobs > 1 and not _worth_it(targets):
-        jobs = 1
-    if jobs <= 1:
-        return _scan_chunk(targets, tuple(rule.code for rule in rules))
-    codes = tuple(rule.code for rule in rules)
-    chunks = [targets[start :: _stride(targets)] for start in range(_stride(targets))]
-    with _pool(jobs) as pool:
-        results = list(pool.map(_scan_chunk, chunks, [codes] * len(chunks)))
-    merged: dict[str, Looked] = {}
-    for chunk, result in zip(chunks, results, strict=True):
-        merged.update(zip((target.path for target in chunk), result, strict=True))
-    return [merged[target.path] for target in targets]
-
-
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Processes to share work out among."""
-    # Imported here: a run on few files starts sooner without them.
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    # Forking is the quicker start, and safe here: the scanner runs no threads. Inside a process
-    # that has loaded much else (a test run, a notebook) a fresh interpreter is safer.
-    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
-    return ProcessPoolExecutor(jobs, mp_context=get_context(method))
-
-
-def _look_one(asked: tuple[Target, frozenset[str], frozenset[str], Foreign]) -> Report:
-    target, names, own, foreign = asked
-    try:
-        data = read_bytes(target.path)
-    except OSError:
-        return Report()  # gone since the first look
-    return look(target.logical, data, names, own, foreign.spoken_of(data))
-
-
-def _study_again(told: tuple[Target, tuple[str, ...], Foreign]) -> Looked | None:
-    """None where nothing is told that the file speaks of, or it is gone since the first look."""
-    target, codes, foreign = told
-    try:
-        data = read_bytes(target.path)
-    except OSError:
-        return None
-    foreign = foreign.spoken_of(data)
-    if foreign == ALONE:
-        return None
-    findings, summary = study(target.logical, data, [BY_CODE[code] for code in codes], foreign)
-    return Looked([finding.at(target.shown) for finding in findings], summary)
-
-
-def _stride(targets: list[Target]) -> int:
-    return (len(targets) + _CHUNK - 1) // _CHUNK
-
-
-def _worth_it(targets: list[Target]) -> bool:
-    total = 0
-    for target in targets:
-        try:
-            total += os.stat(target.path).st_size
-        except OSError:
-            continue
-        if total > _WORTH_A_PROCESS:
-            return True
-    return False
-
-
-def scan(targets: list[Target], config: Config) -> Outcome:
+def scan(targets: list[Target], config: Config, *, telling: bool = False) -> Outcome:
     """Scan files; what the settings leave out is left out, everything else is in the outcome.
 
     Files that others of the project can change are judged with the whole of it, whatever part
-    of it is asked for.
+    of it is asked for. With ``telling`` the outcome holds what they were told of each other.
     """
     targets, passed = _readable(targets, config)
     outcome = Outcome(files=len(targets), passed=passed)
     run = _Run(config)
     run.first(targets)
     outcome.cached = run.cached
-    settled = run.settle(targets)
+    with without_collecting():
+        settled = run.settle(targets, anew=telling)
+    outcome.told = run.told
     outcome.read = run.read
     for target in targets:
         findings = settled.get(target.path) or run.files[target.path].findings
@@ -204,6 +120,7 @@ class _Run:
         self.keys: dict[str, str] = {}
         self.targets: dict[str, Target] = {}
         self.cached = self.read = 0
+        self.told: dict[str, Foreign] = {}
         self._looks: dict[str, Report | None] = {}
         self._lacking: set[str] = set()  # their findings are known, but not their summaries
 
@@ -224,7 +141,7 @@ class _Run:
         return len(missing)
 
     def _study(self, targets: list[Target]) -> None:
-        for target, looked in zip(targets, _scan_many(targets, self.config), strict=True):
+        for target, looked in zip(targets, first_looks(targets, self.config), strict=True):
             self.files[target.path] = looked
             self._lacking.discard(target.path)
             key = self.keys[target.path]
@@ -241,14 +158,14 @@ class _Run:
                     self.keys[path] = self.cache.key_of(path, _declared(target.logical))
         return self.keys[path]
 
-    def settle(self, targets: list[Target]) -> dict[str, list[Finding]]:
+    def settle(self, targets: list[Target], *, anew: bool = False) -> dict[str, list[Finding]]:
         """Findings of the targets that the project as a whole changes, by path."""
         paths = [target.path for target in targets]
         cache = self.cache
         key = self._identity(paths) if cache is not None else ""
         if cache is not None:
             held = cache.settled(key)
-            if held is not None:
+            if held is not None and not anew:
                 return held
         self._complete(paths)
         if not any(self.files[path].asks for path in paths):
@@ -257,7 +174,9 @@ class _Run:
             known = set(self.files)
             self.read = self.first([t for t in self._rest(targets) if t.path not in known])
             self._complete(self.files)
-            settled = self._project().settle(paths)
+            project = self._project()
+            settled = project.settle(paths)
+            self.told = project.told
         if cache is not None and len(self.files) == len(paths):
             cache.put_settled(key, settled)
         return settled
@@ -293,7 +212,7 @@ class _Run:
     def _project(self) -> Project:
         files = {path: self.files[path] for path in sorted(self.files)}
         logical = {path: target.logical for path, target in self.targets.items()}
-        return Project(files, logical, self._look, self._again)
+        return Project(files, logical, self._look, self._again, _bytes_of)
 
     def _look(self, questions: Sequence[Question]) -> list[Report]:
         """Answers to questions about files, from the cache as far as it knows them."""
@@ -305,7 +224,7 @@ class _Run:
             ]
         missing = [index for index, report in enumerate(held) if report is None]
         work = [(self.targets[questions[i][0]], *questions[i][1:]) for i in missing]
-        for index, report in zip(missing, self._shared(_look_one, work), strict=True):
+        for index, report in zip(missing, shared(self.config, second_look, work), strict=True):
             held[index] = report
             if self.cache is not None and self.keys[questions[index][0]]:
                 self.cache.put_report(keys[index], report)
@@ -332,7 +251,7 @@ class _Run:
         missing = [index for index, held in enumerate(result) if held is None]
         codes = tuple(rule.code for rule in self.config.rules())
         work = [(self.targets[told[i][0]], codes, told[i][1]) for i in missing]
-        for index, looked in zip(missing, self._shared(_study_again, work), strict=True):
+        for index, looked in zip(missing, shared(self.config, third_look, work), strict=True):
             path, foreign = told[index]
             result[index] = looked = looked or self.files[path]
             if self.cache is not None and self.keys[path]:
@@ -341,18 +260,22 @@ class _Run:
                 self.cache.put_summary(key, looked.summary)
         return [held for held in result if held is not None]
 
-    def _shared(self, function: Callable[[T], U], work: list[T]) -> list[U]:
-        """Work done here, or by several processes if there is enough of it."""
-        jobs = self.config.jobs or os.cpu_count() or 1
-        if jobs <= 1 or len(work) < _WORTH_SHARING:
-            return [function(item) for item in work]
-        with _pool(jobs) as pool:
-            return list(pool.map(function, work, chunksize=4))
-
     def save(self) -> None:
         """Keep what was learnt."""
         if self.cache is not None:
             self.cache.save()
+
+
+def _identity(finding: Finding) -> tuple[str, ...]:
+    """What stays of a finding while the lines around it are mended."""
+    return finding.path, finding.code, finding.scope, finding.text
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return read_bytes(path)
+    except OSError:
+        return b""  # gone since the first look
 
 
 def _declared(path: str) -> str:
@@ -365,7 +288,8 @@ def _declared(path: str) -> str:
 
 
 def _kept(findings: list[Finding], target: Target, config: Config) -> list[Finding]:
-    if any(f.severity > Severity.NOTE for f in findings) and in_kernel_package(target.path):
+    loud = any(f.severity > Severity.NOTE for f in findings)
+    if loud and (in_kernel_package(target.path) or in_extension(target.path, str(config.root))):
         # Not in the analysis: what is kept in the cache must not depend on other files.
         findings = [replace(f, severity=Severity.NOTE) for f in findings]
     return [
@@ -382,5 +306,5 @@ def scan_text(data: bytes, name: str, config: Config) -> Outcome:
     if is_other(name) and not is_readable():
         return Outcome(passed=[target])
     outcome = Outcome(files=1)
-    outcome.take(_scan_one(target, config.rules(), data).findings, target, config)
+    outcome.take(first_look(target, config.rules(), data).findings, target, config)
     return outcome

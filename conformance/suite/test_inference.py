@@ -190,9 +190,12 @@ def on_audio(task: str) -> dict[str, Any]:
     "engines.torch.offloading:bring",
     "song.request:audio_codes_in",
 )
-def test_codes_and_a_reference(api: Api, target: Target, handler: Any) -> None:
-    """The handler's own method, from audio codes and with a timbre to follow."""
-    result = handler.generate_music(
+def test_codes_and_a_reference(api: Api, target: Target, xl: Any) -> None:
+    """The handler's own method, from audio codes and with a timbre to follow.
+
+    A timbre is heard in half a minute of audio; a narrow checkpoint reads it as a wide one does.
+    """
+    result = xl.generate_music(
         captions="piano",
         audio_code_string=CODES,
         audio_duration=0.6,

@@ -34,6 +34,7 @@ from conformance.targets import Target
 )
 def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
     """A song a line on the device asked for; what failed is listed, what is done stays."""
+    api.get("cli.batch:run")
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "songs"
     good = {"caption": "piano", "duration": 0.6, "inference_steps": 1}
     prompts.write_text(f"{json.dumps(good)}\n{json.dumps(good | {'bpm': 1})}\n", "utf-8")
@@ -65,6 +66,7 @@ def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
 )
 def test_a_benchmark(api: Api, target: Target, tmp_path: Path) -> None:
     """Every stage of a song has a time on the device asked for."""
+    api.get("cli.bench:run")
     table = tmp_path / "table.json"
     options = ["bench", "--device", target.device, "--seconds", "0.6", "--repeats", "1", "--think"]
     options += ["--against", "nothing", "--json", str(table)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,6 @@ import torch
 from conformance.entrypoints import covers
 from conformance.suite.support import Api, generate, new_handler, placed, song, tone
 from conformance.targets import Target
-
-
-@pytest.fixture(scope="module")
-def xl_folder(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny XL base checkpoint with random weights, in diffusers' layout."""
-    folder: Path = tmp_path_factory.mktemp("xl") / "acestep-v15-xl-base-tiny"
-    shape = api.get("demo.recipe:DemoShape")
-    narrow = {"hidden": 128, "condition_hidden": 64, "token_hidden": 64, "layers": 2}
-    api.get("demo.recipe:build")(folder, shape(is_turbo=False, **narrow))
-    config = folder / "transformer" / "config.json"
-    # By this, and the width of its own, a checkpoint is known for one of the original's.
-    config.write_text(json.dumps({**json.loads(config.read_text()), "model_version": "base"}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def xl(api: Api, target: Target, xl_folder: Path) -> Any:
-    handler = new_handler(api)
-    message, ok = handler.initialize_service(None, str(xl_folder), target.device, dtype="float32")
-    assert ok, message
-    yield handler
-    handler.unload()
 
 
 @covers(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from acestep import acestep_v15_pipeline
 from acestep.checkpoint.finding import find
 from acestep.device import DevicePolicy, resolve
 from acestep.handler import AceStepHandler
@@ -24,7 +29,7 @@ def policy() -> DevicePolicy:
 
 @pytest.fixture(scope="session")
 def demo_folder() -> Path:
-    """The built-in checkpoint in diffusers layout."""
+    """The built-in checkpoint in diffusers layout, narrow as tests have it."""
     return find("demo").path
 
 
@@ -40,10 +45,18 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def handler() -> AceStepHandler:
-    """A handler with the built-in checkpoint on the CPU."""
+    """A handler with the built-in checkpoint on the CPU, narrow as tests have it."""
     made = AceStepHandler()
     message, ok = made.initialize_service(None, "demo", "cpu")
     assert ok, message
+    return made
+
+
+@pytest.fixture(scope="session")
+def trained_handler(trained: Path) -> AceStepHandler:
+    """A handler with the built-in checkpoint as it ships, on the CPU."""
+    made = AceStepHandler()
+    made.load(str(trained), resolve("cpu"))
     return made
 
 
@@ -93,6 +106,62 @@ def song_file(song: torch.Tensor, tmp_path: Path) -> Path:
     path = tmp_path / "chord.wav"
     soundfile.write(path, song.T.numpy(), 48000)
     return path
+
+
+class Forked:
+    """The command line in a copy of this process: what it does, without the imports' seconds.
+
+    Its output goes to files beside the test's own.
+    """
+
+    def __init__(self, folder: Path, arguments: Sequence[str], first: Callable[[], object]) -> None:
+        self._printed, self._said = folder / "printed", folder / "said"
+        copy = multiprocessing.get_context("fork").Process(
+            target=self._run, args=(arguments, first)
+        )
+        copy.start()
+        self.process = copy
+
+    def _run(self, arguments: Sequence[str], first: Callable[[], object]) -> None:
+        sys.settrace(None)
+        for number, name, path in ((1, "stdout", self._printed), (2, "stderr", self._said)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
+        # A run that was started in the background ignores interrupts, and so would this one.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        first()
+        sys.exit(acestep_v15_pipeline.main(list(arguments)))
+
+    def said(self, lines: int = 0, within: float = 60.0) -> str:
+        """What stands on its standard error, once there are so many lines."""
+        end = time.monotonic() + within
+        while True:
+            text = self._said.read_text(encoding="utf-8") if self._said.exists() else ""
+            if text.count("\n") >= lines:
+                return text
+            assert self.process.is_alive(), text
+            assert time.monotonic() < end, text
+            time.sleep(0.02)
+
+    def ended(self, within: float = 60.0) -> tuple[int | None, str, str]:
+        """Its exit code, standard output and standard error."""
+        self.process.join(within)
+        return self.process.exitcode, self._printed.read_text(encoding="utf-8"), self.said()
+
+
+@pytest.fixture
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Forked]]:
+    """Starts the command line in a copy of this process; `first` runs there before it."""
+    started: list[Forked] = []
+
+    def start(*arguments: str, first: Callable[[], object] = lambda: None) -> Forked:
+        started.append(Forked(tmp_path_factory.mktemp("forked"), arguments, first))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.join()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.device import DevicePolicy
+from acestep.device import DevicePolicy, resolve
 from acestep.errors import RequestError
 from acestep.gpu_config import (
     check_batch_size_limit,
@@ -78,3 +78,18 @@ def test_checks_say_what_and_why() -> None:
     ok, line = check_batch_size_limit(2, config)
     assert not ok
     assert "a batch of 2 is above the limit of 1" in line
+
+
+def test_weights_in_few_bits_leave_room_for_a_language_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a card of 6 GB the smallest, without offloading; on 12 GB all of them."""
+    monkeypatch.setenv("MAX_CUDA_VRAM", "6")
+    plain, small = (
+        get_gpu_config(policy=resolve("cpu", quantization=kind)) for kind in (None, "int8")
+    )
+    assert (plain.tier, plain.available_lm_models) == ("tier2", ())
+    assert (small.tier, small.available_lm_models) == ("tier2", ("acestep-5Hz-lm-0.6B",))
+    assert not small.offload_to_cpu_default
+    monkeypatch.setenv("MAX_CUDA_VRAM", "12")
+    assert len(get_gpu_config(policy=resolve("cpu", quantization="int8")).available_lm_models) == 3

@@ -139,9 +139,16 @@ def test_expectations(tmp_path: Path) -> None:
     assert second.matches("test_a.py::test_c", "cuda")
     assert not second.matches("test_a.py::test_c", "cpu")
     assert (second.reason, second.line) == ("driver", 4)
+    file.write_text("test_a.py::test_b[warm piano] @mps-sim  # [frozen] acestep/a.py:3: broke\n")
+    (third,) = expect.read(file)
+    assert third.matches("test_a.py::test_b[warm piano]", "mps-sim")
+    assert not third.differs("acestep/a.py:14", "broke")
+    assert third.differs("acestep/b.py:3", "broke")
+    assert third.differs("acestep/a.py:3", "broke otherwise") == "acestep/a.py:3: broke"
+    assert not second.differs("anywhere", "anything")
 
 
-@pytest.mark.parametrize("line", ["test_a.py::test_b", "a b c # why", "a @cuda #", "a b # why"])
+@pytest.mark.parametrize("line", ["test_a.py::test_b", "a @cuda b # why", "a @cuda #"])
 def test_expectations_need_a_reason(tmp_path: Path, line: str) -> None:
     file = tmp_path / "known.txt"
     file.write_text(line)

@@ -152,6 +152,11 @@ class AdapterMixin:
         if self.pipeline is None:
             name = type(self.engine).__name__
             raise RequestError(f"{name} takes no adapters; load the checkpoint with another engine")
+        if getattr(self.engine, "quantization", None):
+            raise RequestError(
+                "adapters cannot be added to quantised weights; load the checkpoint without "
+                "quantization"
+            )
         transformer = self.pipeline.transformer
         if loaded and not has_adapter(transformer):
             raise RequestError("no adapter is loaded; load one with load_lora or --lora")

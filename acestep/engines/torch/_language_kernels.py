@@ -71,28 +71,34 @@ def _root(powers, parts, width, eps, SLOTS: tl.constexpr, PARTS: tl.constexpr): 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gather(  # type: ignore[no-untyped-def]  # pragma: no cover
-    partial, SPLITS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr
-):
+    partial, taken, SPLITS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr,
+    SLOTS: tl.constexpr,
+):  # fmt: skip
     """The sum of what the programs of one block left, always in the same order."""
     place = tl.arange(0, ROWS)[:, None] * SLOTS + tl.arange(0, SLOTS)[None, :]
-    total = tl.load(partial + place)
+    total = tl.load(partial + place, mask=taken, other=0.0)
     for split in tl.static_range(1, SPLITS):
-        total += tl.load(partial + split * SIZE + place)
+        total += tl.load(partial + split * SIZE + place, mask=taken, other=0.0)
     return total
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
-    total, other, root, before, gains, block, out, stream, squares, outputs,
-    SLOTS: tl.constexpr, ROWS: tl.constexpr, KIND: tl.constexpr,
+    total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
+    SLOTS: tl.constexpr, ROWS: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """What follows a product: the norm of its input, the activation, the sum."""
     rows, slots = block * ROWS + tl.arange(0, ROWS), tl.arange(0, SLOTS)
-    inside = (rows < outputs)[:, None]
+    inside = (rows < outputs)[:, None] & taken
     place = slots[None, :] * outputs + rows[:, None]
     total *= root[None, :]
+    if WHOLE:
+        total *= tl.load(scales + rows, mask=rows < outputs, other=0.0).to(tl.float32)[:, None]
     if KIND == GATED:
-        total = total / (1.0 + tl.exp(-total)) * (other * root[None, :])
+        other *= root[None, :]
+        if WHOLE:
+            other *= tl.load(scales + outputs + rows).to(tl.float32)[:, None]
+        total = total / (1.0 + tl.exp(-total)) * other
     if KIND == JOINED:
         total += before
         tl.store(stream + place, total, mask=inside)
@@ -101,17 +107,18 @@ def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
     tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["parts"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["parts", "used"])  # type: ignore[untyped-decorator]
 def product(  # type: ignore[no-untyped-def]  # pragma: no cover
-    ready, weight, out, stream, gain, powers, parts, squares, partial, arrivals,
-    outputs, width, eps,
+    ready, weight, scales, out, stream, gain, powers, parts, squares, partial, arrivals,
+    outputs, width, used, eps,
     SLOTS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, STEPS: tl.constexpr,
     SPLITS: tl.constexpr, PARTS: tl.constexpr, EVEN: tl.constexpr,
-    NORMED: tl.constexpr, KIND: tl.constexpr, AHEAD: tl.constexpr,
+    NORMED: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Some outputs of a product for all slots, over one part of its inputs.
+    """Some outputs of a product for the slots in use, over one part of its inputs.
 
-    The last program of a block to arrive adds the parts up and does what follows.
+    The last program of a block to arrive adds the parts up and does what follows. With `WHOLE`
+    the weight is held in whole numbers, with a scale for each output.
     """
     block, split = tl.program_id(0) // SPLITS, tl.program_id(0) % SPLITS
     rows, slots = block * ROWS + tl.arange(0, ROWS), tl.arange(0, SLOTS)
@@ -130,50 +137,55 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
         gains = tl.load(gain + rows).to(tl.float32)
     if AHEAD:
         tl.extra.cuda.gdc_wait()
+    # Of a small batch most slots are not in use, and need not be read.
+    taken = (slots < used)[None, :]
     heard = ready + begin + slots[None, :] * width + depth[:, None]
-    given = tl.load(heard)
+    given = tl.load(heard, mask=taken, other=0.0)
     # What the last program will need is asked for now: then it need not wait for it.
     before = tl.full((ROWS, SLOTS), 0.0, tl.float32)
     if KIND == JOINED:
-        before = tl.load(stream + slots[None, :] * outputs + rows[:, None])
+        place_of = slots[None, :] * outputs + rows[:, None]
+        before = tl.load(stream + place_of, mask=taken, other=0.0)
     root = tl.full((SLOTS,), 1.0, tl.float32)
     if NORMED:
         root = _root(powers, parts, width, eps, SLOTS, PARTS)
-    total = tl.dot(tile, given, input_precision="ieee")
+    kind = given.dtype
+    total = tl.dot(tile.to(kind), given, input_precision="ieee")
     other = total
     if KIND == GATED:
-        other = tl.dot(second, given, input_precision="ieee")
+        other = tl.dot(second.to(kind), given, input_precision="ieee")
     for _ in range(1, STEPS):
         place += DEPTH
         heard += DEPTH
-        given = tl.load(heard)
+        given = tl.load(heard, mask=taken, other=0.0)
         tile = tl.load(place) if EVEN else tl.load(place, mask=inside, other=0.0)
-        total = tl.dot(tile, given, total, input_precision="ieee")
+        total = tl.dot(tile.to(kind), given, total, input_precision="ieee")
         if KIND == GATED:
-            other = tl.dot(tl.load(place + beyond), given, other, input_precision="ieee")
+            second = tl.load(place + beyond)
+            other = tl.dot(second.to(kind), given, other, input_precision="ieee")
     if SPLITS == 1:
         _finish(
-            total, other, root, before, gains, block, out, stream, squares, outputs,
-            SLOTS, ROWS, KIND,
+            total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
+            SLOTS, ROWS, KIND, WHOLE,
         )  # fmt: skip
         return
     halves: tl.constexpr = 2 if KIND == GATED else 1
     size: tl.constexpr = ROWS * SLOTS * halves
     left = partial + block * (SPLITS * size)
     own = left + split * size + tl.arange(0, ROWS)[:, None] * SLOTS + slots[None, :]
-    tl.store(own, total)
+    tl.store(own, total, mask=taken)
     if KIND == GATED:
-        tl.store(own + ROWS * SLOTS, other)
+        tl.store(own + ROWS * SLOTS, other, mask=taken)
     # All of this program's parts are written before its arrival is told.
     tl.debug_barrier()
     if tl.atomic_add(arrivals + block, 1, sem="acq_rel") == SPLITS - 1:
         tl.store(arrivals + block, 0)
-        total = _gather(left, SPLITS, size, ROWS, SLOTS)
+        total = _gather(left, taken, SPLITS, size, ROWS, SLOTS)
         if KIND == GATED:
-            other = _gather(left + ROWS * SLOTS, SPLITS, size, ROWS, SLOTS)
+            other = _gather(left + ROWS * SLOTS, taken, SPLITS, size, ROWS, SLOTS)
         _finish(
-            total, other, root, before, gains, block, out, stream, squares, outputs,
-            SLOTS, ROWS, KIND,
+            total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
+            SLOTS, ROWS, KIND, WHOLE,
         )  # fmt: skip
 
 

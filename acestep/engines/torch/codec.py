@@ -63,6 +63,9 @@ def decode(
     even = compiled and policy.tunes
     if even and chunk_frames is None:
         core = max(MIN_CHUNK_FRAMES, core // 2)
+    if policy.quantization and chunk_frames is None:
+        # Whoever holds weights in few bits is short of memory, and what is decoded counts too.
+        core = max(MIN_CHUNK_FRAMES, core // 2)
     even = even and frames > core + 2 * halo
     run = wave_decoder(vae, policy, compiled, even)
     audio: torch.Tensor | None = None

@@ -36,6 +36,7 @@ class TorchEngine:
         self.pipeline, self.policy = pipeline, policy
         self._send_home = pipeline.wait_on_host(policy, offload)
         self._silent_timbre: torch.Tensor | None = None
+        self.quantization = policy.quantization
 
     @property
     def xp(self) -> Any:

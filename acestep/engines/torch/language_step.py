@@ -13,6 +13,10 @@ from torch import nn
 from acestep.device import DevicePolicy
 from acestep.engines.torch.addresses import places
 from acestep.engines.torch.launching import launch
+from acestep.engines.torch.quantised import Quantised, joined
+
+Weight = tuple[torch.Tensor, torch.Tensor | None]
+"""Of a product, `[outputs, inputs]`; and where it is held in whole numbers the outputs' scales."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,18 @@ TILES: Mapping[str, Tile] = {
     "out": Tile(64, 512, 1, 4),
     "opened": Tile(32, 256, 8, 4),
     "closed": Tile(64, 128, 6, 4, 4),
-    "head": Tile(64, 128, 16, 4, 4),
+    "head": Tile(64, 128, 16, 4, 3),
 }
 """Of queries, keys and values; of what attention heard; of the gate; of what passed it; of the
 vocabulary. Measured on an H200 at the published shapes."""
 
 WIDE_TILES: Mapping[str, Tile] = {**TILES, "opened": Tile(64, 256, 2, 4)}
 """The same where so many slots take the room of the larger tile."""
+
+WHOLE_TILES: Mapping[str, Tile] = {
+    **TILES, "opened": Tile(32, 256, 4, 4), "closed": Tile(64, 256, 3, 4)
+}  # fmt: skip
+"""The same where weights are held in eight bits."""
 
 STRETCH = 64
 """Cached positions that one program of the attention reads."""
@@ -62,7 +71,8 @@ def fits(model: Any, tiles: Mapping[str, Tile] | None = None) -> bool:
     if set(config.layer_types) != {"full_attention"}:
         return False
     linears = [part for layer in model.get_decoder().layers for part in _linears(layer)]
-    if any(type(part) is not nn.Linear or part.bias is not None for part in linears):
+    kinds = {part.kind if isinstance(part, Quantised) else type(part) for part in linears}
+    if kinds not in ({nn.Linear}, {"int8"}) or any(part.bias is not None for part in linears):
         return False
     heads, kv, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -104,6 +114,11 @@ class LanguageWeights:
     def is_current(self, model: Any) -> bool:
         """Whether the model still has the weights, at the places, that were read here."""
         return model is self.model and places(model.get_decoder()) == self._signature
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the weights are held in whole numbers."""
+        return self.layers[0].out[1] is not None
 
     def rotary(self, length: int) -> torch.Tensor:
         """Cosines and sines of positions, float32 `[length, head_dim]`, half of each."""
@@ -247,7 +262,7 @@ class Pass:
 
     def head(self, weight: torch.Tensor, logits: torch.Tensor) -> None:
         """The scores of some tokens after every slot: float32 `[slots, tokens]`."""
-        self._product("head", self.ready, weight, logits, parts=self.parts)
+        self._product("head", self.ready, (weight, None), logits, parts=self.parts)
 
     def _attend(self, number: int, layer: _Layer) -> None:
         step, cache, eps = kernels()[0], self._cache, self._weights.eps
@@ -274,7 +289,7 @@ class Pass:
         self,
         name: str,
         given: torch.Tensor,
-        weight: torch.Tensor,
+        held: Weight,
         out: torch.Tensor,
         *,
         parts: int = 0,
@@ -284,6 +299,7 @@ class Pass:
         gated: bool = False,
     ) -> None:
         step, tile = kernels()[0], self._tiles[name]
+        weight, scales = held
         outputs, width = out.shape[1], weight.shape[1]
         if name == "head":
             outputs = weight.shape[0]
@@ -291,14 +307,14 @@ class Pass:
         kind = step.GATED if gated else step.JOINED if gain is not None else step.PLAIN
         launch(
             step.product, (-(-outputs // tile.rows) * splits,),
-            given, weight, out, self.stream, self.ready if gain is None else gain,
+            given, weight, weight if scales is None else scales, out, self.stream, self.ready if gain is None else gain,
             self.powers if powers is None else powers, parts,
             self.powers if squares is None else squares, self._partial, self._arrivals,
-            outputs, width, self._weights.eps,
+            outputs, width, self._used, self._weights.eps,
             SLOTS=self._slots, ROWS=tile.rows, DEPTH=tile.depth,
             STEPS=width // tile.depth // splits, SPLITS=splits,
             PARTS=_power_of_two(self.parts), EVEN=outputs % tile.rows == 0,
-            NORMED=parts > 0, KIND=kind.value, AHEAD=self.ahead,
+            NORMED=parts > 0, KIND=kind.value, WHOLE=scales is not None, AHEAD=self.ahead,
             **self._options(tile.warps, tile.stages),
         )  # fmt: skip
 
@@ -315,9 +331,9 @@ class _Layer:
     def __init__(self, layer: Any) -> None:
         own, mlp = layer.self_attn, layer.mlp
         self.joined = _joined(own.q_proj, own.k_proj, own.v_proj)
-        self.out = own.o_proj.weight
+        self.out = _joined(own.o_proj)
         self.opened = _joined(mlp.gate_proj, mlp.up_proj)
-        self.closed = mlp.down_proj.weight
+        self.closed = _joined(mlp.down_proj)
         self.gain = layer.input_layernorm.weight
         self.middle_gain = layer.post_attention_layernorm.weight
         self.query_gain, self.key_gain = own.q_norm.weight, own.k_norm.weight
@@ -329,13 +345,18 @@ def _linears(layer: Any) -> list[Any]:
     return [*attention, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
-def _joined(*linears: Any) -> torch.Tensor:
+def _joined(*linears: Any) -> Weight:
     """The weights of layers over one input, which are parts of it from here on."""
+    if isinstance(linears[0], Quantised):
+        whole = joined(*linears) if len(linears) > 1 else linears[0]
+        return whole.weight, whole.scale
+    if len(linears) == 1:
+        return linears[0].weight, None
     weight = torch.cat([linear.weight for linear in linears])
     sizes: list[int] = [linear.out_features for linear in linears]
     for linear, rows in zip(linears, torch.split(weight, sizes), strict=True):
         linear.weight.data = rows
-    return weight
+    return weight, None
 
 
 def _splits(tile: Tile, width: int) -> int:

@@ -25,13 +25,17 @@ def compiling_together() -> Iterator[None]:
     """While it lasts launches compute nothing: their kernels are compiled, several at a time.
 
     Kernels that were compiled before, in this process or (by Triton's cache on disk) in an
-    earlier one, are there at once.
+    earlier one, are there at once. One that cannot be compiled says so when it is launched:
+    here it would leave Triton in this mode for good.
     """
     import triton
 
     token = _COMPILING.set(True)
     try:
-        with ThreadPoolExecutor(_THREADS) as pool, triton.AsyncCompileMode(pool):
+        with (
+            ThreadPoolExecutor(_THREADS) as pool,
+            triton.AsyncCompileMode(pool, ignore_errors=True),
+        ):
             yield
     finally:
         _COMPILING.reset(token)

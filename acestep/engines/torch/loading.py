@@ -16,6 +16,7 @@ from acestep.device import DevicePolicy, resolve
 from acestep.engines.torch.addresses import align
 from acestep.engines.torch.engine import TorchEngine, out_of_memory
 from acestep.engines.torch.pipeline import Pipeline
+from acestep.engines.torch.quantised import quantise
 from acestep.errors import GenerationError, RequestError
 
 
@@ -27,13 +28,11 @@ class Options:
         use_flash_attention: attention through the flash-attn package.
         compile_model: compile the transformer's layers and the VAE's decoder on first use.
         offload: what waits on the host while it is idle: `none`, `dit` or `all`.
-        quantization: not available; anything but None is refused.
     """
 
     use_flash_attention: bool = False
     compile_model: bool = False
     offload: str = "none"
-    quantization: str | None = None
 
     def check(self, policy: DevicePolicy) -> None:
         """Refuse what the device or this installation does not have.
@@ -41,11 +40,6 @@ class Options:
         Raises:
             RequestError: names the option and what to do.
         """
-        if self.quantization is not None:
-            raise RequestError(
-                f"quantization '{self.quantization}' is not available; leave it out, and use "
-                "offloading where memory is short"
-            )
         if self.offload != "none" and policy.unified_memory:
             raise RequestError(
                 f"offloading is pointless on {policy.name}: the host and the device share their "
@@ -82,17 +76,31 @@ def load_engine(
         CheckpointError: a file is missing, damaged, or does not fit the architecture.
         GenerationError: it does not fit into memory.
     """
-    # With offloading, weights go to the host first and visit the device in turn.
-    home = resolve("cpu") if options.offload == "all" else policy
+    # With offloading, weights go to the host first and visit the device in turn. So they do to be
+    # made small: the device never holds them in full.
+    visits = options.offload == "all"
+    home = resolve("cpu") if visits or policy.quantization else policy
     try:
         placed = dataclasses.replace(policy, device=home.device)
         pipeline = load_pipeline(checkpoint, placed, on_component)
+        if policy.quantization:
+            make_small(pipeline, placed if visits else policy)
         if options.use_flash_attention:
             pipeline.transformer.set_attention_backend("flash")
         pipeline.compiles = options.compile_model
         return TorchEngine(pipeline, policy, options.offload)
     except torch.OutOfMemoryError as error:
         raise GenerationError(out_of_memory(policy, error)) from None
+
+
+def make_small(pipeline: Pipeline, policy: DevicePolicy) -> None:
+    """Hold the transformers' weights as the policy says, and bring all modules to its device."""
+    assert policy.quantization is not None
+    names = ("transformer", "condition_encoder", "text_encoder", "audio_token_detokenizer")
+    for name in names:
+        if (module := getattr(pipeline, name)) is not None:
+            quantise(module, policy.quantization, policy)
+    pipeline.to(policy.device)
 
 
 def load_pipeline(

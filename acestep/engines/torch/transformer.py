@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from acestep.device import DevicePolicy
+from acestep.engines.torch import quantised
 from acestep.engines.torch.addresses import align, places
 from acestep.engines.torch.attention import Attention
 
@@ -304,6 +305,8 @@ def _joined(*linears: Any) -> Any:
     Plain layers share one weight from here on, as views of it; anything else, such as a layer
     with an adapter, is called on its own.
     """
+    if quantised.are_alike(*linears):
+        return quantised.joined(*linears)
     if any(type(linear) is not nn.Linear or linear.bias is not None for linear in linears):
         return lambda hidden: torch.cat([linear(hidden) for linear in linears], dim=-1)
     weight = torch.cat([linear.weight for linear in linears])

@@ -87,7 +87,9 @@ class Events:
         """Load what the service panel says."""
 
         def submit(who: Visitor) -> Job:
-            return self.studio.start(who, service.chosen(values), planner=planner)
+            return self.studio.start(
+                who, service.chosen(values, self.studio.options.choice), planner=planner
+            )
 
         async for update in self.follower.follow(language, visitor(request), submit):
             yield update

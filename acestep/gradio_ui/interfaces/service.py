@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -42,8 +43,12 @@ def build(parts: Parts, studio: Studio) -> None:
             parts.add("stop", gr.Button, interactive=not fixed, min_width=120)
 
 
-def chosen(values: tuple[Any, ...]) -> Choice:
+def chosen(values: tuple[Any, ...], start: Choice | None = None) -> Choice:
     """A `Choice` from the values of the panel.
+
+    Args:
+        values: of `CHOICE`.
+        start: says the rest, as the command line did.
 
     Raises:
         RequestError: a value is no text.
@@ -51,7 +56,8 @@ def chosen(values: tuple[Any, ...]) -> Choice:
     if not all(isinstance(value, str) for value in values):
         raise RequestError("a choice in the service panel is missing; choose one in each list")
     model, device, backend, lm_model, offload = values
-    return Choice(model or "auto", device, backend, lm_model or "auto", offload)
+    made = Choice(model or "auto", device, backend, lm_model or "auto", offload)
+    return replace(made, quantize=start.quantize) if start else made
 
 
 def devices() -> Choices:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from conformance.scan.answering.versions import Version, fitting
 from conformance.scan.findings import Edit, Finding
-from conformance.scan.judging.analysis import UNREADABLE, analyse
+from conformance.scan.judging.analysis import UNREADABLE, analyse, study
 from conformance.scan.judging.rule import Rule
+from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.source import SourceError, decode
 
@@ -90,14 +91,16 @@ def passes(
     unsafe: bool,
     keep: Callable[[Finding], bool] = lambda finding: True,
     torch: Version | None = None,
+    foreign: Foreign = ALONE,
 ) -> Iterator[Pass]:
     """Rounds of mending until nothing fixable is left.
 
     A round whose result would not parse, or cannot be written in the file's encoding, is dropped
-    whole and ends them. Nothing is written that the given PyTorch does not have.
+    whole and ends them. Nothing is written that the given PyTorch does not have. ``foreign`` is
+    what the rest of the project says of the file.
     """
     for _ in range(_PASSES):
-        findings = [fitting(f, torch) for f in analyse(path, data, rules) if keep(f)]
+        findings = [fitting(f, torch) for f in study(path, data, rules, foreign)[0] if keep(f)]
         edits, count = _choose(findings, unsafe)
         if not edits:
             return
@@ -121,10 +124,11 @@ def fix_source(
     unsafe: bool,
     keep: Callable[[Finding], bool] = lambda finding: True,
     torch: Version | None = None,
+    foreign: Foreign = ALONE,
 ) -> Fixed:
     """Bytes with every fixable finding mended, in the encoding they came in."""
     after, total = data, 0
-    for made in passes(path, data, rules, unsafe=unsafe, keep=keep, torch=torch):
+    for made in passes(path, data, rules, unsafe=unsafe, keep=keep, torch=torch, foreign=foreign):
         after, total = made.after, total + made.count
     return Fixed(data, after, total)
 

@@ -29,11 +29,15 @@ class Calls:
         reports: Callable[[Mapping[str, Iterable[str]]], Sequence[Report]],
         backends: Callable[[str], frozenset[str]],
         is_test: Callable[[str], bool],
+        speakers: Callable[[Iterable[str], Iterable[str]], Mapping[str, list[str]]],
     ) -> None:
+        """``speakers`` are, by method, those of some files that speak of it."""
         self._imports = imports
         self._reports = reports
         self._backends = backends
         self._is_test = is_test
+        self._speakers = speakers
+        self._users: dict[Name, set[str]] = {}  # of methods: the files that were asked
         self._callers: dict[Name, _Callers] = {}
         self._known: dict[Name, frozenset[str]] = {}
 
@@ -53,6 +57,9 @@ class Calls:
             if not waiting:
                 break
         self._settle()
+        if self._confirm():
+            self._known.clear()
+            self._settle()
 
     def guarded(self, target: Name) -> frozenset[str]:
         """Accelerators that are known to be in use wherever a function is called, by whomever."""
@@ -69,28 +76,66 @@ class Calls:
         return any(not self._is_test(path) for path, _ in callers.calls)
 
     def _look_up(self, targets: list[Name], every: frozenset[Name]) -> None:
-        asked: dict[str, dict[str, Name]] = {}  # by file: how it spells which target
+        asked: dict[str, dict[str, list[Name]]] = {}  # by file: how it spells which targets
         for target in targets:
             self._callers[target] = callers = _Callers()
-            users = self._imports.importers(target)
-            cold = target not in every and any(
-                not self._imports.is_hot(path) and not path.endswith("__init__.py")
-                for path in users or ()
-            )
-            if users is None or cold:
+            users = self._users_of(target)
+            if users is None or (target not in every and self._is_used_cold(target, users)):
                 # So many, or a file that knows no guard: no need to look into it.
                 callers.open = True
                 continue
-            asked.setdefault(target[0], {})[target[1]] = target
             for path, spellings in users.items():
                 for text in spellings:
-                    asked.setdefault(path, {})[text] = target
+                    asked.setdefault(path, {}).setdefault(text, []).append(target)
         asked = {path: asked[path] for path in sorted(asked)}
         for (path, names), report in zip(asked.items(), self._reports(asked), strict=True):
-            for text, target in names.items():
-                callers = self._callers[target]
-                callers.open |= text in report.otherwise
-                callers.calls += [(path, call) for call in report.calls.get(text, ())]
+            for text, meant in names.items():
+                for target in meant:
+                    callers = self._callers[target]
+                    callers.open |= text in report.otherwise
+                    callers.calls += [(path, call) for call in report.calls.get(text, ())]
+
+    def _is_used_cold(self, target: Name, users: Mapping[str, set[str]]) -> bool:
+        """Whether a file speaks of a function that speaks of no device: it knows no guard."""
+        cold = [
+            path
+            for path in users
+            if not self._imports.is_hot(path) and not path.endswith("__init__.py")
+        ]
+        if any("." not in text or text[0] == "." for path in cold for text in users[path]):
+            return True
+        # Who imports the module need not use this function of it.
+        last = target[1].rpartition(".")[2]
+        return bool(cold) and bool(self._speakers(cold, [last])[last])
+
+    def _users_of(self, target: Name) -> dict[str, set[str]] | None:
+        """The files that call a function, with how each spells it; None if they are too many.
+
+        A method is looked for in its own file and where its class is known.
+        """
+        path, name = target
+        owner, _, method = name.rpartition(".")
+        users = self._imports.importers((path, owner or name))
+        if users is None:
+            return None
+        if not owner:
+            return {**users, path: {name, *users.get(path, ())}}
+        speaking = self._speakers({path, *users}, [method])[method]
+        self._users[target] = set(speaking)
+        return {file: {f".{method}"} for file in speaking}
+
+    def _confirm(self) -> bool:
+        """Look for methods in all other files, where it matters; True if that changes something."""
+        left = {
+            target: target[1].rpartition(".")[2]
+            for target in self._users
+            if not self._callers[target].open and self._callers[target].calls
+        }
+        spoken = self._speakers(self._imports.files, left.values())
+        for target, method in left.items():
+            if len(spoken[method]) > len(self._users[target]):
+                self._callers[target].open = True
+        return bool(left)
 
     def _unguarded(self, target: Name) -> set[Name]:
         """The functions in which a call stands without a guard; none if it stands in a module."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from conformance.scan.joining.modules import Modules, stem
 from conformance.scan.judging.summary import Summary
@@ -25,7 +25,13 @@ class Imports:
         self._stars: dict[str, list[Import]] = {}
         self._index: dict[str, list[tuple[str, str]]] | None = None
         self._read: dict[str, list[tuple[str, Import]]] = {}
+        self._loaders: dict[str, dict[str | None, list[tuple[str, Import]]]] = {}
         self._starred: dict[str | None, list[str]] | None = None  # by module: who takes it all
+
+    @property
+    def files(self) -> Iterable[str]:
+        """Every file of the project."""
+        return self._summaries
 
     def is_hot(self, path: str) -> bool:
         """Whether a file speaks of devices, so that it may know a guard."""
@@ -109,19 +115,20 @@ class Imports:
                 return None
         return found
 
-    def loaders(self, module: str) -> Iterator[tuple[str, Import]]:
+    def loaders(self, module: str) -> list[tuple[str, Import]]:
         """Every import that loads a module's file, from any other file."""
-        seen: set[tuple[str, Import]] = set()
-        for path, item in self._named(stem(module)):
-            if path == module or (path, item) in seen:
-                continue
-            seen.add((path, item))
-            inner = item.module + ("" if item.module.endswith(".") else ".") + item.name
-            if module in (
-                self.modules.find(item.module, path),
-                self.modules.find(inner, path) if item.name else None,
-            ):
-                yield path, item
+        word = stem(module)
+        if word not in self._loaders:
+            held: dict[str | None, list[tuple[str, Import]]] = {}
+            self._loaders[word] = held
+            for path, item in dict.fromkeys(self._named(word)):
+                inner = item.module + ("" if item.module.endswith(".") else ".") + item.name
+                found = {self.modules.find(item.module, path)}
+                if item.name:
+                    found.add(self.modules.find(inner, path))
+                for target in found - {None, path}:
+                    held.setdefault(target, []).append((path, item))
+        return self._loaders[word].get(module, [])
 
     def _named(self, word: str) -> Iterable[tuple[str, Import]]:
         """Imports that speak of a word: as the name, or at the end of the module."""

@@ -15,6 +15,12 @@ class Modules:
     def __init__(self, paths: Iterable[str]) -> None:
         self._files = frozenset(paths)
         self._folder = {path: os.path.dirname(path) for path in self._files}
+        self._folders: set[str] = set()
+        for folder in set(self._folder.values()):
+            while folder and folder not in self._folders:
+                self._folders.add(folder)
+                folder = os.path.dirname(folder)
+        self._around: dict[tuple[str, str], list[str]] = {}
         self._found: dict[tuple[str, str], str | None] = {}
         self._tops: dict[str, set[str]] | None = None
 
@@ -34,21 +40,32 @@ class Modules:
             for _ in range(level - 1):
                 folder = os.path.dirname(folder)
             return self._at(folder, parts)
-        for _ in range(_CLIMB):
-            for base in (folder, os.path.join(folder, "src")):
-                found = self._at(base, parts)
-                if found is not None:
-                    return found
-            above = os.path.dirname(folder)
-            if above == folder:
-                break
-            folder = above
+        for base in self._bases(parts[0], folder):
+            found = self._at(base, parts)
+            if found is not None:
+                return found
         bases = self._packages().get(parts[0], ())
         return self._at(next(iter(bases)), parts) if len(bases) == 1 else None
 
+    def _bases(self, first: str, folder: str) -> list[str]:
+        """The folders around a file that hold a module or a folder of that name."""
+        place = (first, folder)
+        if place not in self._around:
+            self._around[place] = found = []
+            for _ in range(_CLIMB):
+                for base in (folder, f"{folder}/src"):
+                    inner = f"{base}/{first}"
+                    if f"{inner}.py" in self._files or inner in self._folders:
+                        found.append(base)
+                above = os.path.dirname(folder)
+                if above == folder:
+                    break
+                folder = above
+        return self._around[place]
+
     def _at(self, base: str, parts: list[str]) -> str | None:
-        path = os.path.join(base, *parts)
-        for file in (f"{path}.py", os.path.join(path, "__init__.py")):
+        path = "/".join([base, *parts])
+        for file in (f"{path}.py", f"{path}/__init__.py"):
             if file in self._files:
                 return file
         return None

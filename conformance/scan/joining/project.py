@@ -21,6 +21,10 @@ Question = tuple[str, frozenset[str], frozenset[str], Foreign]
 Look = Callable[[Sequence[Question]], Sequence[Report]]
 #: Files' findings and summaries, given what others say about them.
 Again = Callable[[Sequence[tuple[str, Foreign]]], Sequence["Looked"]]
+#: The bytes of a file, none if it is gone.
+Read = Callable[[str], bytes]
+#: A device is followed through so many calls, each in the function that the one before calls.
+_HANDED = 3
 #: A chain of imports longer than this is not followed.
 _FAR = 100
 _TESTS = ("tests", "test", "testing")
@@ -36,7 +40,8 @@ class Looked:
     @property
     def asks(self) -> bool:
         """Whether other files can change what is said of this one."""
-        return bool(self.findings or self.summary.passed or self.summary.unplaced)
+        summary = self.summary
+        return bool(self.findings or summary.passed or summary.unplaced or summary.fields)
 
 
 def is_test(path: str) -> bool:
@@ -49,13 +54,24 @@ class Project:
     """The files of a project, asked for what each of them does to the others."""
 
     def __init__(
-        self, files: Mapping[str, Looked], logical: Mapping[str, str], look: Look, again: Again
+        self,
+        files: Mapping[str, Looked],
+        logical: Mapping[str, str],
+        look: Look,
+        again: Again,
+        read: Read,
     ) -> None:
         self._files = files
         self._logical = logical
         self._look = look
         self._again = again
+        self._read = read
+        self._places: dict[str, str] | None = None
+        self._handing: dict[Name, list[tuple[str, str, str]]] = {}
+        self._forwards: dict[tuple[Name, str], list[tuple[Name, str]]] = {}
         self._imports = Imports({path: file.summary for path, file in files.items()})
+        #: What the settled files were told of the others.
+        self.told: dict[str, Foreign] = {}
         self._values: dict[str, Foreign] = {}
         self._given: dict[Name, list[tuple[str, str]]] = {}
         self._backends: dict[str, frozenset[str]] = {}
@@ -67,8 +83,9 @@ class Project:
         self._define(subjects)
         changed = {path: self._foreign(path) for path in subjects}
         changed = {path: foreign for path, foreign in changed.items() if foreign != ALONE}
+        self.told = changed
         held.update(zip(changed, self._again(list(changed.items())), strict=True))
-        calls = Calls(self._imports, self._reports, self.backends, self._is_test)
+        calls = Calls(self._imports, self._reports, self.backends, self._is_test, self._speakers)
         defaults = {
             (path, default[2]) for path, file in held.items() for default in file.summary.defaults
         }
@@ -102,6 +119,7 @@ class Project:
             backends=tuple(sorted(self.backends(path))) if loud else (),
             parameters=tuple(self._parameters(path, file.summary)),
             placed=tuple(self._placed(path, file.summary)),
+            fields=tuple(self._fields(file.summary)),
             reached=tuple(self._reached(path, file.findings)),
         )
 
@@ -109,7 +127,9 @@ class Project:
         """What the names stand for that a file imports from the project."""
         if path not in self._values:
             found = dict(self._valued(path))
-            self._values[path] = Foreign(values=tuple(sorted(found.items())))
+            self._values[path] = Foreign(
+                values=tuple(sorted(found.items())), refusing=tuple(sorted(self._refusing(path)))
+            )
         return self._values[path]
 
     def _valued(self, path: str) -> Iterator[tuple[str, str]]:
@@ -131,37 +151,92 @@ class Project:
                 for name, text in offers.items():
                     yield f"{local}.{name}", text
 
+    def _refusing(self, path: str) -> Iterator[str]:
+        """Imported functions that do not come back without CUDA, as the file spells them."""
+        for local, item in self._imports.of(path).items():
+            source = self._imports.source(item, path)
+            if source is None or source[0] == path:
+                continue
+            names = self._files[source[0]].summary.refusing
+            if source[1] in names:
+                yield local
+            elif not source[1]:
+                yield from (f"{local}.{name}" for name in names)
+
     def _parameters(
         self, path: str, summary: Summary
     ) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
         """What the functions do with a device that the file gives them."""
-        for text in summary.passed:
+        for text in dict.fromkeys(text for text, _ in summary.passed):
             target = self._definition(path, text)
             given = self._given.get(target, []) if target is not None else []
-            placed: list[tuple[str, str]] = []
-            for place, (name, how) in enumerate(given):
-                if how and not name.startswith("*"):
-                    placed.append((str(place), how))
-                if how:
-                    placed.append((name.lstrip("*"), how))
+            placed = tuple(_by_place(given))
             if placed:
-                yield text, tuple(placed)
+                yield text, placed
 
     def _define(self, subjects: Iterable[str]) -> None:
-        """Look up what the functions do that are given a device, each file once."""
-        wanted: dict[str, set[str]] = {}
+        """Look up what the functions do that are given a device, each file once a round: what
+        one hands on to another is looked up in the next."""
+        wanted: dict[Name, set[str]] = {}
         for path in subjects:
-            for text in self._files[path].summary.passed:
+            for text, which in self._files[path].summary.passed:
                 target = self._definition(path, text)
                 if target is not None:
-                    wanted.setdefault(target[0], set()).add(target[1])
+                    wanted.setdefault(target, set()).add(which)
+        for _ in range(_HANDED):
+            wanted = self._define_some(wanted)
+            if not wanted:
+                break
+        for _ in range(_HANDED):
+            for (target, parameter), onward in self._forwards.items():
+                self._follow(target, parameter, onward)
+
+    def _define_some(self, wanted: Mapping[Name, set[str]]) -> dict[Name, set[str]]:
+        """Look up functions; returns those that they hand one of the wanted parameters to."""
+        names: dict[str, set[str]] = {}
+        for path, name in wanted.keys() - self._given.keys():
+            names.setdefault(path, set()).add(name)
         none: frozenset[str] = frozenset()
-        asked = [
-            (path, none, frozenset(wanted[path]), self.values(path)) for path in sorted(wanted)
-        ]
-        for question, report in zip(asked, self._look(asked), strict=True):
+        asked = [(path, none, frozenset(names[path]), self.values(path)) for path in sorted(names)]
+        for (path, *_), report in zip(asked, self._look(asked), strict=True):
             for name, given in report.parameters.items():
-                self._given[question[0], name] = given
+                self._given[path, name] = list(given)  # the report stays as it is
+                self._handing[path, name] = report.forwards.get(name, [])
+        onward: dict[Name, set[str]] = {}
+        for giver, places in wanted.items():
+            for target, which in self._handed_on(giver, places):
+                onward.setdefault(target, set()).add(which)
+        return onward
+
+    def _handed_on(self, name: Name, places: set[str]) -> Iterator[tuple[Name, str]]:
+        """The functions that a function hands some of its parameters to, and as which."""
+        given = self._given.get(name, [])
+        meant = {
+            parameter.lstrip("*")
+            for place, (parameter, how) in enumerate(given)
+            if not how and (str(place) in places or parameter.lstrip("*") in places)
+        }
+        for parameter, text, which in self._handing.get(name, []):
+            target = self._definition(name[0], text) if parameter in meant else None
+            if target is not None:
+                held = self._forwards.setdefault((name, parameter), [])
+                if (target, which) not in held:
+                    held.append((target, which))
+                yield target, which
+
+    def _follow(self, target: Name, parameter: str, onward: list[tuple[Name, str]]) -> None:
+        """A parameter is placed where the function that it is handed to places it."""
+        given = self._given.get(target, [])
+        for place, (name, how) in enumerate(given):
+            if name.lstrip("*") != parameter or how:
+                continue
+            for taker, which in onward:
+                inner = dict(_by_place(self._given.get(taker, []))).get(which)
+                if inner:
+                    last = target[1].rpartition(".")[2]
+                    shown = f"`{parameter}` of {last}() (used in {taker[1].rpartition('.')[2]}())"
+                    given[place] = (name, shown)
+                    break
 
     def _definition(self, path: str, text: str) -> Name | None:
         """The module and name of a function as a file spells it."""
@@ -174,7 +249,9 @@ class Project:
             source = imports.source(item, path)
         elif base in imports.of(path):
             module = imports.source(imports.of(path)[base], path)
-            source = imports.defined(module[0], last) if module and not module[1] else None
+            if module is not None and module[1]:
+                return module[0], f"{module[1]}.{last}"  # a method of a class
+            source = imports.defined(module[0], last) if module is not None else None
         else:
             return None
         return source if source is not None and source[1] else None
@@ -189,6 +266,19 @@ class Project:
                 if how is not None:
                     yield name, how if how[0] == "`" else f"{how} of {user.rpartition('/')[2]}"
                     break
+
+    def _fields(self, summary: Summary) -> Iterator[tuple[str, str]]:
+        """Fields that the file sets to a device, and that others place something with."""
+        if self._places is None:
+            self._places = {}
+            for user in sorted(self._files):
+                if not self._is_test(user):
+                    for name, how in self._files[user].summary.placing.items():
+                        shown = f"`{name}` (used in {how} of {user.rpartition('/')[2]})"
+                        self._places.setdefault(name, shown)
+        for name in summary.fields:
+            if name in self._places:
+                yield name, self._places[name]
 
     def _reached(self, path: str, findings: list[Finding]) -> Iterator[str]:
         """Private functions of the file that another calls where nothing is known."""
@@ -246,17 +336,16 @@ class Project:
             if self._is_test(path):
                 continue
             for finding in file.findings:
-                owner = finding.scope.partition(".")[0]
-                if finding.severity > Severity.NOTE and owner:
-                    owners.add((path, owner))
+                if finding.severity > Severity.NOTE:
+                    owners.update((path, name) for name in _owners_of(finding, file.summary))
         return owners
 
     def _milder(self, path: str, summary: Summary, finding: Finding, calls: Calls) -> Finding:
         if finding.severity == Severity.NOTE:
             return finding
-        owner = finding.scope.partition(".")[0]
-        if owner and any(
+        if any(
             backend == "cuda" or backend in finding.text.lower()
+            for owner in _owners_of(finding, summary)
             for backend in calls.guarded((path, owner)) & ACCELERATORS
         ):
             return replace(finding, severity=Severity.NOTE)
@@ -267,3 +356,30 @@ class Project:
                 ):
                     return replace(finding, severity=Severity.WARNING)
         return finding
+
+    def _speakers(self, paths: Iterable[str], methods: Iterable[str]) -> dict[str, list[str]]:
+        """By method, those of some files in which it is spoken of."""
+        words = [(method, f".{method}".encode()) for method in sorted(set(methods))]
+        found: dict[str, list[str]] = {method: [] for method, _ in words}
+        for path in sorted(paths) if words else ():
+            data = self._read(path)
+            for method, word in words:
+                if word in data:
+                    found[method].append(path)
+        return found
+
+
+def _by_place(given: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Where parameters end up, by their places and by their names."""
+    for place, (name, how) in enumerate(given):
+        if how and not name.startswith("*"):
+            yield str(place), how
+        if how:
+            yield name.lstrip("*"), how
+
+
+def _owners_of(finding: Finding, summary: Summary) -> list[str]:
+    """The function or class of a module that a finding lies in, and its method."""
+    parts = finding.scope.split(".")
+    method = ".".join(parts[:2])
+    return [*parts[:1], *([method] if method in summary.methods else [])] if parts[0] else []

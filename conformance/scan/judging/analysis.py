@@ -17,14 +17,16 @@ from conformance.scan.judging.verdicts import Judge
 from conformance.scan.judging.walker import Walker
 from conformance.scan.knowing.binding import Binding
 from conformance.scan.knowing.foreign import ALONE, Foreign
+from conformance.scan.knowing.markers import refusing
 from conformance.scan.knowing.offers import offers_of
 from conformance.scan.knowing.paths import path_facts
 from conformance.scan.knowing.placements import Placements
 from conformance.scan.knowing.reach import Helpers
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode
-from conformance.scan.knowing.signatures import parameters_of
+from conformance.scan.knowing.signatures import is_bound, is_called_by_name, parameters_of
 from conformance.scan.reading import prefilter
+from conformance.scan.reading.fields import fields_of
 from conformance.scan.reading.imports import imports_of
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.notebooks import Notebook, NotebookError, read_notebook
@@ -88,7 +90,7 @@ def _study_python(
 ) -> tuple[list[Finding], Summary]:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         data = decode(data)[0].encode()
-    summary = Summary(tuple(imports_of(data)))
+    summary = Summary(tuple(imports_of(data)), placing=fields_of(data))
     words = prefilter.hot_words(data)
     ignores = may_hold(data)
     placed = {name for name, _ in foreign.placed}
@@ -123,7 +125,7 @@ def _study_notebook(
     findings = [
         failure(path, line, f"syntax error: {message}") for line, message in notebook.errors
     ]
-    summary = Summary(tuple(imports_of(encoded)))
+    summary = Summary(tuple(imports_of(encoded)), placing=fields_of(encoded))
     found, summary = _study_source(source, encoded, offsets, rules, foreign, summary)
     findings += found
     if may_hold(encoded):
@@ -161,9 +163,12 @@ def _study_source(
     summary = replace(
         summary,
         offers=offers,
-        passed=tuple(sorted(placements.passed)),
+        passed=tuple(sorted(placements.handed.passed)),
         unplaced=tuple(sorted(placements.unplaced)),
         defaults=tuple(_defaults(tree, findings)),
+        methods=tuple(_methods(tree, findings)),
+        fields=tuple(sorted(placements.handed.fields)),
+        refusing=tuple(sorted(context.refusing_own)),
         hot=True,
     )
     return _with_lines(source, findings), summary
@@ -174,6 +179,8 @@ def walk(
 ) -> tuple[Context, Placements]:
     """One walk over a file, with the hooks of some rules."""
     context = Context(source, Resolver(binding.scopes))
+    context.refusing_own = refusing(context, binding.tree)
+    context.guarding = frozenset(context.refusing_own).union(binding.foreign.refusing)
     judge = Judge(context, [kind["placement"] for kind in hooks if "placement" in kind])
     placements = Placements(context, judge, binding.foreign)
     walker = Walker(context, placements, hooks, binding.hot)
@@ -183,19 +190,45 @@ def walk(
 
 
 def _defaults(tree: ast.Module, findings: list[Finding]) -> Iterator[Default]:
-    """Findings that are defaults of what a function or a class of the module is given."""
+    """Findings that are defaults of what a function, a class or a method is given."""
     places = {(f.line, f.column): f for f in findings if f.code == "DEV103"}
     if not places:
         return
-    for node in tree.body:
-        if not isinstance(node, FunctionNode | ast.ClassDef):
-            continue
+    for node, name in _definitions(tree):
         for parameter in parameters_of(node)[0]:
-            value = parameter.default
+            value = _given_by(parameter.default)
             # Columns of a line in ASCII; on another line the default keeps its severity.
             if value is not None and (value.lineno, value.col_offset + 1) in places:
-                place = parameter.place
-                yield value.lineno, value.col_offset + 1, node.name, parameter.name, place
+                place = parameter.place - (1 if "." in name and is_bound(node) else 0)
+                yield value.lineno, value.col_offset + 1, name, parameter.name, place
+
+
+def _given_by(default: ast.expr | None) -> ast.expr | None:
+    """The value of a default that a field's own call holds (``field(default="cuda")``)."""
+    for keyword in default.keywords if isinstance(default, ast.Call) else ():
+        if keyword.arg == "default":
+            return keyword.value
+    return default
+
+
+def _definitions(tree: ast.Module) -> Iterator[tuple[FunctionNode | ast.ClassDef, str]]:
+    """Functions and classes of a module, and the methods that only calls by name reach."""
+    for node in tree.body:
+        if isinstance(node, FunctionNode | ast.ClassDef):
+            yield node, node.name
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, FunctionNode) and is_called_by_name(node, inner):
+                    yield inner, f"{node.name}.{inner.name}"
+
+
+def _methods(tree: ast.Module, findings: list[Finding]) -> Iterator[str]:
+    """The methods that findings lie in and that only calls by name reach."""
+    scopes = {f.scope for f in findings if f.severity > Severity.NOTE and "." in f.scope}
+    if scopes:
+        for _, name in _definitions(tree):
+            if "." in name and any(s == name or s.startswith(f"{name}.") for s in scopes):
+                yield name
 
 
 def _with_lines(source: Source, findings: list[Finding]) -> list[Finding]:

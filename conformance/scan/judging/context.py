@@ -78,7 +78,8 @@ class Context(Point):
     def _milder(self, severity: Severity) -> Severity:
         """An error that only those meet who ask for "the GPU" is a warning."""
         asked = any(
-            isinstance(part, ast.Name) and only_gpu(part.id)
+            (isinstance(part, ast.Name) and only_gpu(part.id))
+            or (isinstance(part, ast.Attribute) and only_gpu(part.attr))
             for branch in self.branches
             for part in ast.walk(branch)
         )

@@ -111,7 +111,11 @@ def _read_settings(document: Document) -> None:
     if document.kind == "toml" and (name in ("pyproject.toml", "Pipfile", "pixi.toml")):
         document.asked = list(asked.in_pyproject(document.settings, document.source.text))
         document.declared = _is_for_others(document.settings)
-    elif document.kind == "yaml" and "dependencies" in tops and tops & {"name", "channels"}:
+    elif (
+        document.kind == "yaml"
+        and "dependencies" in tops
+        and (tops & {"name", "channels"} or name.startswith("environment"))
+    ):
         document.asked = list(asked.in_conda(document.settings, document.source.text))
         document.declared = (
             _is_for_others(document.settings) or "ld_impl_linux-64" in document.source.text

@@ -9,26 +9,31 @@ from conformance.scan.judging.analysis import walk
 from conformance.scan.judging.rule import Hook
 from conformance.scan.judging.summary import Call, Report
 from conformance.scan.knowing.binding import Binding
-from conformance.scan.knowing.foreign import Foreign
+from conformance.scan.knowing.foreign import ALONE, Foreign
+from conformance.scan.knowing.handed import Handed
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.reach import in_use
 from conformance.scan.knowing.scopes import FunctionNode
-from conformance.scan.knowing.signatures import Parameter, parameters_of, spelled
+from conformance.scan.knowing.signatures import (
+    Parameter,
+    is_bound,
+    is_plain,
+    parameters_of,
+    spelled,
+)
 from conformance.scan.reading import prefilter
+from conformance.scan.reading.lines import HotLines, line_numbers
 from conformance.scan.reading.notebooks import NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
 
-#: Decorators that leave a function to be called as it is; any other may hand it on.
-_HARMLESS = frozenset(
-    {"no_grad", "inference_mode", "lru_cache", "cache", "contextmanager", "wraps", "dataclass"}
-    | {"staticmethod", "classmethod", "property", "enable_grad", "overload", "total_ordering"}
-)
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def look(
     path: str, data: bytes, names: Iterable[str], own: Iterable[str], foreign: Foreign
 ) -> Report:
-    """What a file does with ``names`` (as it spells them), and what its ``own`` functions do.
+    """What a file does with ``names`` (as it spells them; a method with a dot before it, whatever
+    it is called on), and what its ``own`` functions do.
 
     A file that cannot be read speaks of nothing.
     """
@@ -49,10 +54,13 @@ def look(
             spoken = prefilter.find_all(data, b"import")
         elif not defined and wanted == words and len(spoken) <= len(words):
             return report  # it only defines or imports the names
-        if defined:
-            spoken += prefilter.find_all(data, b"__init__")
-        offsets = prefilter.hot_offsets(data, prefilter.hot_words(data))
-        offsets = sorted({*offsets, *spoken})
+        if defined and not wanted:
+            offsets = _definition_offsets(data, words)  # the rest of the file adds nothing
+        else:
+            if defined:
+                spoken += prefilter.find_all(data, b"__init__")
+            offsets = prefilter.hot_offsets(data, prefilter.hot_words(data))
+            offsets = sorted({*offsets, *spoken})
         binding = Binding(data, offsets, plain=encoding in AS_UTF8, foreign=foreign)
     except (SourceError, NotebookError):
         return report
@@ -61,15 +69,26 @@ def look(
     parameters = {name: parameters_of(node)[0] for name, node in definitions.items()}
     given = {parameter.name for every in parameters.values() for parameter in every}
     if given:
-        binding.take_in(words | given)
+        areas = [(node.lineno, node.end_lineno or node.lineno) for node in definitions.values()]
+        binding.take_in(words | given, areas if not wanted else None)
         definitions = _definitions(binding.tree, defined)
-    _Looker(report, wanted, source, binding).run(definitions)
+    lines = HotLines(line_numbers(data, sorted(spoken)))
+    _Looker(report, wanted, source, binding, lines).run(definitions)
     return report
 
 
-def _definitions(tree: ast.Module, names: set[str]) -> dict[str, ast.AST]:
+def _definition_offsets(data: bytes, names: Iterable[str]) -> list[int]:
+    """Where functions and classes of these names are defined, and what makes objects of them."""
+    found: list[int] = []
+    for name in {*names, "__init__"}:
+        for keyword in (b"def ", b"class "):
+            found += prefilter.find_all(data, keyword + name.encode("utf-8", "surrogatepass"))
+    return sorted(found)
+
+
+def _definitions(tree: ast.Module, names: set[str]) -> dict[str, Definition]:
     """Functions and classes of the module, and methods as ``Class.method``."""
-    found: dict[str, ast.AST] = {}
+    found: dict[str, Definition] = {}
     for node in tree.body:
         if isinstance(node, FunctionNode | ast.ClassDef) and node.name in names:
             found[node.name] = node
@@ -85,24 +104,33 @@ _STARTERS = frozenset({"spawn", "start_processes", "Process"})
 
 
 class _Looker:
-    def __init__(self, report: Report, names: set[str], source: Source, binding: Binding) -> None:
+    def __init__(
+        self, report: Report, names: set[str], source: Source, binding: Binding, lines: HotLines
+    ) -> None:
+        """``lines`` are those on which one of the names stands."""
         self.report, self.names = report, names
+        self._lines = lines
         self.source, self.binding = source, binding
         self._seen: set[int] = set()
+        self._takers: dict[int, list[tuple[str, set[str]]]] = {}
 
-    def run(self, definitions: dict[str, ast.AST]) -> None:
+    def run(self, definitions: dict[str, Definition]) -> None:
         tree, report = self.binding.tree, self.report
+        for name, node in definitions.items():
+            given, taker = parameters_of(node)
+            taken = self._takers.setdefault(id(taker), [])
+            taken.append((name, {parameter.name for parameter in given}))
         hooks: dict[str, Hook] = {"call": self._call, "import": self._import}
         context, placements = walk(self.source, self.binding, [hooks])
         report.otherwise.update(self._otherwise(tree))
         for statement in tree.body:
             name = getattr(statement, "name", "")
-            if name in self.names and not _is_plain(statement):
+            if name in self.names and not is_plain(statement):
                 report.otherwise.add(name)
         for name, node in definitions.items():
             given, taker = parameters_of(node)
             asks = _asks(taker)
-            if name.count(".") and given and _is_bound(node):
+            if name.count(".") and given and is_bound(node):
                 given = [Parameter(p.name, p.place - 1, p.default) for p in given[1:]]
             report.parameters[name] = [
                 (
@@ -121,37 +149,64 @@ class _Looker:
         lasts = {name.rpartition(".")[2] for name in self.names}
         left = [
             node
-            for node in (ast.walk(tree) if lasts else ())
+            for node in (_on_lines(tree, self._lines) if lasts else ())
             if isinstance(node, ast.Name | ast.Attribute)
             and (node.id if isinstance(node, ast.Name) else node.attr) in lasts
             and isinstance(node.ctx, ast.Load)
-            and spelled(node) in self.names
+            and (spelled(node) in self.names or f".{_last(node)}" in self.names)
             and id(node) not in self._seen
         ]
         passive = _passive(tree) if left else set()
-        return (spelled(node) for node in left if id(node) not in passive)
+        for node in left:
+            if id(node) not in passive:
+                yield spelled(node)
+                if isinstance(node, ast.Attribute):
+                    yield f".{node.attr}"
 
     def _call(self, point: Point, node: ast.Call) -> None:
         function: ast.expr = node.func
         name = spelled(function)
         if name.rpartition(".")[2] in _STARTERS:
             self._started(point, node)
+        if self._takers:
+            self._forwarded(point, node)
+        if isinstance(function, ast.Attribute) and f".{function.attr}" in self.names:
+            self._called(point, node, f".{function.attr}", whole=True)
         if name not in self.names and isinstance(function, ast.Attribute):
             function = function.value  # a method of a class that is meant
             name = spelled(function)
         if name not in self.names:
             return
         self._seen.add(id(function))
+        self._called(point, node, name, whole=function is node.func)
+
+    def _called(self, point: Point, node: ast.Call, name: str, *, whole: bool) -> None:
+        """Write down a call; ``whole`` if its arguments are those of what is asked for."""
+        self._seen.add(id(node.func))
         starred = any(isinstance(a, ast.Starred) for a in node.args) or any(
             k.arg is None for k in node.keywords
         )
         call = Call(
             tuple(sorted(in_use(point))),
             point.scope.qualname.partition(".")[0],
-            -1 if starred or function is not node.func else len(node.args),
+            len(node.args) if whole and not starred else -1,
             tuple(k.arg for k in node.keywords if k.arg),
         )
         self.report.calls.setdefault(name, []).append(call)
+
+    def _forwarded(self, point: Point, node: ast.Call) -> None:
+        """A parameter that a function hands on as it is."""
+        owner = point.scope.enclosing("function")
+        taken = self._takers.get(id(owner.node), ()) if owner is not None else ()
+        for name, parameters in taken:
+            given = [(str(place), value) for place, value in enumerate(node.args)]
+            given += [(k.arg, k.value) for k in node.keywords if k.arg]
+            for which, value in given:
+                if isinstance(value, ast.Name) and value.id in parameters:
+                    text = Handed(point, ALONE).callee(node.func)
+                    if text:
+                        every = self.report.forwards.setdefault(name, [])
+                        every.append((value.id, text, which))
 
     def _started(self, point: Point, node: ast.Call) -> None:
         """A function that is handed to new processes is called by them, from here."""
@@ -176,6 +231,23 @@ class _Looker:
             self.report.imports.setdefault(key, []).append(known)
 
 
+def _on_lines(tree: ast.AST, lines: HotLines) -> Iterator[ast.AST]:
+    """The nodes of a tree that stand on some of the lines, or hold such."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        first = getattr(node, "lineno", None)
+        decorated = getattr(node, "decorator_list", ())  # those stand above the first line
+        if first is not None and not decorated and not lines.any(first, node.end_lineno or first):  # type: ignore[attr-defined]
+            continue
+        yield node
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def _last(node: ast.Name | ast.Attribute) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else ""
+
+
 def _passive(tree: ast.Module) -> set[int]:
     """Names that are only spoken of: annotations and tests of a type."""
     found: set[int] = set()
@@ -189,21 +261,6 @@ def _passive(tree: ast.Module) -> set[int]:
             parts = list(node.args[1:])
         found.update(id(inner) for part in parts if part is not None for inner in ast.walk(part))
     return found
-
-
-def _is_plain(node: ast.AST) -> bool:
-    """Whether no decorator may hand a function or class to others."""
-    for decorator in getattr(node, "decorator_list", ()):
-        function = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if spelled(function).rpartition(".")[2] not in _HARMLESS:
-            return False
-    return True
-
-
-def _is_bound(node: ast.AST) -> bool:
-    return isinstance(node, FunctionNode) and not any(
-        spelled(decorator) == "staticmethod" for decorator in node.decorator_list
-    )
 
 
 def _asks(function: ast.AST) -> bool:

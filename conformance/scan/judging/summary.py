@@ -12,21 +12,31 @@ Default = tuple[int, int, str, str, int]
 @dataclass(frozen=True, slots=True)
 class Summary:
     """``imports`` are texts of :class:`Import`; ``offers`` names with what they stand for
-    (:class:`Foreign` says how); ``passed`` functions that are given a device, ``unplaced``
-    constants that hold one, ``defaults`` the findings that a caller can override. ``hot`` is a
-    file that speaks of devices at all; any other knows no guard."""
+    (:class:`Foreign` says how); ``passed`` functions that are given a device, and as which parameter, ``unplaced``
+    constants that hold one, ``defaults`` the findings that a caller can override, ``methods``
+    those that findings lie in and that only calls by name reach, ``fields`` the names under which
+    objects are given one, and ``placing`` those under which they are asked for it, ``refusing`` the functions that do not
+    come back without CUDA. ``hot`` is a file that speaks of
+    devices at all; any other knows no guard."""
 
     imports: tuple[str, ...] = ()
     offers: dict[str, str] = field(default_factory=dict)
-    passed: tuple[str, ...] = ()
+    passed: tuple[tuple[str, str], ...] = ()
     unplaced: tuple[str, ...] = ()
     defaults: tuple[Default, ...] = ()
     hot: bool = False
+    methods: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    placing: dict[str, str] = field(default_factory=dict)
+    refusing: tuple[str, ...] = ()
 
     def to_row(self) -> list[Any]:
         """Plain values, as few as there are."""
-        row: list[Any] = [list(self.imports), self.offers, list(self.passed), list(self.unplaced)]
+        row: list[Any] = [list(self.imports), self.offers]
+        row += [[list(pair) for pair in self.passed], list(self.unplaced)]
         row += [[list(default) for default in self.defaults], int(self.hot)]
+        row += [list(self.methods), list(self.fields), self.placing]
+        row.append(list(self.refusing))
         while row and not row[-1]:
             row.pop()
         return row
@@ -34,15 +44,19 @@ class Summary:
     @classmethod
     def from_row(cls, row: list[Any]) -> Summary:
         """Inverse of :meth:`to_row`; raises TypeError or ValueError on a bad row."""
-        none: list[Any] = [[], {}, [], [], [], 0]
-        imports, offers, passed, unplaced, defaults, hot = [*row, *none[len(row) :]]
+        none: list[Any] = [[], {}, [], [], [], 0, [], [], {}, []]
+        imports, offers, passed, unplaced, defaults, hot, *named = [*row, *none[len(row) :]]
         return cls(
             tuple(imports),
             dict(offers),
-            tuple(passed),
+            tuple((str(a), str(b)) for a, b in passed),
             tuple(unplaced),
             tuple((int(a), int(b), str(c), str(d), int(e)) for a, b, c, d, e in defaults),
             bool(hot),
+            tuple(named[0]),
+            tuple(named[1]),
+            dict(named[2]),
+            tuple(named[3]),
         )
 
 
@@ -72,6 +86,7 @@ class Report:
     imports: dict[str, list[tuple[str, ...] | None]] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    forwards: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
 
     def to_row(self) -> list[Any]:
         """Plain values for the cache."""
@@ -79,12 +94,13 @@ class Report:
             name: [[list(c.known), c.owner, c.places, list(c.names)] for c in every]
             for name, every in self.calls.items()
         }
-        return [calls, sorted(self.otherwise), self.imports, self.used, self.parameters]
+        handed = [self.parameters, self.forwards]
+        return [calls, sorted(self.otherwise), self.imports, self.used, *handed]
 
     @classmethod
     def from_row(cls, row: list[Any]) -> Report:
         """Inverse of :meth:`to_row`; raises TypeError, ValueError or AttributeError on a bad row."""
-        calls, otherwise, imports, used, parameters = row
+        calls, otherwise, imports, used, parameters, forwards = row
         return cls(
             {
                 name: [Call(tuple(k), str(o), int(p), tuple(n)) for k, o, p, n in every]
@@ -97,4 +113,8 @@ class Report:
             },
             dict(used),
             {name: [(str(a), str(b)) for a, b in given] for name, given in parameters.items()},
+            {
+                name: [(str(a), str(b), str(c)) for a, b, c in every]
+                for name, every in forwards.items()
+            },
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Hook
+from conformance.scan.knowing.circumstances import is_left_by_one, is_of_process_group
 from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.shapes import is_for_collective, names_no_device, only_not_cpu
@@ -119,8 +120,16 @@ class Judge:
             level = Severity.NOTE  # a test that names a rarer backend means that one
         guard = leaf.facts.guard(device)
         context = self.context
-        if device == "cuda" and has_cpu and chosen and is_for_collective(context, key, scope):
-            return None  # NCCL or gloo: no process group has a Mac's GPU
+        if device == "cuda" and is_for_collective(context, key, scope):
+            if has_cpu and chosen:
+                return None  # NCCL or gloo: no process group has a Mac's GPU
+            level = min(level, Severity.NOTE)
+        elif (
+            device == "cuda"
+            and not has_cpu
+            and (is_of_process_group(context, leaf.node) or is_left_by_one(context))
+        ):
+            level = min(level, Severity.NOTE)
         if guard is None:
             if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
                 leaf.chosen or only_not_cpu(leaf.facts)

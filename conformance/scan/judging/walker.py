@@ -8,19 +8,22 @@ from typing import Any
 
 from conformance.scan.judging.expressions import Expressions
 from conformance.scan.knowing.facts import ANY, Facts, known
-from conformance.scan.knowing.handlers import expects, is_for_older
+from conformance.scan.knowing.handlers import expects, is_for_older, is_of_cuda
 from conformance.scan.knowing.markers import (
     declared,
     decorators_say,
     exits,
     fixtures_say,
+    leaves_without,
     module_marker,
     refused,
     refuses,
+    refuses_by_call,
     set_up,
 )
 from conformance.scan.knowing.packages import needed_package, provided_backend
 from conformance.scan.knowing.shapes import passes_through, pattern_devices, pattern_truth
+from conformance.scan.knowing.signatures import spelled
 
 
 class Walker(Expressions):
@@ -56,13 +59,18 @@ class Walker(Expressions):
                 after = (handler or Walker._plain)(self, node, facts)
             finally:
                 context.statement = outer
+            if after is not None and kind is ast.If and leaves_without(context, node):
+                return after.knowing("name", "cuda", node=node)
             if after is None or kind is not ast.Expr:
                 return after
             facts = after
         if kind in (ast.Return, ast.Raise, ast.Continue, ast.Break):
             return None
-        if kind is ast.Expr and exits(self.context, node.value):  # type: ignore[attr-defined]
-            return None
+        if kind is ast.Expr:
+            if exits(self.context, node.value):  # type: ignore[attr-defined]
+                return None
+            if refuses_by_call(self.context, node.value):  # type: ignore[attr-defined]
+                return facts.knowing("name", "cuda", node=node)
         return facts
 
     def _plain(self, node: ast.stmt, facts: Facts) -> Facts | None:
@@ -128,6 +136,7 @@ class Walker(Expressions):
             context.settled.update(id(part) for part in ast.walk(node.test))
         if refuses(node.orelse):
             context.refusing.update(id(part) for part in ast.walk(node.test))
+        self._show("if", node)
         self._test(node.test, facts)
         after_true = self.block(node.body, facts.both(true))
         context.branches.pop()
@@ -181,7 +190,7 @@ class Walker(Expressions):
         after = self.block(node.body, inner)
         self.block(node.orelse, facts)
         for handler in node.handlers:
-            old = is_for_older(self.context, handler)
+            old = is_for_older(self.context, handler) or is_of_cuda(self.context, handler)
             self.block(handler.body, facts.knowing("name", "cuda", node=handler) if old else facts)
         self.block(node.finalbody, facts)
         return facts if after is not None or node.handlers else None
@@ -242,9 +251,15 @@ class Walker(Expressions):
             self.expression(keyword.value, facts)
         outer = context.scope
         context.scope = self.resolver.scopes.of.get(id(node), outer)
-        inner = facts.both(decorators_say(context, node.decorator_list)).both(declared(node.name))
+        inner = facts.both(decorators_say(context, node.decorator_list))
+        if not any(spelled(base).endswith("Callback") for base in node.bases):
+            # A callback runs wherever it is registered, whatever it is called.
+            inner = inner.both(declared(node.name))
         for base in node.bases:
-            inner = inner.both(declared((context.dotted(base) or "").rpartition(".")[2]))
+            dotted = context.dotted(base) or ""
+            inner = inner.both(declared(dotted.rpartition(".")[2]))
+            if dotted in _CONTAINED:
+                inner = inner.knowing("name", "cuda", node=node)
         self.block(node.body, inner.both(set_up(context, node)))
         context.scope = outer
         return facts
@@ -257,6 +272,8 @@ class Walker(Expressions):
         self.context.decorating = outer
 
 
+#: Base classes of what runs in a container that asks for NVIDIA's cards.
+_CONTAINED = frozenset({"cog.BasePredictor", "cog.Predictor", "BasePredictor"})
 #: Functions of the class, not of a walker: those would keep it, and its tree, alive.
 _HANDLERS: dict[type[ast.AST], Callable[[Walker, Any, Facts], Facts | None]] = {
     kind: getattr(Walker, "_on_" + kind.__name__)

@@ -88,6 +88,15 @@ class Alternatives:
             for parent, _, _ in self._climb(statement)
         )
 
+    def is_overwritten(self, statement: ast.stmt, name: str) -> bool:
+        """Whether what a statement stores in a variable is replaced before anything reads it."""
+        held = self._fill().get(id(statement))
+        if held is None:
+            return False
+        block = held[1]
+        at = next(index for index, other in enumerate(block) if other is statement)
+        return replaced_at_once(block[at + 1 :], name)
+
     def _climb(self, statement: ast.stmt) -> Iterator[tuple[ast.AST, list[ast.stmt], ast.stmt]]:
         """What holds a statement, the block it stands in and itself; up to its function."""
         places = self._fill()
@@ -113,6 +122,20 @@ class Alternatives:
                         for target in _targets(child):
                             self._stored[id(target)] = child
         return self._places
+
+
+def replaced_at_once(block: list[ast.stmt], name: str) -> bool:
+    """Whether the first statement of a block that speaks of a variable gives it a new value."""
+    for statement in block:
+        spoken = any(isinstance(p, ast.Name) and p.id == name for p in ast.walk(statement))
+        if not spoken:
+            continue
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=stored)], value=value) if stored == name:
+                return not any(isinstance(p, ast.Name) and p.id == name for p in ast.walk(value))
+            case _:
+                return False
+    return False
 
 
 def _targets(statement: ast.stmt) -> Iterator[ast.AST]:

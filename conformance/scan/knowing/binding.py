@@ -48,9 +48,17 @@ class Binding:
                 self.tree = self._parser.parse(self._offsets)
         self._bind(self._marks)
 
-    def take_in(self, functions: set[str]) -> None:
-        """Parse and bind what speaks of these functions as well."""
-        called = occurrences(self._data, functions)
+    def take_in(self, names: set[str], lines: list[tuple[int, int]] | None = None) -> None:
+        """Parse and bind what speaks of these names as well, on all lines or on some."""
+        called = occurrences(self._data, names)
+        if lines is not None:
+            called.sort()
+            numbers = line_numbers(self._data, called)
+            called = [
+                at
+                for at, number in zip(called, numbers, strict=True)
+                if any(first <= number <= last for first, last in lines)
+            ]
         self.tree = self._parser.parse(sorted({*self._offsets, *called}))
         self._bind(sorted({*self._marks, *called}))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 
 from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 
 
@@ -22,10 +25,87 @@ def forks_others(point: Point) -> bool:
     )
 
 
+_GROUP = re.compile(r"(?:^|_)(?:distributed|ddp|fsdp|dist|world_size|local_rank|multiprocessing)")
+_RANK = re.compile(r"(?:^|_)(?:rank|gpu|proc_id|device_id)(?:_id|$)")
+
+
+def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
+    """Whether a line runs in one of several processes only, each with a card of its own: behind a
+    test for that, or ``given`` a rank where the group of processes is made."""
+    if any(_asks_for_group(branch) for branch in point.branches):
+        return True
+    if given is None or not any(_RANK.search(word.lower()) for word in _words(given)):
+        return False
+    owner = point.scope.enclosing("function") or point.scope
+    return any(
+        isinstance(part, ast.Call)
+        and getattr(part.func, "attr", getattr(part.func, "id", "")) == "init_process_group"
+        for part in ast.walk(owner.node)
+    )
+
+
+def may_not_be_group(point: Point) -> bool:
+    """Whether the function has left before, for want of ranks: one process needs no group."""
+    owner = point.scope.enclosing("function")
+    if owner is None:
+        return False
+    return any(
+        isinstance(part, ast.If)
+        and part.lineno < point.statement.lineno
+        and any(isinstance(inner, ast.Return) for inner in ast.walk(part))
+        and any(
+            _GROUP.search(word.lower()) or _RANK.search(word.lower()) for word in _words(part.test)
+        )
+        for part in ast.walk(owner.node)
+    )
+
+
+def is_left_by_one(point: Point) -> bool:
+    """Whether the function has left before where there is one process only: what follows is for
+    several, each with a card of its own."""
+    owner = point.scope.enclosing("function")
+    body = owner.node.body if owner is not None and isinstance(owner.node, FunctionNode) else []
+    return any(
+        isinstance(part, ast.If)
+        and part.lineno < point.statement.lineno
+        and isinstance(part.body[-1], ast.Return)
+        and any(_GROUP.search(word.lower()) for word in _words(part.test))
+        and _says_one(part.test)
+        for part in body
+    )
+
+
+def _says_one(test: ast.expr) -> bool:
+    """``world_size == 1``, ``not is_dist_initialized()``."""
+    match test:
+        case ast.UnaryOp(op=ast.Not()):
+            return True
+        case ast.Compare(ops=[ast.Eq() | ast.LtE() | ast.Lt()], comparators=[ast.Constant()]):
+            return True
+        case _:
+            return False
+
+
+def _asks_for_group(test: ast.expr) -> bool:
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return False
+    return any(_GROUP.search(word.lower()) for word in _words(test))
+
+
+def _words(node: ast.AST) -> Iterator[str]:
+    for part in ast.walk(node):
+        match part:
+            case ast.Name(id=word) | ast.Attribute(attr=word):
+                yield word
+            case ast.Constant(value=str(word)) if word.isidentifier():
+                yield word
+
+
 def is_mocked(point: Point, method: str) -> bool:
     """Whether a test replaces the method that moves tensors or modules: nothing is moved."""
     owner = point.scope.enclosing("function")
-    if owner is None:
+    text = point.source.text
+    if owner is None or not ("patch" in text or "setattr" in text or ".object(" in text):
         return False
     for part in ast.walk(owner.node):
         if isinstance(part, ast.Call) and getattr(

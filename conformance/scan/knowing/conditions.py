@@ -253,7 +253,7 @@ class Conditions:
             true = self._sometimes(test, scope, depth)
             if true.known:
                 return true.seen_at(test), NOTHING
-        if only_gpu(word) and self._is_given(test, scope):
+        if only_gpu(word) and (_is_option(test) or self._is_given(test, scope)):
             true, false = flag(word, test)
             asked_for = {name: Guard("asked", test) for name in true.known}
             return Facts(asked_for, true.excluded), Facts({}, false.excluded)
@@ -321,3 +321,12 @@ def _is_empty(node: ast.expr) -> bool:
 
 def _callee(node: ast.expr) -> ast.expr:
     return node.func if isinstance(node, ast.Call) else node
+
+
+def _is_option(test: ast.expr) -> bool:
+    """``args.gpu``: what somebody asked for on the command line or in a config."""
+    return (
+        isinstance(test, ast.Attribute)
+        and isinstance(test.value, ast.Name)
+        and test.value.id in ("args", "opt", "opts", "options", "config", "cfg", "hparams", "hps")
+    )

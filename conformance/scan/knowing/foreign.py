@@ -21,14 +21,17 @@ class Foreign:
     ``values`` are expressions behind imported names (several lines: several bindings; after
     :data:`FUNCTION`, what a function returns). ``parameters`` are those of functions that are
     given a device, each with the place that it reaches there, if any. ``placed`` are the file's
-    own constants that others place something with, ``reached`` its own functions that others call
-    without a guard, and ``backends`` those without which it is not imported.
+    own constants that others place something with, ``fields`` the names under which they ask
+    objects for what they place, ``reached`` its own functions that others call
+    without a guard, ``refusing`` functions that do not come back without CUDA, and ``backends`` those without which it is not imported.
     """
 
     values: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     placed: tuple[tuple[str, str], ...] = ()
     reached: tuple[str, ...] = ()
+    fields: tuple[tuple[str, str], ...] = ()
+    refusing: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
 
     @property
@@ -48,7 +51,9 @@ class Foreign:
         kept = tuple(
             (name, text) for name, text in self.values if name.rpartition(".")[2].encode() in data
         )
-        return self if len(kept) == len(self.values) else replace(self, values=kept)
+        called = tuple(n for n in self.refusing if n.rpartition(".")[2].encode() in data)
+        same = len(kept) == len(self.values) and len(called) == len(self.refusing)
+        return self if same else replace(self, values=kept, refusing=called)
 
     def facts(self) -> Facts:
         """What is known wherever the file runs."""

@@ -50,6 +50,12 @@ def _shows_trace(point: Point, statement: ast.stmt) -> bool:
     return (point.dotted(function) or "").startswith("traceback.print")
 
 
+def is_of_cuda(point: Point, handler: ast.ExceptHandler) -> bool:
+    """Whether a handler takes what CUDA alone raises (``torch.cuda.OutOfMemoryError``)."""
+    kind = handler.type
+    return kind is not None and (point.dotted(kind) or "").startswith("torch.cuda.")
+
+
 def is_for_older(point: Point, handler: ast.ExceptHandler) -> bool:
     """Whether a handler is where an older PyTorch goes on."""
     return handler.type is not None and _caught(point, handler) <= _OLD

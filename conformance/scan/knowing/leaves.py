@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+from conformance.scan.findings import Severity
 from conformance.scan.knowing.conditions import Conditions
 from conformance.scan.knowing.facts import Facts
 from conformance.scan.knowing.resolve import Resolver
@@ -26,6 +28,24 @@ class Leaf:
     key: Key | None = None
     fallback: bool = False
     chosen: bool = False
+
+
+class Judging(Protocol):
+    """Whoever decides about the values of a device, once it is known where they end up."""
+
+    def __call__(
+        self,
+        leaves: list[Leaf],
+        how: str,
+        scope: Scope,
+        *,
+        others: list[Leaf] | None = None,
+        standing_in: bool = False,
+        severity: Severity | None = None,
+        key: Key | None = None,
+    ) -> None:
+        """``how`` names the place; ``others`` are the values of all bindings of a variable, which
+        ``key`` is."""
 
 
 class Leaves:

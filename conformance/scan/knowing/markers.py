@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from conformance.scan.knowing.facts import NOTHING, UNKNOWN, Facts, known
 from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.scopes import FunctionNode
+from conformance.scan.knowing.signatures import spelled
 from conformance.scan.knowing.vocabulary import declared_backends, is_negated, named_backends
 
 _LEAVING_CALLS = frozenset(
@@ -175,3 +177,41 @@ def _runs_with(word: str) -> bool:
     """Whether a decorator's word says "only with" (``require_cuda``, ``skip_if_no_gpu``)."""
     low = word.lower()
     return ("skip" not in low or "_lt_" in low) != is_negated(low.replace("skip", "", 1))
+
+
+def refusing(point: Point, tree: ast.Module) -> set[str]:
+    """Functions of a module that end the program, or raise, where there is no CUDA."""
+    found: set[str] = set()
+    text = point.source.text
+    if "cuda.is_available" not in text and "cuda.device_count" not in text:
+        return found
+    for node in tree.body:
+        if isinstance(node, FunctionNode) and any(leaves_without(point, s) for s in node.body):
+            found.add(node.name)
+    return found
+
+
+def leaves_without(point: Point, statement: ast.stmt) -> bool:
+    """``if torch.cuda.is_available(): ... else: sys.exit(1)``, also at the end of a chain."""
+    while isinstance(statement, ast.If):
+        true, false = point.conditions.of(statement.test, point.scope)
+        for facts, other in ((true, statement.orelse), (false, statement.body)):
+            guard = facts.guard("cuda")
+            if guard is not None and guard.kind == "probe" and _leaves(point, other):
+                return True
+        if len(statement.orelse) != 1:
+            return False
+        statement = statement.orelse[0]
+    return False
+
+
+def _leaves(point: Point, block: list[ast.stmt]) -> bool:
+    last = block[-1] if block else None
+    if isinstance(last, ast.Expr):
+        return exits(point, last.value)
+    return isinstance(last, ast.Raise)
+
+
+def refuses_by_call(point: Point, value: ast.expr) -> bool:
+    """Whether a call is of a function that refuses to go on without CUDA."""
+    return isinstance(value, ast.Call) and spelled(value.func) in point.guarding

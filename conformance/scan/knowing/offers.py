@@ -31,7 +31,7 @@ def offers_of(resolver: Resolver, conditions: Conditions) -> dict[str, str]:
 
 
 def _texts(bounds: Iterable[Bound], resolver: Resolver, conditions: Conditions) -> list[str]:
-    texts: list[str] = []
+    values: list[tuple[str, ast.expr, Scope]] = []
     teaches = False
     for bound in bounds:
         scope, value, mark = resolver.scopes.module, bound.value, ""
@@ -44,16 +44,18 @@ def _texts(bounds: Iterable[Bound], resolver: Resolver, conditions: Conditions) 
         if value is None:
             return []
         value = resolver.scopes.flag_tests.get(id(value), value)
+        values.append((mark, value, scope))
         if not isinstance(value, ast.Constant):
             pair = conditions.of(value, scope)
             teaches = teaches or any(side.known or side.excluded for side in pair)
         teaches = teaches or (not mark and resolver.device_set(value, scope) is not None)
-        try:
-            texts.append(mark + ast.unparse(_Plain(resolver).of(value, scope)))
-        except ValueError:
-            # Longer than any test; or an f-string that this Python cannot write out again.
-            return []
-    return texts if teaches else []
+    if not teaches:
+        return []
+    try:
+        return [mark + ast.unparse(_Plain(resolver).of(value, s)) for mark, value, s in values]
+    except ValueError:
+        # Longer than any test; or an f-string that this Python cannot write out again.
+        return []
 
 
 def returned(function: FunctionNode) -> ast.expr | None:

@@ -3,64 +3,33 @@
 from __future__ import annotations
 
 import ast
-import builtins
 from dataclasses import dataclass
-from typing import Protocol
 
 from conformance.scan.findings import Severity
 from conformance.scan.knowing.circumstances import (
-    forks_others,
     is_mocked,
     is_of_another_library,
 )
 from conformance.scan.knowing.foreign import ALONE, Foreign
-from conformance.scan.knowing.leaves import Leaf
+from conformance.scan.knowing.handed import Handed
+from conformance.scan.knowing.leaves import Judging, Leaf
 from conformance.scan.knowing.packages import TWO_DEVICES
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, Key, Scope
 from conformance.scan.knowing.shapes import stands_in, stored_name
-from conformance.scan.knowing.signatures import spelled
+from conformance.scan.knowing.takers import (
+    CLAIMED,
+    FALLBACK_READS,
+    FIRST,
+    OPTIONS,
+    TYPED,
+    describes,
+)
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
-    declared_backends,
-    device_type,
     is_device_name,
     named_backends,
 )
-
-#: Calls whose device argument another rule looks at.
-CLAIMED = frozenset(
-    {
-        "torch.Generator",
-        "torch.autocast",
-        "torch.amp.autocast",
-        "torch.amp.autocast_mode.autocast",
-        "torch.amp.GradScaler",
-        "torch.amp.grad_scaler.GradScaler",
-        "torch.amp.custom_fwd",
-        "torch.amp.custom_bwd",
-    }
-)
-#: Functions that take a device as their first positional argument.
-_FIRST = frozenset(
-    {
-        "to",
-        "to_empty",
-        "device",
-        "set_default_device",
-        "init_device_mesh",
-        "DeviceMesh",
-        "set_device",
-        "set_default_tensor_type",
-        "get_device_module",
-    }
-)
-#: Functions for which ``device_type=`` decides where things go; elsewhere it only describes.
-_TYPED = frozenset({"init_device_mesh", "DeviceMesh", "fork_rng", "device", "set_default_device"})
-_NOT_PLACING = ("register", "skip", "require", "expected", "mock", "dispatch", "impl", "only")
-_ASKING = ("is_", "has_", "check_", "supports_", "can_", "_is_", "_has_", "_check_", "assert")
-_FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
-_OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
 
 
 @dataclass(slots=True)
@@ -71,24 +40,6 @@ class _Candidate:
     standing_in: bool
 
 
-class Judging(Protocol):
-    """Whoever decides about the values of a device, once it is known where they end up."""
-
-    def __call__(
-        self,
-        leaves: list[Leaf],
-        how: str,
-        scope: Scope,
-        *,
-        others: list[Leaf] | None = None,
-        standing_in: bool = False,
-        severity: Severity | None = None,
-        key: Key | None = None,
-    ) -> None:
-        """``how`` names the place; ``others`` are the values of all bindings of a variable, which
-        ``key`` is."""
-
-
 class Placements:
     """Collects device expressions during the walk; has them judged, the last when it is over."""
 
@@ -96,9 +47,7 @@ class Placements:
         self.point = point
         self.judge = judge
         self.foreign = foreign
-        self.given = {name: dict(given) for name, given in foreign.parameters}
-        #: Functions that are given a device outright, of which it is not known what they do with it.
-        self.passed: set[str] = set()
+        self.handed = Handed(point, foreign)
         #: Constants of the module that hold an accelerator, and place nothing here.
         self.unplaced: set[str] = set()
         self.held: dict[Key, list[_Candidate]] = {}
@@ -121,6 +70,12 @@ class Placements:
             leaves = point.leaves(value)
             if any(leaf.device or leaf.key for leaf in leaves):
                 self._consume(value, leaves)
+                if (
+                    isinstance(target, ast.Name)
+                    and any(leaf.device in ACCELERATORS for leaf in leaves)
+                    and point.alternatives.is_overwritten(point.statement, target.id)
+                ):
+                    return
                 standing_in = stands_in(target, point.branches)
                 self.held.setdefault(key, []).append(
                     _Candidate(leaves, point.scope, point.statement, standing_in)
@@ -129,6 +84,14 @@ class Placements:
         name = stored_name(target)
         if name is not None and is_device_name(name):
             self._place(value, f"`{name}`")
+        else:
+            self._keep(name, value)
+
+    def _keep(self, name: str | None, value: ast.expr) -> None:
+        """A device kept in an object, from which another file may take it."""
+        place = None if self.point.in_tests else self.handed.field(name, value)
+        if place is not None:
+            self._place(value, place, severity=Severity.WARNING)
 
     def parameters(self, arguments: ast.arguments) -> None:
         """Defaults of parameters that choose a device (a literal one is another rule's)."""
@@ -151,32 +114,42 @@ class Placements:
         if isinstance(value, ast.Tuple):
             self._returned_tuple(function.node, value)
             return
+        if isinstance(value, ast.ListComp):
+            value = value.elt  # one device a card
+        elif isinstance(value, ast.List) and len(value.elts) == 1:
+            value = value.elts[0]
         leaves = point.leaves(value)
-        if not any(leaf.device or leaf.key for leaf in leaves):
-            return
-        if is_device_name(function.name) or any(
-            leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves
-        ):
-            self._consume(value, leaves)
-            key = (id(function.node), "return")
-            self.used[key] = f"the device that {function.name}() returns"
-            self.held.setdefault(key, []).append(
-                _Candidate(leaves, point.scope, point.statement, False)
-            )
+        if any(leaf.device or leaf.key for leaf in leaves):
+            says = is_device_name(function.name)
+            self._held_by(function.node, "return", value, leaves, placed=says)
 
     def _returned_tuple(self, function: FunctionNode, value: ast.Tuple) -> None:
         """A device among other values: each place of the tuple is a variable of its own."""
-        point = self.point
         for index, item in enumerate(value.elts):
-            leaves = point.leaves(item)
-            wrapped = any(leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves)
-            if wrapped or any(leaf.device in ACCELERATORS and leaf.chosen for leaf in leaves):
-                self._consume(item, leaves)
-                key = (id(function), f"return {index}")
-                self.used[key] = f"the device that {function.name}() returns"
-                self.held.setdefault(key, []).append(
-                    _Candidate(leaves, point.scope, point.statement, False)
-                )
+            leaves = self.point.leaves(item)
+            if any(leaf.device for leaf in leaves):
+                self._held_by(function, f"return {index}", item, leaves, placed=False)
+
+    def _held_by(
+        self,
+        function: FunctionNode,
+        place: str,
+        value: ast.expr,
+        leaves: list[Leaf],
+        *,
+        placed: bool,
+    ) -> None:
+        """A value that a function returns: a device if its name says so, if it is made one here,
+        or if a test for the accelerator chose it."""
+        key = (id(function), place)
+        self.held.setdefault(key, []).append(
+            _Candidate(leaves, self.point.scope, self.point.statement, False)
+        )
+        wrapped = any(leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves)
+        if placed or wrapped or any(_is_found(leaf, place) for leaf in leaves):
+            self.used[key] = f"the device that {function.name}() returns"
+        if key in self.used:
+            self._consume(value, leaves)
 
     def call(self, node: ast.Call) -> None:
         """Arguments of a call that say where to put something."""
@@ -186,14 +159,14 @@ class Placements:
         name = getattr(function, "attr", getattr(function, "id", "")) or dotted
         if name == "partial" and node.args:
             name = getattr(node.args[0], "attr", getattr(node.args[0], "id", name))
-        if dotted in CLAIMED or self._describes(dotted, name):
+        if dotted in CLAIMED or describes(point, dotted, name):
             for argument in [*node.args, *(k.value for k in node.keywords)]:
                 self._consume(argument, point.leaves(argument))
                 point.settled.add(id(argument))
             return
-        if name in _FALLBACK_READS or name in _OPTIONS:
+        if name in FALLBACK_READS or name in OPTIONS:
             self._default(node, name)
-        if name in _FALLBACK_READS or point.decorating:
+        if name in FALLBACK_READS or point.decorating:
             return
         if (
             name == "cuda"
@@ -205,78 +178,37 @@ class Placements:
         if dotted.partition(".")[0] in TWO_DEVICES:
             self._limit(node)
         how = f"{name}()" if name else "a call"
-        if node.args and (name in _FIRST or "to_device" in name) and id(node) not in point.consumed:
+        if node.args and (name in FIRST or "to_device" in name) and id(node) not in point.consumed:
             self._place(node.args[0], how, consume_call=dotted == "torch.device" and node)
+            self._numbered(node.args[0], how)
         if dotted == "torch.load" and len(node.args) > 1:
             self._place(node.args[1], "map_location")
         for keyword in node.keywords:
             if keyword.arg is not None:
                 self._keyword(keyword.arg, keyword.value, name)
+                if name not in OPTIONS:
+                    self._keep(keyword.arg, keyword.value)
         if dotted == "torch.set_default_tensor_type" and node.args:
             self._tensor_type(node.args[0], "set_default_tensor_type()")
         elif name == "type" and len(node.args) == 1 and isinstance(function, ast.Attribute):
             self._tensor_type(node.args[0], "type()")
-        if name not in _FIRST and name not in _OPTIONS and not point.in_tests:
+        if name not in FIRST and name not in OPTIONS and not point.in_tests:
             # A test that names a device means that one.
-            self._handed(node, name)
+            for value, place in self.handed.placed(node, name, self.held):
+                self._place(value, place)
 
-    def _handed(self, node: ast.Call, name: str) -> None:
-        """Devices given to a function of the project, by place or by a keyword that does not
-        say so: they are placed if the function places them."""
-        given: list[tuple[str, ast.expr]] = [
-            *((str(place), value) for place, value in enumerate(node.args)),
-            *((k.arg, k.value) for k in node.keywords if k.arg and not is_device_name(k.arg)),
-        ]
-        text = ""
-        for which, value in given:
-            if id(value) in self.point.consumed or not self._may_be_device(value):
-                continue
-            text = text or self._callee(node.func)
-            if not text or declared_backends(name):
-                return
-            if text not in self.given:
-                self.passed.add(text)
-                return
-            how = self.given[text].get(which)
-            if how:
-                self._place(value, how)
-
-    def _may_be_device(self, value: ast.expr) -> bool:
-        """Whether a value names an accelerator that is not known to be there, outright or by a
-        variable whose name does not say so."""
+    def _numbered(self, value: ast.expr, how: str) -> None:
+        """``to(device_ids[0])`` where CUDA is found: a number is a card of CUDA's."""
         point = self.point
-        if isinstance(value, ast.Name):
-            key = point.resolver.key(value, point.scope)
-            says = is_device_name(value.id) and not named_backends(value.id)
-            return not says and key in self.held
-        if isinstance(value, ast.Constant):
-            device = device_type(value.value) if isinstance(value.value, str) else None
-            return device in ACCELERATORS and not point.guarded(device or "")
-        return isinstance(value, ast.IfExp | ast.JoinedStr | ast.Call) and any(
-            leaf.device in ACCELERATORS and leaf.facts.guard(leaf.device or "") is None
-            for leaf in point.leaves(value)
-        )
-
-    def _callee(self, function: ast.expr) -> str:
-        """A function that the project may hold, as the file spells it; after ``=`` one of its own
-        (a method by its class's name). Empty for any other."""
-        text = spelled(function)
-        point = self.point
-        if not text:
-            return ""
-        if text.startswith(("self.", "cls.")):
-            owner = point.scope.enclosing("class")
-            return f"={owner.name}.{text.partition('.')[2]}" if owner is not None else ""
-        found = point.scope.find(text.partition(".")[0])
-        kinds = {bound.kind for bound in found[1]} if found is not None else set()
-        if kinds <= {"def"} and "." not in text and not hasattr(builtins, text):
-            return f"={text}"  # one that was not parsed is not bound
-        return text if kinds == {"import"} else ""
+        if isinstance(value, ast.Subscript) and point.probed_only("cuda") is not None:
+            name = getattr(value.value, "attr", getattr(value.value, "id", ""))
+            if name in ("device_ids", "gpu_ids", "gpus"):
+                self.judge([Leaf(value, "cuda", point.facts)], how, point.scope)
 
     def _default(self, node: ast.Call, name: str) -> None:
         """A default of an option, a field or a setting that chooses a device (a literal one is
         another rule's)."""
-        if name in _FALLBACK_READS:
+        if name in FALLBACK_READS:
             values = node.args[2 if name == "getattr" else 1 :]
             how = "the default of a setting"
         else:
@@ -290,14 +222,6 @@ class Placements:
             if any(leaf.device in ACCELERATORS and leaf.chosen for leaf in leaves):
                 self._place(inner, how)
 
-    def _describes(self, dotted: str, name: str) -> bool:
-        """Whether a function only speaks of the devices that it is given."""
-        if name == "fork_rng" and forks_others(self.point):
-            return True  # the state of another accelerator is kept beside it
-        if dotted.startswith("torch.cuda."):
-            return True  # what asks CUDA about its own device chooses none
-        return name.startswith(_ASKING) or any(word in name.lower() for word in _NOT_PLACING)
-
     def _limit(self, node: ast.Call) -> None:
         """An engine that has two devices only: what it is given may choose between the two."""
         for argument in [*node.args, *(k.value for k in node.keywords)]:
@@ -310,7 +234,7 @@ class Placements:
         if keyword.startswith(("supports", "skip")):
             self.point.settled.add(id(value))
         # Elsewhere the keyword describes; a choice between two devices still is one.
-        describes = keyword == "device_type" and name not in _TYPED
+        describes = keyword == "device_type" and name not in TYPED
         if describes and not isinstance(value, ast.IfExp):
             return
         if is_device_name(keyword) or (
@@ -360,6 +284,8 @@ class Placements:
             name = key.value if isinstance(key, ast.Constant) else None
             if isinstance(name, str) and is_device_name(name) and name != "device_type":
                 self._place(value, f'"{name}"', severity=Severity.WARNING)
+            elif isinstance(name, str):
+                self._keep(name, value)
 
     # Judging
 
@@ -435,6 +361,8 @@ class Placements:
                 choice = key in self.compared_keys and any(
                     leaf.chosen for item in candidates for leaf in item.leaves
                 )
+                if key[1].startswith("return"):
+                    continue
                 declared = named_backends(key[1])
                 if key[0] == module and any(
                     leaf.device in ACCELERATORS for item in candidates for leaf in item.leaves
@@ -457,3 +385,12 @@ class Placements:
                     standing_in=item.standing_in,
                     key=key,
                 )
+
+
+def _is_found(leaf: Leaf, place: str) -> bool:
+    """Whether an accelerator is returned because a test found it, or in a tuple by any choice."""
+    if leaf.device not in ACCELERATORS or leaf.device is None:
+        return False
+    guard = leaf.facts.guard(leaf.device)
+    chosen = leaf.chosen and place != "return"
+    return chosen or (guard is not None and guard.kind == "probe")

@@ -32,6 +32,10 @@ class Point:
         self.statement: ast.stmt = ast.Pass()
         self.branches: list[ast.expr] = []
         self.decorating = False
+        #: Functions, as the file spells them, that do not come back without CUDA.
+        self.guarding: frozenset[str] = frozenset()
+        #: Those of them that the file itself defines.
+        self.refusing_own: set[str] = set()
         self.consumed: set[int] = set()
         self.positive: set[int] = set()
         self.settled: set[int] = set()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from conformance.scan.findings import Finding, Severity
+from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.packages import KERNELS
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, blocks_of
@@ -40,6 +41,18 @@ def in_kernel_package(path: str) -> bool:
     folder, name = os.path.split(path)
     package = _kernel_package(folder)
     return package is not None and (package[0] != folder or name not in package[1])
+
+
+def in_extension(path: str, root: str) -> bool:
+    """Whether a folder below the project's builds an extension for CUDA, and the file is in it."""
+    folder = os.path.dirname(path)
+    return folder != root and _builds_cuda(folder)
+
+
+@lru_cache(maxsize=1024)
+def _builds_cuda(folder: str) -> bool:
+    text = _text(os.path.join(folder, "setup.py")) or ""
+    return "CUDAExtension(" in text and "CppExtension(" not in text
 
 
 @lru_cache(maxsize=1024)
@@ -157,7 +170,8 @@ class Helpers:
             for part in mentioned:
                 name = getattr(part, "attr", getattr(part, "id", ""))
                 if name in self.names:
-                    known = "cuda" in in_use(point)
+                    # What a `try` expects to fail is called to find out.
+                    known = "cuda" in in_use(point) or ANY in point.facts.known
                     owners = tuple(point.scope.qualname.split("."))
                     self.calls.setdefault(name, []).append((known, owners))
 

@@ -8,6 +8,20 @@ from dataclasses import dataclass
 
 from conformance.scan.knowing.scopes import FunctionNode
 
+#: Decorators that leave a function to be called as it is; any other may hand it on.
+_HARMLESS = frozenset(
+    {"no_grad", "inference_mode", "lru_cache", "cache", "contextmanager", "wraps", "dataclass"}
+    | {"staticmethod", "classmethod", "property", "enable_grad", "overload", "total_ordering"}
+    | {"s", "attrs", "define", "frozen"}
+)
+#: Classes that call none of the methods that are added to them.
+_BASES = frozenset({"object", "ABC", "Generic", "Protocol", "Module", "NamedTuple"})
+#: What PyTorch's ``Module`` calls by itself.
+_OF_MODULES = frozenset(
+    {"forward", "extra_repr", "state_dict", "load_state_dict", "train", "eval", "parameters"}
+    | {"to", "cuda", "cpu", "half", "float", "double", "apply", "modules", "children", "buffers"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -54,3 +68,31 @@ def spelled(node: ast.expr) -> str:
         base = spelled(node.value)
         return f"{base}.{node.attr}" if base else ""
     return ""
+
+
+def is_plain(node: ast.AST) -> bool:
+    """Whether no decorator may hand a function or class to others."""
+    for decorator in getattr(node, "decorator_list", ()):
+        function = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if spelled(function).rpartition(".")[2] not in _HARMLESS:
+            return False
+    return True
+
+
+def is_bound(node: ast.AST) -> bool:
+    """Whether the first parameter of a method is what it is called on."""
+    return isinstance(node, FunctionNode) and not any(
+        spelled(decorator) == "staticmethod" for decorator in node.decorator_list
+    )
+
+
+def is_called_by_name(owner: ast.ClassDef, method: ast.AST) -> bool:
+    """Whether a method runs only where its name stands: no framework calls it back."""
+    name = getattr(method, "name", "__")
+    bases = {
+        spelled(base.value if isinstance(base, ast.Subscript) else base).rpartition(".")[2]
+        for base in owner.bases
+    }
+    if name.startswith("__") or not (is_plain(owner) and is_plain(method)):
+        return False
+    return bases <= _BASES and not ("Module" in bases and name in _OF_MODULES)

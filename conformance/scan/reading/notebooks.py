@@ -12,6 +12,8 @@ from conformance.scan.findings import Finding
 from conformance.scan.reading.source import split_lines
 
 _MAGIC = re.compile(r"^\s*[%!?]|^\s*[\w.\[\]'\"]+\?+\s*$")
+#: Commands that IPython takes without a sign as well, before anything that no Python could be.
+_BARE = re.compile(r"^(?:cd|ls|cat|cp|mv|rm|mkdir|pip|conda|pwd)[ \t]+[\w~./$-]+[^=(\[]*$")
 #: `files = !ls` and `value = %env NAME`: a list or a text that is not to be known.
 _CAPTURED = re.compile(r"^(\s*[\w, .]+=\s*)[!%](?!=).*$")
 _LINE_TIMED = re.compile(r"^(\s*)%time(?:it)?\b(?:\s+-\w+(?:\s+\d+)?)*\s+(?=\S)")
@@ -123,7 +125,7 @@ def _python(line: str) -> str:
     timed = _LINE_TIMED.match(line)
     if timed is not None:
         return timed[1] + line[timed.end() :]
-    if _MAGIC.match(line):
+    if _MAGIC.match(line) or _BARE.match(line):
         indent = line[: len(line) - len(line.lstrip())]
         return indent + "pass" if indent else ""
     return line

@@ -31,9 +31,13 @@ WORDS = (
     b"nccl",
     b".half()",
     b"=torch.float16",
+    b", torch.float16)",
+    b"=torch.half",
     b"load_in_",
     b"CUDAExecution",
     b"FLASH_ATTENTION",
+    b"'gpu'",
+    b'"gpu"',
 )
 # One search for each keyword: its literal start makes `re` as quick as a substring search.
 _PACKAGES = (
@@ -56,6 +60,7 @@ _NEAR = 240
 #: What makes NumPy's double precision where no dtype is given.
 _DOUBLES = re.compile(
     rb"np\.(?:linspace|logspace|zeros|ones|eye|random\.(?:randn?|normal|uniform))\("
+    rb"|np\.(?:arange|array|full)\([^)\n]*\d\."
 )
 #: Bytes below which a definition is sooner parsed than blanked.
 _WORTH = 60
@@ -136,6 +141,7 @@ def binding_offsets(data: bytes) -> list[int]:
     accelerator that was asked for, and where tensors were put when double precision is about."""
     found = find_all(data, b"cpu") + find_all(data, b"version.hip")
     found += find_all(data, b"current_accelerator")
+    found += find_all(data, b"device_ids[") + find_all(data, b"gpu_ids[")
     if any(word in data for word in (b"double(", *_PRECISION)):
         found += find_all(data, b"device=") + find_all(data, b".to(")
     if b"from_numpy(" in data:

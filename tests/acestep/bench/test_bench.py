@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,14 @@ def test_a_run_much_slower_than_its_stages_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "b.png").stat().st_size > 1000
 
 
+def test_the_first_of_several_processes_only_warms(tmp_path: Path) -> None:
+    said = 'import json; print(json.dumps([{"seconds_taken": 0.001}]))'
+    runs = measure._started([sys.executable, "-I", "-S", "-c", said], 2)
+    assert [run.from_disk for run in runs] == [0.001, 0.001]
+    assert all(0.001 < run.command < 30 for run in runs)
+
+
+@pytest.mark.soak
 def test_fresh_processes_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "b.json"
     options = "bench --device cpu --seconds 0.6 --repeats 1 --against nothing --start-up 1"

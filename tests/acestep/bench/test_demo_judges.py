@@ -57,11 +57,11 @@ def test_hiss_that_nobody_hears_is_no_timbre(organ: tuple[Song, torch.Tensor]) -
 
 
 def test_the_autoencoder_keeps_what_is_heard(
-    handler: AceStepHandler, organ: tuple[Song, torch.Tensor]
+    trained_handler: AceStepHandler, organ: tuple[Song, torch.Tensor]
 ) -> None:
     """Key, tempo and most of the waveform; an untrained one fails all of it."""
     song, audio = organ
-    rebuilt = evaluate.reconstructed(handler, audio)
+    rebuilt = evaluate.reconstructed(trained_handler, audio)
     measured = evaluate.distances(rebuilt, audio)
     assert measured["si_sdr"] > 6
     assert measured["stft"] < 0.6
@@ -71,9 +71,11 @@ def test_the_autoencoder_keeps_what_is_heard(
 
 
 @pytest.mark.parametrize("drums", ["with drums", "without drums"])
-def test_songs_are_stereo_and_begin_without_a_click(handler: AceStepHandler, drums: str) -> None:
+def test_songs_are_stereo_and_begin_without_a_click(
+    trained_handler: AceStepHandler, drums: str
+) -> None:
     prompt = Prompt(f"happy piano, {drums}", 107, "C major", "4")
-    song = evaluate.generated(handler, [prompt])
+    song = evaluate.generated(trained_handler, [prompt])
     assert -14 < float(evaluate.side_of(song)) < -4
     start, steps = song[..., : SAMPLE_RATE // 1000], song.diff().abs()
     assert float(start.abs().max()) < 0.1 * float(song.abs().max())

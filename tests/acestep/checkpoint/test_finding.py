@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -209,40 +209,30 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_dir() == Path.home() / ".cache" / "acestep"
 
 
-BUILD_TWICE = """
-import os, sys
-from pathlib import Path
-from acestep import demo
-# Once before, so that both have imported what a build needs, and begin at once.
-demo.path(Path(sys.argv[2]))
-builders = []
-for _ in range(2):
-    builder = os.fork()
-    if builder == 0:
-        print(demo.path(Path(sys.argv[1])), flush=True)
-        os._exit(0)
-    builders.append(builder)
-assert all(os.waitpid(builder, 0)[1] == 0 for builder in builders)
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="it forks")
-def test_two_processes_build_the_demo_at_once(tmp_path: Path, demo_folder: Path) -> None:
+def test_two_processes_build_the_demo_at_once(tmp_path: Path, trained: Path) -> None:
     cache = tmp_path / "fresh"
-    run = subprocess.run(
-        [sys.executable, "-c", BUILD_TWICE, str(cache), str(tmp_path / "first")],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        # A fork has none of its parent's threads, and would wait for them.
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
-    assert set(run.stdout.split()) == {str(cache / f"demo-{demo.RECIPE_VERSION}")}
-    assert [entry.name for entry in cache.iterdir()] == [f"demo-{demo.RECIPE_VERSION}"]
+    fork = multiprocessing.get_context("fork")
+    both = fork.Barrier(2)
+
+    def build() -> None:
+        both.wait()
+        assert demo.path(cache) == cache / trained.name
+
+    builders = [fork.Process(target=build) for _ in range(2)]
+    try:
+        for builder in builders:
+            builder.start()
+        for builder in builders:
+            builder.join(120)
+        assert [builder.exitcode for builder in builders] == [0, 0]
+    finally:
+        for builder in builders:
+            builder.kill()
+    assert [entry.name for entry in cache.iterdir()] == [trained.name]
     # The same bytes on every build.
-    for file in sorted(demo_folder.rglob("*.safetensors")):
-        twin = cache / f"demo-{demo.RECIPE_VERSION}" / file.relative_to(demo_folder)
+    for file in sorted(trained.rglob("*.safetensors")):
+        twin = cache / trained.name / file.relative_to(trained)
         assert twin.read_bytes() == file.read_bytes(), file.name
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -287,46 +288,30 @@ def test_a_full_disk_is_seen_before_the_work(
     assert files(tmp_path) == []
 
 
-def run_cli(arguments: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "acestep", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,  # type: ignore[call-overload]
-    )
-
-
-def test_a_disk_that_fills_while_saving_leaves_nothing(tmp_path: Path, demo_folder: Path) -> None:
+def test_a_disk_that_fills_while_saving_leaves_nothing(
+    tmp_path: Path, forked: Callable[..., Any]
+) -> None:
     """The system itself refuses to let any file grow past 64 KiB."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 
-    # Coverage's own data file would meet the limit too.
-    quiet = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
-    run = run_cli([*QUICK, "--duration", "3", "-o", "song.wav"], preexec_fn=limit, env=quiet)
-    assert run.returncode == 2
-    assert run.stderr.count("\n") == 1
-    assert "cannot write song.wav" in run.stderr
+    run = forked(*QUICK, "--duration", "3", "-o", "song.wav", first=limit)
+    code, _, said = run.ended()
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "cannot write song.wav" in said
     assert files(tmp_path) == []
 
 
-def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path) -> None:
-    long = ["generate", "x", "--steps", "1000", "--duration", "60"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "acestep", *long],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    assert "toy" in process.stderr.readline()
+def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path, forked: Callable[..., Any]) -> None:
+    run = forked("generate", "x", "--steps", "1000", "--duration", "60", first=os.setsid)
+    assert "toy" in run.said(lines=1)
     time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "acestep: interrupted"
+    os.killpg(run.process.pid, signal.SIGINT)
+    code, _, said = run.ended()
+    assert code == 130
+    assert said.splitlines()[-1] == "acestep: interrupted"
     assert files(tmp_path) == []
 
 
@@ -454,5 +439,7 @@ def test_help_needs_no_torch_and_names_every_device() -> None:
 
 
 def test_module_and_version() -> None:
-    run = run_cli(["--version"])
+    run = subprocess.run(
+        [sys.executable, "-m", "acestep", "--version"], capture_output=True, text=True, check=False
+    )
     assert (run.returncode, run.stdout) == (0, f"acestep {__version__}\n")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from acestep.acestep_v15_pipeline import build_parser, main
-from acestep.bench._server_process import ServerProcess, free_port
+from acestep.bench._programs import ServerProcess, free_port
 from acestep.cli import serve
 from acestep.errors import RequestError
 from acestep.server import serving

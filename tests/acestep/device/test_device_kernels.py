@@ -31,18 +31,17 @@ def test_kernels_follow_the_capability(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], packed: bool, tiles: bool
 ) -> None:
     policy = gpu(monkeypatch, capability)
-    monkeypatch.setenv("ACESTEP_LANGUAGE_KERNELS", "1")
     has_triton = importlib.util.find_spec("triton") is not None
     for dtype in HALF:
         assert policy.has_packed_attention(dtype) is packed
         assert policy.has_tile_kernels(dtype) is (tiles and has_triton)
         assert policy.has_language_kernels(dtype) is (tiles and has_triton)
     assert policy.launches_ahead is tiles
-    monkeypatch.delenv("ACESTEP_LANGUAGE_KERNELS")
-    assert not policy.has_language_kernels(torch.bfloat16), "nobody asked for them"
     assert not policy.has_language_kernels(torch.float32)
     assert not policy.has_packed_attention(torch.float32)
     assert not policy.has_tile_kernels(torch.float32)
+    monkeypatch.setenv("ACESTEP_LANGUAGE_KERNELS", "0")
+    assert not policy.has_language_kernels(torch.bfloat16), "switched off"
 
 
 @pytest.mark.parametrize("capability", [(9, 0), (9, 4), (9, 5), (11, 0)])
@@ -51,7 +50,6 @@ def test_a_gpu_of_amd_is_no_hopper(
 ) -> None:
     """A PyTorch for ROCm calls it cuda, and its number would pass: an MI300 is 9.4."""
     policy = gpu(monkeypatch, capability, hip="6.4.43482")
-    monkeypatch.setenv("ACESTEP_LANGUAGE_KERNELS", "1")
     for dtype in HALF:
         assert not policy.has_packed_attention(dtype)
         assert not policy.has_tile_kernels(dtype)

@@ -17,6 +17,7 @@ class _CudaPolicy:
     prefers_vllm = True
     lm_backend = "pt"
     lm_backend_reason = "vLLM is not installed"
+    quantization: str | None = None
 
 
 def test_the_engine_is_chosen_by_the_device() -> None:
@@ -31,6 +32,10 @@ def test_the_engine_is_chosen_by_the_device() -> None:
         loading.choose("vllm", policy)
     policy.lm_backend = "vllm"
     assert loading.choose("", policy) == ("vllm", None)
+    policy.quantization = "int8"
+    assert loading.choose("", policy) == ("pt", None), "vLLM has other ways"
+    with pytest.raises(RequestError, match="leave out --quantize"):
+        loading.choose("vllm", policy)
 
 
 def test_nothing_is_loaded_to_find_a_model() -> None:
@@ -40,5 +45,7 @@ def test_nothing_is_loaded_to_find_a_model() -> None:
     assert found.status == f"{found.folder.name} on cpu (bfloat16), backend pt"
     noted = dataclasses.replace(found, note="a line")
     assert noted.status == f"{found.status}; a line"
+    small = loading.find("demo", resolve("cpu", quantization="int8"))
+    assert small.status == f"{found.folder.name} on cpu (float32, int8 weights), backend pt"
     with pytest.raises(RequestError, match="offloading is pointless on cpu"):
         loading.find("demo", resolve("cpu"), offload=True)

@@ -17,7 +17,7 @@ from server_support import KEY, SONG, Server
 
 from acestep.bench import hostile_benchmark as page
 from acestep.bench import server_hostile_benchmark as attacks
-from acestep.bench._server_process import free_port
+from acestep.bench._programs import free_port
 from acestep.bench._server_stage import Stage
 from acestep.server import serving
 from acestep.server.app import create_app

@@ -14,12 +14,16 @@ from acestep.acestep_v15_pipeline import build_parser
 from acestep.batch.jobs import read_jobs
 from acestep.cli import batch, file_options, song_options
 from acestep.errors import RequestError
-from acestep.gradio_ui.interfaces import form
+from acestep.gradio_ui.interfaces import form, service
 from acestep.gradio_ui.interfaces.api import Api
+from acestep.gradio_ui.settings import Choice, PageOptions
 from acestep.gradio_ui.song_request import SongRequest
 from acestep.handler import AceStepHandler
+from acestep.llm_inference import LLMHandler
 from acestep.server import fields as http
 from acestep.server.asking import understood
+from acestep.server.engines import Engines
+from acestep.server.options import ServerOptions, from_environment
 from acestep.song.params import GenerationConfig, GenerationParams, words_and_numbers
 from acestep.song.request import Request
 
@@ -234,6 +238,35 @@ def test_the_form_has_every_field_or_the_api_does() -> None:
     taken = {"source": "source_file", "reference": "reference_file"}
     named = {taken.get(name, name) for name in inspect.signature(Api.generate).parameters}
     assert named - {"self", "request"} == ours
+
+
+def test_few_bits_at_every_door() -> None:
+    """Command line, batch, page, HTTP and Python; the bare command hands it on."""
+    parse = build_parser().parse_args
+    told = [
+        parse(["generate", "x", "--quantize", "int8_weight_only"]).quantize,
+        parse(["inspire", "x", "--quantize", "int8"]).quantize,
+        parse(["bench", "--quantize", "int8"]).quantize,
+        batch.setting_of(
+            parse(["batch", "p.jsonl", "-o", "out", "--quantize", "INT8"])
+        ).quantization,
+        PageOptions.of(vars(parse(["--quantize", "int8"]))).choice.policy().quantization,
+        from_environment(
+            {"quantize": parse(["serve", "--quantize", "int8"]).quantize}, {}
+        ).quantize,
+        from_environment({}, {"ACESTEP_QUANTIZATION": "int8_weight_only"}).quantize,
+    ]
+    assert told == ["int8"] * len(told)
+    options = ServerOptions(quantize="int8", devices=("cpu",))
+    assert Engines("cpu", options).policy.quantization == "int8"
+    panel = service.chosen(("demo", "cpu", "", "auto", "none"), Choice(quantize="int8"))
+    assert panel.quantize == "int8"
+    for command in (["generate", "x"], ["batch", "p", "-o", "o"], ["bench"], ["serve"], []):
+        assert parse(command).quantize is None
+    for method in (AceStepHandler.initialize_service, LLMHandler.initialize):
+        assert "quantization" in inspect.signature(method).parameters
+    with pytest.raises(SystemExit):
+        parse(["generate", "x", "--quantize", "int3"])
 
 
 def test_defaults_say_the_same_everywhere() -> None:

@@ -282,13 +282,13 @@ def test_training_goes_on_where_it_stopped(
                      "state.json", "log.jsonl", "codes-1.safetensors"}  # fmt: skip
 
 
-def test_pieces_become_the_codes_of_the_built_in_encoder(handler: Any) -> None:
+def test_pieces_become_the_codes_of_the_built_in_encoder(trained_handler: Any) -> None:
     from acestep.demo.synth import Voices
     from acestep.inference import audio_to_codes
 
     song = compose(np.random.default_rng(2), 1.0)
     made = recipe.Coder(resolve("cpu"))(Chunk([song]))
-    text = audio_to_codes(handler, Voices().render([song])[0])
+    text = audio_to_codes(trained_handler, Voices().render([song])[0])
     assert "".join(f"<|audio_code_{n}|>" for n in made[0]) == text
 
 

@@ -20,6 +20,7 @@ from conformance.scan.judging.rules.families import (
     is_probe,
 )
 from conformance.scan.knowing.alternatives import calls
+from conformance.scan.knowing.circumstances import is_of_process_group
 from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_mac
 
 #: Functions of ``torch.cuda`` and what ``torch.accelerator`` calls them.
@@ -33,6 +34,11 @@ _NEUTRAL = {
     "Event": "Event",
 }
 
+#: CUDA's graphs: whoever records one means CUDA.
+_GRAPHS = frozenset(
+    {"CUDAGraph", "graph", "graph_pool_handle", "make_graphed_callables"}
+    | {"is_current_stream_capturing"}
+)
 _STREAMS = frozenset({"current_stream", "set_stream", "Stream", "Event"})
 _STREAMED = re.compile(
     r"cuda\.stream\(|cuda_stream|cuda_event|cuda\.(?:set|default)_stream|ExternalStream"
@@ -52,10 +58,13 @@ def _call(context: Context, node: ast.Call) -> None:
     if name.endswith(("Error", "Exception")) or name in PASSIVE or "jiterator" in dotted:
         return
     harmless = name in HARMLESS.get(backend, ())
-    if harmless and set(context.facts.excluded) & ACCELERATORS - {backend}:
+    other = set(context.facts.known) & ACCELERATORS - {backend}
+    if harmless and not other and set(context.facts.excluded) & ACCELERATORS - {backend}:
         return  # the last of a chain that serves the other accelerators
-    if harmless and context.alternatives.beside(
-        context.statement, calls(frozenset({name})), asks_mac
+    if (
+        harmless
+        and not other
+        and context.alternatives.beside(context.statement, calls(frozenset({name})), asks_mac)
     ):
         return  # the next statement does the same for another accelerator
     message = f"{dotted}() is called without knowing that {backend} is in use"
@@ -64,6 +73,8 @@ def _call(context: Context, node: ast.Call) -> None:
     severity = Severity.WARNING if harmless or name in HISTORY else Severity.ERROR
     if backend == "mps" and "cuda" in context.facts.excluded:
         severity = Severity.NOTE  # what is left after CUDA was served: a Mac, or the CPU alone
+    if backend == "cuda" and (name in _GRAPHS or is_of_process_group(context, node)):
+        severity = Severity.NOTE
     context.report(
         RULE,
         node,
@@ -134,6 +145,10 @@ RULE = Rule(
         Bad("from torch import cuda as c\nc.empty_cache()", 2),
         Bad("from torch.cuda import empty_cache\nempty_cache()", 2),
         Bad("import torch\ntorch.mps.empty_cache()", 2),
+        Bad(
+            "import torch\ndef f(device):\n    if device == 'mps':\n        torch.cuda.empty_cache()",
+            4,
+        ),
         Bad(
             "import torch\nif torch.cuda.is_available():\n    pass\nelse:\n    torch.cuda.synchronize()",
             5,

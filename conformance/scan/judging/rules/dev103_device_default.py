@@ -9,6 +9,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import mend_device
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.verdicts import Placement
+from conformance.scan.knowing.alternatives import replaced_at_once
 from conformance.scan.knowing.markers import refuses
 from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.vocabulary import (
@@ -17,8 +18,12 @@ from conformance.scan.knowing.vocabulary import (
     is_device_name,
 )
 
+#: Parameters that say how something is computed: the function looks at the device itself.
+_KINDS = frozenset({"impl", "implementation", "kernel", "mode", "method", "engine"})
 _READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
-_OPTIONS = frozenset({"add_argument", "option", "Option", "argument", "Argument", "Field", "field"})
+_OPTIONS = frozenset(
+    {"add_argument", "option", "Option", "argument", "Argument", "Field", "field", "ib", "attrib"}
+)
 
 
 def _device(context: Context, node: ast.expr | None) -> str | None:
@@ -73,6 +78,9 @@ def _function(context: Context, node: FunctionNode) -> None:
             continue
         device = _device(context, default)
         if device is not None and default is not None:
+            if argument.arg in _KINDS or replaced_at_once(node.body, argument.arg):
+                context.consumed.add(id(default))
+                continue
             # Autocast of the wrong device warns and does nothing; it does not fail.
             milder = Severity.WARNING if "autocast" in node.name.lower() else None
             _report(context, default, device, f"parameter `{argument.arg}`", milder)
@@ -101,7 +109,7 @@ def _option(context: Context, node: ast.Call) -> None:
             value = keyword.value.body if isinstance(keyword.value, ast.Lambda) else keyword.value
             device = _device(context, value)
             if device is not None:
-                where = "an option" if "ield" not in name else "a field"
+                where = "a field" if "ield" in name or "ib" in name else "an option"
                 _report(context, value, device, where)
     if node.args and name in ("Option", "Argument", "Field"):
         device = _device(context, node.args[0])
@@ -227,6 +235,8 @@ RULE = Rule(
         Bad("DEFAULT = 'cuda'\ndef f(x, device=DEFAULT):\n    return x", 2),
     ),
     valid=(
+        "def f(x, impl='cuda'):\n    return fast(x) if impl == 'cuda' and x.is_cuda else slow(x)",
+        "def load(path, device='cuda'):\n    device = 'cpu'\n    return open_(path).to(device)",
         "def load(path, device=None):\n    return path",
         "def load(path, device='cpu'):\n    return path",
         "def load(path, device='auto'):\n    return path",

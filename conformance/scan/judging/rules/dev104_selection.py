@@ -30,6 +30,23 @@ def _placement(context: Context, placement: Placement) -> None:
     )
 
 
+def _types(context: Context, node: ast.IfExp) -> None:
+    """``torch.cuda.FloatTensor if cuda else torch.FloatTensor``: a choice of types of tensors."""
+    sides = [context.dotted(side) or "" for side in (node.body, node.orelse)]
+    if not all(side.startswith("torch.") and side.endswith("Tensor") for side in sides):
+        return
+    if sum(side.startswith("torch.cuda.") for side in sides) != 1 or context.choice_serves(
+        node, context.scope
+    ):
+        return
+    true, false = context.conditions.of(node.test, context.scope)
+    facts = true if sides[0].startswith("torch.cuda.") else false
+    guard = facts.guard("cuda")
+    if guard is not None and guard.kind != "test":
+        message = "the type of tensors is chosen between CUDA's and the CPU's only"
+        context.report(RULE, node, message, severity=Severity.WARNING)
+
+
 def _fix(context: Context, placement: Placement) -> Fix | None:
     """Unsafe: one conditional expression chooses among what is there."""
     for node in ast.walk(context.statement):
@@ -158,8 +175,14 @@ RULE = Rule(
             "    if torch.backends.mps.is_available():\n        print('slow')\n    return model",
             3,
         ),
+        Bad(
+            "import torch\ncuda = torch.cuda.is_available()\n"
+            "Tensor = torch.cuda.FloatTensor if cuda else torch.FloatTensor",
+            3,
+        ),
     ),
     valid=(
+        "import torch\ndef f(x):\n    return torch.cuda.FloatTensor if x.is_cuda else torch.FloatTensor",
         "import torch\ndevice = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'",
         "import torch\ndef pick():\n    if torch.cuda.is_available():\n        return 'cuda'\n"
         "    if torch.backends.mps.is_available():\n        return 'mps'\n    return 'cpu'",
@@ -185,6 +208,6 @@ RULE = Rule(
         "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
         "    return torch.cuda.get_device_properties(torch.device('cuda')).major",
     ),
-    hooks={"placement": _placement},
+    hooks={"placement": _placement, "ifexp": _types},
     fixable=True,
 )

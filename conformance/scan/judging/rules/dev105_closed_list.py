@@ -8,6 +8,7 @@ from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import insert_after
 from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.knowing.markers import refuses
 from conformance.scan.knowing.vocabulary import ACCELERATORS, DEVICE_WORDS
 
 _Listed = list[tuple[ast.expr, str]]
@@ -121,6 +122,27 @@ def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
     )
 
 
+def _refused(context: Context, node: ast.If) -> None:
+    """``if "cpu" not in device and "cuda" not in device: raise``: a list in two tests."""
+    test = node.test
+    if (
+        not refuses(node.body)
+        or not isinstance(test, ast.BoolOp)
+        or not isinstance(test.op, ast.And)
+    ):
+        return
+    words = [
+        (part.left, str(part.left.value))
+        for part in test.values
+        if isinstance(part, ast.Compare)
+        and isinstance(part.ops[0], ast.NotIn)
+        and isinstance(part.left, ast.Constant)
+    ]
+    if len(words) == len(test.values) and _lacks_mps(words):  # type: ignore[arg-type]
+        shown = ", ".join(word for _, word in words)
+        context.report(RULE, test, f"a list of devices ({shown}) leaves out mps")
+
+
 def _subscript(context: Context, node: ast.Subscript) -> None:
     if isinstance(node.value, ast.Tuple | ast.List):
         context.settled.add(id(node.value))  # ("cpu", "cuda")[flag] chooses, it does not list
@@ -189,6 +211,10 @@ RULE = Rule(
         ),
         Bad("providers = [('CUDAExecutionProvider', {'device_id': 0}), 'CPUExecutionProvider']", 1),
         Bad('VALID = {"cpu", "cuda"}', 1, 'VALID = {"cpu", "cuda", "mps"}'),
+        Bad(
+            "def f(device):\n    if 'cpu' not in device and 'cuda' not in device:\n        raise ValueError(device)",
+            2,
+        ),
     ),
     valid=(
         "import argparse\np = argparse.ArgumentParser()\np.add_argument('--device', choices=['auto', 'cuda', 'mps', 'cpu'])",
@@ -203,6 +229,6 @@ RULE = Rule(
         "def f(device):\n    if device.type not in {'cpu', 'cuda'}:\n        return device\n    return device.index",
         "import enum\nclass Device(enum.Enum):\n    CUDA = 'cuda'\n    MPS = 'mps'\n    CPU = 'cpu'",
     ),
-    hooks={"collection": _collection, "subscript": _subscript, "class": _class},
+    hooks={"collection": _collection, "subscript": _subscript, "if": _refused, "class": _class},
     fixable=True,
 )

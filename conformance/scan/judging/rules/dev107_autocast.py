@@ -56,6 +56,23 @@ def _call(context: Context, node: ast.Call) -> None:
         context.report(RULE, node, f"{dotted}() is CUDA's autocast dtype", severity=Severity.NOTE)
 
 
+def _chosen(context: Context, node: ast.IfExp) -> None:
+    """``torch.cuda.amp.autocast if amp else nullcontext``: the call is to come."""
+    for value in (node.body, node.orelse):
+        _value(context, value)
+
+
+def _assigned(context: Context, node: ast.Assign | ast.AnnAssign) -> None:
+    if node.value is not None:
+        _value(context, node.value)
+
+
+def _value(context: Context, value: ast.expr) -> None:
+    name = (context.dotted(value) or "").removeprefix("torch.cuda.amp.")
+    if isinstance(value, ast.Attribute) and name in _OLD and not context.guarded("cuda"):
+        context.report(RULE, value, f"torch.cuda.amp.{name} works on CUDA only")
+
+
 def _enabled_for_cuda(context: Context, node: ast.Call) -> bool:
     """Whether ``enabled=`` itself asks for a CUDA device."""
     for keyword in node.keywords:
@@ -186,6 +203,7 @@ RULE = Rule(
             "import torch\ndef f(x, device):\n    with torch.autocast(torch.device(device).type, dtype=torch.float16):\n"
             "        return x",
         ),
+        Bad("import torch\ndef f(amp):\n    return torch.cuda.amp.autocast if amp else None", 3),
     ),
     valid=(
         "import torch\ndef f(x):\n    with torch.autocast(x.device.type):\n        return x",
@@ -199,6 +217,6 @@ RULE = Rule(
         "import torch\ndef f(d):\n    try:\n        return torch.amp.GradScaler(device=d)\n"
         "    except (AttributeError, TypeError):\n        return torch.cuda.amp.GradScaler()",
     ),
-    hooks={"call": _call},
+    hooks={"call": _call, "ifexp": _chosen, "assign": _assigned},
     fixable=True,
 )

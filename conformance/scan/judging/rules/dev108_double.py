@@ -99,6 +99,8 @@ def _call(context: Context, node: ast.Call) -> None:
 _MAKERS = frozenset(
     {"linspace", "zeros", "ones", "eye", "randn", "rand", "normal", "uniform", "logspace"}
 )
+#: Those whose precision is that of what they are given: double where that has a fraction.
+_LIKE = frozenset({"arange", "array", "full"})
 
 
 def _from_numpy(context: Context, node: ast.Call) -> bool:
@@ -129,12 +131,24 @@ def _from_numpy(context: Context, node: ast.Call) -> bool:
     if shaped and len(array.args) > 1:
         return False  # the dtype is the second
     dotted = context.dotted(array.func) or ""
-    if not dotted.startswith("numpy.") or dotted.rpartition(".")[2] not in _MAKERS:
+    name = dotted.rpartition(".")[2]
+    if not dotted.startswith("numpy."):
+        return False
+    if name not in _MAKERS and not (name in _LIKE and _has_fraction(array)):
         return False
     level = Severity.NOTE if context.in_tests else None
     message = "NumPy's float64 is moved to a device that may be MPS"
     context.report(RULE, node, message, severity=level)
     return True
+
+
+def _has_fraction(node: ast.Call) -> bool:
+    """Whether a number with a fraction is written among the arguments of a call."""
+    return any(
+        isinstance(part, ast.Constant) and isinstance(part.value, float)
+        for argument in node.args
+        for part in ast.walk(argument)
+    )
 
 
 def _method(context: Context, node: ast.Call, function: ast.Attribute) -> None:

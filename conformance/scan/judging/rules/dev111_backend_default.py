@@ -8,6 +8,7 @@ from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.alternatives import mentions
+from conformance.scan.knowing.circumstances import is_of_process_group, may_not_be_group
 from conformance.scan.knowing.scopes import FunctionNode
 
 _ENGINES = {
@@ -61,12 +62,25 @@ def _is_setting(name: str | None) -> bool:
 
 
 def _report(
-    context: Context, node: ast.expr, engine: str, where: str, setting: str | None = None
+    context: Context,
+    node: ast.expr,
+    engine: str,
+    where: str,
+    setting: str | None = None,
+    *,
+    starts: bool = False,
 ) -> None:
-    """Report an engine, unless the setting is one of that engine's own (``vllm_model_impl``)."""
+    """Report an engine, unless the setting is one of that engine's own (``vllm_model_impl``).
+
+    ``starts`` says that the line starts it. A setting that names NCCL is read by runs in several
+    processes alone.
+    """
     held = context.resolver.only_value(node, context.scope) if engine == "NCCL" else None
     if held is not None and isinstance(held[0], ast.Constant):
         node = held[0]  # a process group has one backend: said once, where it is written
+    grouped = engine == "NCCL" and (
+        not starts or is_of_process_group(context) or may_not_be_group(context)
+    )
     word = engine.partition(" ")[0].lower()
     if not context.guarded("cuda") and word not in (setting or "").lower():
         context.report(
@@ -74,7 +88,7 @@ def _report(
             node,
             f"{engine}, which needs CUDA, is {where} whatever the device is",
             # A test that names an engine means that one.
-            severity=Severity.NOTE if context.in_tests else _POORER.get(engine),
+            severity=Severity.NOTE if context.in_tests or grouped else _POORER.get(engine),
         )
 
 
@@ -96,12 +110,12 @@ def _call(context: Context, node: ast.Call) -> None:
     if (dotted in _FIRST or name == "init_process_group") and node.args:
         engine = _engine(context, node.args[0])
         if engine is not None:
-            _report(context, node.args[0], engine, "used")
+            _report(context, node.args[0], engine, "used", starts=_starts_group(node))
     for keyword in node.keywords:
         if _is_setting(keyword.arg):
             engine = _engine(context, keyword.value)
             if engine is not None:
-                _report(context, keyword.value, engine, "used")
+                _report(context, keyword.value, engine, "used", starts=_starts_group(node))
     if name in ("get", "pop", "getenv", "setdefault") and len(node.args) == 2:
         engine = _engine(context, node.args[1])
         if engine is not None:
@@ -171,7 +185,15 @@ def _function(context: Context, node: FunctionNode) -> None:
         engine = _engine(context, default)
         if engine is not None and default is not None and not _is_only_choice(argument):
             where = f"the default of `{argument.arg}`"
-            _report(context, default, engine, where, argument.arg)
+            starts = any(_starts_group(part) for part in ast.walk(node))
+            _report(context, default, engine, where, argument.arg, starts=starts)
+
+
+def _starts_group(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) == "init_process_group"
+    )
 
 
 def _is_only_choice(argument: ast.arg) -> bool:
@@ -190,7 +212,8 @@ def _assign(context: Context, node: ast.Assign | ast.AnnAssign) -> None:
         # A name that is bound again holds one choice of several.
         again = isinstance(target, ast.Name) and len(context.scope.names.get(name, ())) > 1
         if _is_setting(name) and not again:
-            _report(context, node.value, engine, f"set as `{name}`", name)
+            starts = any(_starts_group(part) for part in ast.walk(context.scope.node))
+            _report(context, node.value, engine, f"set as `{name}`", name, starts=starts)
 
 
 RULE = Rule(

@@ -18,6 +18,10 @@ _HOST_STATE = re.compile(r"(?:^|[^a-z])rng|scheduler|scaler\.load_state_dict|sca
 _NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
 
 
+#: So many steps behind a call are looked at.
+_CHAIN = 4
+
+
 def _call(context: Context, node: ast.Call) -> None:
     if context.dotted(node.func) not in _LOADS or len(node.args) != 1:
         return
@@ -25,7 +29,11 @@ def _call(context: Context, node: ast.Call) -> None:
         return
     if isinstance(node.args[0], ast.Starred) or _is_placed(context, node.args[0]):
         return
-    if _is_compared(context, node) or _is_round_trip(context, node.args[0]):
+    if (
+        _is_of_host(context, node)
+        or _is_compared(context, node)
+        or _is_round_trip(context, node.args[0])
+    ):
         return
     if _holds_host_state(context):
         return
@@ -38,6 +46,23 @@ def _call(context: Context, node: ast.Call) -> None:
         # A test loads what it, or its code, wrote on this machine.
         severity=Severity.NOTE if context.in_tests else None,
         fix=_fix(context, node),
+    )
+
+
+def _is_of_host(context: Context, node: ast.Call) -> bool:
+    """``torch.load(name)[0].numpy()``: only a tensor on the host has that."""
+    chain = {id(node)}
+    for _ in range(_CHAIN):
+        for part in ast.walk(context.statement):
+            held = part.func if isinstance(part, ast.Call) else getattr(part, "value", None)
+            if id(held) in chain or (isinstance(part, ast.Attribute) and id(part.value) in chain):
+                chain.add(id(part))
+    return any(
+        isinstance(part, ast.Attribute) and part.attr == "numpy" and id(part.value) in chain
+        for part in ast.walk(context.statement)
+    ) and not any(
+        isinstance(part, ast.Attribute) and part.attr == "cpu" and id(part.value) in chain
+        for part in ast.walk(context.statement)
     )
 
 
@@ -172,6 +197,7 @@ RULE = Rule(
         ),
     ),
     valid=(
+        "import torch\ndef f(path):\n    return torch.load(path)[0].transpose(0, 1).numpy()",
         "import torch\nstate = torch.load('x.pt', map_location='cpu')",
         "import torch\nstate = torch.load('x.pt', 'cpu')",
         "import torch\ndef f(path, **options):\n    return torch.load(path, **options)",

@@ -11,6 +11,8 @@ from conformance.scan.knowing.alternatives import mentions
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 
 _HALVES = frozenset({"torch.float16", "torch.half"})
+#: Functions of PyTorch that make a tensor on the device that they are given.
+_MADE = frozenset({"zeros", "ones", "empty", "full", "randn", "rand", "tensor", "as_tensor"})
 _KEYWORDS = frozenset({"torch_dtype", "dtype"})
 _WORDS = ("half", "fp16", "float16", "precision", "amp", "cpu", "dtype")
 
@@ -23,7 +25,12 @@ def _call(context: Context, node: ast.Call) -> None:
         if not of_torch and not _is_chosen(context):
             context.report(RULE, node, ".half() is asked for whatever the device is")
         return
-    if name not in ("from_pretrained", "to", "from_single_file"):
+    if name == "to":
+        for argument in node.args[:2]:
+            if context.dotted(argument) in _HALVES and not _is_chosen(context):
+                context.report(RULE, argument, "float16 is asked for whatever the device is")
+    made = name in _MADE and any(k.arg == "device" for k in node.keywords)
+    if not made and name not in ("from_pretrained", "to", "from_single_file"):
         return
     for keyword in node.keywords:
         if keyword.arg in _KEYWORDS and context.dotted(keyword.value) in _HALVES:
@@ -66,6 +73,11 @@ RULE = Rule(
             3,
         ),
         Bad("import torch\ndef f(m, device):\n    return m.to(device, dtype=torch.float16)", 3),
+        Bad("import torch\ndef f(x, device):\n    return x.to(device, torch.float16)", 3),
+        Bad(
+            "import torch\ndef f(device):\n    return torch.zeros(3, dtype=torch.float16, device=device)",
+            3,
+        ),
     ),
     valid=(
         "import torch\ndef f(m):\n    return m.half() if torch.cuda.is_available() else m",

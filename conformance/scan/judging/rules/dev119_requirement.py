@@ -81,7 +81,14 @@ def _setting(document: Document, setting: Setting) -> None:
     beside = {other.key: other.value for other in document.beside(setting)}
     name = beside.get("name", "")
     users = [s for s in document.settings if s.key == "index" and s.value == name]
-    open_users = [s for s in users if not any(o.key == "marker" for o in document.beside(s))]
+    open_users = [
+        s
+        for s in users
+        if not any(
+            o.key == "marker" or (o.key == "extra" and says_cuda(o.value))
+            for o in document.beside(s)
+        )
+    ]
     explicit = beside.get("explicit") == "true" or beside.get("priority") in (
         "explicit",
         "supplemental",

@@ -19,16 +19,17 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 def _command(document: Document, command: Command) -> None:
     if document.kind not in ("shell", "make") or any(map(asks_where, command.around)):
         return
+    shown = command.words and command.words[0] in _SHOWN
+    option = None if shown or not command.words else _option(command.words)
+    if option is not None:
+        document.report(RULE, command, f"{option} needs CUDA: this command fails without it")
+        return
     for name, value in command.assigned:
         if is_device_key(name.lower()) and (names_cuda(value) or _DEFAULT.match(value)):
             message = f"{name} is CUDA unless somebody sets it"
             document.report(RULE, command, message, severity=Severity.WARNING)
         elif name == _VISIBLE:
             _visible(document, command, value)
-    if command.words and command.words[0] not in _SHOWN:
-        option = _option(command.words)
-        if option is not None:
-            document.report(RULE, command, f"{option} needs CUDA: this command fails without it")
 
 
 def _option(words: tuple[str, ...]) -> str | None:
@@ -52,7 +53,8 @@ def _visible(document: Document, command: Command, value: str) -> None:
         for other in document.commands
         for name, _ in other.assigned
     ) or any("device" in word for other in document.commands for word in other.words)
-    offered = "$" in value and not chooses
+    # An item of a list shares work out among cards; it offers nobody a choice.
+    offered = "$" in value and "[" not in value and not chooses
     message = (
         "CUDA_VISIBLE_DEVICES is the only way to choose a device here: elsewhere nothing is chosen"
         if offered
@@ -79,6 +81,7 @@ RULE = Rule(
         Bad("python infer.py \\\n  --device cuda \\\n  --steps 8", 1, path="infer.sh"),
         Bad('DEVICE=${DEVICE:-cuda}\npython infer.py --device "$DEVICE"', 1, path="infer.sh"),
         Bad("DEVICE ?= cuda:0\n\nrun:\n\tpython infer.py --device $(DEVICE)", 1, path="Makefile"),
+        Bad("CUDA_VISIBLE_DEVICES=0 python infer.py --device cuda", 1, path="infer.sh"),
         Bad("run:\n\tpython train.py model.device=cuda", 2, path="Makefile"),
         Bad('CUDA_VISIBLE_DEVICES=$1 python infer.py "$2"', 1, path="infer.sh"),
     ),

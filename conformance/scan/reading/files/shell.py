@@ -102,7 +102,8 @@ def _split(line: str, start: int, around: tuple[str, ...]) -> Iterator[Command]:
 
 def _command(part: str, start: int, around: tuple[str, ...]) -> Command | None:
     try:
-        words = shlex.split(part, comments=True)
+        # A backslash at the very end joins nothing.
+        words = shlex.split(part.rstrip().rstrip("\\"), comments=True)
     except ValueError:
         return None  # a quote that goes on in the next line
     assigned: list[tuple[str, str]] = []

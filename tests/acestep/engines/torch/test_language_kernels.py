@@ -13,6 +13,7 @@ from acestep.device import DevicePolicy, resolve
 from acestep.engines.torch import language_step
 from acestep.engines.torch.language_choice import Choice, Drawing
 from acestep.engines.torch.language_step import LanguageWeights, Tile
+from acestep.engines.torch.quantised import quantise
 from acestep.lm import fused
 from acestep.lm.decoding import Plan
 from acestep.lm.demo import LmShape
@@ -44,9 +45,9 @@ class Engine:
         if on_gpu:
             shape = LmShape(512, 2, 8, 4, 64, 1024, tied=True)
         else:
-            for tiles in ("TILES", "WIDE_TILES"):
+            for tiles in ("TILES", "WIDE_TILES", "WHOLE_TILES"):
                 patch.setattr(language_step, tiles, SMALL)
-            patch.setattr(language_step, "STRETCH", 8)
+            patch.setattr(language_step, "STRETCH", 4)
             # The parts of the attention are joined one after the other, as in a long song.
             patch.setattr(language_step.kernels()[0], "_LAST_READ", 1)
             patch.setattr(fused, "WIDE", 16)
@@ -60,13 +61,15 @@ class Engine:
         assert fused.serves(self.model, TOKENS, plan, self.policy)
         return fused.FusedDecoding(LanguageWeights(self.model), TOKENS, plan, self.policy)
 
-    def reference(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    def reference(self, rows: Sequence[Sequence[int]], exact: Any = None) -> torch.Tensor:
         """Scores of the codes after each row, by transformers in float32."""
-        last = [self.exact(torch.tensor([row])).logits[0, -1] for row in rows]
+        last = [(exact or self.exact)(torch.tensor([row])).logits[0, -1] for row in rows]
         return torch.stack(last)[:, TOKENS.codes[0] : TOKENS.codes[-1] + 1]
 
-    def check(self, decoding: fused.FusedDecoding, rows: Sequence[Sequence[int]]) -> None:
-        expected = self.reference(rows)
+    def check(
+        self, decoding: fused.FusedDecoding, rows: Sequence[Sequence[int]], exact: Any = None
+    ) -> None:
+        expected = self.reference(rows, exact)
         made = decoding._choice.logits[: len(rows)].cpu()
         atol = self.tolerance * float(expected.abs().max())
         torch.testing.assert_close(made, expected, atol=atol, rtol=0)
@@ -95,7 +98,7 @@ def engine(own_kernels: bool) -> Any:
 def told(engine: Engine) -> Any:
     """A decoding that has read two prompts, and their sequences."""
     with torch.inference_mode():
-        decoding = engine.decoding(Plan(2, 24, 4, SAMPLING, masked=False))
+        decoding = engine.decoding(Plan(2, 12, 4, SAMPLING, masked=False))
         decoding.start(PROMPTS, [5, 6])
         rows = [list(p.conditional) for p in PROMPTS]
         rows += [list(p.unconditional or ()) for p in PROMPTS]
@@ -118,11 +121,29 @@ def test_steps_are_those_of_transformers(engine: Engine, told: Any) -> None:
         for number, row in enumerate(rows):
             row += given[number % 2]
         engine.check(decoding, rows)
-        single = engine.decoding(Plan(1, 16, 4, SAMPLING, masked=False))
+        single = engine.decoding(Plan(1, 12, 4, SAMPLING, masked=False))
         single.start(PROMPTS[1:], [6])
         single.choose_and_advance()
         single.feed(given[1:], 4)
     assert torch.equal(single._choice.logits[:2], decoding._choice.logits[[1, 3]])
+
+
+def test_weights_in_eight_bits(engine: Engine, own_kernels: bool) -> None:
+    """The kernels read whole numbers: the scores are those of the modules over the same."""
+    shape = LmShape(64, 1, 4, 2, 32, 128, tied=True)
+    if own_kernels:
+        shape = LmShape(512, 2, 8, 4, 64, 1024, tied=True)
+    with torch.inference_mode():
+        model, exact = (quantise(_random_model(shape), "int8", resolve("cpu")) for _ in range(2))
+        model.to(engine.policy.device, engine.dtype)
+        plan = Plan(1, 12, 4, SAMPLING, masked=False)
+        assert fused.serves(model, TOKENS, plan, engine.policy)
+        decoding = fused.FusedDecoding(LanguageWeights(model), TOKENS, plan, engine.policy)
+        decoding.start(PROMPTS[:1], [5])
+        rows = [list(PROMPTS[0].conditional), list(PROMPTS[0].unconditional or ())]
+        engine.check(decoding, rows, exact)
+        layer = exact.get_decoder().layers[0].mlp.down_proj
+        assert layer.weight.dtype == torch.int8
 
 
 @pytest.mark.parametrize(

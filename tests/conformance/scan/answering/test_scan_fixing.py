@@ -136,6 +136,15 @@ _MENDED = (
 _SELECTION = 'import torch\ndevice = "cuda" if torch.cuda.is_available() else "cpu"\n'
 
 
+def test_a_fix_takes_no_word_that_another_finding_needs() -> None:
+    """Where CUDA's own name is gone, the list of devices without MPS is still seen."""
+    code = "import torch\ntorch.cuda.manual_seed_all(0)\nassert x in ('cpu', 'gpu')\n"
+    fixed = fix_source("m.py", code.encode(), RULES, unsafe=False).after
+    assert b"cuda" not in fixed
+    for data in (code.encode(), fixed):
+        assert [f.code for f in analyse("m.py", data, RULES) if f.line == 3] == ["DEV105"]
+
+
 @pytest.mark.parametrize("unsafe", [False, True])
 def test_a_fix_in_one_example_hides_nothing_of_the_others(unsafe: bool) -> None:
     """Every example beside one that is mended, in one module and in one function."""

@@ -175,6 +175,120 @@ def test_a_default_that_every_call_overrides_is_a_warning(
     assert found == [f"pkg/ops.py:5 DEV103 {severity}"]
 
 
+RUNNER = "import torch\nclass Runner{}:\n    def prefetch(self, x, device='cpu'):\n        torch.cuda.synchronize()\n"
+KNOWN = "from .ops import Runner\ndef run(x):\n    r = Runner()\n    if x.is_cuda:\n        r.prefetch(x)\n"
+
+
+@pytest.mark.parametrize(
+    ("bases", "others", "severity"),
+    [
+        ("", {}, "note"),
+        ("(torch.nn.Module)", {}, "note"),
+        # a class of somebody else's may call its methods by itself
+        ("(Dataset)", {}, "error"),
+        # called, or only spoken of, where nothing is known of the class
+        ("", {"b.py": "def go(r):\n    r.prefetch(2)\n"}, "error"),
+        ("", {"b.py": "def go(r, cuda):\n    return [r.prefetch]\n"}, "error"),
+        ("", {"pkg/a.py": KNOWN.replace("if x.is_cuda", "if x")}, "error"),
+        ("", {"pkg/a.py": "x = 1\n"}, "error"),
+    ],
+)
+def test_callers_of_a_method_are_found_by_its_name(
+    tmp_path: Path, bases: str, others: dict[str, str], severity: str
+) -> None:
+    files = {"pkg/ops.py": RUNNER.format(bases), "pkg/a.py": KNOWN, **others}
+    assert judged(tmp_path, files) == [f"pkg/ops.py:4 DEV102 {severity}"]
+
+
+@pytest.mark.parametrize(("given", "severity"), [("3, 'cpu'", "warning"), ("3", "error")])
+def test_a_default_of_a_method_that_every_call_overrides(
+    tmp_path: Path, given: str, severity: str
+) -> None:
+    files = {
+        "pkg/ops.py": "class Maker:\n    def make_it(self, n, device='cuda'):\n        return n\n",
+        "pkg/a.py": f"from .ops import Maker\nm = Maker()\nm.make_it({given})\n",
+    }
+    assert judged(tmp_path, files) == [f"pkg/ops.py:2 DEV103 {severity}"]
+
+
+@pytest.mark.parametrize(
+    ("files", "reported"),
+    [
+        # through a method, and through a function that hands it on
+        ({"pkg/gen.py": "class M:\n    def load(self, path, where):\n        read(path).to(where)\n", "pkg/a.py": "from .gen import M\nm = M()\nm.load('x', 'cuda')\n"}, "pkg/a.py:3 DEV101 error"),
+        ({"pkg/low.py": "def low(x, where):\n    return x.to(where)\n", "pkg/gen.py": "from .low import low\ndef gen(x, kind):\n    return low(x, kind)\n", "pkg/a.py": "from .gen import gen\n\ngen(1, 'cuda')\n"}, "pkg/a.py:3 DEV101 error"),
+        # kept in an object, under a name that does not say so
+        ({"pkg/gen.py": "def gen(cfg):\n    model.to(cfg.where)\n", "pkg/a.py": "from .gen import gen\n\ngen(Config(where='cuda'))\n"}, "pkg/a.py:3 DEV101 warning"),
+        ({"pkg/gen.py": "def gen(cfg):\n    model.to(cfg['where'])\n", "pkg/a.py": "from .gen import gen\ncfg.where = 'cuda'\ngen(cfg)\n"}, "pkg/a.py:2 DEV101 warning"),
+        ({"pkg/gen.py": "def gen(cfg):\n    print(cfg.where)\n", "pkg/a.py": "from .gen import gen\ncfg.where = 'cuda'\ngen(cfg)\n"}, ""),
+    ],
+)  # fmt: skip
+def test_a_device_is_followed_through_objects_and_calls(
+    tmp_path: Path, files: dict[str, str], reported: str
+) -> None:
+    assert judged(tmp_path, files) == [reported] * bool(reported)
+    assert judged(tmp_path, files, "pkg/a.py") == [reported] * bool(reported)
+
+
+def test_fixes_know_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the callers guard is left alone; what another file places is mended."""
+    files = {
+        "pkg/ops.py": SYNC,
+        "pkg/a.py": GUARDED,
+        "pkg/gen.py": GENERATE,
+        "pkg/c.py": "import torch\nfrom .gen import generate\ngenerate(3, 'cuda')\n",
+    }
+    assert judged(tmp_path, files) == ["pkg/c.py:3 DEV101 error", "pkg/ops.py:3 DEV102 note"]
+    monkeypatch.chdir(tmp_path)
+    assert main(["--unsafe-fixes", "."]) == 0
+    assert (tmp_path / "pkg/ops.py").read_text() == SYNC
+    assert "accelerator" in (tmp_path / "pkg/c.py").read_text()
+    assert capsys.readouterr().err == "0 findings in 6 files, 1 mended\n"
+
+
+REFUSING = "import sys\nimport torch\ndef start(args):\n    if args.rank:\n        pass\n    elif {}:\n        args.gpu = 0\n    else:\n        sys.exit(1)\n"
+
+
+@pytest.mark.parametrize(
+    ("test", "left"),
+    [
+        ("torch.cuda.is_available()", ["pkg/a.py:9 DEV101 error", "pkg/a.py:7 DEV102 note"]),
+        ("args.slurm", ["pkg/a.py:4 DEV101 error", "pkg/a.py:7 DEV102 error", "pkg/a.py:9 DEV101 error"]),
+    ],
+)  # fmt: skip
+def test_who_calls_a_function_that_refuses_has_cuda(
+    tmp_path: Path, test: str, left: list[str]
+) -> None:
+    main_ = (
+        "import torch\nfrom . import env\ndef main(m, args):\n    env.start(args); m.cuda()\n"
+        "    train(m)\ndef train(m):\n    torch.cuda.synchronize()\ndef other(m):\n    m.cuda()\n"
+    )
+    files = {"pkg/env.py": REFUSING.format(test), "pkg/a.py": main_}
+    assert sorted(judged(tmp_path, files)) == sorted(left)
+
+
+def test_a_folder_that_builds_an_extension_is_for_cuda(tmp_path: Path) -> None:
+    files = {
+        "ext/setup.py": "setup(CUDAExtension('x'))\n",
+        "ext/test_it.py": SYNC,
+        "pkg/ops.py": SYNC,
+    }
+    found = judged(tmp_path, files)
+    assert found == ["ext/test_it.py:3 DEV102 note", "pkg/ops.py:3 DEV102 error"]
+
+
+def test_a_cold_file_that_imports_the_module_for_something_else(tmp_path: Path) -> None:
+    files = {
+        "pkg/ops.py": SYNC + "def run(x):\n    if x.is_cuda:\n        sync()\n",
+        "pkg/a.py": "from . import ops\nops.run(3)\n",
+    }
+    assert judged(tmp_path, files) == ["pkg/ops.py:3 DEV102 note"]
+    files["pkg/a.py"] = "from . import ops\nops.sync()\n"
+    assert judged(tmp_path, files) == ["pkg/ops.py:3 DEV102 error"]
+
+
 TREE = {
     "pkg/ops.py": SYNC,
     "pkg/a.py": GUARDED,

@@ -53,6 +53,8 @@ def test_other_languages_and_prose_are_not_code() -> None:
         "a, b = %sx ls\nSYNC",
         "torch.zeros?\nobj?\nobj??\n?obj\nSYNC",
         "%env A=1\nSYNC",
+        "cd some-folder\nSYNC",
+        "pip install -q a\nSYNC",
         "%time SYNC",
         "%timeit -n 10 SYNC",
         "for f in files:\n    !cat {f} \\\n      more\n    SYNC",

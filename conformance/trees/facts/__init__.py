@@ -1,0 +1,1 @@
+"""The facts of the note "MPS Support (macOS)", each asked of any tree without its weights."""

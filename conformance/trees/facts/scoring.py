@@ -1,0 +1,66 @@
+"""S1: the alignment score is computed where its inputs lie, in numbers that the device has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from conformance.trees.asking import Asking, Told, Wrong, bare, filled
+from conformance.trees.layouts import place_of
+
+TOKENS = 7
+
+
+class Words:
+    """A tokenizer that is never asked for more than a letter a token."""
+
+    def decode(self, token_ids: Any, **_: Any) -> str:
+        """One letter for each token."""
+        return "a" * len(list(token_ids))
+
+
+def scored_where_it_lies(ask: Asking) -> Told:
+    """A perfect diagonal scores 1, from numpy and from tensors on the device."""
+    scorer = place_of(ask.tree, "scorer")
+    made = bare(scorer.value, **filled(scorer.value, {"tokenizer": Words()}))
+    wrong: list[tuple[str, str]] = []
+    for kind in ("numpy", ask.target.device):
+        try:
+            with ask.questions():
+                found = made.calculate_score(*_diagonal(kind))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the tree raised it)
+            wrong.append((ask.line_of(error), f"from {kind}: {_first(error)}"))
+            continue
+        score = _score_in(found)
+        if score is None or abs(score - 1) > 1e-3:
+            wrong.append((scorer.line, f"from {kind}: a perfect diagonal scores {score}"))
+    if wrong:
+        told = "; ".join(f"{text} ({place})" for place, text in wrong)
+        raise Wrong(wrong[0][0], f"the score cannot be had {told}")
+    return Told(scorer.line, f"the score is had from numpy and from {ask.target.device} tensors")
+
+
+def _diagonal(kind: str) -> list[Any]:
+    energy = np.eye(TOKENS, dtype=np.float32)
+    mask, path = np.ones(TOKENS, np.int64), np.repeat(np.arange(TOKENS)[:, None], 2, axis=1)
+    if kind == "numpy":
+        return [energy, mask, path]
+    return [torch.from_numpy(part).to(kind) for part in (energy, mask, path)]
+
+
+def _score_in(found: Any) -> float | None:
+    """The score of a result: a mapping or an object with it among its metrics, or a number."""
+    if isinstance(found, dict):
+        found = found.get("lyrics_score", found.get("score"))
+    else:
+        found = getattr(found, "lyrics_score", found)
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        return None
+
+
+def _first(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -1,0 +1,47 @@
+"""Lines that run in one of several processes, in containers or for CUDA's own tools alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.scan.judging.analysis import analyse
+from conformance.scan.judging.rules import RULES
+
+HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "severities"),
+    [
+        # behind a test for several processes; beside it
+        ("def f(m, args):\n    if args.distributed:\n        m.cuda(args.gpu)", ["note"]),
+        ("def f(m, args):\n    if args.distributed:\n        pass\n    else:\n        m.cuda()", ["error"]),
+        ("def f(m, args):\n    if not args.distributed:\n        m.cuda()", ["error"]),
+        # a rank where the group is made; a rank anywhere else
+        ("def f(rank):\n    torch.cuda.set_device(rank)\n    dist.init_process_group('gloo')", ["note"]),
+        ("def f(rank):\n    torch.cuda.set_device(rank)", ["error"]),
+        # a tensor for a collective; one that is used besides
+        ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    dist.all_reduce(t)", ["note"]),
+        ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    return t", ["error"]),
+        # what one process alone has left
+        ("def f(n):\n    if world_size() == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["note"]),
+        ("def f(n):\n    if n == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["error"]),
+        # settings that a process group reads; the group itself
+        ("settings = dict(dist_backend='nccl')", ["note"]),
+        ("def f(backend='nccl'):\n    start(backend)", ["note"]),
+        ("def f(rank):\n    if rank < 0:\n        return\n    dist.init_process_group('nccl')", ["note"]),
+        ("dist.init_process_group('nccl')", ["error"]),
+        # CUDA's graphs, what CUDA raises, the GPU asked for by an option
+        ("def f():\n    return torch.cuda.graphs.graph_pool_handle()", ["note"]),
+        ("try:\n    f()\nexcept torch.cuda.OutOfMemoryError:\n    torch.cuda.empty_cache()", []),
+        ("def f(m, args):\n    if args.gpu is not None:\n        m.cuda(args.gpu)", ["warning"]),
+        # containers; a callback runs whatever it is called
+        ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self, m):\n        m.to('cuda')", []),
+        ("class CUDACallback(Callback):\n    def on_start(self):\n        torch.cuda.synchronize()", ["error"]),
+        # a helper that is called to find out
+        ("def has():\n    def _try():\n        torch.zeros(1, device='cuda')\n    try:\n        _try()\n    except Exception:\n        return False", ["note"]),
+    ],
+)  # fmt: skip
+def test_circumstances(code: str, severities: list[str]) -> None:
+    found = analyse("m.py", (HEAD + code).encode(), RULES)
+    assert [f.severity.label for f in found] == severities
