@@ -110,7 +110,7 @@ SUITES = {
         "https://github.com/huggingface/peft",
         "5d602fd",
         ("tests/test_custom_models.py",),
-        needs=("parameterized",),
+        needs=("parameterized", "datasets"),
         source="src",
     ),
     "vector-quantize-pytorch": Suite(
@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="a Python with the suite's needs")
     parser.add_argument("--out", type=Path, help="keep logs and JUnit files in this folder")
     parser.add_argument("tests", nargs="*", help="these of its tests only")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     suite, root = SUITES[options.name], options.sources / options.name
     if not root.is_dir():
         needs = f", and {', '.join(suite.needs)} installed" if suite.needs else ""
