@@ -6,7 +6,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,23 @@ def weight_files(folder: Path, stems: Sequence[str] = ("model",)) -> list[Path]:
     raise CheckpointError(f"{folder}: no weights here; expected {names} (or its index and shards)")
 
 
-def most_stored(files: Iterable[Path]) -> str:
-    """The dtype, by safetensors' name, that most numbers of some files are stored in.
+def most_stored(path: Path, stems: Sequence[str] = ("model",)) -> str:
+    """The dtype, by safetensors' name, that most numbers of a module are stored in.
 
-    Raises:
-        CheckpointError: see `stored`.
+    Args:
+        path: its file, or the folder of its files.
+        stems: of their names, see `weight_files`.
+
+    Returns:
+        nothing where they cannot be read: what is wrong is told by who loads them.
     """
     sizes: Counter[str] = Counter()
-    for file in files:
-        for entry in stored(file).values():
-            sizes[entry.dtype] += math.prod(entry.shape)
+    try:
+        for file in [path] if path.is_file() else weight_files(path, stems):
+            for entry in stored(file).values():
+                sizes[entry.dtype] += math.prod(entry.shape)
+    except (CheckpointError, OSError):
+        return ""
     return sizes.most_common(1)[0][0] if sizes else ""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoint.files import STEMS, most_stored, weight_files
+from acestep.checkpoint.files import STEMS, most_stored
 from acestep.demo import MODEL_VERSION
 
 TURBO_TASKS = ("text2music", "repaint", "cover")
@@ -32,16 +32,10 @@ class Checkpoint:
 
 
 def stored_in(checkpoint: Checkpoint) -> str:
-    """The dtype that most of a transformer's weights are stored in, such as `BF16`.
-
-    Raises:
-        CheckpointError: they are missing or damaged.
-    """
-    if checkpoint.layout == "single":
-        return most_stored([checkpoint.path])
-    if checkpoint.layout == "original":
-        return most_stored(weight_files(checkpoint.path))
-    return most_stored(weight_files(checkpoint.path / "transformer", STEMS))
+    """The dtype that most of a transformer's weights are stored in, such as `BF16`."""
+    if checkpoint.layout == "diffusers":
+        return most_stored(checkpoint.path / "transformer", STEMS)
+    return most_stored(checkpoint.path)
 
 
 def tasks_of(is_turbo: bool) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ def _print_table(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    halves: list[str] = []
     for heading in ("device", "memory", "tier", "up to", "dtype", "LM", "notes"):
         table.add_column(heading, overflow="fold")
     for entry in report["devices"]:
@@ -89,16 +90,16 @@ def _print_table(report: dict[str, Any]) -> None:
         dtypes = {name: choice["dtype"] for name, choice in entry["dtypes"].items()}
         vae = "" if dtypes["vae"] == dtypes["dit"] else f", VAE {dtypes['vae']}"
         stored = entry["stored_in_bfloat16"]
-        differs = stored["dtype"] != dtypes["dit"]
-        real = f" ({stored['dtype']} where stored so)" if differs else ""
+        if stored["dtype"] != dtypes["dit"]:
+            halves.append(f"{entry['device']} in {stored['dtype']}: {stored['reason']}")
         table.add_row(
             entry["device"],
             f"{entry['free_memory_gib']} of {entry['total_memory_gib']} GiB free",
             entry["tier"],
             f"{entry['max_duration_s']:g} s, batch {entry['max_batch_size']}",
-            dtypes["dit"] + vae + real,
+            dtypes["dit"] + vae,
             entry["lm_backend"],
-            stored["reason"] if differs else entry["detail"],
+            entry["detail"],
         )
     if sys.stdout.isatty():
         Console().print(table)
@@ -109,3 +110,5 @@ def _print_table(report: dict[str, Any]) -> None:
             plain.print(table)
         result("\n".join(line.rstrip() for line in captured.get().splitlines()))
     result(f"auto picks {report['auto']} ({report['reason']})")
+    for line in halves:
+        result(f"checkpoints stored in bfloat16 run on {line}")

@@ -76,7 +76,7 @@ def quick_dtype(device: torch.device) -> DtypeChoice | None:
         return None
     return DtypeChoice(
         torch.bfloat16,
-        f"the checkpoint is stored in it, and this CPU computes in it ({found}): half the memory "
+        f"this CPU computes in it ({found}), and weights stored in it lose nothing: half the memory "
         "and half the time; --dtype float32 for the reference",
         "torch.cpu.get_capabilities",
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoint.files import most_stored, weight_files
+from acestep.checkpoint.files import most_stored
 from acestep.device import BACKEND_CHOICES, DevicePolicy
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
@@ -81,7 +81,7 @@ def find(
         )
     engine, note = choose(backend, policy)
     folder = models.find(model, checkpoint_dir, get_gpu_config(policy=policy))
-    stored = most_stored(weight_files(folder))
+    stored = most_stored(folder)
     return Choice(folder, engine, policy.for_weights(stored), note, offload, compile_model)
 
 

@@ -128,12 +128,12 @@ def _alone(samples: Samples, stream: Stream) -> bytes:
 def _packed(samples: Samples, bits: int) -> memoryview:
     """The samples as the MD5 counts them: whole bytes, the lowest first."""
     if bits == 16:
-        return memoryview((samples >> 16).astype("<i2"))
+        return (samples >> 16).astype("<i2").data
     place = np.ascontiguousarray(samples, "<i4").view(np.uint8).reshape(-1, 4)
     packed = np.empty((len(place), bits // 8), np.uint8)
     for byte in range(bits // 8):
         packed[:, byte] = place[:, 4 - bits // 8 + byte]
-    return memoryview(packed)
+    return packed.data
 
 
 def _split(data: bytes) -> _Piece:

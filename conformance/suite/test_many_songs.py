@@ -57,6 +57,7 @@ def test_a_batch(api: Api, target: Target, tmp_path: Path) -> None:
     "bench.measure:compare",
     "bench.measure:growth",
     "bench.measure:peak_memory",
+    "bench.measure:planned",
     "bench.measure:planning",
     "bench.shapes:make_handler",
     "engines.torch.addresses:places",

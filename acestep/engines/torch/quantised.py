@@ -154,11 +154,6 @@ def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
         yield module.get_submodule(owner), name, part
 
 
-def is_quantised(module: nn.Module) -> bool:
-    """Whether some layers of a module are held in few bits."""
-    return any(isinstance(part, Quantised) for part in module.modules())
-
-
 def joined(*layers: Quantised) -> Quantised:
     """One layer over an input that several share; they are views of it from here on."""
     first = layers[0]

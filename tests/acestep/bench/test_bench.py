@@ -32,6 +32,7 @@ def test_table_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert lines[0].split()[:3] == ["side", "song", "s"]
     assert [line.split()[0] for line in lines[1:6]] == ["acestep", "diffusers"] + ["acestep"] * 3
     assert lines[6].startswith("most music: ")
+    assert lines[7].startswith("planned, 1 of 0.6 s, words to file: first ")
     report = json.loads(table.read_text(encoding="utf-8"))
     assert report["what"].startswith("demo on cpu")
     ours, theirs, *grown = report["rows"]

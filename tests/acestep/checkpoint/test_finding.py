@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from acestep import demo
 from acestep.checkpoint.downloading import download
-from acestep.checkpoint.files import read_json, weight_files
+from acestep.checkpoint.files import most_stored, read_json, weight_files
 from acestep.checkpoint.finding import find, identify, local_checkpoints
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
+from acestep.checkpoint.kinds import Checkpoint, stored_in
 from acestep.checkpoint.names import SOURCES
 from acestep.errors import CheckpointError
 
@@ -264,3 +267,16 @@ def test_hub_cache_is_found(tmp_path: Path) -> None:
         assert (found.path, found.name) == (snapshot, "song")
     finally:
         shutil.rmtree(folder)
+
+
+def test_what_a_checkpoint_is_stored_in(tmp_path: Path) -> None:
+    """Most of its numbers decide; of what cannot be read nothing is said here."""
+    file = tmp_path / "model.safetensors"
+    assert most_stored(tmp_path) == ""
+    tensors = {"a": torch.zeros(8, dtype=torch.bfloat16), "b": torch.zeros(3), "c": torch.zeros(2)}
+    save_file(tensors, file)
+    assert most_stored(tmp_path) == most_stored(file) == "BF16"
+    assert stored_in(Checkpoint("x", tmp_path, "original")) == "BF16"
+    assert stored_in(Checkpoint("x", tmp_path, "diffusers")) == ""
+    file.write_bytes(file.read_bytes()[:-1])
+    assert most_stored(file) == ""
