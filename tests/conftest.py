@@ -35,7 +35,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # One cache for all workers of a run and for the next run: checkpoints are made once, in
 # folders that their recipes' versions name.
 CACHE = Path(tempfile.gettempdir()) / "acestep-test-cache"
-NARROW = CACHE / "narrow-2"
+NARROW = CACHE / "narrow-3"
 os.environ.setdefault("ACESTEP_CACHE", str(NARROW))
 
 
@@ -57,8 +57,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def _build_narrow(folder: Path) -> None:
     from acestep.demo import parts, recipe
 
+    tokenizer = parts.start_pipeline(parts.WEIGHTS).tokenizer
+    shape = replace(recipe.BUILTIN, latent=8, decoder_channels=8)
     with parts.without_bars():
-        recipe.build(folder, replace(recipe.BUILTIN, latent=8, decoder_channels=8))
+        recipe.make_pipeline(shape, tokenizer=tokenizer).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,8 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert policy.peak_memory() >= 0
     assert policy.generator(7).device.type == "cpu", api.decided_at(lambda: policy.generator(7))
     assert policy.with_dtype("float32").dtype == torch.float32
+    assert policy.for_weights("F32") is policy
+    assert policy.packed_rows >= 0
     trained = policy.for_training()
     assert trained.dtype == (policy.dtype if target.device == "cuda" else torch.float32)
     allowed = api.get("device:supports_float64")(policy.device)

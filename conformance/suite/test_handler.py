@@ -122,7 +122,10 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "checkpoint.loading:*",
     "checkpoint.modules:*",
     "checkpoint.pretrained:load_pretrained",
-    "engines.torch.loading:*",
+    "engines.torch.loading:Options",
+    "engines.torch.loading:flash_attention_problem",
+    "engines.torch.loading:load_engine",
+    "engines.torch.loading:load_pipeline",
     "engines.torch.addresses:align",
     "checkpoint.finding:find",
 )

@@ -59,7 +59,9 @@ class Walker(Expressions):
                 after = (handler or Walker._plain)(self, node, facts)
             finally:
                 context.statement = outer
-            if after is not None and kind is ast.If and leaves_without(context, node):
+            # The head of a chain looks to its end; each of its parts need not do so again.
+            head = kind is ast.If and not (isinstance(outer, ast.If) and outer.orelse == [node])
+            if after is not None and head and leaves_without(context, node):
                 return after.knowing("name", "cuda", node=node)
             if after is None or kind is not ast.Expr:
                 return after

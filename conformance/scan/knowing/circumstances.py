@@ -34,7 +34,16 @@ def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
     test for that, or ``given`` a rank where the group of processes is made."""
     if any(_asks_for_group(branch) for branch in point.branches):
         return True
-    if given is None or not any(_RANK.search(word.lower()) for word in _words(given)):
+    if given is None or "init_process_group" not in point.source.text:
+        return False
+    # What `x.cuda(rank)` is called of is no rank; walking it again for each call of a chain
+    # would take minutes.
+    handed = (
+        [*given.args, *(keyword.value for keyword in given.keywords)]
+        if isinstance(given, ast.Call)
+        else [given]
+    )
+    if not any(_RANK.search(word.lower()) for part in handed for word in _words(part)):
         return False
     owner = point.scope.enclosing("function") or point.scope
     return any(

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -263,15 +264,15 @@ def test_progress_ends_at_one(vae: Any, policy: DevicePolicy) -> None:
 
 MEMORY_PROGRAM = """
 import os, resource, sys, torch
-from acestep.checkpoint.finding import find
+from pathlib import Path
 from acestep.checkpoint.components import load_vae
 from acestep.device import resolve
 from acestep.engines.torch import codec
 torch.set_grad_enabled(False)
 torch.set_num_threads(1)
 policy = resolve("cpu")
-vae = load_vae(find("demo").path / "vae", policy)
-for seconds in map(int, sys.argv[1:]):
+vae = load_vae(Path(sys.argv[1]) / "vae", policy)
+for seconds in map(int, sys.argv[2:]):
     # Each in a process of its own, which has imported and loaded already.
     if os.fork() == 0:
         latents = torch.randn(1, vae.config.decoder_input_channels, 25 * seconds)
@@ -284,9 +285,9 @@ for seconds in map(int, sys.argv[1:]):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is a Unix module")
-def test_memory_grows_by_the_result_alone() -> None:
+def test_memory_grows_by_the_result_alone(trained: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM, "15", "30"],
+        [sys.executable, "-c", MEMORY_PROGRAM, str(trained), "15", "30"],
         capture_output=True,
         text=True,
         check=True,

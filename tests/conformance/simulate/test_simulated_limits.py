@@ -143,7 +143,7 @@ def test_refused_in_the_words_of_mps(sim: simulate.Simulation, code: str, index:
 def test_the_table_is_whole() -> None:
     before_sonoma = {"bfloat16"}
     sparse = {"missing-sparse-operator"}
-    # Those that only say it otherwise than the host have their cases in test_words.py.
+    # Those that only say it otherwise than the host have their cases in test_refused_words.py.
     words = {
         "convolution-types",
         "convolution-signal",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,13 +106,13 @@ def test_names_that_are_none() -> None:
             mac.with_quantization(kind)
 
 
-def test_a_checkpoint_in_eight_bits_makes_nearly_the_same_song() -> None:
+def test_a_checkpoint_in_eight_bits_makes_nearly_the_same_song(trained: Path) -> None:
     """The built-in one: the same notes to 30 dB; its adapters are refused in a line."""
     made: dict[str | None, Any] = {}
     for kind in (None, "int8"):
         handler = AceStepHandler()
         message, ok = handler.initialize_service(
-            config_path="demo", device="cpu", quantization=kind
+            config_path=str(trained), device="cpu", quantization=kind
         )
         assert ok, message
         assert ("int8 weights" in message) is (kind is not None)
