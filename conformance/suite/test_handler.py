@@ -123,6 +123,7 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "checkpoint.modules:*",
     "checkpoint.pretrained:load_pretrained",
     "engines.torch.loading:Options",
+    "engines.torch.loading:Options.check",
     "engines.torch.loading:flash_attention_problem",
     "engines.torch.loading:load_engine",
     "engines.torch.loading:load_pipeline",

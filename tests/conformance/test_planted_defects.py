@@ -82,7 +82,7 @@ DEFECTS = (
     Defect(
         "S4: the LM knows only CUDA or the CPU",
         "llm_inference.py",
-        "                resolve(device, dtype=name),\n",
+        "                resolve(device, dtype=name, quantization=quantization),\n",
         '                resolve("cuda" if torch.cuda.is_available() else "cpu", dtype=name),\n',
         "test_llm.py::test_auto_picks_this_device",
         ("S4",),
@@ -90,7 +90,7 @@ DEFECTS = (
     Defect(
         "S4: auto never means MPS",
         "llm_inference.py",
-        "                resolve(device, dtype=name),\n",
+        "                resolve(device, dtype=name, quantization=quantization),\n",
         '                resolve("cpu" if device == "auto" else device, dtype=name),\n',
         "test_llm.py::test_auto_picks_this_device",
         ("S4",),
