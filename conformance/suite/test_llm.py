@@ -102,7 +102,7 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
     # A device is judged by a few tokens as well as by hundreds.
     made.caption_lines, made.line_length, made.lyric_lines = 2, 12, 3
     assert "demo" in made.get_available_5hz_lm_models()
-    for held in (True, False):
+    for by_grammar in (True, False):
         planned = made.generate_with_stop_condition(
             "warm piano",
             "la la",
@@ -110,7 +110,7 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
             cfg_scale=2.0,
             user_metadata={"duration": 10, "bpm": 90},
             target_duration=1,
-            use_constrained_decoding=held,
+            use_constrained_decoding=by_grammar,
             seeds=[1],
         )
         assert planned["success"], planned["error"]
@@ -123,6 +123,14 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
     ):
         assert answer.success, answer.error
     made.cancel()
+    # The same weights under another engine, as benchmarks hold a model that is no file.
+    held = made.backend
+    engine = type(held).of(held.model, held.tokenizer, held.tokens, made.policy)
+    other = api.get("llm_inference:LLMHandler")()
+    other.adopt(engine, made.policy, "adopted")
+    assert other.llm_initialized
+    assert torch.device(other.device).type == target.device
+    other.unload()
     made.unload()
     assert not made.llm_initialized
 
