@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import functools
 import platform
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+from conformance.importing import answered
 
 # (kernel release, by macOS version); public: Darwin is macOS + 9 since macOS 11.
 _DARWIN_BEFORE_MACOS = 9
@@ -56,25 +57,6 @@ def as_mac(packages: Sequence[str], macos: str = "15.5") -> Iterator[None]:
     Python itself and every library go on seeing the machine they run on: only an import of
     `sys` or `platform` by a module of the packages gets the other answers.
     """
-    plain = builtins.__import__
     stand = {name: _Answering(sys.modules[name], said) for name, said in answers(macos).items()}
-
-    def chosen(importer: str) -> bool:
-        return any(importer == name or importer.startswith(f"{name}.") for name in packages)
-
-    def importing(
-        name: str,
-        globals: Any = None,  # noqa: A002 (the names of what it replaces)
-        locals: Any = None,  # noqa: A002
-        fromlist: Any = (),
-        level: int = 0,
-    ) -> Any:
-        if name in stand and level == 0 and chosen(str((globals or {}).get("__name__", ""))):
-            return stand[name]
-        return plain(name, globals, locals, fromlist, level)
-
-    builtins.__import__ = importing
-    try:
+    with answered(packages, lambda name, _: stand.get(name)):
         yield
-    finally:
-        builtins.__import__ = plain

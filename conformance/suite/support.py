@@ -14,6 +14,7 @@ import torch
 
 from conformance.targets import Target, find
 from conformance.tree import Tree, attribute, load
+from conformance.trees.asking import returns_of
 
 SAMPLE_RATE = 48000
 SECONDS = 0.5
@@ -43,25 +44,9 @@ class Api:
 
         Made for messages of failures: the call is made once more, under a trace.
         """
-        package, places = f"{self.tree.package}/", list[str]()
-
-        def follow(frame: FrameType, event: str, _: Any) -> Any:
-            file = frame.f_code.co_filename
-            if not file.startswith(package):
-                return None
-            if event == "return":
-                shown = Path(file).relative_to(self.tree.root)
-                places.append(f"{shown}:{frame.f_lineno}")
-            return follow
-
-        before = sys.gettrace()
-        sys.settrace(follow)
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 (the trace is wanted, whatever the tree does)
+        places, error = returns_of(self.tree, call)
+        if error is not None:
             places.append(f"raised {type(error).__name__}")
-        finally:
-            sys.settrace(before)
         return f"decided at {' < '.join(dict.fromkeys(places))}"
 
     def moved_at(self, call: Callable[[], Any], where: str) -> str:

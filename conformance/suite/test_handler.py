@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,10 @@ from conformance.suite.support import (
 )
 from conformance.targets import Target, find
 from conformance.tree import Absent
+from conformance.trees.facts.placement import Elsewhere
 
 DEVICES = ("cpu", "cuda:0", "cuda:1", "mps:0", "meta")
 SPELLINGS = ("cpu", "cuda", "cuda:0", "cuda:1", "mps", "mps:0", "meta")
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Stands for a tensor on a device that this machine need not have."""
-
-    device: torch.device
-
-    @property
-    def is_cuda(self) -> bool:
-        return self.device.type == "cuda"
 
 
 def same(where: torch.device, wanted: str) -> bool:

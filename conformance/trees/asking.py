@@ -83,24 +83,37 @@ class Asking:
 
     def returned_at(self, call: Callable[[], Any]) -> str:
         """The line of the tree's innermost return while a call is made once more."""
-        package, lines = f"{self.tree.package}/", list[str]()
-
-        def follow(frame: FrameType, event: str, _: Any) -> Any:
-            if not frame.f_code.co_filename.startswith(package):
-                return None
-            if event == "return":
-                lines.append(self.line(frame))
-            return follow
-
-        before = sys.gettrace()
-        sys.settrace(follow)
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 (the trace is wanted, whatever the tree does)
+        lines, error = returns_of(self.tree, call)
+        if error is not None:
             lines.append(self.line_of(error))
-        finally:
-            sys.settrace(before)
         return lines[0] if lines else ""
+
+
+def returns_of(tree: Tree, call: Callable[[], Any]) -> tuple[list[str], Exception | None]:
+    """`file:line` of each return of the tree, from the innermost out, while a call is made.
+
+    Returns:
+        the lines, and what the call raised.
+    """
+    package, lines = f"{tree.package}/", list[str]()
+
+    def follow(frame: FrameType, event: str, _: Any) -> Any:
+        file = frame.f_code.co_filename
+        if not file.startswith(package):
+            return None
+        if event == "return":
+            lines.append(f"{file.removeprefix(f'{tree.root}/')}:{frame.f_lineno}")
+        return follow
+
+    before = sys.gettrace()
+    sys.settrace(follow)
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 (the trace is wanted, whatever the tree does)
+        return lines, error
+    finally:
+        sys.settrace(before)
+    return lines, None
 
 
 def filled(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ to be decided by the missing library itself is noted, and then the question is b
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 from conformance import tree as trees
+from conformance.importing import answered
 from conformance.tree import Blocked, Tree
 
 # Without these nothing about a device can be asked at all.
@@ -31,27 +31,19 @@ class Missing:
     @contextmanager
     def standing_in(self) -> Iterator[Missing]:
         """Answer the tree's imports of what is missing, within a block; nobody else's."""
-        plain = builtins.__import__
 
-        def importing(
-            name: str,
-            globals: Any = None,  # noqa: A002 (the names of what it replaces)
-            locals: Any = None,  # noqa: A002
-            fromlist: Any = (),
-            level: int = 0,
-        ) -> Any:
+        def answer(name: str, wanted: Sequence[str]) -> Inert | None:
             library = name.partition(".")[0]
-            if level == 0 and library in self.libraries and _of_tree(globals):
-                return Inert(self, library, name if fromlist else library)
-            return plain(name, globals, locals, fromlist, level)
+            if library not in self.libraries:
+                return None
+            return Inert(self, library, name if wanted else library)
 
-        builtins.__import__ = importing
-        _active.append(self)
-        try:
-            yield self
-        finally:
-            _active.remove(self)
-            builtins.__import__ = plain
+        with answered([trees.PACKAGE], answer):
+            _active.append(self)
+            try:
+                yield self
+            finally:
+                _active.remove(self)
 
 
 class Inert(ModuleType):
@@ -143,8 +135,3 @@ def load(tree: Tree, module: str) -> ModuleType:
                 raise
             known[error.library] = str(error)
     raise Blocked(f"{module} needs more than {_LIMIT} libraries that are not installed")
-
-
-def _of_tree(globals_: Any) -> bool:
-    name = str((globals_ or {}).get("__name__", ""))
-    return name == trees.PACKAGE or name.startswith(f"{trees.PACKAGE}.")

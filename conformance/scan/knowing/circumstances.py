@@ -46,10 +46,14 @@ def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
     if not any(_RANK.search(word.lower()) for part in handed for word in _words(part)):
         return False
     owner = point.scope.enclosing("function") or point.scope
-    return any(
-        isinstance(part, ast.Call)
-        and getattr(part.func, "attr", getattr(part.func, "id", "")) == "init_process_group"
-        for part in ast.walk(owner.node)
+    return any(makes_group(part) for part in ast.walk(owner.node))
+
+
+def makes_group(node: ast.AST) -> bool:
+    """Whether it is the call that makes a group of processes."""
+    return (
+        isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) == "init_process_group"
     )
 
 

@@ -6,20 +6,10 @@ import re
 
 from conformance.scan.knowing.circumstances import forks_others
 from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.vocabulary import AUTOCASTS
 
 #: Calls whose device argument another rule looks at.
-CLAIMED = frozenset(
-    {
-        "torch.Generator",
-        "torch.autocast",
-        "torch.amp.autocast",
-        "torch.amp.autocast_mode.autocast",
-        "torch.amp.GradScaler",
-        "torch.amp.grad_scaler.GradScaler",
-        "torch.amp.custom_fwd",
-        "torch.amp.custom_bwd",
-    }
-)
+CLAIMED = AUTOCASTS | {"torch.Generator"}
 #: Functions that take a device as their first positional argument.
 FIRST = frozenset(
     {

@@ -13,6 +13,18 @@ ACCELERATORS = frozenset(
 DEVICE_WORDS = ACCELERATORS.union(
     ("cpu", "auto"), ("gpu", "meta", "rocm", "vulkan", "directml", "dml")
 )
+#: What converts automatically for a device that it is given by name.
+AUTOCASTS = frozenset(
+    {
+        "torch.autocast",
+        "torch.amp.autocast",
+        "torch.amp.autocast_mode.autocast",
+        "torch.amp.GradScaler",
+        "torch.amp.grad_scaler.GradScaler",
+        "torch.amp.custom_fwd",
+        "torch.amp.custom_bwd",
+    }
+)
 #: Namespaces ``torch.<name>`` that belong to one backend.
 NAMESPACES = frozenset({"cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa", "mtia"})
 #: Answers to "is it there?", which every build of PyTorch gives without raising.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,5 +63,5 @@ def _owner(ask: Asking, test: Place) -> Any:
     name = dotted.rpartition(".")[2]
     if handler is not None and hasattr(handler.value, name):
         return bare(handler.value)
-    module = __import__("sys").modules[f"acestep.{test.row.partition(':')[0]}"]
+    module = sys.modules[f"acestep.{test.row.partition(':')[0]}"]
     return bare(getattr(module, dotted.rpartition(".")[0]))

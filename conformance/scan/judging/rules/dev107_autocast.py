@@ -7,19 +7,8 @@ import ast
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
-from conformance.scan.knowing.vocabulary import ACCELERATORS
+from conformance.scan.knowing.vocabulary import ACCELERATORS, AUTOCASTS
 
-_NEW = frozenset(
-    {
-        "torch.autocast",
-        "torch.amp.autocast",
-        "torch.amp.autocast_mode.autocast",
-        "torch.amp.GradScaler",
-        "torch.amp.grad_scaler.GradScaler",
-        "torch.amp.custom_fwd",
-        "torch.amp.custom_bwd",
-    }
-)
 _OLD = frozenset({"autocast", "GradScaler", "custom_fwd", "custom_bwd"})
 _GENERIC = frozenset({"torch.get_autocast_gpu_dtype", "torch.set_autocast_gpu_dtype"})
 
@@ -41,7 +30,7 @@ def _call(context: Context, node: ast.Call) -> None:
         return
     if set(context.facts.excluded) & ACCELERATORS - {"cuda"}:
         return  # the last of a chain that serves the other accelerators
-    if dotted in _NEW:
+    if dotted in AUTOCASTS:
         _new(context, node, dotted)
     elif dotted.startswith("torch.cuda.amp.") and dotted.rpartition(".")[2] in _OLD:
         guard = context.facts.guard("cuda")

@@ -8,7 +8,11 @@ from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.alternatives import mentions
-from conformance.scan.knowing.circumstances import is_of_process_group, may_not_be_group
+from conformance.scan.knowing.circumstances import (
+    is_of_process_group,
+    makes_group,
+    may_not_be_group,
+)
 from conformance.scan.knowing.scopes import FunctionNode
 
 _ENGINES = {
@@ -110,12 +114,12 @@ def _call(context: Context, node: ast.Call) -> None:
     if (dotted in _FIRST or name == "init_process_group") and node.args:
         engine = _engine(context, node.args[0])
         if engine is not None:
-            _report(context, node.args[0], engine, "used", starts=_starts_group(node))
+            _report(context, node.args[0], engine, "used", starts=makes_group(node))
     for keyword in node.keywords:
         if _is_setting(keyword.arg):
             engine = _engine(context, keyword.value)
             if engine is not None:
-                _report(context, keyword.value, engine, "used", starts=_starts_group(node))
+                _report(context, keyword.value, engine, "used", starts=makes_group(node))
     if name in ("get", "pop", "getenv", "setdefault") and len(node.args) == 2:
         engine = _engine(context, node.args[1])
         if engine is not None:
@@ -185,15 +189,8 @@ def _function(context: Context, node: FunctionNode) -> None:
         engine = _engine(context, default)
         if engine is not None and default is not None and not _is_only_choice(argument):
             where = f"the default of `{argument.arg}`"
-            starts = any(_starts_group(part) for part in ast.walk(node))
+            starts = any(makes_group(part) for part in ast.walk(node))
             _report(context, default, engine, where, argument.arg, starts=starts)
-
-
-def _starts_group(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call)
-        and getattr(node.func, "attr", getattr(node.func, "id", "")) == "init_process_group"
-    )
 
 
 def _is_only_choice(argument: ast.arg) -> bool:
@@ -212,7 +209,7 @@ def _assign(context: Context, node: ast.Assign | ast.AnnAssign) -> None:
         # A name that is bound again holds one choice of several.
         again = isinstance(target, ast.Name) and len(context.scope.names.get(name, ())) > 1
         if _is_setting(name) and not again:
-            starts = any(_starts_group(part) for part in ast.walk(context.scope.node))
+            starts = any(makes_group(part) for part in ast.walk(context.scope.node))
             _report(context, node.value, engine, f"set as `{name}`", name, starts=starts)
 
 
