@@ -140,6 +140,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "bench.evaluate:main",
         "bench.evaluate:mono_of",
         "bench.evaluate:mp3",
+        "bench.evaluate:need_judges",
         "bench.evaluate:reconstructed",
         "bench.evaluate:side_of",
         "bench.evaluate:tempo_fits",
