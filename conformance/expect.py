@@ -48,7 +48,7 @@ class Expectation:
 
 
 def _unmoved(text: str) -> str:
-    return re.sub(r"(\.py):\d+", r"\1", text)
+    return re.sub(r"(\.py):\d+( and :\d+)*", r"\1", text)
 
 
 def read(path: Path) -> list[Expectation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -10,8 +11,8 @@ from conformance.report import BLOCKED, BROKEN, FACT_TITLES, FAIL, Case, Report
 
 #: Which outcome of several cases speaks for a fact, the first that is there.
 _SPEAKS = (FAIL, "fail (expected)", "pass", BROKEN, BLOCKED, "absent")
-_WIDTH, _SHOWN = 110, 12
-
+_WIDTH, _LONGEST, _SHOWN = 110, 300, 12
+_IN = " " * 5
 
 DISTRIBUTIONS = {
     "vector_quantize_pytorch": "vector-quantize-pytorch",
@@ -93,7 +94,8 @@ def text(report: Report) -> list[str]:
     for fact in found:
         cells = "".join(f"{fact.verdicts.get(device, '-'):9}" for device in devices)
         lines.append(f"{fact.id} {fact.title:47}{cells}".rstrip())
-        lines += [f"     {line}" for line in _said(fact, devices)]
+        for line in _said(fact, devices):
+            lines += textwrap.wrap(line, _WIDTH + 30, initial_indent=_IN, subsequent_indent=_IN * 2)
     broken = {cause: c for cause, c in causes(report).items() if c[0].outcome == BROKEN}
     lines += [f"broken: {cause}" for cause in broken]
     return [*lines, "", *functions(report)]
@@ -230,7 +232,7 @@ def _said(fact: Fact, devices: list[str]) -> Iterator[str]:
         mark = "" if line.outcome in ("pass", FAIL) else f"{line.outcome}: "
         place = f"{line.place}: " if line.place else ""
         sentence = line.sentence.removeprefix(f"{line.outcome}: ")
-        short = sentence if len(sentence) <= _WIDTH else f"{sentence[:_WIDTH]}…"
+        short = sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST]}…"
         yield f"{where}{mark}{place}{short}"
 
 

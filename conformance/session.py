@@ -138,6 +138,9 @@ class Session:
             running.decided = running.decided or ("" if self.tree.kin else BROKEN)
             _fail(error)
         except Wrong as error:
+            if (blocked := self.missing.had_a_part_in(error)) is not None:
+                running.decided = running.decided or BLOCKED
+                raise pytest.skip.Exception(f"blocked: {blocked}") from None
             running.place = running.place or error.place
             _fail(error)
 

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import inspect
 import json
+import os
 import random
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from conformance.trees.asking import Asking, bare
 from conformance.trees.facts.training import Model
 from conformance.trees.layouts import place_of
 from conformance.trees.missing import Missing, load
+from conformance.trees.scratch import children
 from conformance.trees.shield import no_network, own_home
 from conformance.trees.surface import AREAS, area_of
 from conformance.tripwire import Tripwire
@@ -67,15 +69,21 @@ def exercised(tree: Tree, target: Target, folder: Path) -> dict[str, Any]:
     """What a process that calls everything found: functions entered, and touches of CUDA."""
     log = folder / "exercised.json"
     command = [sys.executable, "-m", "conformance.trees.exercise", str(tree.root), target.name]
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            [*command, str(log), str(folder)],
-            env=child_environment(tree),
-            cwd=folder,
-            capture_output=True,
-            timeout=5 * _ALL_SECONDS,
-            check=False,
-        )
+    with subprocess.Popen(
+        [*command, str(log), str(folder)],
+        env=child_environment(tree),
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as run:
+        children.append(run)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.wait(timeout=5 * _ALL_SECONDS)
+        finally:
+            children.remove(run)
+            run.kill()
     found: dict[str, Any] = {"entered": [], "touches": []}
     if log.is_file():
         found = json.loads(log.read_text(encoding="utf-8"))
@@ -284,5 +292,12 @@ def _text(ask: Asking, name: str) -> str:
     return "vllm" if "backend" in name else "piano"
 
 
+def _end_with_parent() -> None:
+    """End when nobody holds the other side of the input any more, which nobody writes to."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     main()

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ _HOMES = {
     "MPLCONFIGDIR": "home/.config/matplotlib",
     "NUMBA_CACHE_DIR": "home/.cache/numba",
     "GRADIO_TEMP_DIR": "home/gradio",
+    "TMPDIR": "tmp",
 }
 #: What libraries are told, before they are imported, so that they give up at once.
 OFFLINE = {
@@ -73,12 +75,14 @@ def own_home(folder: Path) -> Iterator[None]:
     for place in {work, *(folder / below for below in _HOMES.values())}:
         place.mkdir(parents=True, exist_ok=True)
     before, at = {name: os.environ.get(name) for name in changed}, Path.cwd()
+    known, tempfile.tempdir = tempfile.tempdir, None
     os.environ.update(changed)
     os.chdir(work)
     try:
         yield
     finally:
         os.chdir(at)
+        tempfile.tempdir = known
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from conformance.tree import first_line
 from conformance.trees.asking import Asking, Told, Wrong, bare, filled
 from conformance.trees.layouts import place_of
 
 TOKENS = 7
+_WIDTH = 80
 
 
 class Words:
@@ -31,14 +33,15 @@ def scored_where_it_lies(ask: Asking) -> Told:
             with ask.questions():
                 found = made.calculate_score(*_diagonal(kind))
         except Exception as error:  # noqa: BLE001 (whatever it is, the tree raised it)
-            wrong.append((ask.line_of(error), f"from {kind}: {_first(error)}"))
+            place = ask.line_of(error)
+            wrong.append((place, f"from {kind} at {place.rpartition('/')[2]}: {_first(error)}"))
             continue
         score = _score_in(found)
         if score is None or abs(score - 1) > 1e-3:
             wrong.append((scorer.line, f"from {kind}: a perfect diagonal scores {score}"))
     if wrong:
-        told = "; ".join(f"{text} ({place})" for place, text in wrong)
-        raise Wrong(wrong[0][0], f"the score cannot be had {told}")
+        told = "; ".join(text for _, text in wrong)
+        raise Wrong(_both([place for place, _ in wrong]), f"the score cannot be had {told}")
     return Told(scorer.line, f"the score is had from numpy and from {ask.target.device} tensors")
 
 
@@ -48,6 +51,14 @@ def _diagonal(kind: str) -> list[Any]:
     if kind == "numpy":
         return [energy, mask, path]
     return [torch.from_numpy(part).to(kind) for part in (energy, mask, path)]
+
+
+def _both(places: list[str]) -> str:
+    """Lines of one file as one place: `file:line and :line`."""
+    first, *others = dict.fromkeys(place for place in places if place) or [""]
+    file = first.rpartition(":")[0]
+    same = [place.removeprefix(file) for place in others if place.startswith(f"{file}:")]
+    return " and ".join([first, *same])
 
 
 def _score_in(found: Any) -> float | None:
@@ -63,4 +74,5 @@ def _score_in(found: Any) -> float | None:
 
 
 def _first(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    text = first_line(error)
+    return f"{type(error).__name__}: {text if len(text) <= _WIDTH else f'{text[:_WIDTH]}…'}"
