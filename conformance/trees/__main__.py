@@ -102,8 +102,9 @@ def _changed(
         if report is None:
             notes.append(f"**The suite could not be run on {name}.**")
     if base[2] is not None and head[2] is not None:
+        kept = len(after) - sum(row.kind == change.NEW for row in rows)
         rows += change.of_suite(base[2], head[2])
-        notes.append(change.unchanged(head[2], rows, after))
+        notes.append(change.unchanged(base[2], head[2], kept))
     wrong = head[2] is None or any(row.kind in (change.NEW, change.CHANGED) for row in rows)
     return change.page(rows, notes).splitlines(), int(wrong)
 

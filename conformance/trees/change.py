@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from conformance.expect import unmoved
 from conformance.report import BLOCKED, BROKEN, EXPECTED, FACT_TITLES, FAIL, PASS, Case, Report
 from conformance.scan.answering.baseline import Entry, compare
 from conformance.scan.config import load_config
@@ -66,7 +67,7 @@ def _kind(before: Case | None, now: Case) -> str:
     if now.outcome in _BAD:
         if before is None or not was_bad:
             return NEW
-        return "" if before.message == now.message else CHANGED
+        return "" if unmoved(before.message) == unmoved(now.message) else CHANGED
     if was_bad:
         return UNDECIDED if now.outcome == BLOCKED else FIXED
     lost = before is not None and before.outcome == PASS and now.outcome == BLOCKED
@@ -113,15 +114,16 @@ def page(rows: Iterable[Row], notes: Iterable[str] = ()) -> str:
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
-def unchanged(head: Report, rows: Iterable[Row], found: Sequence[Finding]) -> str:
-    """One line on what was wrong before and still is."""
-    known = list(rows)
-    named = {(row.place, row.said) for row in known if row.kind in (NEW, CHANGED)}
-    still = [c for c in _cases(head) if c.outcome in _BAD and (c.place, c.message) not in named]
+def unchanged(base: Report, head: Report, kept: int) -> str:
+    """One line on what was wrong before and still is, findings of the scanner as a number."""
+    before = {(case.name, case.target): case for case in _cases(base)}
+    still = [
+        case
+        for case in _cases(head)
+        if case.outcome in _BAD and not _kind(before.get((case.name, case.target)), case)
+    ]
     facts = dict.fromkeys(row for case in still for row in case.rows)
-    new = sum(row.kind == NEW and not row.devices for row in known)
-    kept = f"{len(found) - new} findings of the scanner"
-    return f"Wrong before and still: {', '.join(facts) or 'no fact'}; {kept}."
+    return f"Wrong before and still: {', '.join(facts) or 'no fact'}; {kept} findings of reading."
 
 
 def _quiet(text: str) -> str:
