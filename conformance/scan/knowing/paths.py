@@ -9,7 +9,6 @@ from conformance.scan.knowing.facts import NOTHING, Facts, known
 from conformance.scan.knowing.packages import PROVIDERS
 from conformance.scan.knowing.vocabulary import declared_backends
 
-
 _TESTS = frozenset({"tests", "test", "testing"})
 #: How files are named that hold tests, or what tests share, in either of the customary ways.
 _TEST_FILE = re.compile(r"(?:test_.*|conftest|.*_tests?|.*_test_(?:helpers?|utils?|support))\Z")
