@@ -289,7 +289,8 @@ class Placements:
         for key, value in zip(node.keys, node.values, strict=True):
             name = key.value if isinstance(key, ast.Constant) else None
             if isinstance(name, str) and is_device_name(name) and name != "device_type":
-                self._place(value, f'"{name}"', severity=Severity.WARNING)
+                severity = self._severity_in_tests() or Severity.WARNING
+                self._place(value, f'"{name}"', severity=severity)
             elif isinstance(name, str):
                 self._keep(name, value)
 

@@ -106,6 +106,22 @@ def test_the_table_quotes_what_code_says_and_mentions_nobody() -> None:
     assert "and 919 more" in change.page(many)
 
 
+def test_the_documented_workflows_keep_code_and_comments_apart() -> None:
+    """What runs a pull request's code may write nothing; what writes runs none of it."""
+    text = (ACTION.parents[3] / "conformance" / "trees" / "README.md").read_text("utf-8")
+    asking, telling = (
+        yaml.safe_load(part.partition("```")[0]) for part in text.split("```yaml")[1:]
+    )
+    assert asking["permissions"] == {"contents": "read"}
+    (job,) = asking["jobs"].values()
+    (used,) = [step for step in job["steps"] if "actions/trees" in step.get("uses", "")]
+    action = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
+    assert set(used["with"]) <= set(action["inputs"])
+    (job,) = telling["jobs"].values()
+    assert job["env"]["MARK"] == change.MARK
+    assert not [step for step in job["steps"] if "uses" in step or "${{" in step["run"]]
+
+
 def script(tmp_path: Path, base: str, head: str, **options: str) -> Any:
     """What the action's script does with these inputs, and its summary."""
     (step,) = yaml.safe_load(ACTION.read_text(encoding="utf-8"))["runs"]["steps"]
