@@ -27,20 +27,23 @@ def scored_where_it_lies(ask: Asking) -> Told:
     """A perfect diagonal scores 1, from numpy and from tensors on the device."""
     scorer = place_of(ask.tree, "scorer")
     made = bare(scorer.value, **filled(scorer.value, {"tokenizer": Words()}))
-    wrong: list[tuple[str, str]] = []
+    wrong: dict[tuple[str, str], list[str]] = {}
     for kind in ("numpy", ask.target.device):
         try:
             with ask.questions():
                 found = made.calculate_score(*_diagonal(kind))
         except Exception as error:  # noqa: BLE001 (whatever it is, the tree raised it)
-            place = ask.line_of(error)
-            wrong.append((place, f"from {kind} at {place.rpartition('/')[2]}: {_first(error)}"))
+            wrong.setdefault((ask.line_of(error), _first(error)), []).append(kind)
             continue
         score = _score_in(found)
         if score is None or abs(score - 1) > 1e-3:
-            wrong.append((scorer.line, f"from {kind}: a perfect diagonal scores {score}"))
+            told = f"a perfect diagonal scores {score}"
+            wrong.setdefault((scorer.line, told), []).append(kind)
     if wrong:
-        told = "; ".join(text for _, text in wrong)
+        told = "; ".join(
+            f"from {' and '.join(kinds)} at {place.rpartition('/')[2]}: {text}"
+            for (place, text), kinds in wrong.items()
+        )
         raise Wrong(_both([place for place, _ in wrong]), f"the score cannot be had {told}")
     return Told(scorer.line, f"the score is had from numpy and from {ask.target.device} tensors")
 

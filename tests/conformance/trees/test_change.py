@@ -59,7 +59,7 @@ def test_devices_that_agree_are_one_row() -> None:
     head = report(planner_cpu=wrong, planner_mps=wrong, page_cpu=wrong)
     (row,) = change.of_suite(base, head)
     assert (row.devices, row.place) == ("cpu, mps-sim", PLANNER)
-    assert row.who == "S4 the LM considers only CUDA or CPU"
+    assert row.who == "S4 the LM takes this machine's device"
     assert "still: S4; 3 findings" in change.unchanged(base, head, 3)
 
 

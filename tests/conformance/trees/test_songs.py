@@ -146,4 +146,4 @@ def test_trees_side_by_side() -> None:
     lines = side_by_side.table({"old": report("fail"), "new": report("pass"), "gone": None})
     assert lines[0] == "| | old | new | gone |"
     row = "pass on cpu, fail on mps-sim: llm_inference.py:336 | pass | not asked |"
-    assert lines[2] == f"| S4 the LM considers only CUDA or CPU | {row}"
+    assert lines[2] == f"| S4 the LM takes this machine's device | {row}"
