@@ -203,6 +203,14 @@ def test_what_a_tree_lacks_is_absent(run_suite: Any, tmp_path: Path) -> None:
     assert "python -m pip install no-such-library" in found.log
 
 
+def test_a_tree_without_a_command_for_many_songs_has_none(run_suite: Any, tmp_path: Path) -> None:
+    """Of our own surface it has one module, by which all our cases are asked of it."""
+    root = written(tmp_path, REPAIRED | {"device/choosing.py": ""})
+    found = run_suite("test_many_songs.py", tree=root)
+    assert {case["outcome"] for case in found.cases} == {"absent"}, found.log
+    assert found.status == 0
+
+
 def test_nothing_of_this_repository_leaks_in(run_suite: Any, tmp_path: Path) -> None:
     """A module that only this repository has stays out of reach, package file or not."""
     files = REPAIRED | {"gpu_config.py": "from acestep.device import resolve\n"}
