@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -14,10 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows, where folders are swept by their age alone
-    fcntl = None  # type: ignore[assignment]
+locks: Any = None
+with suppress(ImportError):  # Windows, where folders are swept by their age alone
+    locks = importlib.import_module("fcntl")
 
 PREFIX = "conformance-run-"
 _LOCK = "lock"
@@ -34,9 +34,9 @@ def begin() -> Path:
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     lock = (folder / _LOCK).open("w")
-    if fcntl is not None:
+    if locks is not None:
         # The system lets go of it when the process is gone, however it went.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.flock(lock, locks.LOCK_EX | locks.LOCK_NB)
     _held[folder] = lock
     if _is_free(signal.SIGTERM):
         signal.signal(signal.SIGTERM, _ended)
@@ -73,14 +73,14 @@ def sweep() -> None:
 
 def _is_left(folder: Path) -> bool:
     age = time.time() - folder.stat().st_mtime
-    if fcntl is None:
+    if locks is None:
         return age > _OLD
     file = folder / _LOCK
     if not file.exists():
         return age > _YOUNG
     with file.open("r+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.flock(lock, locks.LOCK_EX | locks.LOCK_NB)
         except BlockingIOError:
             return False
     return True
