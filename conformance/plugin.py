@@ -19,7 +19,7 @@ from conformance.expect import write as write_expectations
 from conformance.pytest_entry import SUITE
 from conformance.recorder import Recorder
 from conformance.report import ReportError
-from conformance.session import Session
+from conformance.session import PATIENCE, Session
 from conformance.targets import CHOICES, Target, TargetError, choose, find
 from conformance.tree import Tree, TreeError, install, locate
 from conformance.trees import scratch, shield
@@ -51,6 +51,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--expect", metavar="FILE", help="cases that must fail, strict both ways")
     group.addoption(
         "--write-expect", metavar="FILE", help="write what fails now as a file for --expect"
+    )
+    group.addoption(
+        "--patience",
+        metavar="SECONDS",
+        type=float,
+        default=PATIENCE,
+        help="what a case may take on another tree (default: %(default)g)",
     )
     group.addoption(
         "--conformance-report", metavar="FILE", help="write the report as .md, .json or .html"
@@ -101,6 +108,7 @@ def pytest_configure(config: pytest.Config) -> None:
     install(tree)
     config.stash[_SESSION] = Session(tree, targets, expectations)
     config.stash[_SESSION].folder = folder
+    config.stash[_SESSION].patience = config.getoption("patience")
     config.stash[_RECORDER] = Recorder(tree, targets)
 
 

@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ from conformance.trees.asking import Asking, bare
 from conformance.trees.facts.training import Model
 from conformance.trees.layouts import place_of
 from conformance.trees.missing import Missing, load
+from conformance.trees.patience import limited
 from conformance.trees.scratch import children
 from conformance.trees.shield import no_network, own_home
 from conformance.trees.surface import AREAS, area_of
@@ -59,10 +59,6 @@ _LEFT_ALONE = (
     "menu",
 )
 _NUMBERS = {"duration": 10.0, "bpm": 90, "seconds": 10.0, "gb": 8.0, "sample_rate": 48000}
-
-
-class _TooLong(BaseException):
-    """Ends a call that takes too long."""
 
 
 def exercised(tree: Tree, target: Target, folder: Path) -> dict[str, Any]:
@@ -216,25 +212,13 @@ def _call(ask: Asking, function: Callable[..., Any]) -> None:
 def _limited() -> Iterator[None]:
     """A call that may fail, and may not take long."""
 
-    def ring(number: int, frame: Any) -> None:
-        raise _TooLong
-
-    clock, watching, rung = hasattr(signal, "setitimer"), sys.getprofile(), None
-    if clock:
-        rung = signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, _CALL_SECONDS)
     try:
-        yield
+        with limited(_CALL_SECONDS):
+            yield
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001, S110 (the tree's own code, called with what it may not want)
         pass
-    finally:
-        if clock:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, rung)
-        # Python takes a watch away in which the clock has rung.
-        sys.setprofile(watching)
 
 
 def _values(ask: Asking, function: Any, depth: int = 0) -> dict[str, Any]:

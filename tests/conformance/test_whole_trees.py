@@ -211,6 +211,16 @@ def test_a_tree_without_a_command_for_many_songs_has_none(run_suite: Any, tmp_pa
     assert found.status == 0
 
 
+def test_what_never_ends_is_ended(run_suite: Any, tmp_path: Path) -> None:
+    waiting = "try:\n    while True: pass\nexcept Exception: pass\n"
+    root = written(tmp_path, {"gpu_config.py": waiting + "# total_memory"})
+    found = run_suite(f"{FACTS}::test_an_accelerator_counts", tree=root, patience=0.3)
+    assert found.status == 1, found.log
+    (case,) = found.failed
+    assert case["place"] == "acestep/gpu_config.py:2"
+    assert case["message"] == "it was still running after 0.3 s"
+
+
 def test_nothing_of_this_repository_leaks_in(run_suite: Any, tmp_path: Path) -> None:
     """A module that only this repository has stays out of reach, package file or not."""
     files = REPAIRED | {"gpu_config.py": "from acestep.device import resolve\n"}
