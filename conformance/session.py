@@ -84,6 +84,8 @@ class Session:
             self._switch(target)
         self.missing.decided.clear()
         rows = [row for mark in item.iter_markers("covers") for row in mark.args]
+        if target is not None:
+            rows = [row for row in rows if not _of_another_engine(row, target)]
         armed: AbstractContextManager[Any] = contextlib.nullcontext()
         lists_devices = item.get_closest_marker("lists_devices") is not None
         # The simulated Mac hides this machine's CUDA, so that there it is absent for all.
@@ -284,6 +286,17 @@ class Session:
         ours = [f for f in frames if f.filename.startswith(package)]
         last = (ours or [f for f in frames if "/suite/" in f.filename] or frames)[-1:]
         return "".join(_short(frame, self.tree.root) for frame in last)
+
+
+#: Modules of one engine, which a case of all targets cannot have called with the other.
+_OF_ENGINE = {
+    "torch": ("engines.torch.", "lm.decoding:", "lm.pt:"),
+    "mlx": ("engines.mlx.", "lm.mlx:", "lm.mlx_decoding:", "lm.mlx_weights:"),
+}
+
+
+def _of_another_engine(row: str, target: Target) -> bool:
+    return any(row.startswith(of) for name, of in _OF_ENGINE.items() if name != target.engine)
 
 
 def case_name(item: pytest.Item) -> tuple[str, str]:
