@@ -25,7 +25,6 @@ from acestep.engines.mlx.transformer import SongInputs, Transformer
 from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity
 from acestep.errors import RequestError
 
-
 Step = Callable[[mx.array, SongInputs, mx.array, mx.array], mx.array]
 """Of latents, what a batch's steps share, and a step's two embeddings: the velocity."""
 
