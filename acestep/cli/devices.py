@@ -6,10 +6,12 @@ import argparse
 import io
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 from acestep.console.terminal import EXIT_OK, result
 from acestep.device import DevicePolicy, describe_devices, resolve
+from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
 
 # Columns of a table that no terminal shows.
@@ -47,7 +49,7 @@ def describe() -> dict[str, Any]:
             "detail": info.detail,
         }
         if info.available:
-            policy = resolve(info.name)
+            policy = _policy(info.name)
             limits = get_gpu_config(policy=policy)
             entry |= {
                 "device": policy.name,
@@ -61,12 +63,23 @@ def describe() -> dict[str, Any]:
                     for name, choice in policy.dtypes.items()
                 },
                 "stored_in_bfloat16": _stored_so(policy),
+                "engine": policy.engine_name,
+                "engine_reason": policy.engine_reason,
+                "mlx": policy.mlx_detail,
                 "lm_backend": policy.lm_backend,
                 "lm_backend_reason": policy.lm_backend_reason,
             }
         devices.append(entry)
     picked = resolve("auto")
     return {"auto": picked.name, "reason": picked.reason, "devices": devices}
+
+
+def _policy(device: str) -> DevicePolicy:
+    """The policy of a device; where the engine that ACESTEP_ENGINE names cannot be had, torch's."""
+    try:
+        return resolve(device, engine="auto")
+    except RequestError as error:
+        return replace(resolve(device), engine_reason=str(error))
 
 
 def _stored_so(policy: DevicePolicy) -> dict[str, str]:
@@ -81,11 +94,11 @@ def _print_table(report: dict[str, Any]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     halves: list[str] = []
-    for heading in ("device", "memory", "tier", "up to", "dtype", "LM", "notes"):
+    for heading in ("device", "memory", "tier", "up to", "dtype", "engine", "LM", "notes"):
         table.add_column(heading, overflow="fold")
     for entry in report["devices"]:
         if not entry["available"]:
-            table.add_row(entry["name"], "-", "-", "-", "-", "-", f"absent: {entry['detail']}")
+            table.add_row(entry["name"], *"------", f"absent: {entry['detail']}")
             continue
         dtypes = {name: choice["dtype"] for name, choice in entry["dtypes"].items()}
         vae = "" if dtypes["vae"] == dtypes["dit"] else f", VAE {dtypes['vae']}"
@@ -98,6 +111,7 @@ def _print_table(report: dict[str, Any]) -> None:
             entry["tier"],
             f"{entry['max_duration_s']:g} s, batch {entry['max_batch_size']}",
             dtypes["dit"] + vae,
+            entry["engine"],
             entry["lm_backend"],
             entry["detail"],
         )
@@ -110,5 +124,11 @@ def _print_table(report: dict[str, Any]) -> None:
             plain.print(table)
         result("\n".join(line.rstrip() for line in captured.get().splitlines()))
     result(f"auto picks {report['auto']} ({report['reason']})")
+    for entry in report["devices"]:
+        if entry["available"]:
+            name = entry["device"]
+            result(
+                f"{name}: engine {entry['engine']} ({entry['engine_reason']}); mlx: {entry['mlx']}"
+            )
     for line in halves:
         result(f"checkpoints stored in bfloat16 run on {line}")
