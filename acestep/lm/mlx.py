@@ -11,7 +11,8 @@ import mlx.core as mx
 from mlx_lm.models import qwen3
 
 from acestep.device import DevicePolicy
-from acestep.errors import CheckpointError, GenerationError, first_line
+from acestep.engines.mlx.place import Place
+from acestep.errors import CheckpointError
 from acestep.lm import models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.following import constraint_of, ended, extended, follow
@@ -40,18 +41,40 @@ class MlxBackend:
 
     def __init__(self, folder: Path, policy: DevicePolicy) -> None:
         models.check_memory(folder, policy)
-        self.tokenizer = tokens.load_tokenizer(folder)
-        self.tokens = tokens.audio_tokens(self.tokenizer, folder)
-        self._policy = policy
-        with mx.stream(policy.mlx_device):
-            self.model: qwen3.Model = load_model(folder, policy)
-        self._rows = self._output.weight.shape[0]
-        if self._rows <= max(self.tokens.codes):
+        tokenizer = tokens.load_tokenizer(folder)
+        audio = tokens.audio_tokens(tokenizer, folder)
+        with Place(policy).working():
+            model = load_model(folder, policy)
+        rows = _output(model).weight.shape[0]
+        if rows <= max(audio.codes):
             raise CheckpointError(
-                f"{folder}: its weights have {self._rows} tokens, its tokenizer has more; fetch it "
-                "again"
+                f"{folder}: its weights have {rows} tokens, its tokenizer has more; fetch it again"
             )
-        self._vocabulary = Vocabulary(self.tokenizer, self.tokens.text or self._rows)
+        self._hold(model, tokenizer, audio, policy)
+
+    @classmethod
+    def of(
+        cls, model: qwen3.Model, tokenizer: Any, audio: tokens.AudioTokens, policy: DevicePolicy
+    ) -> MlxBackend:
+        """The engine over a model that is no file, for benchmarks.
+
+        Args:
+            model: of mlx-lm, computed.
+            tokenizer: its tokenizer.
+            audio: which tokens are what.
+            policy: the device.
+        """
+        backend = cls.__new__(cls)
+        backend._hold(model, tokenizer, audio, policy)
+        return backend
+
+    def _hold(
+        self, model: qwen3.Model, tokenizer: Any, audio: tokens.AudioTokens, policy: DevicePolicy
+    ) -> None:
+        self.model, self.tokenizer, self.tokens, self._policy = model, tokenizer, audio, policy
+        self._place = Place(policy)
+        rows = _output(model).weight.shape[0]
+        self._vocabulary = Vocabulary(tokenizer, audio.text or rows)
 
     def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -114,16 +137,10 @@ class MlxBackend:
         del self.model
         self._policy.flush()
 
-    @property
-    def _output(self) -> Any:
-        """The layer that gives the scores: the embedding, where the two are one."""
-        tied = self.model.args.tie_word_embeddings
-        return self.model.model.embed_tokens if tied else self.model.lm_head
-
     def _head(self, rows: Any) -> Head:
         """Some rows of the output matrix: exact where no other token may follow, and most of
         the work of the smaller models saved."""
-        layer = self._output
+        layer = _output(self.model)
         weight = layer.weight[rows]
         if (scales := getattr(layer, "scales", None)) is None:
             return lambda hidden: hidden @ weight.T
@@ -139,17 +156,15 @@ class MlxBackend:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """While it lasts MLX computes on the policy's device; running out of memory is one line,
-        and what a generation held is given back."""
+        """While it lasts MLX computes on the policy's device; what a generation held is then
+        given back."""
         try:
-            with mx.stream(self._policy.mlx_device):
+            with self._place.working():
                 yield
-        except RuntimeError as error:
-            if "allocate" not in str(error).lower():
-                raise
-            raise GenerationError(
-                f"{self._policy.name} ran out of memory in the language model "
-                f"({first_line(error)}); plan a shorter song or a smaller batch"
-            ) from None
         finally:
             self._policy.flush()
+
+
+def _output(model: qwen3.Model) -> Any:
+    """The layer that gives the scores: the embedding, where the two are one."""
+    return model.model.embed_tokens if model.args.tie_word_embeddings else model.lm_head

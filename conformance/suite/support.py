@@ -156,6 +156,13 @@ def placed(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers()
 
 
+def backends(target: Target) -> tuple[str, ...]:
+    """The language model's engines that may be what a target begins with."""
+    if target.engine == "mlx":
+        return ("mlx",)
+    return ("pt", "vllm") if target.device == "cuda" else ("pt",)
+
+
 def absent_device(target: Target) -> str:
     """An accelerator that is not there while a target is judged."""
     if target.device == "mps":
