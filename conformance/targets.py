@@ -130,8 +130,14 @@ def _of_mlx(cuda: bool, mps: bool) -> dict[str, Target]:
 
             has["mlx-metal"] &= mx.metal.is_available()
             has["mlx-cuda"] &= mx.cuda.is_available()
-        here = {"mlx-metal": "MLX on Metal", "mlx-cuda": "MLX on CUDA", "mlx-cpu": "MLX on the host"}
-        details = {name: here[name] if has[name] else "not what this MLX computes with" for name in MLX}
+        here = {
+            "mlx-metal": "MLX on Metal",
+            "mlx-cuda": "MLX on CUDA",
+            "mlx-cpu": "MLX on the host",
+        }
+        details = {
+            name: here[name] if has[name] else "not what this MLX computes with" for name in MLX
+        }
     devices = {"mlx-metal": "mps", "mlx-cuda": "cuda", "mlx-cpu": "cpu"}
     return {
         name: Target(name, devices[name], has[name], details[name], engine="mlx") for name in MLX

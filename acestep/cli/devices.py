@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import sys
-from dataclasses import replace
 from typing import Any
 
+from acestep import budget
 from acestep.console.terminal import EXIT_OK, result
 from acestep.device import DevicePolicy, describe_devices, resolve
 from acestep.errors import RequestError
@@ -26,17 +27,85 @@ def add_parser(subparsers: Any) -> None:
         description="List the devices of this machine, what auto picks and why.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--plan",
+        nargs="?",
+        type=_gigabytes,
+        const=0.0,
+        metavar="GB",
+        help="what fits under MLX, on this machine or on a Mac with so much memory: --plan 8",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, or JSON."""
+    if arguments.plan is not None:
+        return _plan(arguments.plan, arguments.json)
     report = describe()
     if arguments.json:
         result(json.dumps(report, indent=2))
     else:
         _print_table(report)
     return EXIT_OK
+
+
+def planned(memory: float) -> dict[str, Any]:
+    """What fits under MLX, as plain data; GiB, and seconds.
+
+    Args:
+        memory: of a Mac, GiB; 0 for this machine.
+    """
+    if memory:
+        working = budget.working_set(memory)
+    else:
+        here = resolve("auto")
+        working = here.total_memory
+        if here.device.type == "cpu":
+            working = budget.working_set(working)
+    rows = [dataclasses.asdict(made) for made in budget.fits(working)]
+    best = budget.best(working)
+    return {
+        "memory_gib": memory or None,
+        "working_set_gib": working,
+        "rows": rows,
+        "best": best and dataclasses.asdict(best),
+    }
+
+
+def _plan(memory: float, as_json: bool) -> int:
+    report = planned(memory)
+    if as_json:
+        result(json.dumps(report, indent=2))
+        return EXIT_OK
+    of = f"a Mac of {memory:g} GB" if memory else "this machine"
+    result(f"{of}: a working set of {report['working_set_gib']:.1f} GiB, computed from shapes")
+    for row in report["rows"]:
+        if row["longest"]:
+            held = f"{row['bits']} bits" if row["bits"] else "bfloat16"
+            models = f"{row['music']:<8}  {row['language']:<19}  {held:<8}"
+            weights = f"weights {row['weights']:4.1f} GiB"
+            result(f"{models}  {weights}, with a song of {row['longest']} s {row['peak']:4.1f}")
+    if not report["best"]:
+        least = min(report["rows"], key=lambda row: row["peak"])
+        result(f"nothing fits: the least that there is needs {least['peak']:.1f} GiB")
+    if best := report["best"]:
+        bits = f" --quantize {best['bits']}" if best["bits"] else ""
+        result(
+            f'best: acestep generate "…" --think --model {best["music"]} --lm-model '
+            f"{best['language']}{bits}"
+        )
+    return EXIT_OK
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 4096:
+        raise argparse.ArgumentTypeError(f"'{text}' is no memory in GB; give one such as 8 or 16")
+    return value
 
 
 def describe() -> dict[str, Any]:
@@ -79,7 +148,7 @@ def _policy(device: str) -> DevicePolicy:
     try:
         return resolve(device, engine="auto")
     except RequestError as error:
-        return replace(resolve(device), engine_reason=str(error))
+        return dataclasses.replace(resolve(device), engine_reason=str(error))
 
 
 def _stored_so(policy: DevicePolicy) -> dict[str, str]:

@@ -82,6 +82,11 @@ def find(
     engine, note = choose(backend, policy)
     policy = with_engine(policy, "mlx" if engine == "mlx" else "torch")
     folder = models.find(model, checkpoint_dir, get_gpu_config(policy=policy))
+    if engine != "mlx" and (bits := models.stored_bits(folder)):
+        raise RequestError(
+            f"{folder.name} is held in {bits} bits of MLX's; use --backend mlx, or the model that it "
+            "was made of"
+        )
     stored = most_stored(folder)
     return Choice(folder, engine, policy.for_weights(stored), note, offload, compile_model)
 

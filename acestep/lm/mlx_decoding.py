@@ -74,9 +74,7 @@ class MlxDecoding:
         self._repeats = len(rows) // len(prompts)
         longest = max(len(ids) for ids in rows)
         padding = [longest - len(ids) for ids in rows]
-        self._caches = [
-            PaddedCache(padding) if any(padding) else KVCache() for _ in body.layers
-        ]
+        self._caches = [PaddedCache(padding) if any(padding) else KVCache() for _ in body.layers]
         self._said = self._penalised([ids if counted else [] for ids in rows[: self._batch]])
         self._scores: Any = None
         padded = [[0] * missing + ids for missing, ids in zip(padding, rows, strict=True)]

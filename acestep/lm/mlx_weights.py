@@ -13,17 +13,18 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3
 
-from acestep.checkpoint.files import read_json, weight_files
+from acestep.checkpoint.files import most_stored, read_json, weight_files
 from acestep.demo import make_folder
-from acestep.device import DevicePolicy
+from acestep.device import DevicePolicy, resolve
+from acestep.engines.mlx.place import Place
 from acestep.engines.mlx.quantised import GROUP, bits_of, quantise
 from acestep.errors import CheckpointError, RequestError, first_line
+from acestep.lm.models import STORED_SMALL, stored_bits
 
 EMBEDDING_BITS = 8
 """Of what embeds, which gives the scores too in the smaller models: it is a third of them, and
 four bits of it cost more than four bits of the rest."""
 
-_KEY = "quantization"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -82,10 +83,32 @@ def make_small(model: qwen3.Model, bits: int) -> None:
     )
 
 
-def stored_bits(folder: Path) -> int | None:
-    """In how few bits a folder holds its weights; None for whole ones."""
-    entry = read_json(folder / "config.json").get(_KEY)
-    return int(entry["bits"]) if isinstance(entry, dict) and "bits" in entry else None
+def saved_small(source: Path, target: Path, kind: str) -> Path:
+    """A folder with a language model in few bits, made where it is not there yet.
+
+    Args:
+        source: the folder of the model.
+        target: the folder to make.
+        kind: `int8` or `int4`.
+
+    Returns:
+        the target.
+
+    Raises:
+        CheckpointError: the source is damaged.
+        RequestError: MLX is not installed, or the source is in few bits already.
+    """
+    if (known := stored_bits(source)) is not None:
+        raise RequestError(
+            f"{source.name} is in {known} bits already; name the model that it was made of"
+        )
+    # What is stored in half precision loses nothing in it, and needs no more room for its scales.
+    dtype = "bfloat16" if most_stored(source) in ("BF16", "F16") else "float32"
+    policy = resolve("cpu", dtype=dtype, quantization=kind, engine="mlx")
+    if not target.is_dir():
+        with Place(policy).working():
+            save(load_model(source, policy), source, target, bits_of(kind))
+    return target
 
 
 def save(model: qwen3.Model, source: Path, target: Path, bits: int) -> None:
@@ -103,7 +126,7 @@ def save(model: qwen3.Model, source: Path, target: Path, bits: int) -> None:
     small = {"group_size": GROUP, "bits": bits, "mode": "affine"}
     if isinstance(model.model.embed_tokens, nn.QuantizedEmbedding):
         small["model.embed_tokens"] = {"group_size": GROUP, "bits": EMBEDDING_BITS}
-    config[_KEY] = small
+    config[STORED_SMALL] = small
 
     def write(folder: Path) -> None:
         folder.mkdir()

@@ -11,7 +11,15 @@ import soundfile
 import torch
 
 from conformance.entrypoints import covers
-from conformance.suite.support import SAMPLE_RATE, Api, absent_device, backends, generate, song, tone
+from conformance.suite.support import (
+    SAMPLE_RATE,
+    Api,
+    absent_device,
+    backends,
+    generate,
+    song,
+    tone,
+)
 from conformance.targets import Target, find
 from conformance.tree import Absent
 

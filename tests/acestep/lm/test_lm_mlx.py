@@ -134,9 +134,14 @@ def test_few_bits_are_near_and_kept_in_a_folder(
     ids = mx.array([[5, 6, 7, 8]])
     exact, near = pair[1].model(ids), small.model(ids)
     assert 0 < float(mx.abs(exact - near).max()) < 0.03 * float(mx.abs(exact).max())
-    mlx_weights.save(small.model, folder, tmp_path / "small", 8)
-    assert mlx_weights.stored_bits(tmp_path / "small") == 8
-    assert mlx_weights.stored_bits(folder) is None
+    assert mlx_weights.saved_small(folder, tmp_path / "small", "int8") == tmp_path / "small"
+    assert models.stored_bits(tmp_path / "small") == 8
+    assert models.stored_bits(folder) is None
+    with pytest.raises(RequestError, match="small is in 8 bits already"):
+        mlx_weights.saved_small(tmp_path / "small", tmp_path / "again", "int8")
+    with pytest.raises(RequestError, match="8 bits of MLX's; use --backend mlx"):
+        loading.find(str(tmp_path / "small"), resolve("cpu"))
+    assert loading.find(str(tmp_path / "small"), resolve("cpu"), backend="mlx").engine == "mlx"
     again = mlx_weights.load_model(tmp_path / "small", resolve("cpu", engine="mlx"))
     assert mx.array_equal(again(ids), near)
     size = (tmp_path / "small" / "model.safetensors").stat().st_size
@@ -183,13 +188,16 @@ def test_running_out_of_memory_is_one_line(
     pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = CodeJob([Prompt([5])], [1], Sampling(), [3])
-    for line, kind in (("[malloc] Unable to allocate 9 bytes.", GenerationError), ("?", RuntimeError)):
+    for line, kind in (
+        ("[malloc] Unable to allocate 9 bytes.", GenerationError),
+        ("?", RuntimeError),
+    ):
 
         def full(*arguments: Any, line: str = line) -> None:
             raise RuntimeError(line)
 
         monkeypatch.setattr(mlx_decoding.MlxDecoding, "choose", full)
-        with pytest.raises(kind, match="MLX ran out of memory on cpu|[?]"):
+        with pytest.raises(kind, match=r"MLX ran out of memory on cpu|[?]"):
             pair[1].codes(job, untold)
 
 
