@@ -290,7 +290,13 @@ class Session:
 
 #: Modules of one engine, which a case of all targets cannot have called with the other.
 _OF_ENGINE = {
-    "torch": ("engines.torch.", "lm.decoding:", "lm.pt:"),
+    "torch": (
+        "engines.torch.",
+        "lm.decoding:",
+        "lm.pt:",
+        "device.bits:packed_rows",
+        "corrections.timbre:",
+    ),
     "mlx": ("engines.mlx.", "lm.mlx:", "lm.mlx_decoding:", "lm.mlx_weights:"),
 }
 
