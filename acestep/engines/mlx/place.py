@@ -30,8 +30,8 @@ class Place:
     """
 
     def __init__(self, policy: DevicePolicy) -> None:
-        kind = mx.gpu if policy.is_accelerator else mx.cpu
-        if not mx.is_available(mx.Device(kind)):
+        device = policy.mlx_device
+        if not mx.is_available(device):
             raise RequestError(
                 f"the installed MLX cannot use {policy.name}; install its build for this machine, "
                 "or ask for another device or engine"
@@ -39,9 +39,9 @@ class Place:
         # MLX rounds float32 to TF32 on GPUs that have it, unless this is said before it starts.
         os.environ.setdefault("MLX_ENABLE_TF32", "0")
         mx.set_cache_limit(MOST_KEPT)
-        self.policy, self.on_host = policy, kind == mx.cpu
+        self.policy, self.on_host = policy, not policy.is_accelerator
         # A thread's own streams are closed to others, and a handler serves many, one at a time.
-        self.stream = mx.new_thread_unsafe_stream(mx.Device(kind))
+        self.stream = mx.new_thread_unsafe_stream(device)
 
     @contextmanager
     def working(self) -> Iterator[None]:
