@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 
-from acestep.device import DevicePolicy
+from acestep.device import GIB, DevicePolicy
 from acestep.engines.mlx.wave import Ways, snaked
 from acestep.errors import GenerationError, RequestError, first_line
 
-MOST_KEPT = 2**28
-"""Bytes that MLX keeps of what was freed: without a bound it keeps all, and a song's decoding
-would hold every size of buffer that it ever had."""
+_SHARE_KEPT, _MOST_KEPT = 1 / 16, 2.0
+"""Of the device's memory and in GiB, what MLX keeps of what was freed. Without a bound it keeps all,
+and a song's decoding would hold every size of buffer that it ever had."""
 
 _REFUSED_BY = ("alloc", "out of memory", "maximum allowed buffer size")
 
@@ -38,7 +38,7 @@ class Place:
             )
         # MLX rounds float32 to TF32 on GPUs that have it, unless this is said before it starts.
         os.environ.setdefault("MLX_ENABLE_TF32", "0")
-        mx.set_cache_limit(MOST_KEPT)
+        mx.set_cache_limit(int(min(policy.total_memory * _SHARE_KEPT, _MOST_KEPT) * GIB))
         self.policy, self.on_host = policy, not policy.is_accelerator
         # A thread's own streams are closed to others, and a handler serves many, one at a time.
         self.stream = mx.new_thread_unsafe_stream(device)

@@ -38,6 +38,8 @@ def velocities(engine: Any, state: torch.Tensor) -> torch.Tensor:
     context = torch.cat([engine.silence(frames)[None], torch.ones(1, frames, width)], dim=-1)
     with engine.working():
         condition, start = engine.array(tokens), engine.array(state)
+        if isinstance(condition, torch.Tensor):
+            condition = condition.to(engine.policy.dtype)
         run = engine.velocity(condition, context, TIMES)
         made = [run(start, step) for step in range(len(TIMES))]
         nothing = engine.unconditional(condition)
@@ -85,8 +87,7 @@ def test_where_lyrics_look(engines: Callable[[str], Any], state: torch.Tensor) -
     found = []
     for each in (engine, other):
         with each.working():
-            condition = each.host(encoded(engine))
-            given["encoder_hidden_states"] = condition
+            given["encoder_hidden_states"] = each.host(encoded(each))
             found.append(each.cross_attention(given, heads, tokens))
     assert found[1].shape == (1, 3, 16, 16)
     assert worst(*found) < 1e-6
@@ -119,15 +120,15 @@ def test_chunks_change_nothing(engines: Callable[[str], Any], state: torch.Tenso
     """Also that each is reported, and may stop the rest."""
     engine = engines("base")[1]
     codec, told = engine.parts.codec, []
-    latents, length = engine.array(state[:, :12]), 12 * 1920
+    latents, length = engine.array(state[:, :26]), 26 * 1920
     audio = torch.sin(torch.arange(2 * length) / 50.0).reshape(2, length)
     with engine.working(), pytest.MonkeyPatch.context() as patch:
         whole, heard = engine.decode(latents, length), engine.encode(audio)
-        patch.setattr(codec, "core", 4)
-        patch.setattr(codec, "encoder_core", 5)
+        patch.setattr(codec, "core", 7)
+        patch.setattr(codec, "encoder_core", 6)
         assert worst(engine.decode(latents, length, told.append), whole) < 1e-5
         assert worst(engine.encode(audio), heard) < 1e-5
-        assert told == pytest.approx([4 / 12, 8 / 12, 1.0])
+        assert told == pytest.approx([7 / 26, 14 / 26, 21 / 26, 1.0])
 
         def stop(done: float) -> None:
             raise InterruptedError
