@@ -131,6 +131,7 @@ def test_an_adapter_from_songs_to_song(
 
 @covers(
     "A1",
+    "engines.torch.engine:TorchEngine.adapters",
     "checkpoint.adapters.layers:*",
     "checkpoint.adapters.updates:Hadamard.*",
     "checkpoint.adapters.updates:Kronecker.*",
