@@ -2,63 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from conftest import load
+from mlx_sides import BOUND, encoded, load, velocities, worst
 
 from acestep.device import resolve
 from acestep.engines.protocol import Engine
 from acestep.errors import GenerationError, RequestError
 
 mx = pytest.importorskip("mlx.core", reason="there is no MLX for this system")
-adapters = pytest.importorskip("acestep.engines.mlx.adapters")
 attention = pytest.importorskip("acestep.engines.mlx.attention")
 place = pytest.importorskip("acestep.engines.mlx.place")
 quantised = pytest.importorskip("acestep.engines.mlx.quantised")
 
-TEXT, LYRICS = list(range(3, 40)), list(range(9, 160))
-TIMES = (1.0, 0.625, 0.3)
-BOUND = 2e-5
-"""Of what both round, in float32."""
-
-
-def encoded(engine: Any) -> Any:
-    sung, read = engine.encode_words(TEXT, LYRICS)
-    return engine.xp.concatenate([sung, engine.encode_timbre(None), read], axis=1)
-
-
-def velocities(engine: Any, state: torch.Tensor) -> torch.Tensor:
-    """Of each time, one after the other; the last from a batch with no condition."""
-    tokens = torch.linspace(-2, 2, 70 * engine.traits.condition_width).sin().reshape(1, 70, -1)
-    frames, width = state.shape[1], engine.traits.context_width - engine.traits.channels
-    context = torch.cat([engine.silence(frames)[None], torch.ones(1, frames, width)], dim=-1)
-    with engine.working():
-        condition, start = engine.array(tokens), engine.array(state)
-        if isinstance(condition, torch.Tensor):
-            condition = condition.to(engine.policy.dtype)
-        run = engine.velocity(condition, context, TIMES)
-        made = [run(start, step) for step in range(len(TIMES))]
-        nothing = engine.unconditional(condition)
-        both = engine.velocity(
-            engine.xp.concatenate([condition, nothing], axis=0), context.repeat(2, 1, 1), TIMES
-        )
-        made.append(both(engine.xp.concatenate([start, start], axis=0), 1))
-        return torch.cat([engine.host(array) for array in made])
-
-
-def worst(first: torch.Tensor, second: torch.Tensor) -> float:
-    assert first.shape == second.shape
-    return float((first - second).abs().max())
-
 
 @pytest.mark.parametrize("name", ["base", "xl-turbo"])
-def test_the_same_numbers(
-    engines: Callable[[str], Any], state: torch.Tensor, name: str
-) -> None:
+def test_the_same_numbers(engines: Callable[[str], Any], state: torch.Tensor, name: str) -> None:
     """Condition, timbre, velocities, codes, latents of codes, audio and its latents."""
     engine, other = engines(name)
     assert engine.traits == other.traits
@@ -209,9 +173,12 @@ def test_no_memory_is_one_line() -> None:
         raise RuntimeError("another one")
 
 
-def test_it_closes() -> None:
+def test_it_closes_and_gives_all_memory_back() -> None:
+    gc.collect()
+    before = mx.get_active_memory()
     engine: Engine = load("base", "mlx")
+    assert mx.get_active_memory() > before + 2**20
     engine.leave()
     engine.after_step()
     engine.close()
-    assert not hasattr(engine, "parts")
+    assert mx.get_active_memory() <= before
