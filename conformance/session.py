@@ -296,6 +296,13 @@ _OF_ENGINE = {
         "lm.pt:",
         "device.bits:packed_rows",
         "corrections.timbre:",
+        "checkpoint.pretrained:load_pretrained",
+        "device.memory:held_unused",
+        "device.memory:peak",
+        "device.memory:reset_peak",
+        "lm.sampling:Sampling.guide",
+        "lm.sampling:Sampling.processors",
+        "lm.sampling:gumbel",
     ),
     "mlx": ("engines.mlx.", "lm.mlx:", "lm.mlx_decoding:", "lm.mlx_weights:"),
 }

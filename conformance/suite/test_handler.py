@@ -128,6 +128,7 @@ def test_everything_is_placed(api: Api, target: Target) -> None:
         weights = transformer_weights(made)
         assert all(torch.isfinite(value).all() for value in weights.values())
         assert target.name in made.status()
+        assert made.dtype.is_floating_point
     else:
         assert found, "the handler holds no module"
     for module_name, module in found.items():
