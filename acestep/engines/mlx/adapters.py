@@ -56,10 +56,6 @@ class Adapters:
         """Put the weights of before back in their places."""
         for name, base in self._base.items():
             self._layer(name)["weight"] = base
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop the adapter without touching the transformer, which is not used again."""
         self._updates, self._base = {}, {}
 
     def _layer(self, name: str) -> Any:

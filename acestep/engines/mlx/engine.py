@@ -245,10 +245,10 @@ class MlxEngine:
 
     def close(self) -> None:
         """Give the memory back."""
-        self.adapters.forget()
         self._silent_timbre = None
         vars(self).pop("_run", None)
-        del self.parts
+        # Each of these holds the transformer.
+        del self.parts, self.adapters
         gc.collect()
         mx.clear_cache()
 
