@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             names = ("base", "head") if given.change else [name for name, _ in trees]
             folder = given.reports or scratch / "reports"
             for name, (_, tree) in zip(names, trees, strict=True):
-                found.append((name, tree, asked(name, tree, given.device, folder, scratch)))
+                found.append((name, tree, asked(name, tree, given.device, folder)))
             if given.change:
                 lines, status = _changed(*found)
             else:
