@@ -13,7 +13,7 @@ from conformance.report import Report, ReportError, from_json
 from conformance.trees.scratch import children
 
 
-def asked(name: str, tree: Path, device: str, folder: Path, scratch: Path) -> Report | None:
+def asked(name: str, tree: Path, device: str, folder: Path) -> Report | None:
     """The report of one run; None where there is none, which is said on stderr.
 
     Args:
