@@ -20,6 +20,7 @@ from acestep.console.terminal import (
     EXIT_USAGE,
     OneLineParser,
     add_device_option,
+    add_engine_option,
     add_everywhere,
     add_quantize_option,
     insistent_interrupts,
@@ -114,12 +115,12 @@ def resolve_options(arguments: argparse.Namespace) -> tuple[DevicePolicy, str]:
     """
     from acestep.device import resolve
 
-    policy = resolve(arguments.device, quantization=arguments.quantize)
+    policy = resolve(arguments.device, quantization=arguments.quantize, engine=arguments.engine)
     backend = arguments.backend or policy.lm_backend
-    if backend not in (policy.lm_backend, "pt"):
+    if problem := policy.lm_backend_problem(backend):
         raise RequestError(
             f"the backend '{backend}' cannot be used on {policy.name}: "
-            f"{policy.lm_backend_reason}; use --backend {policy.lm_backend}"
+            f"{problem}; use --backend {policy.lm_backend}"
         )
     return policy, backend
 
@@ -183,12 +184,14 @@ def _add_page_options(parser: argparse.ArgumentParser) -> None:
     service.add_argument("--checkpoint", help="folder that holds the checkpoints")
     service.add_argument("--config_path", default="auto", help="which checkpoint (default: auto)")
     add_device_option(service)  # type: ignore[arg-type]
+    add_engine_option(service, "auto")
     _add_switch(service, "--init_llm", "load the language model at start")
     service.add_argument("--lm_model_path", help="which 5 Hz language model")
     service.add_argument(
         "--backend",
         choices=BACKEND_CHOICES,
-        help="engine of the language model (default: vllm on CUDA where it is installed, else pt)",
+        help="engine of the language model (default: mlx with that engine, vllm on CUDA where it "
+        "is installed, else pt)",
     )
     _add_switch(service, "--use_flash_attention", "attention through flash-attn (CUDA)")
     _add_switch(service, "--offload_to_cpu", "keep idle modules on the host")

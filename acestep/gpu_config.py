@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from acestep import budget
 from acestep.device import DevicePolicy, resolve
 from acestep.errors import RequestError
 
@@ -118,6 +119,8 @@ def get_gpu_config(
     memory is simulated: what the host can hold is a matter of its own memory.
     """
     gb = get_gpu_memory_gb(policy) if gpu_memory_gb is None else float(gpu_memory_gb)
+    if policy is not None and policy.on_mlx and gb:
+        return _mlx(gb, policy)
     if policy is not None and not policy.is_accelerator and not gb:
         return _host(policy.total_memory)
     _, tier, long_lm, long, batch_lm, batch, lm_on, lms = next(r for r in _TIERS if gb <= r[0])
@@ -127,6 +130,39 @@ def get_gpu_config(
         offload = offload and gb < _SMALL_GB
         lms = tuple(name for name in _LMS if name in lms or _SMALL_LM_GB[name] <= gb)
     return GPUConfig(tier, gb, long_lm, long, batch_lm, batch, lm_on, lms, offload)
+
+
+def _mlx(memory_gb: float, policy: DevicePolicy) -> GPUConfig:
+    """The limits under MLX, whose memory for a song is known from its shapes: what turbo leaves of
+    a working set, beside the smallest language model or none."""
+    bits = {"int8": 8, "int4": 4}.get(policy.quantization or "")
+    room = memory_gb * budget.SAFE
+    lms = [
+        name for name in _LMS if budget.fit("turbo", name, bits, memory_gb).longest >= MIN_DURATION
+    ]
+    beside = budget.music_gib("turbo", bits)
+
+    def longest(songs: int, language: str | None) -> float:
+        held = beside + (budget.language_gib(language, bits) if language else 0.0)
+        lengths = range(int(MAX_DURATION), 0, -10)
+        return next(
+            (
+                float(seconds)
+                for seconds in lengths
+                if held + budget.need_gib(seconds, songs, "turbo", language, memory_gb) <= room
+            ),
+            0.0,
+        )
+
+    def most(language: str | None) -> int:
+        """Songs at once of two minutes: more of them come one after the other."""
+        return next((songs for songs in (8, 4, 2) if longest(songs, language) >= 120), 1)
+
+    small = lms[0] if lms else None
+    return GPUConfig(
+        get_gpu_tier(memory_gb), memory_gb, longest(1, small), longest(1, None), most(small),
+        most(None), bool(lms), tuple(lms), False,
+    )  # fmt: skip
 
 
 def _host(memory_gb: float) -> GPUConfig:

@@ -15,8 +15,8 @@ from acestep.checkpoint.adapters.applying import AdapterMixin
 from acestep.checkpoint.kinds import Checkpoint, stored_in, tasks_of
 from acestep.device import DevicePolicy, canonical, resolve
 from acestep.diffusion.making import Maker
+from acestep.engines.loading import Options, flash_attention_problem, load_engine
 from acestep.engines.protocol import Engine
-from acestep.engines.torch.loading import Options, flash_attention_problem, load_engine
 from acestep.errors import AceStepError, RequestError
 from acestep.gpu_config import GPUConfig, get_gpu_config
 from acestep.song.defaults import TABLE, Defaults, kind_of
@@ -97,6 +97,7 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         *,
         dtype: str | None = None,
         progress: Progress | None = None,
+        engine: str | None = None,
     ) -> tuple[str, bool]:
         """Load a checkpoint; on failure the handler stays as it was.
 
@@ -113,6 +114,8 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
                 `fp8_weight_only`, `w8a8_dynamic`, or one of `device.QUANTIZATIONS`.
             dtype: one precision for every component, see `device.DTYPE_CHOICES`.
             progress: told what is being loaded.
+            engine: what computes, `torch` or `mlx`: used or refused, never replaced; None or
+                `auto` is MLX on Apple silicon where it is installed, see `device.ENGINE_CHOICES`.
 
         Returns:
             (message, ok); on failure the message says what to do.
@@ -121,7 +124,7 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         try:
             self.load(
                 config_path,
-                resolve(device, dtype=dtype, quantization=quantization),
+                resolve(device, dtype=dtype, quantization=quantization, engine=engine),
                 project_root=project_root,
                 use_flash_attention=use_flash_attention,
                 compile_model=compile_model,
@@ -188,7 +191,8 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         dtypes = ", ".join(f"{name} {c.name}" for name, c in self.policy.dtypes.items())
         offloaded = {"none": "", "dit": ", DiT offloaded", "all": ", offloaded"}[self.offload]
         held = f", {self.policy.quantization} weights" if self.policy.quantization else ""
-        return f"{self.checkpoint.name} on {self.device} ({dtypes}{held}){offloaded}"
+        through = f", {self.policy.engine_name}" if self.policy.on_mlx else ""
+        return f"{self.checkpoint.name} on {self.device} ({dtypes}{held}{through}){offloaded}"
 
     def get_available_checkpoints(self) -> list[str]:
         """The folders searched for checkpoints that exist."""

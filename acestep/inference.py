@@ -185,12 +185,14 @@ def run(
 def _room(handler: AceStepHandler) -> limits.Room:
     """What there is for a request on the machine of a handler."""
     assert handler.engine is not None
+    policy = handler.policy
     return limits.Room(
         handler.gpu_config,
         handler.lm_initialized,
-        not handler.policy.is_accelerator,
-        resolve("cpu").free_memory,
+        policy.on_mlx or not policy.is_accelerator,
+        policy.free_memory if policy.on_mlx else resolve("cpu").free_memory,
         handler.engine.traits.condition_width,
+        policy.on_mlx,
     )
 
 

@@ -82,18 +82,20 @@ class LLMHandler:
         *,
         compile_model: bool = False,
         quantization: str | None = None,
+        engine: str | None = None,
     ) -> tuple[str, bool]:
         """Load a model; on failure the handler stays as it was.
 
         Args:
             checkpoint_dir: folder that holds the models, searched first.
             lm_model_path: which model, see `lm.models.find`.
-            backend: `pt` or `vllm`; None or `auto` lets the device decide.
+            backend: `pt`, `vllm` or `mlx`; None or `auto` lets the device decide.
             device: see `device.resolve`; used or refused, never replaced.
             offload_to_cpu: keep the model on the host between generations.
             dtype: overrides the policy's precision.
             compile_model: compile the decoding step on first use.
             quantization: hold the weights in few bits, see `AceStepHandler.initialize_service`.
+            engine: what computes, see there; it decides the backend that is not named.
 
         Returns:
             (message, ok); on failure the message says what to do.
@@ -102,7 +104,7 @@ class LLMHandler:
         try:
             return self.load(
                 lm_model_path,
-                resolve(device, dtype=name, quantization=quantization),
+                resolve(device, dtype=name, quantization=quantization, engine=engine),
                 checkpoint_dir=checkpoint_dir,
                 backend=backend,
                 offload=offload_to_cpu,

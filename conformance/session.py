@@ -56,6 +56,7 @@ class _Running:
     network: list[str] = field(default_factory=list)
     shares: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     acts: list[str] = field(default_factory=list)
+    engine: str = "torch"
 
 
 class Session:
@@ -99,6 +100,7 @@ class Session:
             armed = Tripwire(self.tree.package, may_name_cuda=names_cuda, may_ask=not self.tree.kin)
         with armed as wire:
             running = _Running(rows, wire, CallLog({}))
+            running.engine = target.engine if target is not None else "torch"
             self._case = running
             running.calls = CallLog(self._functions(running))
             try:
@@ -267,7 +269,8 @@ class Session:
                 continue
             try:
                 for name in expand(self.tree, row):
-                    found[name] = resolve(self.tree, name)
+                    if not _of_another_engine(name, running.engine):
+                        found[name] = resolve(self.tree, name)
             except Absent:
                 running.absent_rows.append(row)
             except ImportFailed:
@@ -318,6 +321,40 @@ class Session:
         ours = [f for f in frames if f.filename.startswith(package)]
         last = (ours or [f for f in frames if "/suite/" in f.filename] or frames)[-1:]
         return "".join(_short(frame, self.tree.root) for frame in last)
+
+
+#: Modules of one engine, which a case of all targets cannot have called with the other.
+_OF_ENGINE = {
+    "torch": (
+        "engines.torch.",
+        "lm.decoding:",
+        "lm.pt:",
+        "device.bits:packed_rows",
+        "corrections.timbre:",
+        "checkpoint.adapters.applying:ModuleAdapters",
+        "checkpoint.adapters.applying:has_adapter",
+        "checkpoint.adapters.applying:put_on",
+        "checkpoint.adapters.applying:set_scale",
+        "checkpoint.adapters.applying:take_off",
+        "checkpoint.adapters.layers:",
+        "checkpoint.adapters.updates:Hadamard.apply",
+        "checkpoint.adapters.updates:Kronecker.apply",
+        "checkpoint.adapters.updates:LowRank.apply",
+        "checkpoint.single.loading:silence_by",
+        "checkpoint.pretrained:load_pretrained",
+        "device.memory:held_unused",
+        "device.memory:peak",
+        "device.memory:reset_peak",
+        "lm.sampling:Sampling.guide",
+        "lm.sampling:Sampling.processors",
+        "lm.sampling:gumbel",
+    ),
+    "mlx": ("engines.mlx.", "lm.mlx:", "lm.mlx_decoding:", "lm.mlx_weights:"),
+}
+
+
+def _of_another_engine(row: str, engine: str) -> bool:
+    return any(row.startswith(of) for name, of in _OF_ENGINE.items() if name != engine)
 
 
 def case_name(item: pytest.Item) -> tuple[str, str]:

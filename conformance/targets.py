@@ -1,18 +1,25 @@
-"""Which devices this machine has to be judged on: cpu, cuda, mps, and the simulated mps-sim."""
+"""What this machine has to be judged on: cpu, cuda, mps, the simulated mps-sim, and MLX's three."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-NAMES = ("cpu", "cuda", "mps", "mps-sim")
+MLX = ("mlx-metal", "mlx-cuda", "mlx-cpu")
+"""What MLX may compute with, the best first; `mlx` asks for the first that is here."""
+
+NAMES = ("cpu", "cuda", "mps", "mps-sim", *MLX)
 """Every target, in the order of the report's columns."""
 
-CHOICES = (*NAMES, "auto", "all")
+CHOICES = ("cpu", "cuda", "mps", "mps-sim", "mlx", "auto", "all")
+
+
+_ENGINE = "ACESTEP_ENGINE"
 
 
 class TargetError(ValueError):
@@ -28,17 +35,19 @@ class Target:
         device: the name that the tree under test is asked for.
         present: whether this machine has it.
         detail: what it is, or why it is absent.
+        engine: what computes there, `torch` or `mlx`.
     """
 
     name: str
     device: str
     present: bool
     detail: str
+    engine: str = "torch"
 
     @property
     def simulated(self) -> bool:
         """Whether its tensors are the host's, wearing another name."""
-        return self.name != self.device
+        return self.name == "mps-sim"
 
     @property
     def may_use_cuda(self) -> bool:
@@ -52,9 +61,26 @@ class Target:
             packages: where the device is simulated, what these packages import in the block
                 sees the system of the machine it stands for.
         """
+        # On a Mac with MLX `auto` is MLX, and the column `mps` is torch's.
+        if self.engine != "torch" or self.name == "mps":
+            return _asking_for(self.engine)
         if not self.simulated:
             return nullcontext()
         return _simulated(packages)
+
+
+@contextmanager
+def _asking_for(engine: str) -> Iterator[None]:
+    """The variable that says what computes where nothing is asked for, in children too."""
+    before = os.environ.get(_ENGINE)
+    os.environ[_ENGINE] = engine
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ENGINE]
+        else:
+            os.environ[_ENGINE] = before
 
 
 @contextmanager
@@ -86,6 +112,35 @@ def find() -> dict[str, Target]:
         "cuda": Target("cuda", "cuda", cuda, cuda_detail),
         "mps": Target("mps", "mps", mps, mps_detail),
         "mps-sim": Target("mps-sim", "mps", simulated, simulated_detail),
+        **_of_mlx(cuda, mps),
+    }
+
+
+def _of_mlx(cuda: bool, mps: bool) -> dict[str, Target]:
+    """MLX's targets; torch has to know the device too, which reads the checkpoints."""
+    missing = [name for name in ("mlx", "mlx_lm") if importlib.util.find_spec(name) is None]
+    if missing:
+        detail = f"the package {missing[0].replace('_', '-')} is not installed"
+        has = dict.fromkeys(MLX, False)
+        details = dict.fromkeys(MLX, detail)
+    else:
+        has = {"mlx-metal": mps, "mlx-cuda": cuda, "mlx-cpu": True}
+        if mps or cuda:
+            import mlx.core as mx
+
+            has["mlx-metal"] &= mx.metal.is_available()
+            has["mlx-cuda"] &= mx.cuda.is_available()
+        here = {
+            "mlx-metal": "MLX on Metal",
+            "mlx-cuda": "MLX on CUDA",
+            "mlx-cpu": "MLX on the host",
+        }
+        details = {
+            name: here[name] if has[name] else "not what this MLX computes with" for name in MLX
+        }
+    devices = {"mlx-metal": "mps", "mlx-cuda": "cuda", "mlx-cpu": "cpu"}
+    return {
+        name: Target(name, devices[name], has[name], details[name], engine="mlx") for name in MLX
     }
 
 
@@ -94,7 +149,8 @@ def choose(asked: Sequence[str], here: dict[str, Target] | None = None) -> list[
 
     Args:
         asked: values of the option; each may hold several names, comma-separated. `auto` is
-            this machine's best real device, `all` everything present.
+            this machine's best real device, `all` everything present that computes with torch,
+            `mlx` the best of MLX's.
         here: what this machine has, by default what `find` says.
 
     Raises:
@@ -102,11 +158,19 @@ def choose(asked: Sequence[str], here: dict[str, Target] | None = None) -> list[
     """
     here = find() if here is None else here
     names = [name.strip().lower() for text in asked for name in text.split(",") if name.strip()]
-    present = [name for name in NAMES if here[name].present]
+    present = [name for name in NAMES if name in here and here[name].present]
     wanted: set[str] = set()
     for name in names or ["auto"]:
         if name == "all":
-            wanted.update(present)
+            wanted.update(name for name in present if here[name].engine == "torch")
+        elif name == "mlx":
+            wanted.add(next((one for one in MLX if one in present), ""))
+            if "" in wanted:
+                why = here["mlx-cpu"].detail if "mlx-cpu" in here else "not looked for"
+                raise TargetError(
+                    f"--device=mlx is not on this machine ({why}); install it with: pip install "
+                    "'acestep[mlx]'"
+                )
         elif name == "auto":
             wanted.add(next(n for n in ("cuda", "mps", "cpu") if here[n].present))
         elif name not in here:

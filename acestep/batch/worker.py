@@ -31,6 +31,7 @@ class Setting:
         audio_format: extension of the songs.
         bit_depth, bitrate, loudness, fit: as in `GenerationConfig`; None leaves them open.
         quantization: in how few bits weights are held, see `DevicePolicy.with_quantization`.
+        engine: what computes, one of `device.ENGINE_CHOICES`.
     """
 
     model: str = "auto"
@@ -43,6 +44,7 @@ class Setting:
     loudness: float | None = None
     fit: bool = False
     quantization: str | None = None
+    engine: str = "auto"
 
     def config(self, seed: int) -> GenerationConfig:
         """How one song is made and written."""
@@ -96,7 +98,12 @@ class Worker:
         quiet_libraries()
         self._setting = setting
         self._handler = AceStepHandler()
-        policy = resolve(device, dtype=setting.dtype, quantization=setting.quantization)
+        policy = resolve(
+            device,
+            dtype=setting.dtype,
+            quantization=setting.quantization,
+            engine=setting.engine,
+        )
         self._handler.load(
             setting.model,
             policy,

@@ -11,6 +11,7 @@ import io
 import json
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vae-only", action="store_true")
     parser.add_argument("--png", type=Path, help="only draw three songs' spectrograms")
     arguments = parser.parse_args(argv)
+    need_judges(parser)
     if not arguments.weights.is_dir():
         parser.error(f"{arguments.weights}: no such folder; name one that acestep.demo.train made")
     policy = resolve(arguments.device)
@@ -106,6 +108,13 @@ def judged(songs: Sequence[Song], audio: torch.Tensor, classifier: Any) -> dict[
         "side": float(side_of(audio).median()),
         "start": float((starts / peaks.clamp(min=1e-6)).median()),
     }
+
+
+def need_judges(parser: argparse.ArgumentParser) -> None:
+    """End with a line where the libraries that judge are not installed."""
+    for package, module in (("librosa", "librosa"), ("scikit-learn", "sklearn")):
+        if find_spec(module) is None:
+            parser.error(f"{package} is not installed; install it with: pip install 'acestep[judge]'")
 
 
 def side_of(audio: torch.Tensor) -> torch.Tensor:

@@ -10,24 +10,29 @@ import torch
 from torch import nn
 
 from acestep.checkpoint.files import STEMS, header, read_json, weight_files
-from acestep.checkpoint.modules import Place, component_classes, empty, fill, finish
-from acestep.checkpoint.pretrained import load_pretrained
+from acestep.checkpoint.modules import Place, Put, component_classes, empty, fill, finish
+from acestep.checkpoint.pretrained import empty_pretrained, load_pretrained
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
 
 
-def load_vae(folder: Path, policy: DevicePolicy) -> nn.Module:
-    """The VAE in a folder, on the policy's device.
+def load_vae(folder: Path, policy: DevicePolicy, put: Put | None = None) -> nn.Module:
+    """The VAE in a folder, on the policy's device, or empty with its tensors put elsewhere.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit its config.
     """
     config = {k: v for k, v in read_json(folder / "config.json").items() if not k.startswith("_")}
-    return load_component(component_classes()["vae"], folder, config, policy, "vae")
+    return load_component(component_classes()["vae"], folder, config, policy, "vae", put)
 
 
 def load_component(
-    cls: Any, folder: Path, config: dict[str, Any], policy: DevicePolicy, component: str
+    cls: Any,
+    folder: Path,
+    config: dict[str, Any],
+    policy: DevicePolicy,
+    component: str,
+    put: Put | None = None,
 ) -> nn.Module:
     """A module of diffusers from its folder's weights.
 
@@ -37,6 +42,7 @@ def load_component(
         config: its config.
         policy: where it goes.
         component: decides the dtype.
+        put: see `modules.fill`.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the config.
@@ -44,7 +50,7 @@ def load_component(
     module = empty(cls, config, folder / "config.json")
     files = weight_files(folder, STEMS)
     wanted = {(id(module), name) for name in module.state_dict()}
-    fill(files, lambda key: Place(module, key), wanted, policy, folder, component)
+    fill(files, lambda key: Place(module, key), wanted, policy, folder, component, put=put)
     return finish(module, policy, component)
 
 
@@ -66,8 +72,8 @@ def silence_latent(file: Path) -> torch.Tensor:
     return latent.transpose(1, 2).contiguous()
 
 
-def load_text_encoder(folder: Path, policy: DevicePolicy) -> nn.Module:
-    """The Qwen3 model in a folder, on the policy's device.
+def load_text_encoder(folder: Path, policy: DevicePolicy, put: Put | None = None) -> nn.Module:
+    """The Qwen3 model in a folder, on the policy's device, or empty with its tensors put elsewhere.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit its config.
@@ -75,7 +81,23 @@ def load_text_encoder(folder: Path, policy: DevicePolicy) -> nn.Module:
     from transformers import AutoModel
 
     read_json(folder / "config.json")
-    for file in weight_files(folder):
+    files = weight_files(folder)
+    if put is not None:
+        module = empty_pretrained(AutoModel, folder, "the text encoder")
+        wanted = {(id(module), name) for name in module.state_dict()}
+        fill(
+            files,
+            lambda key: Place(module, key.removeprefix("model.")),
+            wanted,
+            policy,
+            folder,
+            "text_encoder",
+            # Of models that were stored with what makes tokens of their states.
+            skip=lambda key: key == "lm_head.weight",
+            put=put,
+        )
+        return module
+    for file in files:
         header(file)
     return load_pretrained(
         AutoModel, folder, "the text encoder", policy.dtype_of("text_encoder"), policy.device

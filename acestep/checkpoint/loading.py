@@ -15,7 +15,7 @@ from acestep.checkpoint.components import (
 )
 from acestep.checkpoint.files import header, read_json, weight_files
 from acestep.checkpoint.kinds import Checkpoint
-from acestep.checkpoint.modules import Place, component_classes, fill, finish
+from acestep.checkpoint.modules import Place, Put, component_classes, fill, finish
 from acestep.checkpoint.names import TEXT_ENCODER, VAE
 from acestep.checkpoint.original import original_modules, original_name
 from acestep.checkpoint.settings import with_kind
@@ -27,7 +27,10 @@ Progress = Callable[[str], None]
 
 
 def load(
-    checkpoint: Checkpoint, policy: DevicePolicy, on_component: Progress | None = None
+    checkpoint: Checkpoint,
+    policy: DevicePolicy,
+    on_component: Progress | None = None,
+    put: Put | None = None,
 ) -> dict[str, Any]:
     """Load a checkpoint onto the policy's device, each component in its dtype.
 
@@ -38,23 +41,27 @@ def load(
         checkpoint: what `finding.find` returned.
         policy: where the modules go and at what precision.
         on_component: told the name of each component before it is loaded.
+        put: where tensors go instead of into the modules, which stay empty; see `modules.fill`.
 
     Returns:
         the components of a `diffusers.AceStepPipeline` by its names for them, without the
         scheduler; None for the audio tokenizer and its inverse where the checkpoint has none.
+        With `put`, the condition encoder's `silence_latent` is None where none is stored.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the architecture.
     """
     say = on_component or (lambda name: None)
     if checkpoint.layout == "single":
-        return load_single(checkpoint, policy, say)
+        return load_single(checkpoint, policy, say, put)
     if checkpoint.layout == "original":
-        return _load_original(checkpoint, policy, say)
-    return _load_diffusers(checkpoint, policy, say)
+        return _load_original(checkpoint, policy, say, put)
+    return _load_diffusers(checkpoint, policy, say, put)
 
 
-def _load_diffusers(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) -> dict[str, Any]:
+def _load_diffusers(
+    checkpoint: Checkpoint, policy: DevicePolicy, say: Progress, put: Put | None
+) -> dict[str, Any]:
     folder = checkpoint.path
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") != "AceStepPipeline":
@@ -73,14 +80,16 @@ def _load_diffusers(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress)
         config = {k: v for k, v in read_json(file).items() if not k.startswith("_")}
         if name == "transformer":
             config = with_kind(config, checkpoint.name, file)
-        parts[name] = load_component(cls, folder / name, config, policy, _dtype_name(name))
+        parts[name] = load_component(cls, folder / name, config, policy, _dtype_name(name), put)
     say("text_encoder")
-    parts["text_encoder"] = load_text_encoder(folder / "text_encoder", policy)
+    parts["text_encoder"] = load_text_encoder(folder / "text_encoder", policy, put)
     parts["tokenizer"] = load_tokenizer(folder / "tokenizer")
     return parts
 
 
-def _load_original(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) -> dict[str, Any]:
+def _load_original(
+    checkpoint: Checkpoint, policy: DevicePolicy, say: Progress, put: Put | None
+) -> dict[str, Any]:
     folder = checkpoint.path
     config_file = folder / "config.json"
     config = with_kind(read_json(config_file), checkpoint.name, config_file)
@@ -105,14 +114,14 @@ def _load_original(checkpoint: Checkpoint, policy: DevicePolicy, say: Progress) 
     }
     _check_beside(folder.parent)
     say("transformer")
-    fill(files, place, wanted, policy, folder)
+    fill(files, place, wanted, policy, folder, put=put)
     for module in modules.values():
         finish(module, policy, "dit")
     say("vae")
-    vae = load_vae(folder.parent / VAE, policy)
+    vae = load_vae(folder.parent / VAE, policy, put)
     say("text_encoder")
     text_folder = folder.parent / TEXT_ENCODER
-    text_encoder = load_text_encoder(text_folder, policy)
+    text_encoder = load_text_encoder(text_folder, policy, put)
     tokenizer = load_tokenizer(text_folder)
     absent = {"audio_tokenizer": None, "audio_token_detokenizer": None}
     return {**absent, **modules, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}

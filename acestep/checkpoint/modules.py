@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from acestep.checkpoint.files import header
 from acestep.checkpoint.settings import DEFAULT_WINDOW, layer_types, understood
 from acestep.corrections.layer_types import set_layer_types
-from acestep.corrections.weight_norm import old_weight_norm
+from acestep.corrections.weight_norm import WithoutWeights, old_weight_norm
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
 
@@ -32,7 +32,7 @@ def empty(cls: Any, config: dict[str, Any], config_file: Path) -> nn.Module:
     config = understood(config, config_file)
     listed = config.pop("layer_types", None)
     try:
-        with init_empty_weights(include_buffers=False), old_weight_norm():
+        with init_empty_weights(include_buffers=False), old_weight_norm(), WithoutWeights():
             module: Any = cls(**config)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise CheckpointError(
@@ -71,6 +71,11 @@ class Place:
     convert: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
+Put = Callable[[Path, Any, Mapping[str, Place], torch.dtype], None]
+"""Brings tensors to their places: the file they are in, that file as safetensors opened it, places
+by the tensors' names, and the dtype they are to have."""
+
+
 def fill(
     files: Iterable[Path],
     place: Callable[[str], Place | None],
@@ -80,6 +85,7 @@ def fill(
     component: str = "dit",
     skip: Callable[[str], bool] | None = None,
     by_host: bool = False,
+    put: Put | None = None,
 ) -> None:
     """Read every tensor of the files into its place; every place must be filled once.
 
@@ -92,6 +98,8 @@ def fill(
         component: decides the dtype.
         skip: whether a tensor is no concern of these modules.
         by_host: read on the host, for dtypes that a device may not know.
+        put: where tensors go instead, in an engine whose arrays are not PyTorch's; the modules
+            stay empty, and say what fits.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -111,7 +119,11 @@ def fill(
                     if target.convert is None:
                         _check_shape(file, key, target, tensors.get_slice(key).get_shape())
                     places[key] = target
-                _place_all(file, tensors, places, policy, policy.dtype_of(component))
+                dtype = policy.dtype_of(component)
+                if put is None:
+                    _place_all(file, tensors, places, policy, dtype)
+                else:
+                    put(file, tensors, places, dtype)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{file}: damaged or truncated ({error}); fetch the file again"

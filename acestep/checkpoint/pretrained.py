@@ -47,6 +47,25 @@ def load_pretrained(
     return model
 
 
+def empty_pretrained(auto: Any, folder: Path, what: str) -> nn.Module:
+    """The model that `folder`'s config describes, without storage for its parameters.
+
+    Raises:
+        CheckpointError: the config describes none; `what` names the part.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with init_empty_weights(include_buffers=False):
+            module: nn.Module = auto.from_config(config)
+    except Exception as error:  # noqa: BLE001
+        # Odd configs make the libraries raise their own kinds, down to plain Exception.
+        raise CheckpointError(f"{folder}: {what} cannot be loaded ({first_line(error)})") from None
+    return module.eval().requires_grad_(False)
+
+
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled

@@ -12,7 +12,13 @@ from acestep.checkpoint.finding import find
 from acestep.cli import lyrics as lyric_output
 from acestep.cli.generate import OFFLOAD_CHOICES
 from acestep.cli.song_options import text_or_file
-from acestep.console.terminal import EXIT_OK, add_device_option, progress_bar, quiet_libraries
+from acestep.console.terminal import (
+    EXIT_OK,
+    add_device_option,
+    add_engine_option,
+    progress_bar,
+    quiet_libraries,
+)
 from acestep.console.terminal import result as print_result
 from acestep.device import DTYPE_CHOICES
 
@@ -32,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--model", default="auto", help="as for generate (default: auto)")
     # The bare command has --device too; without SUPPRESS its value would be overwritten.
     add_device_option(parser, default=argparse.SUPPRESS)
+    add_engine_option(parser)
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help="precision")
     parser.add_argument(
         "--offload", choices=OFFLOAD_CHOICES, default="none", help="keep idle modules on the host"
@@ -53,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     lyric_output.check(options, words, checkpoint, [arguments.song], arguments.force)
     from acestep.device import resolve
 
-    policy = resolve(arguments.device, dtype=arguments.dtype)
+    policy = resolve(arguments.device, dtype=arguments.dtype, engine=arguments.engine)
     from acestep.alignment.service import ANY_SONG
     from acestep.handler import AceStepHandler
     from acestep.song import audio_files

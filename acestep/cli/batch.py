@@ -13,6 +13,7 @@ from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_FAILED,
     EXIT_OK,
+    add_engine_option,
     add_quantize_option,
     result,
     say,
@@ -50,6 +51,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--checkpoint", help="folder that holds the checkpoints")
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
     parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
+    add_engine_option(parser)
     add_quantize_option(parser)
     file_options.add_options(parser, default="flac")
     parser.add_argument(
@@ -108,6 +110,7 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
         arguments.loudness,
         arguments.fit,
         arguments.quantize,
+        arguments.engine,
     )
     config = made.config(seed=0)
     config.encoding()

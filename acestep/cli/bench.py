@@ -17,6 +17,7 @@ from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_OK,
     add_device_option,
+    add_engine_option,
     add_quantize_option,
     quiet_libraries,
     result,
@@ -46,6 +47,7 @@ def add_parser(subparsers: Any) -> None:
         "runs of the same process.",
     )
     add_device_option(parser)
+    add_engine_option(parser)
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto")
     parser.add_argument(
         "--shape",
@@ -116,7 +118,12 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.device import resolve
 
     quiet_libraries()
-    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
+    policy = resolve(
+        arguments.device,
+        dtype=arguments.dtype,
+        quantization=arguments.quantize,
+        engine=arguments.engine,
+    )
     if arguments.lm:
         from acestep.bench.lm_benchmark import measure
 

@@ -23,6 +23,7 @@ from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_OK,
     add_device_option,
+    add_engine_option,
     add_quantize_option,
     progress_bar,
     quiet_libraries,
@@ -79,7 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(paths, arguments.force, normalise.duration(params.duration))
     from acestep.device import resolve
 
-    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
+    policy = resolve(
+        arguments.device,
+        dtype=arguments.dtype,
+        quantization=arguments.quantize,
+        engine=arguments.engine,
+    )
     checkpoint = find(arguments.model)
     timed = lyric_output.lyric_options(arguments)
     words = normalise.lyrics(params.lyrics, params.instrumental)
@@ -282,6 +288,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     # The bare command has --device too; without SUPPRESS its value would be overwritten.
     add_device_option(parser, default=argparse.SUPPRESS)
+    add_engine_option(model)
     model.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help="precision")
     model.add_argument(
         "--offload", choices=OFFLOAD_CHOICES, default="none", help="keep idle modules on the host"

@@ -33,7 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_sampling(arguments)
     from acestep.device import resolve
 
-    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
+    policy = resolve(
+        arguments.device,
+        dtype=arguments.dtype,
+        quantization=arguments.quantize,
+        engine=arguments.engine,
+    )
     from acestep.inference import create_sample
 
     quiet_libraries()

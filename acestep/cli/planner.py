@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from acestep.console.terminal import add_device_option, add_quantize_option, result, say
+from acestep.console.terminal import (
+    add_device_option,
+    add_engine_option,
+    add_quantize_option,
+    result,
+    say,
+)
 from acestep.device import BACKEND_CHOICES, DTYPE_CHOICES
 from acestep.errors import GenerationError
 from acestep.song.progress import share
@@ -47,6 +53,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     add_planner_options(parser)
     # The bare command has --device too; without SUPPRESS its value would be overwritten.
     add_device_option(parser, default=argparse.SUPPRESS)
+    add_engine_option(parser)
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help="precision")
     add_quantize_option(parser)
     parser.add_argument("--temperature", type=float, default=0.85, help="0 takes no chances")

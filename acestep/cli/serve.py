@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from acestep.console.terminal import EXIT_OK, EXIT_USAGE, DeviceNames, add_quantize_option, say
+from acestep.console.terminal import (
+    EXIT_OK,
+    EXIT_USAGE,
+    DeviceNames,
+    add_engine_option,
+    add_quantize_option,
+    say,
+)
 from acestep.device import BACKEND_CHOICES, DEVICE_CHOICES
 
 _NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
@@ -108,4 +115,6 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offload", choices=("none", "dit", "all"), help="what to keep on the host while idle"
     )
+    # None, so that the environment can say.
+    add_engine_option(parser, None)
     add_quantize_option(parser)

@@ -36,7 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_sampling(arguments)
     from acestep.device import resolve
 
-    policy = resolve(arguments.device, dtype=arguments.dtype, quantization=arguments.quantize)
+    policy = resolve(
+        arguments.device,
+        dtype=arguments.dtype,
+        quantization=arguments.quantize,
+        engine=arguments.engine,
+    )
     from acestep.handler import AceStepHandler
     from acestep.inference import understand_music
     from acestep.song import audio_files

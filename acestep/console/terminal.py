@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from acestep.device import DEVICE_CHOICES, QUANTIZATIONS, quantization_of
+from acestep.device import DEVICE_CHOICES, ENGINE_CHOICES, QUANTIZATIONS, quantization_of
 from acestep.errors import RequestError
 
 EXIT_OK = 0
@@ -63,6 +63,18 @@ def add_device_option(parser: argparse.ArgumentParser, default: Any = "auto") ->
     )
 
 
+def add_engine_option(parser: Any, default: Any = argparse.SUPPRESS) -> None:
+    """Declare `--engine`; a subcommand leaves the default to the bare command."""
+    parser.add_argument(
+        "--engine",
+        type=lambda text: text.strip().lower(),
+        choices=ENGINE_CHOICES,
+        default=default,
+        help="what computes: auto takes MLX on Apple silicon where it is installed, else torch "
+        "(default: auto, or ACESTEP_ENGINE)",
+    )
+
+
 def add_quantize_option(parser: Any, default: Any = argparse.SUPPRESS) -> None:
     """Declare `--quantize`; a subcommand leaves the default to the bare command."""
     parser.add_argument(
@@ -71,7 +83,7 @@ def add_quantize_option(parser: Any, default: Any = argparse.SUPPRESS) -> None:
         type=_quantization,
         metavar="BITS",
         help="hold the transformers' weights in few bits, which takes a half or a quarter of the "
-        f"memory: {', '.join(QUANTIZATIONS)} (default: none)",
+        f"memory: {', '.join(QUANTIZATIONS)}; 8 and 4 are int8 and int4 (default: none)",
     )
 
 

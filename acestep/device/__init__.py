@@ -5,7 +5,8 @@ returns and asks it, so no other file branches on the device. PyTorch is importe
 device is resolved, not before: the command line can print its help without it.
 
 `presence` knows which devices the machine has, `choosing` picks one, `policy` serves it at
-run time with what `memory`, `kernels` and `dtypes` know of each kind.
+run time with what `memory`, `kernels` and `dtypes` know of each kind; `engines` says whether
+torch or MLX computes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from acestep.device.choosing import (
     default_lm_backend,
     every_device,
     resolve,
+    with_engine,
 )
 from acestep.device.dtypes import COMPONENTS, DTYPE_CHOICES, DtypeChoice, supports_float64
+from acestep.device.engines import ENGINE_CHOICES
 from acestep.device.memory import GIB
 from acestep.device.policy import DevicePolicy
 from acestep.device.presence import DEVICE_CHOICES, DeviceInfo, canonical, describe_devices
@@ -28,6 +31,7 @@ __all__ = [
     "COMPONENTS",
     "DEVICE_CHOICES",
     "DTYPE_CHOICES",
+    "ENGINE_CHOICES",
     "GIB",
     "MPS_MAX_CONV_OUTPUT",
     "QUANTIZATIONS",
@@ -42,4 +46,5 @@ __all__ = [
     "quantization_of",
     "resolve",
     "supports_float64",
+    "with_engine",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from acestep.device.engines import MLX_BITS
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ WEIGHT_BYTES = {"int8": 1.0, "w8a8": 1.0, "fp8": 1.0, "int4": 0.53}
 """Of a weight that is held so, its share of the scales counted."""
 
 _ALSO = {
+    "8": "int8",
+    "4": "int4",
     "int8_weight_only": "int8",
     "int4_weight_only": "int4",
     "fp8_weight_only": "fp8",
@@ -31,8 +34,8 @@ _PACKED_ROWS = 8
 
 
 def quantization_of(asked: str | bool | None) -> str | None:
-    """One of `QUANTIZATIONS`, or None, from what people write: also `int8_weight_only`,
-    `fp8_weight_only`, `w8a8_dynamic`.
+    """One of `QUANTIZATIONS`, or None, from what people write: also `8` and `4`,
+    `int8_weight_only`, `fp8_weight_only`, `w8a8_dynamic`.
 
     Raises:
         RequestError: it is none of them.
@@ -62,6 +65,11 @@ def problem(device: torch.device, kind: str) -> str | None:
         if major < _AMPERE:
             return "its products of whole numbers need compute capability 8.0"
     return None
+
+
+def mlx_problem(kind: str) -> str | None:
+    """Why MLX cannot hold weights so, or None."""
+    return None if kind in MLX_BITS else f"MLX holds weights as {' or '.join(MLX_BITS)}"
 
 
 def packed_rows(device: torch.device) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from acestep.device import memory
+from acestep.device import engines, memory
 from acestep.device.dtypes import dtypes_of
 from acestep.device.policy import DevicePolicy
 from acestep.device.presence import DEVICE_CHOICES, canonical, names_here, probe, unknown_device
@@ -16,7 +17,7 @@ from acestep.errors import DeviceError, RequestError
 if TYPE_CHECKING:
     import torch
 
-BACKEND_CHOICES = ("pt", "vllm")
+BACKEND_CHOICES = ("pt", "vllm", "mlx")
 
 # A convolution output with a dimension above this is refused inside the MPS kernels
 # ("Output channels > 65536 not supported at the MPS device"), on macOS before 15.1 and
@@ -29,6 +30,7 @@ def resolve(
     *,
     dtype: str | None = None,
     quantization: str | None = None,
+    engine: str | None = "torch",
 ) -> DevicePolicy:
     """Decide on a device and everything that follows from it.
 
@@ -39,10 +41,12 @@ def resolve(
             the order is CUDA, MPS, CPU.
         dtype: one of `DTYPE_CHOICES` for every component, or None for the policy's own.
         quantization: in how few bits weights are held, see `DevicePolicy.with_quantization`.
+        engine: one of `ENGINE_CHOICES`, see `engines.choose`. What can use either asks for
+            `auto`; the default is for what is written for torch.
 
     Raises:
         DeviceError: the device is unknown or absent; the message says what is available.
-        RequestError: the dtype or quantization is unknown or the device lacks it.
+        RequestError: the dtype, quantization or engine is unknown or the device lacks it.
     """
     import torch
 
@@ -56,10 +60,23 @@ def resolve(
         device = torch.device(name)
     else:
         device, reason = _explicit(requested), origin
-    policy = _build(device, requested, reason)
+    policy = _build(device, requested, reason, *engines.choose(engine, device))
     if dtype is not None:
         policy = policy.with_dtype(dtype)
     return policy.with_quantization(quantization)
+
+
+def with_engine(policy: DevicePolicy, engine: str) -> DevicePolicy:
+    """A policy with another engine on the same device, at the same precision.
+
+    Raises:
+        RequestError: the engine cannot be had there, or not with such weights.
+    """
+    if engine == policy.engine:
+        return policy
+    other = resolve(policy.device, engine=engine)
+    other = replace(other, requested=policy.requested, reason=policy.reason, dtypes=policy.dtypes)
+    return other.with_quantization(policy.quantization)
 
 
 def every_device() -> list[str]:
@@ -73,8 +90,17 @@ def every_device() -> list[str]:
     return [f"cuda:{index}" for index in range(torch.accelerator.device_count())]
 
 
-def default_lm_backend(device: str | torch.device) -> tuple[str, str]:
-    """The language model's default engine on a device, and why: (`vllm` or `pt`, reason)."""
+def default_lm_backend(device: str | torch.device, engine: str = "torch") -> tuple[str, str]:
+    """The language model's default engine on a device, and why: (`vllm`, `mlx` or `pt`, reason).
+
+    Args:
+        device: where it is to compute.
+        engine: what computes the rest, `torch` or `mlx`.
+    """
+    if engine == "mlx":
+        if not engines.installed("mlx_lm"):
+            return "pt", "mlx-lm is not installed"
+        return "mlx", "the engine is MLX"
     if canonical(device)[0] != "cuda":
         return "pt", "vLLM runs on CUDA only"
     if importlib.util.find_spec("vllm") is None:
@@ -110,8 +136,12 @@ def _explicit(requested: str) -> torch.device:
     return torch.device(kind, int(index)) if kind == "cuda" and index else torch.device(kind)
 
 
-def _build(device: torch.device, requested: str, reason: str) -> DevicePolicy:
-    backend, backend_reason = default_lm_backend(device)
+def _build(
+    device: torch.device, requested: str, reason: str, engine: str, engine_reason: str
+) -> DevicePolicy:
+    backend, backend_reason = default_lm_backend(device, engine)
+    on_mlx = engine == "mlx"
+    measured = memory.mlx_free_and_total if on_mlx else memory.free_and_total
     return DevicePolicy(
         device=device,
         requested=requested,
@@ -119,10 +149,13 @@ def _build(device: torch.device, requested: str, reason: str) -> DevicePolicy:
         dtypes=MappingProxyType(dtypes_of(device)),
         lm_backend=backend,
         lm_backend_reason=backend_reason,
-        unified_memory=device.type != "cuda",
-        max_conv_output=MPS_MAX_CONV_OUTPUT if device.type == "mps" else None,
+        # MLX's arrays lie in memory that host and device share, on CUDA too.
+        unified_memory=on_mlx or device.type != "cuda",
+        max_conv_output=MPS_MAX_CONV_OUTPUT if device.type == "mps" and not on_mlx else None,
         channels_last=_channels_last(device),
-        total_memory=memory.free_and_total(device)[1],
+        total_memory=measured(device)[1],
+        engine=engine,
+        engine_reason=engine_reason,
     )
 
 

@@ -29,6 +29,28 @@ def free_and_total(device: torch.device) -> tuple[float, float]:
     return free / GIB, total / GIB
 
 
+def mlx_free_and_total(device: torch.device) -> tuple[float, float]:
+    """What `free_and_total` says, by MLX's own figures where the device is not the host.
+
+    On a Mac the total is what Metal recommends as a working set: beyond it macOS swaps, and
+    then ends the process. What other programs hold of the shared memory is not free either.
+    """
+    if device.type == "cpu":
+        return free_and_total(device)
+    import mlx.core as mx
+
+    info = mx.device_info(mx.gpu)
+    total = info.get("max_recommended_working_set_size") or info.get("total_memory")
+    if total is None:
+        return free_and_total(device)
+    free = max(int(total) - mx.get_active_memory() - mx.get_cache_memory(), 0)
+    if device.type == "mps":
+        import psutil
+
+        free = min(free, psutil.virtual_memory().available)
+    return free / GIB, int(total) / GIB
+
+
 def reset_peak(device: torch.device) -> None:
     """Start a new measurement for `peak` where the device can."""
     if device.type == "cuda":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from acestep.device import bits, kernels, memory
+from acestep.device import bits, engines, kernels, memory
 from acestep.device.dtypes import (
     ASKED,
     COMPONENTS,
@@ -38,7 +38,7 @@ class DevicePolicy:
         requested: what the caller asked for, as text.
         reason: why this device, in one phrase.
         dtypes: component name (`COMPONENTS`) to `DtypeChoice`.
-        lm_backend: default engine of the 5 Hz language model, `vllm` or `pt`.
+        lm_backend: default engine of the 5 Hz language model, `vllm`, `mlx` or `pt`.
         lm_backend_reason: why that engine.
         unified_memory: the device shares the host's memory, so offloading gains nothing.
         max_conv_output: longest allowed dimension of a convolution's output, or None.
@@ -47,6 +47,8 @@ class DevicePolicy:
         total_memory: memory that the device can use, GiB.
         quantization: in how few bits the transformers' weights are held, one of
             `QUANTIZATIONS`, or None for the dtype itself.
+        engine: which library computes, `torch` or `mlx`.
+        engine_reason: why that one.
     """
 
     device: torch.device
@@ -60,6 +62,28 @@ class DevicePolicy:
     channels_last: bool
     total_memory: float
     quantization: str | None = None
+    engine: str = "torch"
+    engine_reason: str = "the default"
+
+    @property
+    def on_mlx(self) -> bool:
+        """Whether MLX computes, not torch."""
+        return self.engine == "mlx"
+
+    @property
+    def engine_name(self) -> str:
+        """What really computes: `torch`, `mlx-cpu`, `mlx-metal` or `mlx-cuda`."""
+        return engines.part(self.device) if self.on_mlx else "torch"
+
+    @property
+    def mlx_detail(self) -> str:
+        """What MLX would compute with on this device, or why it cannot."""
+        return engines.problem(self.device) or engines.part(self.device)
+
+    @property
+    def mlx_device(self) -> Any:
+        """The device as MLX calls it, for `mlx.core.stream`."""
+        return engines.mlx_device(self.device)
 
     @property
     def name(self) -> str:
@@ -79,12 +103,20 @@ class DevicePolicy:
     @property
     def has_flash_attention(self) -> bool:
         """Whether the flash-attn package has kernels for this device."""
-        return self.device.type == "cuda"
+        return self.device.type == "cuda" and not self.on_mlx
 
     @property
     def prefers_vllm(self) -> bool:
         """Whether vLLM is the language model's usual engine here, installed or not."""
         return self.device.type == "cuda"
+
+    def lm_backend_problem(self, backend: str) -> str | None:
+        """Why one of `BACKEND_CHOICES` cannot run the language model here, or None."""
+        if backend in ("pt", self.lm_backend):
+            return None
+        if backend == "mlx":
+            return engines.problem(self.device, "mlx_lm")
+        return self.lm_backend_reason
 
     @property
     def records(self) -> bool:
@@ -128,7 +160,10 @@ class DevicePolicy:
             RequestError: the name is unknown, or this device cannot compute with such weights.
         """
         kind = bits.quantization_of(asked)
-        if kind is not None and (problem := bits.problem(self.device, kind)):
+        problem = None
+        if kind is not None:
+            problem = bits.mlx_problem(kind) if self.on_mlx else bits.problem(self.device, kind)
+        if problem:
             raise RequestError(
                 f"quantization '{kind}' is not available on {self.name}: {problem}; use int8"
             )
@@ -155,18 +190,28 @@ class DevicePolicy:
     @property
     def free_memory(self) -> float:
         """Memory that can still be allocated on the device now, GiB."""
+        if self.on_mlx:
+            return memory.mlx_free_and_total(self.device)[0]
         return memory.free_and_total(self.device)[0]
 
     def synchronize(self) -> None:
         """Wait until the device has finished all work submitted so far."""
-        if self.is_accelerator:
+        if self.on_mlx:
+            import mlx.core as mx
+
+            mx.synchronize()
+        elif self.is_accelerator:
             import torch
 
             torch.accelerator.synchronize(self.device)
 
     def flush(self) -> None:
         """Give memory that the allocator holds but does not use back to the system."""
-        if self.is_accelerator:
+        if self.on_mlx:
+            import mlx.core as mx
+
+            mx.clear_cache()
+        elif self.is_accelerator:
             import torch
 
             torch.accelerator.empty_cache()
@@ -187,20 +232,23 @@ class DevicePolicy:
 
     def between_steps(self) -> None:
         """Housekeeping after a diffusion step: keep the MPS allocator from ratcheting up."""
-        if memory.held_unused(self.device) > MPS_CACHE_SLACK:
+        if not self.on_mlx and memory.held_unused(self.device) > MPS_CACHE_SLACK:
             self.flush()
 
     def for_weights(self, stored: str) -> DevicePolicy:
         """This policy for a checkpoint, as its weights are stored.
 
         On a CPU that computes in bfloat16 by itself, weights stored in it run in it, unless
-        another precision was asked for. Elsewhere nothing changes.
+        another precision was asked for, or MLX computes, whose CPU kernels convert every number.
+        Elsewhere nothing changes.
 
         Args:
             stored: the dtype of most of its weights, by safetensors' name, such as `BF16`.
         """
         asked = any(choice.source == ASKED for choice in self.dtypes.values())
-        choice = None if asked or stored != "BF16" else quick_dtype(self.device)
+        choice = None
+        if not (asked or stored != "BF16" or self.on_mlx):
+            choice = quick_dtype(self.device)
         if choice is None:
             return self
         return dataclasses.replace(self, dtypes=MappingProxyType(dict.fromkeys(COMPONENTS, choice)))
@@ -263,11 +311,20 @@ class DevicePolicy:
 
     def reset_peak_memory(self) -> None:
         """Start a new measurement for `peak_memory` where the device can."""
-        memory.reset_peak(self.device)
+        if self.on_mlx:
+            import mlx.core as mx
+
+            mx.reset_peak_memory()
+        else:
+            memory.reset_peak(self.device)
 
     def peak_memory(self) -> float:
-        """Highest memory use in GiB: of tensors since the last reset on CUDA, of the
-        driver now on MPS (it keeps no maximum), of the whole process on the CPU."""
+        """Highest memory use in GiB: of tensors since the last reset on CUDA and under MLX, of
+        the driver now on MPS (it keeps no maximum), of the whole process on the CPU."""
+        if self.on_mlx:
+            import mlx.core as mx
+
+            return float(mx.get_peak_memory()) / memory.GIB
         return memory.peak(self.device)
 
     def with_dtype(self, dtype: str) -> DevicePolicy:

@@ -82,7 +82,7 @@ class Engines:
     @property
     def dit_loaded(self) -> bool:
         """Whether music can be made now."""
-        return self._dit is not None and self._dit.pipeline is not None
+        return self._dit is not None and self._dit.engine is not None
 
     @property
     def llm_loaded(self) -> bool:
@@ -156,7 +156,7 @@ class Engines:
     def lines(self) -> list[str]:
         """What is loaded where, a line each; empty when nothing is."""
         loaded = []
-        if self._dit is not None and self._dit.pipeline is not None:
+        if self._dit is not None and self._dit.engine is not None:
             loaded.append(self._dit.status())
         if self._llm is not None and self._llm.llm_initialized:
             llm = self._llm
@@ -167,7 +167,7 @@ class Engines:
     def memory(self, device: str) -> tuple[float, float]:
         """Memory in use and in all, GiB, of the device that is loaded or else chosen."""
         dit = self._dit
-        loaded = dit is not None and dit.pipeline is not None
+        loaded = dit is not None and dit.engine is not None
         policy = dit.policy if dit is not None and loaded else resolve(device)
         return policy.total_memory - policy.free_memory, policy.total_memory
 

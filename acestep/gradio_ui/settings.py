@@ -27,6 +27,7 @@ class Choice:
         offload: `none`, `dit` or `all`.
         flash_attention: attention through flash-attn.
         quantize: in how few bits weights are held, see `DevicePolicy.with_quantization`.
+        engine: what computes, one of `device.ENGINE_CHOICES`.
     """
 
     model: str = "auto"
@@ -36,6 +37,7 @@ class Choice:
     offload: str = "none"
     flash_attention: bool = False
     quantize: str | None = None
+    engine: str = "auto"
 
     def policy(self) -> DevicePolicy:
         """The device, with everything checked that can be checked before loading.
@@ -43,7 +45,7 @@ class Choice:
         Raises:
             RequestError: the device is absent, or cannot run the backend.
         """
-        policy = resolve(self.device, quantization=self.quantize)
+        policy = resolve(self.device, quantization=self.quantize, engine=self.engine)
         self.backend_on(policy)
         if self.offload not in OFFLOADS:
             raise RequestError(
@@ -62,10 +64,10 @@ class Choice:
             raise RequestError(
                 f"unknown backend '{backend}'; choose from {', '.join(BACKEND_CHOICES)}"
             )
-        if backend not in (policy.lm_backend, "pt"):
+        if problem := policy.lm_backend_problem(backend):
             raise RequestError(
                 f"the backend '{backend}' cannot be used on {policy.name}: "
-                f"{policy.lm_backend_reason}; choose {policy.lm_backend}"
+                f"{problem}; choose {policy.lm_backend}"
             )
         return backend
 
@@ -81,7 +83,7 @@ class PageOptions:
         service_mode: visitors cannot change what is loaded.
         init_service, init_llm: load at start.
         checkpoint: a folder whose `checkpoints` is searched first.
-        config_path, device, lm_model_path, backend, quantize: see `Choice`.
+        config_path, device, lm_model_path, backend, quantize, engine: see `Choice`.
         enable_api, api_key: the HTTP API, and the key it asks for.
         auth_username, auth_password: to sign in with.
         data_dir: folder for songs and uploads; by default in the cache.
@@ -104,6 +106,7 @@ class PageOptions:
     offload_to_cpu: bool = False
     offload_dit_to_cpu: bool = False
     quantize: str | None = None
+    engine: str = "auto"
     enable_api: bool = False
     api_key: str | None = None
     auth_username: str | None = None
@@ -151,12 +154,13 @@ class PageOptions:
             offload=offload,
             flash_attention=self.use_flash_attention,
             quantize=self.quantize,
+            engine=self.engine,
         )
 
 
-def first_backend(device: str) -> str:
+def first_backend(device: str, engine: str = "auto") -> str:
     """The backend that the panel starts with; of an absent device, what it would be here."""
     try:
-        return resolve(device).lm_backend
+        return resolve(device, engine=engine).lm_backend
     except RequestError:
         return default_lm_backend("cpu")[0]

@@ -191,5 +191,6 @@ def server_options(page: PageOptions, folder: Path, models: tuple[str, ...]) -> 
         checkpoint=page.checkpoint,
         offload=choice.offload,
         quantize=choice.quantize,
+        engine=choice.engine,
         data_dir=None if os.environ.get("ACESTEP_API_DATA", "").strip() else folder / "api",
     )

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, StaticCache
 
 from acestep.device import DevicePolicy
 from acestep.engines.recent import rounded_up
+from acestep.lm.following import rows_of
 from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold, gumbel
 from acestep.lm.tokens import AudioTokens
@@ -287,11 +288,3 @@ class Decoding:
         ids = choice if self._ids is None else self._ids[choice]
         self._tokens.copy_(ids.repeat(self._tokens.shape[0] // self.plan.batch)[:, None])
         self._step.add_(1)
-
-
-def rows_of(prompts: Sequence[Prompt], sampling: Sampling) -> list[list[int]]:
-    """The sequences of a batch: every prompt and, with guidance, their counterparts after them."""
-    rows = [list(prompt.conditional) for prompt in prompts]
-    if sampling.guided:
-        rows += [list(prompt.unconditional or ()) for prompt in prompts]
-    return rows

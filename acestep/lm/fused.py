@@ -16,7 +16,8 @@ from acestep.engines.torch import language_step
 from acestep.engines.torch.language_choice import Choice, Drawing
 from acestep.engines.torch.language_step import Cache, LanguageWeights, Pass, fits
 from acestep.engines.torch.launching import compiling_together
-from acestep.lm.decoding import Plan, rows_of
+from acestep.lm.decoding import Plan
+from acestep.lm.following import rows_of
 from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold
 from acestep.lm.tokens import AudioTokens

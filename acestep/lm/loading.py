@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.checkpoint.files import most_stored
-from acestep.device import BACKEND_CHOICES, DevicePolicy
+from acestep.device import BACKEND_CHOICES, DevicePolicy, with_engine
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
 from acestep.lm import models
@@ -80,7 +80,13 @@ def find(
             "memory; leave it out"
         )
     engine, note = choose(backend, policy)
+    policy = with_engine(policy, "mlx" if engine == "mlx" else "torch")
     folder = models.find(model, checkpoint_dir, get_gpu_config(policy=policy))
+    if engine != "mlx" and (bits := models.stored_bits(folder)):
+        raise RequestError(
+            f"{folder.name} is held in {bits} bits of MLX's; use --backend mlx, or the model that it "
+            "was made of"
+        )
     stored = most_stored(folder)
     return Choice(folder, engine, policy.for_weights(stored), note, offload, compile_model)
 
@@ -101,17 +107,17 @@ def choose(requested: str | None, policy: DevicePolicy) -> tuple[str, str | None
             raise RequestError(
                 "vLLM holds weights in its own ways; leave out --quantize, or use pt"
             )
-        return "pt", None
+        return "mlx" if policy.lm_backend == "mlx" else "pt", None
     if wanted == "auto":
         missing = policy.lm_backend == "pt" and policy.prefers_vllm
         note = "vLLM is not installed: the language model uses pt" if missing else None
         return policy.lm_backend, note
     if wanted not in BACKEND_CHOICES:
         raise RequestError(f"unknown backend '{wanted}'; choose from {', '.join(BACKEND_CHOICES)}")
-    if wanted != "pt" and wanted != policy.lm_backend:
+    if problem := policy.lm_backend_problem(wanted):
         raise RequestError(
             f"the backend '{wanted}' cannot be used on {policy.name}: "
-            f"{policy.lm_backend_reason}; use {policy.lm_backend}"
+            f"{problem}; use {policy.lm_backend}"
         )
     return wanted, None
 
@@ -121,7 +127,7 @@ def load(name: str, folder: Path, policy: DevicePolicy, **options: Any) -> Backe
 
     Args:
         options: `offload` and `compile_model`, see `pt.PtBackend`; vLLM places and compiles
-            by itself and ignores them.
+            by itself and ignores them, and MLX has nothing to place.
 
     Raises:
         CheckpointError: the folder does not hold a 5 Hz language model.
@@ -131,6 +137,10 @@ def load(name: str, folder: Path, policy: DevicePolicy, **options: Any) -> Backe
         from acestep.lm.vllm import VllmBackend
 
         return VllmBackend(folder, policy)
+    if name == "mlx":
+        from acestep.lm.mlx import MlxBackend
+
+        return MlxBackend(folder, policy)
     from acestep.lm.pt import PtBackend
 
     return PtBackend(folder, policy, **options)

@@ -13,6 +13,9 @@ from acestep.gpu_config import LM_MEMORY_GB, GPUConfig
 
 DEMO = "demo"
 
+STORED_SMALL = "quantization"
+"""The entry of a config that says in how few bits MLX's libraries have stored the weights."""
+
 
 def find(
     model: str | None, checkpoint_dir: str | Path | None = None, config: GPUConfig | None = None
@@ -73,18 +76,25 @@ def check_memory(folder: Path, policy: DevicePolicy) -> None:
         RequestError: they do not fit.
     """
     stored = sum(file.stat().st_size for file in weight_files(folder))
-    itemsize = 4 if "32" in str(read_json(folder / "config.json").get("dtype")) else 2
-    count = stored / itemsize
-    # What embeds stays as it is: a quarter of the smaller models.
-    small = WEIGHT_BYTES.get(policy.quantization or "")
-    held = policy.dtype_of("lm").itemsize
-    needed = count * (held if small is None else 0.25 * held + 0.75 * small) / GIB
+    needed = stored / GIB
+    if stored_bits(folder) is None:
+        itemsize = 4 if "32" in str(read_json(folder / "config.json").get("dtype")) else 2
+        # What embeds stays as it is: a quarter of the smaller models.
+        small = WEIGHT_BYTES.get(policy.quantization or "")
+        held = policy.dtype_of("lm").itemsize
+        needed *= (held if small is None else 0.25 * held + 0.75 * small) / itemsize
     if needed > policy.free_memory:
         raise RequestError(
             f"the language model {folder.name} needs {needed:.1f} GiB and {policy.name} has "
             f"{policy.free_memory:.1f} GiB free; use a smaller one, or offload where the device "
             "has memory of its own"
         )
+
+
+def stored_bits(folder: Path) -> int | None:
+    """In how few bits a folder holds its weights, which MLX alone reads; None for whole ones."""
+    entry = read_json(folder / "config.json").get(STORED_SMALL)
+    return int(entry["bits"]) if isinstance(entry, dict) and "bits" in entry else None
 
 
 def _in_roots(name: str, checkpoint_dir: str | Path | None) -> Path | None:

@@ -22,8 +22,8 @@ from acestep.errors import CheckpointError, GenerationError, first_line
 from acestep.lm import fused, models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.decoding import Decoder, Decoding, Plan
-from acestep.lm.grammar import Constraint, FreeText, Grammar, Vocabulary
-from acestep.lm.prompts import Prompt
+from acestep.lm.following import constraint_of, ended, extended, follow
+from acestep.lm.grammar import Constraint, Vocabulary
 
 # How often the host waits for the device while codes are made: often enough for progress
 # and cancellation, seldom enough to cost nothing.
@@ -98,18 +98,14 @@ class PtBackend:
 
     def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
-        constraint = self._constraint(job)
+        constraint = constraint_of(self._vocabulary, self.tokens, job)
         texts: list[list[int]] = [[] for _ in job.prompts]
         room = _FIRST_ROOM
         with self._running(), torch.inference_mode():
             while not constraint.finished and len(texts[0]) < job.limit:
                 self._write(job, constraint, texts, min(room, job.limit - len(texts[0])), on_token)
                 room *= 2
-        if job.grammar is not None and not constraint.finished:
-            raise GenerationError(
-                f"the language model did not end its text within {job.limit} tokens; try again"
-            )
-        return [_until(text, job.end_id) for text in texts]
+        return ended(job, constraint, texts)
 
     def _write(
         self,
@@ -125,8 +121,8 @@ class PtBackend:
         token; few texts come near it, so that room is made in stages.
         """
         # What the grammar forces is read with the prompt, not written token by token.
-        _follow(constraint, texts, [], room)
-        prompts = [_extended(p, text) for p, text in zip(job.prompts, texts, strict=True)]
+        follow(constraint, texts, [], room)
+        prompts = [extended(p, text) for p, text in zip(job.prompts, texts, strict=True)]
         decoding = self._decoding(Plan.of(prompts, job.sampling, room, masked=True))
         decoding.start(prompts, job.seeds, made=len(texts[0]))
         most = min(len(texts[0]) + room, job.limit)
@@ -135,7 +131,7 @@ class PtBackend:
             # The host works on the mask while the device works on the logits.
             decoding.choose(constraint.masks())
             chosen = [[token] for token in decoding.chosen.tolist()]
-            fed = _follow(constraint, texts, chosen, most - len(texts[0]))
+            fed = follow(constraint, texts, chosen, most - len(texts[0]))
             on_token(len(texts[0]), job.limit)
             finished = constraint.finished
             if len(fed[0]) > 1 and not finished:
@@ -164,12 +160,6 @@ class PtBackend:
         self._weights = None
         del self.model
         self._policy.flush()
-
-    def _constraint(self, job: TextJob) -> Constraint:
-        batch = len(job.prompts)
-        if job.grammar is None:
-            return FreeText(self._vocabulary, self.tokens.codes, [job.end_id], batch)
-        return Grammar(self._vocabulary, job.grammar, batch)
 
     def _decoding(self, plan: Plan) -> Decoder:
         """The buffers (and on CUDA the graphs) for a plan, kept for the next one like it."""
@@ -225,32 +215,3 @@ def _load_model(folder: Path, policy: DevicePolicy, offload: bool) -> Any:
     if kind is None:
         return model
     return quantise(model, kind, dataclasses.replace(policy, device=place)).to(place)
-
-
-def _until(tokens: list[int], end: int) -> list[int]:
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
-
-
-def _extended(prompt: Prompt, text: list[int]) -> Prompt:
-    other = prompt.unconditional
-    return Prompt([*prompt.conditional, *text], None if other is None else [*other, *text])
-
-
-def _follow(
-    constraint: Constraint, texts: list[list[int]], chosen: list[list[int]], most: int
-) -> list[list[int]]:
-    """Note what the items chose, and what the grammar forces after it, at the texts' ends.
-
-    Returns:
-        the tokens noted, equally many for each item and no more than `most`.
-    """
-    noted: list[list[int]] = [[] for _ in texts]
-    following = chosen or constraint.forced(most)
-    while following[0]:
-        for tokens_of, text, new in zip(noted, texts, following, strict=True):
-            tokens_of += new
-            text += new
-        for column in zip(*following, strict=True):
-            constraint.consume(column)
-        following = constraint.forced(most - len(noted[0]))
-    return noted

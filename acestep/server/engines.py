@@ -43,7 +43,8 @@ class Engines:
         Raises:
             RequestError: it is not there.
         """
-        return resolve(self.device, quantization=self.options.quantize)
+        options = self.options
+        return resolve(self.device, quantization=options.quantize, engine=options.engine)
 
     def music(self, name: str, report: Report) -> AceStepHandler:
         """A handler with a checkpoint, the least recently used of others gone if need be.
@@ -133,10 +134,10 @@ def backend_on(policy: DevicePolicy, backend: str) -> str:
     backend = backend or policy.lm_backend
     if backend not in BACKEND_CHOICES:
         raise RequestError(f"unknown backend '{backend}'; choose from {', '.join(BACKEND_CHOICES)}")
-    if backend not in (policy.lm_backend, "pt"):
+    if problem := policy.lm_backend_problem(backend):
         raise RequestError(
             f"the backend '{backend}' cannot be used on {policy.name}: "
-            f"{policy.lm_backend_reason}; choose {policy.lm_backend}"
+            f"{problem}; choose {policy.lm_backend}"
         )
     return backend
 

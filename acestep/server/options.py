@@ -88,6 +88,8 @@ class ServerOptions:
         checkpoint: a folder whose `checkpoints` is searched first.
         offload: `none`, `dit` or `all`.
         quantize: in how few bits weights are held, see `DevicePolicy.with_quantization`.
+        engine: what computes, one of `device.ENGINE_CHOICES`. (`ACESTEP_ENGINE` is what `auto`
+            means, everywhere.)
         data_dir: folder for tasks and results.
         allowed: folders that `*_path` parameters may name files of.
         origins: web sites that may use the API from a browser.
@@ -108,6 +110,7 @@ class ServerOptions:
     checkpoint: str | None = None
     offload: str = "none"
     quantize: str | None = None
+    engine: str = "auto"
     data_dir: Path | None = None
     allowed: tuple[Path, ...] = ()
     origins: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from acestep import budget
 from acestep.errors import RequestError
 from acestep.gpu_config import (
     MIN_DURATION,
@@ -30,9 +31,10 @@ class Room:
     Attributes:
         config: the limits of the memory tier, or of the host.
         lm: whether a language model is loaded beside the checkpoint.
-        on_host: whether songs are computed in the host's own memory.
+        on_host: whether songs are computed in the host's own memory, or in memory that it shares.
         free: of that, GiB.
         width: of the transformer, channels.
+        on_mlx: whether MLX computes them.
     """
 
     config: GPUConfig
@@ -40,6 +42,7 @@ class Room:
     on_host: bool
     free: float
     width: int
+    on_mlx: bool = False
 
     @property
     def spare(self) -> float:
@@ -64,6 +67,10 @@ class Room:
 
     def need(self, seconds: float, songs: int = 1) -> float:
         """GiB of the host's memory that songs take while they are made."""
+        if self.on_mlx:
+            return budget.song_gib(
+                seconds, songs, self.width, self.config.gpu_memory_gb or self.free
+            )
         return host_need_gb(seconds, songs, self.width)
 
 

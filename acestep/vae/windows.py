@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import Conv1d, ConvTranspose1d, Module
 
+from acestep.budget import chunk_frames
 from acestep.vae.convolution import padding_of
 
 if TYPE_CHECKING:
@@ -83,7 +84,11 @@ def chunk_frames_of(module: Module, ratio: int, halo: int, policy: DevicePolicy)
     size = next(module.parameters()).element_size()
     budget = HOST_CHUNK_BYTES if policy.unified_memory else ACCELERATOR_CHUNK_BYTES
     frames = budget // (ratio * width * size) - 2 * halo
-    return max(MIN_CHUNK_FRAMES, min(frames, MAX_CHUNK_FRAMES))
+    best = max(MIN_CHUNK_FRAMES, min(frames, MAX_CHUNK_FRAMES))
+    if not policy.on_mlx:
+        return best
+    # Small Macs have no room for the chunks that are quickest.
+    return chunk_frames(policy.total_memory, best, halo, ratio * width * size)
 
 
 def halo_of(module: Module) -> int:

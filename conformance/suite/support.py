@@ -156,6 +156,29 @@ def placed(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers()
 
 
+def transformer_weights(made: Any) -> dict[str, torch.Tensor]:
+    """What a handler's transformer computes with, on the host, by names that its engine gives."""
+    if made.pipeline is not None:
+        return {k: v.cpu() for k, v in made.pipeline.transformer.state_dict().items()}
+    from mlx.utils import tree_flatten
+
+    held = tree_flatten(made.engine.parts.transformer.parameters())
+    with made.engine.working():
+        return {name: made.engine.host(value).clone() for name, value in held}
+
+
+def torch_engine(target: Target) -> dict[str, Any]:
+    """Options of `initialize_service` for torch's engine, where the target's is another."""
+    return {} if target.engine == "torch" else {"engine": "torch"}
+
+
+def backends(target: Target) -> tuple[str, ...]:
+    """The language model's engines that may be what a target begins with."""
+    if target.engine == "mlx":
+        return ("mlx",)
+    return ("pt", "vllm") if target.device == "cuda" else ("pt",)
+
+
 def absent_device(target: Target) -> str:
     """An accelerator that is not there while a target is judged."""
     if target.device == "mps":

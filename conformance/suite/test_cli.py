@@ -15,7 +15,7 @@ import soundfile
 
 from conformance.entrypoints import covers
 from conformance.launch import launch
-from conformance.suite.support import SAMPLE_RATE, Api, absent_device, tone
+from conformance.suite.support import SAMPLE_RATE, Api, absent_device, backends, tone
 from conformance.targets import Target
 from conformance.tree import Tree
 
@@ -100,7 +100,7 @@ def test_backend_default(api: Api, target: Target, monkeypatch: pytest.MonkeyPat
         resolve_options = api.get("acestep_v15_pipeline:resolve_options")
         _, backend = resolve_options(chosen)
         why = api.decided_at(lambda: resolve_options(chosen))
-    right = ("pt", "vllm") if target.device == "cuda" else ("pt",)
+    right = backends(target)
     assert backend in right, f"the default is {backend} on {target.device}; {why}"
 
 

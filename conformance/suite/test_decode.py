@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conformance.entrypoints import covers
 from conformance.suite.support import Api, tone
 from conformance.targets import Target
+from conformance.tree import Absent
 
 LIMIT = 65536
 """Longest dimension of a convolution's output on MPS."""
@@ -47,6 +48,8 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 )
 @torch.inference_mode()
 def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any) -> None:
+    if handler.pipeline is None:
+        raise Absent("the limit is torch's; MLX's chunks are judged with its engine")
     vae = handler.pipeline.vae
     policy = dataclasses.replace(handler.policy, max_conv_output=LIMIT)
     generator = torch.Generator().manual_seed(2)
@@ -76,6 +79,8 @@ def test_decode_is_exact_within_the_limit(api: Api, target: Target, handler: Any
 )
 @torch.inference_mode()
 def test_encode_is_exact_in_chunks(api: Api, target: Target, handler: Any) -> None:
+    if handler.pipeline is None:
+        raise Absent("MLX's chunks are judged with its engine")
     vae, encode = handler.pipeline.vae, api.get("engines.torch.codec:encode")
     api.get("engines.torch.wave_encoder:forget")(vae)
     audio = tone(1.5)[None]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conformance.entrypoints import covers
-from conformance.suite.support import Api, absent_device
+from conformance.suite.support import Api, absent_device, backends
 from conformance.targets import Target
 
 
@@ -18,7 +18,7 @@ from conformance.targets import Target
     "device.dtypes:dtypes_of",
 )
 def test_policy_of_this_device(api: Api, target: Target) -> None:
-    policy = api.get("device:resolve")(target.device)
+    policy = api.get("device:resolve")(target.device, engine=target.engine)
     assert policy.device.type == target.device
     assert policy.total_memory > 0
     for choice in policy.dtypes.values():
@@ -28,7 +28,7 @@ def test_policy_of_this_device(api: Api, target: Target) -> None:
     here = {info.name: info.available for info in api.get("device:describe_devices")()}
     assert here[target.device]
     assert here["cpu"]
-    limited = target.device == "mps"
+    limited = target.device == "mps" and target.engine == "torch"
     assert (policy.max_conv_output is not None) is limited, api.keyword("max_conv_output")
 
 
@@ -41,11 +41,18 @@ def test_policy_of_this_device(api: Api, target: Target) -> None:
     "device.choosing:default_lm_backend",
 )
 def test_policy_answers(api: Api, target: Target) -> None:
-    policy = api.get("device:resolve")(target.device)
+    policy = api.get("device:resolve")(target.device, engine=target.engine)
     assert policy.name.startswith(target.device)
     assert policy.is_accelerator is (target.device != "cpu")
     assert policy.dtype == policy.dtype_of("dit")
-    assert policy.has_flash_attention is (target.device == "cuda")
+    on_mlx = target.engine == "mlx"
+    assert policy.on_mlx is on_mlx
+    assert policy.engine_name == (target.name if on_mlx else "torch")
+    assert policy.mlx_detail
+    assert policy.mlx_device
+    assert policy.lm_backend_problem("pt") is None
+    assert policy.has_flash_attention is (target.device == "cuda" and not on_mlx)
+    assert api.get("device.memory:mlx_free_and_total")(policy.device)[1] > 0
     assert 0 <= policy.free_memory <= policy.total_memory * 1.01
     counter = torch.zeros(1, device=policy.device)
 
@@ -78,8 +85,8 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert trained.dtype == (policy.dtype if target.device == "cuda" else torch.float32)
     allowed = api.get("device:supports_float64")(policy.device)
     assert allowed is (target.device != "mps")
-    backend, why = api.get("device:default_lm_backend")(policy.device)
-    assert backend in (("pt", "vllm") if target.device == "cuda" else ("pt",))
+    backend, why = api.get("device:default_lm_backend")(policy.device, policy.engine)
+    assert backend in backends(target)
     assert why
 
 
@@ -112,6 +119,33 @@ def test_nothing_is_silently_replaced(
         assert "cpu" in told
     monkeypatch.setenv("ACESTEP_DEVICE", target.device)
     assert resolve("auto").device.type == target.device
+
+
+@covers("device.engines:*", "device.choosing:with_engine", "device.bits:mlx_problem")
+def test_an_engine_is_used_or_refused(api: Api, target: Target) -> None:
+    """By name it is what was asked for, with weights that it can hold; else one line says why."""
+    resolve, error = api.get("device:resolve"), api.get("errors:RequestError")
+    policy = resolve(target.device, engine=target.engine)
+    assert policy.engine == target.engine
+    assert policy.engine_reason
+    torch_too = api.get("device:with_engine")(policy, "torch")
+    assert (torch_too.engine, torch_too.device) == ("torch", policy.device)
+    choose = api.get("device.engines:choose")
+    assert choose("auto", policy.device)[0] in ("torch", "mlx")
+    asked = {"jax": policy.device}
+    if api.get("device.engines:problem")(policy.device) is not None:
+        asked["mlx"] = policy.device
+    for name, device in asked.items():
+        with pytest.raises(error) as refused:
+            resolve(device, engine=name)
+        assert name in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 1
+    api.get("device.engines:mlx_device")(policy.device)
+    api.get("device.engines:part")(policy.device)
+    assert api.get("device.engines:installed")("no_such_package") is False
+    told = api.get("device.bits:mlx_problem")
+    assert told("int8") is None
+    assert "MLX" in told("fp8")
 
 
 @covers("engines.torch.engine:out_of_memory", "diffusion.denoise:check_latents")

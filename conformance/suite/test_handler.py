@@ -20,6 +20,7 @@ from conformance.suite.support import (
     new_handler,
     placed,
     song,
+    transformer_weights,
 )
 from conformance.targets import Target, find
 from conformance.tree import Absent
@@ -123,7 +124,13 @@ def test_everything_is_placed(api: Api, target: Target) -> None:
     made = initialised(api, target.device)
     assert torch.device(made.device).type == target.device
     found = dict(modules_of(made))
-    assert found, "the handler holds no module"
+    if target.engine == "mlx":
+        weights = transformer_weights(made)
+        assert all(torch.isfinite(value).all() for value in weights.values())
+        assert target.name in made.status()
+        assert made.dtype.is_floating_point
+    else:
+        assert found, "the handler holds no module"
     for module_name, module in found.items():
         for name, tensor in placed(module):
             where = tensor.device.type

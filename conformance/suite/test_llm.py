@@ -11,7 +11,15 @@ import soundfile
 import torch
 
 from conformance.entrypoints import covers
-from conformance.suite.support import SAMPLE_RATE, Api, absent_device, generate, song, tone
+from conformance.suite.support import (
+    SAMPLE_RATE,
+    Api,
+    absent_device,
+    backends,
+    generate,
+    song,
+    tone,
+)
 from conformance.targets import Target, find
 from conformance.tree import Absent
 
@@ -58,7 +66,7 @@ def test_backend_by_device(api: Api, target: Target, tmp_path: Path) -> None:
     """Without a wish the device decides; a backend that it cannot run is refused."""
     made, message, ok = started(api, tmp_path, device=target.device)
     assert ok, message
-    assert made.llm_backend in (("pt", "vllm") if target.device == "cuda" else ("pt",))
+    assert made.llm_backend in backends(target)
     if target.device != "cuda":
         made, message, ok = started(api, tmp_path, device=target.device, backend="vllm")
         assert not ok
@@ -74,6 +82,11 @@ def test_backend_by_device(api: Api, target: Target, tmp_path: Path) -> None:
     "lm.grammar:*",
     "lm.loading:*",
     "lm.models:*",
+    "lm.following:*",
+    "lm.mlx:*",
+    "lm.mlx_decoding:*",
+    "lm.mlx_weights:load_model",
+    "lm.mlx_weights:stored_bits",
     "lm.options:*",
     "lm.planner:*",
     "lm.prompts:*",
@@ -96,7 +109,7 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
     assert ok, message
     assert made.llm_initialized
     assert torch.device(made.device).type == target.device
-    assert made.llm_backend in (("pt", "vllm") if target.device == "cuda" else ("pt",))
+    assert made.llm_backend in backends(target)
     assert made.dtype.is_floating_point
     assert made.gpu_config.tier
     # A device is judged by a few tokens as well as by hundreds.
@@ -139,15 +152,17 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
 def test_the_text_is_that_of_the_host(api: Api, target: Target, tmp_path: Path) -> None:
     """In float32 greedy and seeded text are the CPU's, token for token; offloaded ones too."""
     api.get("llm_inference:LLMHandler.generate_with_stop_condition")
-    wishes = [("cpu", False), (target.device, False)]
-    if target.device == "cuda":
-        wishes.append((target.device, True))
+    engine = backends(target)[0]
+    wishes = [("cpu", "pt", False), (target.device, engine, False)]
+    if target.device == "cuda" and engine == "pt":
+        wishes.append((target.device, engine, True))
     written = []
-    for device, offload in wishes:
+    for device, backend, offload in wishes:
         made, message, ok = started(
-            api, tmp_path, backend="pt", device=device, dtype="float32", offload_to_cpu=offload
+            api, tmp_path, backend=backend, device=device, dtype="float32", offload_to_cpu=offload
         )
         assert ok, message
+        assert made.llm_backend == backend
         texts = []
         for temperature in (0.0, 0.85):
             planned = made.generate_with_stop_condition(
@@ -172,7 +187,8 @@ def test_the_text_is_that_of_the_host(api: Api, target: Target, tmp_path: Path) 
 def test_a_song_with_a_plan(api: Api, target: Target, handler: Any, tmp_path: Path) -> None:
     """The plan's codes reach the song, with the language model on the same device."""
     api.get("song.planning:plan")
-    made, message, ok = started(api, tmp_path, backend="pt", device=target.device)
+    backend = backends(target)[0]
+    made, message, ok = started(api, tmp_path, backend=backend, device=target.device)
     assert ok, message
     song(generate(api, handler, made, duration=1.0, inference_steps=1))
 

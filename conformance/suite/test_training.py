@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from conformance.entrypoints import covers
-from conformance.suite.support import SAMPLE_RATE, Api, generate, initialised, song, tone
+from conformance.suite.support import (
+    SAMPLE_RATE,
+    Api,
+    generate,
+    initialised,
+    song,
+    tone,
+    transformer_weights,
+)
 from conformance.targets import Target
 from conformance.tree import PACKAGE, Absent, load
 
@@ -110,19 +118,20 @@ def test_an_adapter_from_songs_to_song(
     assert api.get("acestep_v15_pipeline:main")([*train, *sizes, "-o", str(output)]) == 0
 
     handler = initialised(api, target.device)
-    before = {k: v.cpu() for k, v in handler.pipeline.transformer.state_dict().items()}
+    before = transformer_weights(handler)
     handler.load_lora(output, 0.5)
     handler.set_lora_scale(1.0)
     song(generate(api, handler))
     handler.disable_lora()
     handler.unload_lora()
-    after = handler.pipeline.transformer.state_dict()
+    after = transformer_weights(handler)
     assert before.keys() == after.keys()
-    assert all(torch.equal(value, after[name].cpu()) for name, value in before.items())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 @covers(
     "A1",
+    "engines.torch.engine:TorchEngine.adapters",
     "checkpoint.adapters.layers:*",
     "checkpoint.adapters.updates:Hadamard.*",
     "checkpoint.adapters.updates:Kronecker.*",
@@ -135,9 +144,8 @@ def test_adapters_of_every_kind_in_one_file(api: Api, target: Target, tmp_path: 
 
     pytest.importorskip("peft", reason="an extra: acestep[train]")
     handler = initialised(api, target.device)
-    transformer = handler.pipeline.transformer
-    before = {k: v.cpu() for k, v in transformer.state_dict().items()}
-    out, width = transformer.layers[0].self_attn.to_q.weight.shape
+    before = transformer_weights(handler)
+    out, width = before["layers.0.self_attn.to_q.weight"].shape
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -164,6 +172,6 @@ def test_adapters_of_every_kind_in_one_file(api: Api, target: Target, tmp_path: 
     handler.load_lora(tmp_path / "mixed.safetensors")
     assert not torch.equal(song(generate(api, handler)), plain)
     handler.unload_lora()
-    after = transformer.state_dict()
+    after = transformer_weights(handler)
     assert before.keys() == after.keys()
-    assert all(torch.equal(value, after[name].cpu()) for name, value in before.items())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from conformance.entrypoints import covers
-from conformance.suite.support import Api, absent_device
+from conformance.suite.support import Api, absent_device, backends
 from conformance.targets import Target
 
 SECTION = "gradio_ui.interfaces.generation:create_generation_section"
@@ -69,7 +69,7 @@ def test_device_dropdown(api: Api) -> None:
 def test_backend_dropdown(api: Api, target: Target) -> None:
     part = dropdown(section(api), "vllm")
     assert {"pt", "vllm"} <= set(choices(part))
-    right = ("pt", "vllm") if target.device == "cuda" else ("pt",)
+    right = backends(target)
     assert part.value in right, f"the page starts with {part.value}; {decision(api)}"
 
 
@@ -227,7 +227,7 @@ def test_choosing_a_device(visit: Visit, target: Target) -> None:
     """The page says which backend a device has, and refuses what is absent with a reason."""
     seen = visit.use("device", "change", device=target.device)
     assert "alert" not in seen["notice"]
-    assert seen["backend"] in (("pt", "vllm") if target.device == "cuda" else ("pt",))
+    assert seen["backend"] in backends(target)
     assert target.device in seen["service_status"]
     absent = absent_device(target)
     for told in (

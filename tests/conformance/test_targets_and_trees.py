@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ MAC = LINUX | {
     "mps": Target("mps", "mps", True, "Apple GPU"),
     "mps-sim": Target("mps-sim", "mps", False, "this machine has the real device"),
 }
+WITH_MLX = LINUX | {"mlx-cpu": Target("mlx-cpu", "cpu", True, "MLX on the host", "mlx")}
+METAL = Target("mlx-metal", "mps", True, "MLX on Metal", "mlx")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,10 @@ MAC = LINUX | {
         (["mps-sim,cpu"], LINUX, ["cpu", "mps-sim"]),
         (["mps-sim", " CPU "], LINUX, ["cpu", "mps-sim"]),
         (["cpu", "cpu,all"], LINUX, ["cpu", "mps-sim"]),
+        (["mlx"], WITH_MLX, ["mlx-cpu"]),
+        (["mlx"], MAC | {"mlx-metal": METAL}, ["mlx-metal"]),
+        (["all"], WITH_MLX, ["cpu", "mps-sim"]),
+        (["mlx-cpu,cpu"], WITH_MLX, ["cpu", "mlx-cpu"]),
     ],
 )
 def test_choice(asked: list[str], here: dict[str, Target], expected: list[str]) -> None:
@@ -46,7 +53,8 @@ def test_choice(asked: list[str], here: dict[str, Target], expected: list[str]) 
         ("cuda", LINUX, "built without CUDA"),
         ("cuda", MAC, "here: cpu, mps; use --device=auto"),
         ("mps-sim", MAC, "this machine has the real device"),
-        ("tpu", LINUX, "unknown; choose from cpu, cuda, mps, mps-sim, auto, all"),
+        ("mlx", LINUX, "pip install 'acestep[mlx]'"),
+        ("tpu", LINUX, "unknown; choose from cpu, cuda, mps, mps-sim, mlx, auto, all"),
     ],
 )
 def test_absent_or_unknown(name: str, here: dict[str, Target], told: str) -> None:
@@ -64,6 +72,11 @@ def test_this_machine() -> None:
     assert found["mps-sim"].simulated
     with found["cpu"].activate():
         assert all(target.detail for target in found.values())
+    before = os.environ.get("ACESTEP_ENGINE")
+    assert not found["mlx-cpu"].simulated
+    with found["mlx-cpu"].activate():
+        assert os.environ["ACESTEP_ENGINE"] == "mlx"
+    assert os.environ.get("ACESTEP_ENGINE") == before
 
 
 def test_a_tree_is_found_by_root_package_or_src(tmp_path: Path) -> None:

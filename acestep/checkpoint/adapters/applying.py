@@ -66,13 +66,85 @@ def take_off(transformer: Any) -> None:
             setattr(transformer.get_submodule(parent), leaf, layer.base_layer)
 
 
+class Adapters(Protocol):
+    """An engine's transformer, as far as adapters are concerned; one is on it at a time."""
+
+    @property
+    def transformer(self) -> nn.Module:
+        """diffusers' module, whose layers say what an adapter fits; it may be empty."""
+        ...
+
+    def ready(self) -> None:
+        """Refuse where a package is missing that adapters need.
+
+        Raises:
+            RequestError: names it.
+        """
+        ...
+
+    def is_on(self) -> bool:
+        """Whether there is one, switched off or not."""
+        ...
+
+    def put_on(self, updates: dict[str, Update]) -> None:
+        """Put updates, by the layer's name, on a transformer that has none; a scale follows."""
+        ...
+
+    def set_scale(self, scale: float) -> None:
+        """Apply this much of the adapter: none at 0, where the layers are the base layers again."""
+        ...
+
+    def take_off(self) -> None:
+        """Take the adapter away; the base weights are those of before, bit for bit."""
+        ...
+
+
 class Adaptable(Protocol):
-    """What an adapter is put on: something that runs a transformer and prepares from it."""
+    """What runs a transformer of PyTorch and prepares from it."""
 
     transformer: Any
 
     def forget(self) -> None:
         """Drop what was prepared from the transformer's weights."""
+
+
+class ModuleAdapters:
+    """`Adapters` of a transformer of PyTorch.
+
+    Args:
+        owner: what was prepared or recorded from its transformer is made again after a change.
+    """
+
+    def __init__(self, owner: Adaptable) -> None:
+        self._owner = owner
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The transformer itself."""
+        found: nn.Module = self._owner.transformer
+        return found
+
+    def ready(self) -> None:
+        """peft must be installed."""
+        peft_package()
+
+    def is_on(self) -> bool:
+        """Whether there is one, switched off or not."""
+        return has_adapter(self.transformer)
+
+    def put_on(self, updates: dict[str, Update]) -> None:
+        """Put updates on the transformer."""
+        put_on(self.transformer, updates)
+
+    def set_scale(self, scale: float) -> None:
+        """Apply this much of the adapter."""
+        set_scale(self.transformer, scale)
+        self._owner.forget()
+
+    def take_off(self) -> None:
+        """Take the adapter away."""
+        take_off(self.transformer)
+        self._owner.forget()
 
 
 class AdapterMixin:
@@ -81,10 +153,6 @@ class AdapterMixin:
     if TYPE_CHECKING:
         _lock: threading.RLock
         engine: Any
-
-        @property
-        def pipeline(self) -> Adaptable | None:
-            """What is loaded, or None."""
 
     def load_lora(self, path: str | Path, scale: float = 1.0) -> None:
         """Load an adapter onto the transformer, in place of the one there.
@@ -99,16 +167,16 @@ class AdapterMixin:
                 peft is not installed.
             CheckpointError: the file is damaged, or made for another transformer.
         """
-        peft_package()
         _check_scale(scale)
         adapter = read(Path(path).expanduser())
         with self._lock:
-            transformer = self._adapted()
+            adapters = self._adapters()
+            adapters.ready()
             # Judged before the adapter there is taken away: a wrong file costs nothing.
-            updates = updates_of(adapter, transformer)
+            updates = updates_of(adapter, adapters.transformer)
             self.unload_lora()
             try:
-                put_on(transformer, updates)
+                adapters.put_on(updates)
             except (ValueError, RuntimeError, KeyError, TypeError) as error:
                 self.unload_lora()
                 raise CheckpointError(
@@ -124,8 +192,7 @@ class AdapterMixin:
         """
         _check_scale(scale)
         with self._lock:
-            set_scale(self._adapted(loaded=True), scale)
-            self._renewed()
+            self._adapters(loaded=True).set_scale(scale)
 
     def disable_lora(self) -> None:
         """Switch the adapter off and keep it; `set_lora_scale` switches it on again.
@@ -134,22 +201,21 @@ class AdapterMixin:
             RequestError: no adapter is loaded.
         """
         with self._lock:
-            set_scale(self._adapted(loaded=True), 0.0)
-            self._renewed()
+            self._adapters(loaded=True).set_scale(0.0)
 
     def unload_lora(self) -> None:
         """Take the adapter away, if there is one."""
         with self._lock:
-            transformer = self._adapted()
-            if has_adapter(transformer):
-                take_off(transformer)
-                self._renewed()
+            adapters = self._adapters()
+            if adapters.is_on():
+                adapters.take_off()
 
-    def _adapted(self, loaded: bool = False) -> Any:
-        """The transformer; with `loaded`, one that has an adapter."""
+    def _adapters(self, loaded: bool = False) -> Adapters:
+        """The transformer's adapters; with `loaded`, there is one."""
         if self.engine is None:
             raise RequestError("no checkpoint is loaded; call initialize_service first")
-        if self.pipeline is None:
+        adapters: Adapters | None = getattr(self.engine, "adapters", None)
+        if adapters is None:
             name = type(self.engine).__name__
             raise RequestError(f"{name} takes no adapters; load the checkpoint with another engine")
         if getattr(self.engine, "quantization", None):
@@ -157,15 +223,9 @@ class AdapterMixin:
                 "adapters cannot be added to quantised weights; load the checkpoint without "
                 "quantization"
             )
-        transformer = self.pipeline.transformer
-        if loaded and not has_adapter(transformer):
+        if loaded and not adapters.is_on():
             raise RequestError("no adapter is loaded; load one with load_lora or --lora")
-        return transformer
-
-    def _renewed(self) -> None:
-        """What was prepared or recorded from the transformer before is made again."""
-        if self.pipeline is not None:
-            self.pipeline.forget()
+        return adapters
 
 
 def _check_scale(scale: float) -> None:

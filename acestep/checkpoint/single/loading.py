@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from acestep.checkpoint.components import (
     silence_latent,
 )
 from acestep.checkpoint.kinds import Checkpoint
-from acestep.checkpoint.modules import Place, component_classes, empty, fill, finish
+from acestep.checkpoint.modules import Place, Put, component_classes, empty, fill, finish
 from acestep.checkpoint.original import original_modules, original_name
 from acestep.checkpoint.single.beside import (
     folder_beside,
@@ -56,7 +57,9 @@ _SPARE_ROWS = 1024
 """Embeddings may be padded by this many rows beyond their tokenizer's vocabulary."""
 
 
-def load_single(checkpoint: Checkpoint, policy: DevicePolicy, say: Say) -> dict[str, Any]:
+def load_single(
+    checkpoint: Checkpoint, policy: DevicePolicy, say: Say, put: Put | None = None
+) -> dict[str, Any]:
     """Load a single-file checkpoint; see `checkpoint.loading.load`.
 
     Raises:
@@ -72,21 +75,24 @@ def load_single(checkpoint: Checkpoint, policy: DevicePolicy, say: Say) -> dict[
     config = dit_config(parts[DIT])
     say("transformer")
     modules = original_modules(config, parts[DIT].shapes, file)
-    _fill_dit(parts[DIT], modules, policy)
+    _fill_dit(parts[DIT], modules, policy, put)
     say("vae")
-    vae = _vae(parts, file, config["audio_acoustic_hidden_dim"], policy)
-    modules["condition_encoder"].register_buffer(
-        "silence_latent", _silence(checkpoint, vae, config["timbre_hidden_dim"])
-    )
+    vae = _vae(parts, file, config["audio_acoustic_hidden_dim"], policy, put)
+    silence = _stored_silence(checkpoint, config["timbre_hidden_dim"])
+    if silence is None and put is None:
+        silence = _made_silence(checkpoint, vae)
+    modules["condition_encoder"].register_buffer("silence_latent", silence)
     for module in modules.values():
         finish(module, policy, "dit")
     say("text_encoder")
-    text_encoder, tokenizer = _text(parts, checkpoint, config["text_hidden_dim"], policy)
+    text_encoder, tokenizer = _text(parts, checkpoint, config["text_hidden_dim"], policy, put)
     absent = {"audio_tokenizer": None, "audio_token_detokenizer": None}
     return {**absent, **modules, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
 
 
-def _fill_dit(part: Part, modules: dict[str, nn.Module], policy: DevicePolicy) -> None:
+def _fill_dit(
+    part: Part, modules: dict[str, nn.Module], policy: DevicePolicy, put: Put | None
+) -> None:
     def place(name: str) -> tuple[nn.Module, str] | None:
         target = original_name(name)
         if target is None or target[0] not in modules:
@@ -95,10 +101,12 @@ def _fill_dit(part: Part, modules: dict[str, nn.Module], policy: DevicePolicy) -
 
     del modules["condition_encoder"]._buffers["silence_latent"]
     wanted = {(id(module), name) for module in modules.values() for name in module.state_dict()}
-    _fill(part, place, wanted, policy, "dit")
+    _fill(part, place, wanted, policy, "dit", put)
 
 
-def _vae(parts: dict[str, Part], file: Path, channels: int, policy: DevicePolicy) -> nn.Module:
+def _vae(
+    parts: dict[str, Part], file: Path, channels: int, policy: DevicePolicy, put: Put | None
+) -> nn.Module:
     def fits(part: Part) -> bool:
         return bool(vae_config(part)["decoder_input_channels"] == channels)
 
@@ -107,16 +115,20 @@ def _vae(parts: dict[str, Part], file: Path, channels: int, policy: DevicePolicy
         folder = folder_beside(file, VAE, lambda c: c.get("decoder_input_channels") == channels)
         if folder is None:
             raise CheckpointError(_missing(file, VAE, "ace_1.5_vae.safetensors"))
-        return load_vae(folder, policy)
+        return load_vae(folder, policy, put)
     blocks = vae_blocks(part)
     module = empty(component_classes()["vae"], vae_config(part), part.file)
     wanted = {(id(module), name) for name in module.state_dict()}
-    _fill(part, lambda name: (module, oobleck_name(name, blocks)), wanted, policy, "vae")
+    _fill(part, lambda name: (module, oobleck_name(name, blocks)), wanted, policy, "vae", put)
     return finish(module, policy, "vae")
 
 
 def _text(
-    parts: dict[str, Part], checkpoint: Checkpoint, width: int, policy: DevicePolicy
+    parts: dict[str, Part],
+    checkpoint: Checkpoint,
+    width: int,
+    policy: DevicePolicy,
+    put: Put | None,
 ) -> tuple[nn.Module, Any]:
     """The text encoder with a tokenizer that goes with it."""
     file = checkpoint.path
@@ -131,9 +143,9 @@ def _text(
         folder = folder_beside(file, TEXT_ENCODER, lambda c: c.get("hidden_size") == width)
         if folder is None:
             raise CheckpointError(_missing(file, TEXT_ENCODER, "qwen_0.6b_ace15.safetensors"))
-        module = load_text_encoder(folder, policy)
+        module = load_text_encoder(folder, policy, put)
     else:
-        module = _text_encoder(part, policy)
+        module = _text_encoder(part, policy, put)
     rows = int(module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     for folder in tokenizer_folders(part.file if part is not None else file):
         tokenizer = load_tokenizer(folder)
@@ -146,7 +158,7 @@ def _text(
     )
 
 
-def _text_encoder(part: Part, policy: DevicePolicy) -> nn.Module:
+def _text_encoder(part: Part, policy: DevicePolicy, put: Put | None) -> nn.Module:
     from accelerate import init_empty_weights
     from transformers import Qwen3Config, Qwen3Model
 
@@ -158,7 +170,7 @@ def _text_encoder(part: Part, policy: DevicePolicy) -> nn.Module:
             f"{part.file}: its shapes do not describe a Qwen3 model ({first_line(error)})"
         ) from None
     wanted = {(id(module), name) for name in module.state_dict()}
-    _fill(part, lambda name: (module, name), wanted, policy, "text_encoder")
+    _fill(part, lambda name: (module, name), wanted, policy, "text_encoder", put)
     for name, buffer in module.named_buffers():
         # Rotary frequencies stay in float32, as transformers keeps them.
         owner, _, leaf = name.rpartition(".")
@@ -172,6 +184,7 @@ def _fill(
     wanted: set[tuple[int, str]],
     policy: DevicePolicy,
     component: str,
+    put: Put | None,
 ) -> None:
     """Read a part's tensors, scaled where they are stored small."""
     for name, entry in part.tensors.items():
@@ -204,6 +217,7 @@ def _fill(
             not key.startswith(part.prefix) or key.removeprefix(part.prefix) not in part.tensors
         ),
         by_host=any(entry.dtype.startswith("F8") for entry in part.tensors.values()),
+        put=put,
     )
 
 
@@ -237,26 +251,46 @@ def _as_row(stored: torch.Tensor) -> torch.Tensor:
     return stored.reshape(1, -1, 1)
 
 
-def _silence(checkpoint: Checkpoint, vae: Any, channels: int) -> torch.Tensor:
-    """Latents of silence, `[1, frames, channels]`: stored ones, or what the VAE says."""
+def _stored_silence(checkpoint: Checkpoint, channels: int) -> torch.Tensor | None:
+    """Latents of silence, `[1, frames, channels]`, from the nearest file that has them."""
     for file in silence_files(checkpoint.path):
         latent = silence_latent(file)
         if latent.shape[-1] == channels:
             return latent
-    ratio = 1
-    for stride in vae.config.downsampling_ratios:
-        ratio *= stride
-    audio = torch.zeros(1, vae.config.audio_channels, _MADE_OF * ratio)
+    return None
+
+
+def _made_silence(checkpoint: Checkpoint, vae: Any) -> torch.Tensor:
     weight = next(vae.parameters())
+
+    def encode(audio: torch.Tensor) -> torch.Tensor:
+        latents: torch.Tensor = vae.encode(audio[None].to(weight.device, weight.dtype))[0].mean
+        return latents[0].mT.float().cpu()
+
     with torch.no_grad():
-        latents = vae.encode(audio.to(weight.device, weight.dtype)).latent_dist.mean
+        return silence_by(checkpoint, vae.config, encode)
+
+
+def silence_by(
+    checkpoint: Checkpoint, config: Any, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Latents of silence, `[1, frames, channels]`, as a VAE makes them; a warning says so.
+
+    Args:
+        checkpoint: which has none stored.
+        config: the VAE's.
+        encode: from audio `[channels, samples]` to latents `[frames, channels]`.
+    """
+    samples = _MADE_OF * math.prod(config.downsampling_ratios)
+    latents = encode(torch.zeros(config.audio_channels, samples))
     log.warning(
         "%s: no silence_latent.pt beside it or in another checkpoint; silence is what its VAE "
         "makes of it",
         checkpoint.path,
     )
-    middle: torch.Tensor = latents[:, :, _MADE_OF // 2].float().cpu()
-    return middle[:, None].expand(-1, SILENT_FRAMES, -1).contiguous()
+    return (
+        latents[None, _MADE_OF // 2 : _MADE_OF // 2 + 1].expand(-1, SILENT_FRAMES, -1).contiguous()
+    )
 
 
 def _missing(file: Path, kind: str, name: str) -> str:

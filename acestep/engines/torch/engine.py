@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from acestep.checkpoint.adapters.applying import ModuleAdapters
 from acestep.device import DevicePolicy
 from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity
 from acestep.engines.torch import codec
@@ -66,6 +67,11 @@ class TorchEngine:
             code_frames=tokenizer.config.pool_window_size if tokenizer else 0,
             codes=tokenizer.quantizer.codebook_size if tokenizer else 0,
         )
+
+    @property
+    def adapters(self) -> ModuleAdapters:
+        """Those of the transformer."""
+        return ModuleAdapters(self.pipeline)
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -72,12 +72,13 @@ def _service(events: Any) -> None:
     p["stop"].click(events.stop, [words], pick(*_TOLD), **_LONG).then(
         events._changed, [words, *shape], changed, **_NOW
     )
-    p["device"].change(
-        events.device,
-        [words, p["device"]],
-        pick("notice", "service_status", "backend", "duration", "batch"),
-        **_NOW,
-    )
+    for name in ("device", "engine"):
+        p[name].change(
+            events.device,
+            [words, *pick("device", "engine")],
+            pick("notice", "service_status", "backend", "duration", "batch"),
+            **_NOW,
+        )
     p["model"].change(events.model, [words, *pick("model", "task")], p["task"], **_NOW)
     p["backend"].change(events.backend, [words, *choice], p["notice"], **_NOW)
 

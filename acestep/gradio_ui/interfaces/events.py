@@ -215,11 +215,11 @@ class Events:
         if job := _said(event).get("id"):
             self.studio.line.cancel(visitor(request).name, job)
 
-    def device(self, language: str, device: str) -> Update:
-        """Another device was chosen: its limits and backend, or why it cannot be."""
+    def device(self, language: str, device: str, engine: str) -> Update:
+        """Another device or engine was chosen: its limits and backend, or why it cannot be."""
         words, p = texts(language), self.parts.made
         try:
-            policy = Choice(device=device or "auto").policy()
+            policy = Choice(device=device or "auto", engine=engine or "auto").policy()
         except RequestError as error:
             return {p["notice"]: results.notice(words, str(error), error=True)}
         return {

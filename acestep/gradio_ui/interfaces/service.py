@@ -8,7 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.device import BACKEND_CHOICES, DEVICE_CHOICES, describe_devices, resolve
+from acestep.device import (
+    BACKEND_CHOICES,
+    DEVICE_CHOICES,
+    ENGINE_CHOICES,
+    describe_devices,
+    resolve,
+)
 from acestep.errors import RequestError
 from acestep.gradio_ui.engines import limits_of
 from acestep.gradio_ui.interfaces.parts import Choices, Parts, same_words, translated
@@ -16,14 +22,14 @@ from acestep.gradio_ui.settings import OFFLOADS, Choice, first_backend
 from acestep.gradio_ui.studio import Studio
 from acestep.gradio_ui.texts import Texts
 
-CHOICE = ("model", "device", "backend", "lm_model", "offload")
-"""The components that make a `Choice`, in the order of its fields."""
+CHOICE = ("model", "device", "backend", "lm_model", "offload", "engine")
+"""The components that make a `Choice`."""
 
 
 def build(parts: Parts, studio: Studio) -> None:
     """Make the panel's components."""
     first, fixed = studio.choice, studio.options.service_mode
-    backend = first.backend or first_backend(first.device)
+    backend = first.backend or first_backend(first.device, first.engine)
     with parts.add("service", gr.Accordion, open=False):
         parts.made["service_status"] = gr.HTML(
             status(studio, parts.words, first.device), elem_id="acestep-service-status"
@@ -31,6 +37,7 @@ def build(parts: Parts, studio: Studio) -> None:
         with gr.Row():
             parts.add("model", gr.Dropdown, choices=same_words(_with(studio.engines.models(), first.model)), value=first.model, interactive=not fixed, min_width=120)  # fmt: skip
             parts.add("device", gr.Dropdown, choices=devices(), value=first.device, interactive=not fixed, min_width=120)  # fmt: skip
+            parts.add("engine", gr.Dropdown, choices=same_words(ENGINE_CHOICES), value=first.engine, interactive=not fixed, min_width=120)  # fmt: skip
             parts.add("offload", gr.Dropdown, choices=translated("offload", OFFLOADS), value=first.offload, interactive=not fixed, min_width=120)  # fmt: skip
         with gr.Row():
             parts.add("lm_model", gr.Dropdown, choices=same_words(_with(studio.engines.planners(), first.lm_model)), value=first.lm_model, interactive=not fixed, min_width=120)  # fmt: skip
@@ -55,8 +62,10 @@ def chosen(values: tuple[Any, ...], start: Choice | None = None) -> Choice:
     """
     if not all(isinstance(value, str) for value in values):
         raise RequestError("a choice in the service panel is missing; choose one in each list")
-    model, device, backend, lm_model, offload = values
-    made = Choice(model or "auto", device, backend, lm_model or "auto", offload)
+    model, device, backend, lm_model, offload, engine = values
+    made = Choice(
+        model or "auto", device, backend, lm_model or "auto", offload, engine=engine or "auto"
+    )
     return replace(made, quantize=start.quantize) if start else made
 
 

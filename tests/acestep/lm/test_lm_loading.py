@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from acestep.device import resolve
+from acestep.device import DevicePolicy, resolve
 from acestep.errors import RequestError
 from acestep.lm import loading
 
@@ -18,6 +18,7 @@ class _CudaPolicy:
     lm_backend = "pt"
     lm_backend_reason = "vLLM is not installed"
     quantization: str | None = None
+    lm_backend_problem = DevicePolicy.lm_backend_problem
 
 
 def test_the_engine_is_chosen_by_the_device() -> None:

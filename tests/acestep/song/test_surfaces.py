@@ -259,7 +259,7 @@ def test_few_bits_at_every_door() -> None:
     assert told == ["int8"] * len(told)
     options = ServerOptions(quantize="int8", devices=("cpu",))
     assert Engines("cpu", options).policy.quantization == "int8"
-    panel = service.chosen(("demo", "cpu", "", "auto", "none"), Choice(quantize="int8"))
+    panel = service.chosen(("demo", "cpu", "", "auto", "none", "auto"), Choice(quantize="int8"))
     assert panel.quantize == "int8"
     for command in (["generate", "x"], ["batch", "p", "-o", "o"], ["bench"], ["serve"], []):
         assert parse(command).quantize is None
@@ -267,6 +267,34 @@ def test_few_bits_at_every_door() -> None:
         assert "quantization" in inspect.signature(method).parameters
     with pytest.raises(SystemExit):
         parse(["generate", "x", "--quantize", "int3"])
+
+
+def test_the_engine_at_every_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Command line, batch, page, HTTP and Python; nothing said is `auto`, and the variable's."""
+    parse = build_parser().parse_args
+    told = [
+        parse([*command, "--engine", "MLX"]).engine
+        for command in (
+            [], ["generate", "x"], ["inspire", "x"], ["understand", "x"], ["align", "x", "--lyrics", "y"],
+            ["bench"], ["serve"],
+        )
+    ]  # fmt: skip
+    told += [
+        batch.setting_of(parse(["batch", "p.jsonl", "-o", "out", "--engine", "mlx"])).engine,
+        PageOptions.of(vars(parse(["--engine", "mlx"]))).choice.policy().engine,
+        from_environment({"engine": parse(["serve", "--engine", "mlx"]).engine}, {}).engine,
+        Engines("cpu", ServerOptions(engine="mlx", devices=("cpu",))).policy.engine,
+        service.chosen(("demo", "cpu", "", "auto", "none", "mlx"), Choice()).policy().engine,
+    ]
+    assert told == ["mlx"] * len(told)
+    for command in (["generate", "x"], ["batch", "p", "-o", "o"], ["bench"], []):
+        assert parse(command).engine == "auto"
+    assert from_environment({"engine": parse(["serve"]).engine}, {}).engine == "auto"
+    for method in (AceStepHandler.initialize_service, LLMHandler.initialize):
+        assert list(inspect.signature(method).parameters)[-1] == "engine"
+    monkeypatch.setenv("ACESTEP_ENGINE", "mlx")
+    assert Choice(device="cpu").policy().engine_name == "mlx-cpu"
+    assert Choice(device="cpu", engine="torch").policy().engine_name == "torch"
 
 
 def test_defaults_say_the_same_everywhere() -> None:

@@ -1,0 +1,1 @@
+"""The engine in MLX, for Apple silicon; the same program runs on a CPU and on CUDA."""
