@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
@@ -212,7 +213,7 @@ class Session:
             "outcome": _outcome(made, running.decided),
             "rows": running.rows,
             "absent_rows": running.absent_rows,
-            "message": _message(call, made) or running.told,
+            "message": self._plain(_message(call, made) or running.told),
             "place": running.place or self._place(call),
             "touches": touches,
             "library": library if made.when == "teardown" else {},
@@ -283,6 +284,14 @@ class Session:
         if found:
             lines = "\n  ".join(touch.describe(self.tree.root) for touch in found)
             raise TouchedCuda(f"the tree touched CUDA:\n  {lines}")
+
+    def _plain(self, text: str) -> str:
+        """A message without this run's own folders, which are others the next time."""
+        if self.folder is None:
+            return text
+        within = re.escape(str(self.folder))
+        text = text.replace(f"{self.tree.root}/", "")
+        return re.sub(rf"{within}(/tmp\w+)?", "SCRATCH", text)
 
     def _line_of(self, frame: FrameType | None) -> str:
         """`file:line` of the tree's innermost frame from a frame outwards."""

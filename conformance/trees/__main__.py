@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             names = ("base", "head") if given.change else [name for name, _ in trees]
             folder = given.reports or scratch / "reports"
             for name, (_, tree) in zip(names, trees, strict=True):
-                found.append((name, tree, asked(name, tree, given.device, folder, scratch)))
+                found.append((name, tree, asked(name, tree, given.device, folder)))
             if given.change:
                 lines, status = _changed(*found)
             else:
@@ -88,7 +88,9 @@ def _cell(verdicts: dict[str, str], lines: Sequence[object]) -> str:
     )
     bad = [line for line in lines if getattr(line, "outcome", "") not in ("pass", "absent")]
     places = dict.fromkeys(str(getattr(line, "place", "")) for line in bad)
-    shown = ", ".join(place.removeprefix("acestep/") for place in places if place)
+    # What one device stumbles over first may be but the first line on another.
+    whole = [p for p in places if p and not any(q.startswith(f"{p} and ") for q in places)]
+    shown = ", ".join(place.removeprefix("acestep/") for place in whole)
     return f"{said}: {shown}" if shown else said
 
 

@@ -13,7 +13,7 @@ from conformance.report import Report, ReportError, from_json
 from conformance.trees.scratch import children
 
 
-def asked(name: str, tree: Path, device: str, folder: Path, scratch: Path) -> Report | None:
+def asked(name: str, tree: Path, device: str, folder: Path) -> Report | None:
     """The report of one run; None where there is none, which is said on stderr.
 
     Args:
@@ -21,7 +21,6 @@ def asked(name: str, tree: Path, device: str, folder: Path, scratch: Path) -> Re
         tree: the checkout, which nothing is written into.
         device: targets, as `--device` takes them.
         folder: where the report goes, as JSON and as a page.
-        scratch: a folder for what the run needs while it runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     report = (folder / f"{name}.json").absolute()
@@ -34,8 +33,7 @@ def asked(name: str, tree: Path, device: str, folder: Path, scratch: Path) -> Re
     started = time.monotonic()
     with subprocess.Popen(
         command,
-        # What it writes beside its report is gone with this process's own folder.
-        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(scratch)},
+        env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

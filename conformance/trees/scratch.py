@@ -13,18 +13,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 locks: Any = None
 with suppress(ImportError):  # Windows, where folders are swept by their age alone
     locks = importlib.import_module("fcntl")
 
 PREFIX = "conformance-run-"
-_LOCK = "lock"
+_LOCK, _TEMPORARY = "lock", "TMPDIR"
 # A folder is young until its lock has been taken, and old where there are no locks.
 _YOUNG, _OLD = 60.0, 86400.0
 
-_held: dict[Path, Any] = {}
+_held: dict[Path, tuple[IO[str], str | None]] = {}
 #: Processes that end with this one.
 children: list[subprocess.Popen[Any]] = []
 
@@ -37,7 +37,9 @@ def begin() -> Path:
     if locks is not None:
         # The system lets go of it when the process is gone, however it went.
         locks.flock(lock, locks.LOCK_EX | locks.LOCK_NB)
-    _held[folder] = lock
+    _held[folder] = (lock, os.environ.get(_TEMPORARY))
+    # Processes that are started from here have theirs within it.
+    os.environ[_TEMPORARY] = str(folder)
     if _is_free(signal.SIGTERM):
         signal.signal(signal.SIGTERM, _ended)
     return folder
@@ -45,10 +47,13 @@ def begin() -> Path:
 
 def end(folder: Path) -> None:
     """Remove a folder that `begin` made, and what is in it."""
-    lock = _held.pop(folder, None)
+    lock, before = _held.pop(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    if lock is not None:
-        lock.close()
+    lock.close()
+    if before is None:
+        os.environ.pop(_TEMPORARY, None)
+    else:
+        os.environ[_TEMPORARY] = before
     if not _held and signal.getsignal(signal.SIGTERM) is _ended:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -96,7 +101,7 @@ def _ended(number: int, frame: Any) -> None:
     """Leave nothing, and end as the signal would have: code that catches all is not asked."""
     for child in children:
         child.terminate()
-    for folder in list(_held):
+    for folder in reversed(list(_held)):
         end(folder)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -221,6 +221,17 @@ def test_what_never_ends_is_ended(run_suite: Any, tmp_path: Path) -> None:
     assert case["message"] == "it was still running after 0.3 s"
 
 
+def test_a_message_is_the_same_in_every_run(run_suite: Any, tmp_path: Path) -> None:
+    """What was frozen still holds, though every run has a folder of its own."""
+    asks = "import os\ndef get_gpu_memory_gb():\n    open(os.path.join(os.getcwd(), 'card'))\n"
+    root = written(tmp_path / "tree", {"gpu_config.py": asks + "    open(__file__ + '.card')\n"})
+    case = f"{FACTS}::test_an_accelerator_counts"
+    first = run_suite(case, tree=root, write_expect=tmp_path / "known")
+    (failed,) = first.failed
+    assert "conformance-run-" not in failed["message"]
+    assert run_suite(case, tree=root, expect=tmp_path / "known").status == 0
+
+
 def test_nothing_of_this_repository_leaks_in(run_suite: Any, tmp_path: Path) -> None:
     """A module that only this repository has stays out of reach, package file or not."""
     files = REPAIRED | {"gpu_config.py": "from acestep.device import resolve\n"}

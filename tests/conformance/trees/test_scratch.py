@@ -55,9 +55,12 @@ def test_what_a_kill_leaves_the_next_run_sweeps(tmp_path: Path) -> None:
         folder.mkdir()
     other.write_text("a file")
     os.utime(old, (1, 1))
+    before = os.environ.get("TMPDIR")
     with scratch.lent() as first, scratch.lent() as second:
+        assert os.environ["TMPDIR"] == str(second)
         assert {first, second, young, other} == set(tmp_path.iterdir())
     assert {young, other} == set(tmp_path.iterdir())
+    assert os.environ.get("TMPDIR") == before
 
 
 def test_processes_end_with_it(tmp_path: Path) -> None:

@@ -145,3 +145,7 @@ def test_trees_side_by_side() -> None:
     assert lines[0] == "| | old | new | gone |"
     row = "pass on cpu, fail on mps-sim: llm_inference.py:336 | pass | not asked |"
     assert lines[2] == f"| S4 the LM takes this machine's device | {row}"
+    both = report("fail")
+    first, second = both.parts[0].cases
+    first.outcome, first.place, second.place = "fail", "acestep/a.py:8", "acestep/a.py:8 and :6"
+    assert side_by_side.table({"old": both})[2].endswith("| fail: a.py:8 and :6 |")
