@@ -51,6 +51,7 @@ class _Running:
     network: list[str] = field(default_factory=list)
     shares: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     acts: list[str] = field(default_factory=list)
+    engine: str = "torch"
 
 
 class Session:
@@ -84,8 +85,6 @@ class Session:
             self._switch(target)
         self.missing.decided.clear()
         rows = [row for mark in item.iter_markers("covers") for row in mark.args]
-        if target is not None:
-            rows = [row for row in rows if not _of_another_engine(row, target)]
         armed: AbstractContextManager[Any] = contextlib.nullcontext()
         lists_devices = item.get_closest_marker("lists_devices") is not None
         # The simulated Mac hides this machine's CUDA, so that there it is absent for all.
@@ -95,6 +94,7 @@ class Session:
             armed = Tripwire(self.tree.package, may_name_cuda=names_cuda, may_ask=not self.tree.kin)
         with armed as wire:
             running = _Running(rows, wire, CallLog({}))
+            running.engine = target.engine if target is not None else "torch"
             self._case = running
             running.calls = CallLog(self._functions(running))
             try:
@@ -252,7 +252,8 @@ class Session:
                 continue
             try:
                 for name in expand(self.tree, row):
-                    found[name] = resolve(self.tree, name)
+                    if not _of_another_engine(name, running.engine):
+                        found[name] = resolve(self.tree, name)
             except Absent:
                 running.absent_rows.append(row)
             except ImportFailed:
@@ -296,6 +297,16 @@ _OF_ENGINE = {
         "lm.pt:",
         "device.bits:packed_rows",
         "corrections.timbre:",
+        "checkpoint.adapters.applying:ModuleAdapters",
+        "checkpoint.adapters.applying:has_adapter",
+        "checkpoint.adapters.applying:put_on",
+        "checkpoint.adapters.applying:set_scale",
+        "checkpoint.adapters.applying:take_off",
+        "checkpoint.adapters.layers:",
+        "checkpoint.adapters.updates:Hadamard.apply",
+        "checkpoint.adapters.updates:Kronecker.apply",
+        "checkpoint.adapters.updates:LowRank.apply",
+        "checkpoint.single.loading:silence_by",
         "checkpoint.pretrained:load_pretrained",
         "device.memory:held_unused",
         "device.memory:peak",
@@ -308,8 +319,8 @@ _OF_ENGINE = {
 }
 
 
-def _of_another_engine(row: str, target: Target) -> bool:
-    return any(row.startswith(of) for name, of in _OF_ENGINE.items() if name != target.engine)
+def _of_another_engine(row: str, engine: str) -> bool:
+    return any(row.startswith(of) for name, of in _OF_ENGINE.items() if name != engine)
 
 
 def case_name(item: pytest.Item) -> tuple[str, str]:
