@@ -306,6 +306,7 @@ _OF_ENGINE = {
         "checkpoint.adapters.updates:Hadamard.apply",
         "checkpoint.adapters.updates:Kronecker.apply",
         "checkpoint.adapters.updates:LowRank.apply",
+        "checkpoint.adapters.updates:LowRank.rank",
         "checkpoint.single.loading:silence_by",
         "checkpoint.pretrained:load_pretrained",
         "device.memory:held_unused",
