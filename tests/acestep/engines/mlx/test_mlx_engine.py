@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +113,16 @@ def test_chunks_change_nothing() -> None:
             assert worst(made.encode(audio), heard) < 1e-5
         assert told == pytest.approx([1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1])
 
+    peaks = []
+    for frames in (900, 7200):
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        song = arrays.from_torch(torch.zeros(1, frames, 4))
+        made.decode(song)
+        peaks.append(mx.get_peak_memory() - before - song.nbytes)
+    # Of a song of eight times the length, which is not taken in pieces.
+    assert peaks[1] < 1.05 * peaks[0]
+
     def stop(done: float) -> None:
         raise InterruptedError
 
@@ -186,6 +198,16 @@ def test_any_thread_may_ask(engines: Callable[[str], Any], state: torch.Tensor) 
 def test_what_mlx_lacks_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         load("base", "mlx", **options)
+
+
+def test_it_starts_before_torch() -> None:
+    """In a process of its own; in this one PyTorch was first."""
+    code = (
+        "import mlx.core as mx; a = mx.ones((64, 64)); mx.eval(a @ a); import torch; "
+        "b = torch.ones(64, 64); print(float((b @ b).sum()) == float((a @ a).sum()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "True\n", ran.stderr
 
 
 def test_no_memory_is_one_line() -> None:
