@@ -308,6 +308,8 @@ _OF_ENGINE = {
         "checkpoint.adapters.updates:LowRank.apply",
         "checkpoint.adapters.updates:LowRank.rank",
         "checkpoint.single.loading:silence_by",
+        "engines.recent:rounded_up",
+        "vae.convolution:folded",
         "checkpoint.pretrained:load_pretrained",
         "device.memory:held_unused",
         "device.memory:peak",

@@ -96,8 +96,8 @@ def _reset() -> int:
 
 
 def _tell(part: str, measured: float, predicted: float) -> None:
-    said = {"part": part, "measured_mib": measured, "predicted_mib": predicted}
-    result(json.dumps({name: v if name == "part" else round(v, 1) for name, v in said.items()}))
+    figures = {"measured_mib": round(measured, 1), "predicted_mib": round(predicted, 1)}
+    result(json.dumps({"part": part, **figures}))
 
 
 if __name__ == "__main__":
