@@ -23,7 +23,6 @@ from acestep.demo.music import INSTRUMENTS, KEY_NAMES, Song, compose
 from acestep.demo.parts import WEIGHTS, build_trained
 from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve
-from acestep.engines.torch import codec
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
 
