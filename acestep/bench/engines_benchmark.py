@@ -117,19 +117,20 @@ def dispatches(work: Callable[[], Any]) -> int:
     """How often PyTorch is called on to compute, allocations and views left out."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Counting(TorchDispatchMode):
-        count = 0
+    counted = 0
 
+    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            views = function.is_view or "empty" in function.__name__
-            self.count += 0 if views else 1
+            nonlocal counted
+            counted += not (function.is_view or "empty" in function.__name__)
             return function(*args, **(kwargs or {}))
 
-    with Counting() as counting:
+    counting: Any = Counting
+    with counting():
         work()
-    return counting.count
+    return counted
 
 
 def nodes(work: Callable[[], Any]) -> int:

@@ -173,7 +173,7 @@ class MlxEngine:
 
         # MLX compiles functions of arrays. Those of the model are read anew in each call, so that
         # an adapter counts.
-        def step(latents: Any, song: Any, plain: Any, layers: Any) -> Any:
+        def step(latents: mx.array, song: Any, plain: mx.array, layers: mx.array) -> mx.array:
             return model(latents, SongInputs.of(song), plain, layers)
 
         fused: Any = mx.compile(step, inputs=[model.state])
