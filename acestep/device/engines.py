@@ -44,7 +44,7 @@ def choose(asked: str | None, device: torch.device) -> tuple[str, str]:
         return "torch", origin
     if wanted == "mlx":
         if found := problem(device):
-            raise RequestError(f"the engine 'mlx' cannot be used on {device}: {found}")
+            raise RequestError(f"the engine '{wanted}' cannot be used on {device}: {found}")
         return "mlx", origin
     return _by_itself(device)
 

@@ -89,7 +89,8 @@ class MlxBackend:
     ) -> None:
         # What the grammar forces is read with the prompt, not written token by token.
         follow(constraint, texts, [], job.limit)
-        if constraint.finished:
+        finished = constraint.finished
+        if finished:
             return
         width = self._vocabulary.size
         decoding = MlxDecoding(
@@ -97,15 +98,15 @@ class MlxBackend:
             [extended(p, text) for p, text in zip(job.prompts, texts, strict=True)],
             job.seeds, made=len(texts[0]), counted=True,
         )  # fmt: skip
-        while len(texts[0]) < job.limit:
+        while not finished and len(texts[0]) < job.limit:
             # The host works on the mask while the device works on the scores.
             choice = decoding.choose(constraint.masks().numpy())
             chosen = [[token] for token in choice.tolist()]
             fed = follow(constraint, texts, chosen, job.limit - len(texts[0]))
             on_token(len(texts[0]), job.limit)
-            if constraint.finished:
-                return
-            decoding.read(fed, len(texts[0]))
+            finished = constraint.finished
+            if not finished:
+                decoding.read(fed, len(texts[0]))
 
     def codes(self, job: CodeJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -129,7 +130,7 @@ class MlxBackend:
                     on_token(step, most)
                 if step % _FLUSH_EVERY == 0:
                     self._policy.flush()
-            table = mx.stack(made, axis=1).tolist()
+            table: Any = mx.stack(made, axis=1).tolist()
         return [row[:count] for row, count in zip(table, job.counts, strict=True)]
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ Head = Callable[[Any], Any]
 """Of hidden states `[rows, width]` to the scores of the tokens that may follow."""
 
 
-class PaddedCache(BatchKVCache):  # type: ignore[misc]
+class PaddedCache(BatchKVCache):
     """mlx-lm's cache of rows that begin at different columns.
 
     A place of padding sees itself: one that sees nothing has no sum of weights to divide by.

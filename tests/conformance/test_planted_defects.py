@@ -82,7 +82,7 @@ DEFECTS = (
     Defect(
         "S4: the LM knows only CUDA or the CPU",
         "llm_inference.py",
-        "                resolve(device, dtype=name, quantization=quantization),\n",
+        "                resolve(device, dtype=name, quantization=quantization, engine=engine),\n",
         '                resolve("cuda" if torch.cuda.is_available() else "cpu", dtype=name),\n',
         "test_llm.py::test_auto_picks_this_device",
         ("S4",),
@@ -90,7 +90,7 @@ DEFECTS = (
     Defect(
         "S4: auto never means MPS",
         "llm_inference.py",
-        "                resolve(device, dtype=name, quantization=quantization),\n",
+        "                resolve(device, dtype=name, quantization=quantization, engine=engine),\n",
         '                resolve("cpu" if device == "auto" else device, dtype=name),\n',
         "test_llm.py::test_auto_picks_this_device",
         ("S4",),
@@ -123,7 +123,7 @@ DEFECTS = (
     Defect(
         "S5: the page starts with vllm everywhere",
         "gradio_ui/settings.py",
-        "        return resolve(device).lm_backend\n",
+        "        return resolve(device, engine=engine).lm_backend\n",
         '        return "vllm"\n',
         f"{PAGE}::test_backend_dropdown",
         ("S5",),
@@ -267,7 +267,7 @@ DEFECTS = (
     Defect(
         "the convolution limit is lost",
         "device/choosing.py",
-        '        max_conv_output=MPS_MAX_CONV_OUTPUT if device.type == "mps" else None,\n',
+        '        max_conv_output=MPS_MAX_CONV_OUTPUT if device.type == "mps" and not on_mlx else None,\n',
         "        max_conv_output=None,\n",
         f"{DEVICE}::test_policy_of_this_device",
         device="mps-sim",

@@ -30,4 +30,5 @@ def from_torch(tensor: torch.Tensor) -> mx.array:
 def to_torch(array: mx.array) -> torch.Tensor:
     """An array as a float32 tensor on the host, a copy; computed now if it has not been."""
     values: Any = array.astype(mx.float32)
+    mx.eval(values)
     return torch.from_numpy(np.array(values))

@@ -170,12 +170,13 @@ class MlxEngine:
         model = self.parts.transformer
         if not self._compiles:
             return model
+
         # MLX compiles functions of arrays. Those of the model are read anew in each call, so that
         # an adapter counts.
-        fused: Any = mx.compile(
-            lambda latents, song, plain, layers: model(latents, SongInputs.of(song), plain, layers),
-            inputs=[model.state],
-        )
+        def step(latents: mx.array, song: Any, plain: mx.array, layers: mx.array) -> mx.array:
+            return model(latents, SongInputs.of(song), plain, layers)
+
+        fused: Any = mx.compile(step, inputs=[model.state])
         return lambda latents, song, plain, layers: fused(latents, song.arrays(), plain, layers)
 
     def silence(self, frames: int) -> torch.Tensor:

@@ -95,4 +95,5 @@ class Detokenizer(Stack):
 
 def _precisely(linear: nn.Linear, hidden: mx.array) -> mx.array:
     weight, bias = linear["weight"].astype(mx.float32), linear["bias"].astype(mx.float32)
-    return hidden.astype(mx.float32) @ weight.T + bias
+    made: mx.array = hidden.astype(mx.float32) @ weight.T + bias
+    return made

@@ -266,4 +266,5 @@ class Transformer(nn.Module):
         pad = [(0, 0), (0, -latents.shape[1] % shape.patch), (shape.context_width, 0)]
         given = mx.pad(latents.astype(self.dtype), pad)
         patches = mx.unflatten(given, 1, (-1, shape.patch)).flatten(2)
-        return patches @ self.proj_in["weight"].T + song.context
+        made: mx.array = patches @ self.proj_in["weight"].T + song.context
+        return made

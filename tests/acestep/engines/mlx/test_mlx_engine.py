@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +114,16 @@ def test_chunks_change_nothing() -> None:
             assert worst(made.encode(audio), heard) < 1e-5
         assert told == pytest.approx([1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1])
 
+    peaks = []
+    for frames in (300, 2400):
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        song = arrays.from_torch(torch.zeros(1, frames, 4))
+        made.decode(song)
+        peaks.append(mx.get_peak_memory() - before - song.nbytes)
+    # Of a song of eight times the length, which is not taken in pieces.
+    assert peaks[1] < 1.05 * peaks[0]
+
     def stop(done: float) -> None:
         raise InterruptedError
 
@@ -135,7 +148,7 @@ def test_in_few_bits(engines: Callable[[str], Any], state: torch.Tensor, tmp_pat
     assert 1e-4 < lost[0] < 0.1 < lost[1] < 3
     small = four.parts.detokenizer
     quantised.save(small, tmp_path / "kept.safetensors", 4)
-    other = quantised.load(load("base", "mlx").parts.detokenizer, tmp_path / "kept.safetensors")
+    other = quantised.load(copy.deepcopy(plain.parts.detokenizer), tmp_path / "kept.safetensors")
     given = mx.ones((3, small.embed_tokens["weight"].shape[1]))
     assert mx.array_equal(small(given), other(given))
     (tmp_path / "none.safetensors").write_bytes(b"no weights")
@@ -186,6 +199,16 @@ def test_any_thread_may_ask(engines: Callable[[str], Any], state: torch.Tensor) 
 def test_what_mlx_lacks_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         load("base", "mlx", **options)
+
+
+def test_it_starts_before_torch() -> None:
+    """In a process of its own; in this one PyTorch was first."""
+    code = (
+        "import mlx.core as mx; a = mx.ones((64, 64)); mx.eval(a @ a); import torch; "
+        "b = torch.ones(64, 64); print(float((b @ b).sum()) == float((a @ a).sum()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "True\n", ran.stderr
 
 
 def test_no_memory_is_one_line() -> None:
