@@ -114,7 +114,9 @@ def need_judges(parser: argparse.ArgumentParser) -> None:
     """End with a line where the libraries that judge are not installed."""
     for package, module in (("librosa", "librosa"), ("scikit-learn", "sklearn")):
         if find_spec(module) is None:
-            parser.error(f"{package} is not installed; install it with: pip install 'acestep[judge]'")
+            parser.error(
+                f"{package} is not installed; install it with: pip install 'acestep[judge]'"
+            )
 
 
 def side_of(audio: torch.Tensor) -> torch.Tensor:
