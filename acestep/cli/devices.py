@@ -60,7 +60,7 @@ def planned(memory: float) -> dict[str, Any]:
     else:
         here = resolve("auto")
         working = here.total_memory
-        if here.device.type == "cpu":
+        if not here.is_accelerator:
             working = budget.working_set(working)
     rows = [dataclasses.asdict(made) for made in budget.fits(working)]
     best = budget.best(working)

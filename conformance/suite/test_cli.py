@@ -153,6 +153,10 @@ def test_devices_command(api: Api, target: Target, capsys: pytest.CaptureFixture
     found = {d["name"]: d for d in json.loads(capsys.readouterr().out)["devices"]}
     assert found["cpu"]["available"]
     assert found[target.device]["available"]
+    assert run_main(api, "devices", "--plan") == 0
+    assert "this machine: a working set of" in capsys.readouterr().out
+    assert run_main(api, "devices", "--plan", "16", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["best"]["longest"] == 600
 
 
 @covers(

@@ -1,6 +1,6 @@
 """The original's cases by the MLX engine, and whole songs beside the torch engine's.
 
-Some twenty minutes of MLX's CPU kernels, so by hand: `python -m pytest -m soak
+A quarter of an hour and more of MLX's CPU kernels, so by hand: `python -m pytest -m soak
 tests/acestep/original/test_original_by_mlx.py`.
 """
 
