@@ -119,7 +119,7 @@ def dispatches(work: Callable[[], Any]) -> int:
 
     counted = 0
 
-    class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Counting(TorchDispatchMode):
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:

@@ -23,7 +23,6 @@ from acestep.demo.music import INSTRUMENTS, KEY_NAMES, Song, compose
 from acestep.demo.parts import WEIGHTS, build_trained
 from acestep.demo.synth import SAMPLE_RATE, Voices
 from acestep.device import resolve
-from acestep.engines.torch import codec
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
 
@@ -168,10 +167,14 @@ def fit_classifier(examples: int, instruments: Sequence[str] = INSTRUMENTS) -> A
 
 def reconstructed(handler: AceStepHandler, audio: torch.Tensor) -> torch.Tensor:
     """The audio through the VAE and back, `[songs, 2, samples]`."""
-    assert handler.pipeline is not None
-    vae, policy = handler.pipeline.vae, handler.policy
-    with torch.inference_mode():
-        made = [codec.decode(vae, codec.encode(vae, item[None], policy), policy) for item in audio]
+    engine = handler.engine
+    assert engine is not None
+    made = []
+    with engine.working():
+        for item in audio:
+            latents = engine.encode(item)
+            samples = len(latents) * engine.traits.frame_samples
+            made.append(engine.decode(engine.array(latents[None]), samples))
     return torch.cat(made)
 
 

@@ -337,6 +337,27 @@ def test_silence_without_a_file_is_the_vaes(
     torch.testing.assert_close(made[0, :8], whole[24:32], rtol=0, atol=1e-5)
 
 
+def test_mlx_reads_the_same_file(original: Path, tmp_path: Path) -> None:
+    """float8 with a scale, and silence that its own VAE makes."""
+    pytest.importorskip("mlx.core", reason="there is no MLX for this system")
+    from acestep.engines.loading import Options, load_engine
+    from acestep.engines.mlx.arrays import to_torch
+
+    file = put(original, tmp_path / "models")
+    (file.parent / "silence_latent.pt").unlink()
+    tensors, stem = load_file(file), "model.diffusion_model.decoder.layers.1.mlp.down_proj."
+    scale = tensors[stem + "weight"].abs().max() / 448
+    tensors[stem + "weight"] = (tensors[stem + "weight"] / scale).to(torch.float8_e4m3fn)
+    save_file(tensors | {stem + "weight_scale": scale}, file)
+    torchs, mlxs = (
+        load_engine(find(str(file)), resolve("cpu", dtype="float32", engine=name), Options())
+        for name in ("torch", "mlx")
+    )
+    read = mlxs.parts.transformer.layers[1].mlp.down_proj.weight
+    assert torch.equal(to_torch(read), torchs.pipeline.transformer.layers[1].mlp.down_proj.weight)
+    torch.testing.assert_close(mlxs.silence(20), torchs.silence(20), rtol=0, atol=1e-5)
+
+
 def test_on_a_simulated_mac(original: Path, tmp_path: Path, expected: torch.Tensor) -> None:
     """Silence and float8 within what MPS takes: short convolutions, no float8 on the device."""
     from conformance import simulate

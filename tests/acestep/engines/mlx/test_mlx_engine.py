@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_chunks_change_nothing() -> None:
         assert told == pytest.approx([1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1])
 
     peaks = []
-    for frames in (900, 7200):
+    for frames in (300, 2400):
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         song = arrays.from_torch(torch.zeros(1, frames, 4))
@@ -147,7 +148,7 @@ def test_in_few_bits(engines: Callable[[str], Any], state: torch.Tensor, tmp_pat
     assert 1e-4 < lost[0] < 0.1 < lost[1] < 3
     small = four.parts.detokenizer
     quantised.save(small, tmp_path / "kept.safetensors", 4)
-    other = quantised.load(load("base", "mlx").parts.detokenizer, tmp_path / "kept.safetensors")
+    other = quantised.load(copy.deepcopy(plain.parts.detokenizer), tmp_path / "kept.safetensors")
     given = mx.ones((3, small.embed_tokens["weight"].shape[1]))
     assert mx.array_equal(small(given), other(given))
     (tmp_path / "none.safetensors").write_bytes(b"no weights")
