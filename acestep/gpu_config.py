@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from acestep import budget
-from acestep.device import DevicePolicy, resolve
+from acestep.device import DevicePolicy, budget, resolve
 from acestep.errors import RequestError
 
 MIN_DURATION = 0.5

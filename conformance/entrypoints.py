@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
@@ -48,6 +48,19 @@ class Surface:
 
     callables: dict[str, tuple[FunctionType, ...]]
     unimportable: dict[str, str]
+
+
+def applying(exempt: Mapping[str, Sequence[str]], unimportable: Iterable[str]) -> list[str]:
+    """The exemptions that are needed here.
+
+    What a missing extra keeps from being imported is not seen, and so not excused in vain.
+
+    Args:
+        exempt: reason to ids of callables.
+        unimportable: full names of modules that cannot be imported here.
+    """
+    unseen = tuple(f"{name.removeprefix(f'{PACKAGE}.')}:" for name in unimportable)
+    return [n for names in exempt.values() for n in names if not n.startswith(unseen)]
 
 
 def survey(tree: Tree) -> Surface:

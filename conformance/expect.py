@@ -44,11 +44,12 @@ class Expectation:
             return ""
         before = self.reason.removeprefix(FROZEN).strip()
         now = " ".join(f"{place}: {message}".split())
-        return "" if _unmoved(before) == _unmoved(now) else before
+        return "" if unmoved(before) == unmoved(now) else before
 
 
-def _unmoved(text: str) -> str:
-    return re.sub(r"(\.py):\d+", r"\1", text)
+def unmoved(text: str) -> str:
+    """A message without the numbers of lines, which move when others are written."""
+    return re.sub(r"(\.py):\d+( and :\d+)*", r"\1", text)
 
 
 def read(path: Path) -> list[Expectation]:

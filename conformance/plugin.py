@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
@@ -20,10 +19,10 @@ from conformance.expect import write as write_expectations
 from conformance.pytest_entry import SUITE
 from conformance.recorder import Recorder
 from conformance.report import ReportError
-from conformance.session import Session
+from conformance.session import PATIENCE, Session
 from conformance.targets import CHOICES, Target, TargetError, choose, find
 from conformance.tree import Tree, TreeError, install, locate
-from conformance.trees import shield
+from conformance.trees import scratch, shield
 from conformance.trees.asking import Asking, Told
 from conformance.trees.surface import Share
 
@@ -52,6 +51,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--expect", metavar="FILE", help="cases that must fail, strict both ways")
     group.addoption(
         "--write-expect", metavar="FILE", help="write what fails now as a file for --expect"
+    )
+    group.addoption(
+        "--patience",
+        metavar="SECONDS",
+        type=float,
+        default=PATIENCE,
+        help="what a case may take on another tree (default: %(default)g)",
     )
     group.addoption(
         "--conformance-report", metavar="FILE", help="write the report as .md, .json or .html"
@@ -95,13 +101,14 @@ def pytest_configure(config: pytest.Config) -> None:
         if find()["mps-sim"].present:
             # It learns torch's own functions when it is imported, which no tripwire may then watch.
             importlib.import_module("conformance.simulate.session")
-        folder = Path(tempfile.mkdtemp(prefix="conformance-"))
+        folder = scratch.begin()
         copied = locate(shield.copy_of(tree.root, folder))
         tree = Tree(copied.root, own=False, origin=tree.root)
         _leave_telling_to_the_report(config)
     install(tree)
     config.stash[_SESSION] = Session(tree, targets, expectations)
     config.stash[_SESSION].folder = folder
+    config.stash[_SESSION].patience = config.getoption("patience")
     config.stash[_RECORDER] = Recorder(tree, targets)
 
 
@@ -128,7 +135,7 @@ def tree(pytestconfig: pytest.Config) -> Tree:
 def ask(pytestconfig: pytest.Config, target: Target) -> Iterator[Asking]:
     """What a fact is asked of: the tree on the case's target, with a folder for files."""
     session = pytestconfig.stash[_SESSION]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=session.folder) as folder:
         yield Asking(session.tree, target, Path(folder))
 
 
@@ -281,7 +288,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         _running.remove(config)
     session = config.stash.get(_SESSION, None)
     if session is not None and session.folder is not None:
-        shutil.rmtree(session.folder, ignore_errors=True)
+        scratch.end(session.folder)
 
 
 _running: list[pytest.Config] = []

@@ -23,13 +23,13 @@ _ORDER = (FAIL, EXPECTED, PASS, BROKEN, BLOCKED, ABSENT)
 FACT_CASES = "test_facts.py::"
 
 FACT_TITLES = {
-    "S1": "alignment score forces tensors onto CUDA",
-    "S2": "any device but the CPU is taken for CUDA",
-    "S3": "device choices lack mps",
-    "S4": "the LM considers only CUDA or CPU",
-    "S5": "the LM backend defaults to vllm off CUDA",
-    "S6": "an MPS machine counts as having no GPU",
-    "S7": "training autocast names CUDA",
+    "S1": "the score is computed where its inputs lie",
+    "S2": "each device is told from every other",
+    "S3": "mps is among the devices that are offered",
+    "S4": "the LM takes this machine's device",
+    "S5": "the LM begins with a backend that runs here",
+    "S6": "an Apple GPU counts as one",
+    "S7": "a training step casts for its own device",
     "A1": "works end to end on the device",
     "A2": "auto selects the machine's device",
     "A3": "no CUDA-only path is hit during inference",

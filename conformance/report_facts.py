@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -10,8 +11,9 @@ from conformance.report import BLOCKED, BROKEN, FACT_TITLES, FAIL, Case, Report
 
 #: Which outcome of several cases speaks for a fact, the first that is there.
 _SPEAKS = (FAIL, "fail (expected)", "pass", BROKEN, BLOCKED, "absent")
-_WIDTH, _SHOWN = 110, 12
-
+_WIDTH, _LONGEST, _SHOWN = 110, 300, 12
+_IN = " " * 5
+_STARTS = " (would initialise CUDA)"
 
 DISTRIBUTIONS = {
     "vector_quantize_pytorch": "vector-quantize-pytorch",
@@ -93,7 +95,8 @@ def text(report: Report) -> list[str]:
     for fact in found:
         cells = "".join(f"{fact.verdicts.get(device, '-'):9}" for device in devices)
         lines.append(f"{fact.id} {fact.title:47}{cells}".rstrip())
-        lines += [f"     {line}" for line in _said(fact, devices)]
+        for line in _said(fact, devices):
+            lines += textwrap.wrap(line, _WIDTH + 30, initial_indent=_IN, subsequent_indent=_IN * 2)
     broken = {cause: c for cause, c in causes(report).items() if c[0].outcome == BROKEN}
     lines += [f"broken: {cause}" for cause in broken]
     return [*lines, "", *functions(report)]
@@ -122,7 +125,10 @@ def modules(report: Report) -> dict[str, tuple[str, int, int]]:
 def acts(report: Report) -> list[str]:
     """Lines that act on CUDA when they are called with a little of everything."""
     cases = [case for part in report.parts for case in part.cases]
-    return list(dict.fromkeys(line for case in cases for line in case.acts))
+    lines = dict.fromkeys(line for case in cases for line in case.acts)
+    # On another device the same line may have found CUDA started already.
+    starts = {line.replace(_STARTS, "") for line in lines if _STARTS in line}
+    return [line for line in lines if line not in starts]
 
 
 def functions(report: Report) -> list[str]:
@@ -230,7 +236,7 @@ def _said(fact: Fact, devices: list[str]) -> Iterator[str]:
         mark = "" if line.outcome in ("pass", FAIL) else f"{line.outcome}: "
         place = f"{line.place}: " if line.place else ""
         sentence = line.sentence.removeprefix(f"{line.outcome}: ")
-        short = sentence if len(sentence) <= _WIDTH else f"{sentence[:_WIDTH]}…"
+        short = sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST]}…"
         yield f"{where}{mark}{place}{short}"
 
 

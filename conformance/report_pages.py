@@ -17,7 +17,7 @@ th, td { text-align: left; padding: .2rem .8rem; border-bottom: 1px solid #8884;
 td.pass { color: light-dark(#17803d, #5cc98a); } td.fail { color: #fff; background: #b3261e; font-weight: 600; }
 td.expected, td.broken, td.blocked { color: light-dark(#9a6700, #d9a93a); } td.absent, td.none { opacity: .55; }
 th[scope=row] { font-weight: 400; min-width: 11rem; vertical-align: top; } td.said p { margin: .15rem 0; } td { vertical-align: top; }
-td.said { min-width: 22rem; overflow-wrap: anywhere; } small { opacity: .7; }
+thead th { white-space: nowrap; } td.said { min-width: 22rem; overflow-wrap: anywhere; } small { opacity: .7; }
 code, pre { font: 13px/1.4 ui-monospace, monospace; } pre { overflow-x: auto; }
 """
 _CLASSES = {"pass": "pass", "fail": "fail", "fail (expected)": "expected", "absent": "absent"}
@@ -79,7 +79,8 @@ def page(report: Report) -> str:
         body += f"<tr><th scope=row>{esc(row_title(row))}</th>{row_cells}</tr>\n"
     parts = [f"<ul>{''.join(f'<li>{esc(line[2:])}</li>' for line in _bullets(report))}</ul>"]
     if report.foreign():
-        return _whole_page([*parts, *report_facts.html(report)])
+        names = dict.fromkeys(Path(part.machine.tree).name for part in report.parts)
+        return _whole_page([*parts, *report_facts.html(report)], f"of {', '.join(names)}")
     parts += [f"<table><thead><tr><th></th>{head}</tr></thead><tbody>\n{body}</tbody></table>"]
     if report.failures():
         parts.append("<h2>Failures</h2>")
@@ -99,11 +100,12 @@ def page(report: Report) -> str:
     return _whole_page(parts)
 
 
-def _whole_page(parts: Sequence[str]) -> str:
+def _whole_page(parts: Sequence[str], whose: str = "") -> str:
+    title = html.escape(f"Conformance {whose}".strip())
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Conformance</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><h1>Conformance</h1>{''.join(parts)}</body></html>\n"
+        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>{''.join(parts)}</body></html>\n"
     )
 
 

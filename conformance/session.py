@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import pytest
@@ -21,10 +23,13 @@ from conformance.targets import Target, find
 from conformance.tree import PACKAGE, Absent, Blocked, ImportFailed, Tree, forget
 from conformance.trees.asking import Told, Wrong
 from conformance.trees.missing import Missing
+from conformance.trees.patience import TookTooLong, limited
 from conformance.trees.shield import no_network, own_home
 from conformance.trees.surface import Share
 from conformance.tripwire import Tripwire
 
+#: Seconds that a case may take on another tree; most take less than one.
+PATIENCE = 180.0
 _EXPECTED_BY = pytest.StashKey[Expectation]()
 
 
@@ -64,6 +69,7 @@ class Session:
         self._case: _Running | None = None
         self.missing = Missing()
         self.folder: Path | None = None
+        self.patience = PATIENCE
 
     def expect(self, items: Iterable[pytest.Item]) -> list[Expectation]:
         """Mark the cases that must fail; returns the expectations that match none."""
@@ -122,12 +128,20 @@ class Session:
                 warnings.simplefilter("ignore")
             yield
 
+    def _patience(self) -> AbstractContextManager[None]:
+        """Nothing that another tree does may keep a run from its end."""
+        return contextlib.nullcontext() if self.tree.kin else limited(self.patience)
+
     @contextmanager
     def outcomes(self, item: pytest.Item) -> Iterator[None]:
         """Turn what the tree lacks into `absent` or `blocked`, and a failed import into a line."""
         running = self._running()
         try:
-            yield
+            with self._patience():
+                yield
+        except TookTooLong as error:
+            running.place = running.place or self._line_of(error.frame)
+            _fail(error)
         except Absent as error:
             running.decided = running.decided or ABSENT
             raise pytest.skip.Exception(f"absent: {error}") from None
@@ -140,6 +154,9 @@ class Session:
             running.decided = running.decided or ("" if self.tree.kin else BROKEN)
             _fail(error)
         except Wrong as error:
+            if (blocked := self.missing.had_a_part_in(error)) is not None:
+                running.decided = running.decided or BLOCKED
+                raise pytest.skip.Exception(f"blocked: {blocked}") from None
             running.place = running.place or error.place
             _fail(error)
 
@@ -196,7 +213,7 @@ class Session:
             "outcome": _outcome(made, running.decided),
             "rows": running.rows,
             "absent_rows": running.absent_rows,
-            "message": _message(call, made) or running.told,
+            "message": self._plain(_message(call, made) or running.told),
             "place": running.place or self._place(call),
             "touches": touches,
             "library": library if made.when == "teardown" else {},
@@ -267,6 +284,23 @@ class Session:
         if found:
             lines = "\n  ".join(touch.describe(self.tree.root) for touch in found)
             raise TouchedCuda(f"the tree touched CUDA:\n  {lines}")
+
+    def _plain(self, text: str) -> str:
+        """A message without this run's own folders, which are others the next time."""
+        if self.folder is None:
+            return text
+        within = re.escape(str(self.folder))
+        text = text.replace(f"{self.tree.root}/", "")
+        return re.sub(rf"{within}(/tmp\w+)?", "SCRATCH", text)
+
+    def _line_of(self, frame: FrameType | None) -> str:
+        """`file:line` of the tree's innermost frame from a frame outwards."""
+        root = f"{self.tree.root}/"
+        while frame is not None and not frame.f_code.co_filename.startswith(root):
+            frame = frame.f_back
+        if frame is None:
+            return ""
+        return f"{frame.f_code.co_filename.removeprefix(root)}:{frame.f_lineno}"
 
     def _place(self, call: pytest.CallInfo[None]) -> str:
         """`file:line` of what failed: a touch, the tree's innermost frame, else the last."""
@@ -348,7 +382,7 @@ def target_of(item: pytest.Item) -> Target | None:
     return found if isinstance(found, Target) else None
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(error: BaseException) -> NoReturn:
     """Fail with an error's message alone, which says it all."""
     raise pytest.fail.Exception(str(error), pytrace=False) from None
 

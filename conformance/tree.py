@@ -182,7 +182,7 @@ def load(tree: Tree, name: str, *, optional: str | None = None) -> ModuleType:
     Raises:
         Absent: the tree has no such module, or the optional library is not installed.
         Blocked: a library that another tree needs is not installed.
-        ImportFailed: it is there and its import fails.
+        ImportFailed: it is there and its import fails, or ends the program.
     """
     full = f"{PACKAGE}.{name}"
     if not tree.has_module(full):
@@ -201,6 +201,9 @@ def load(tree: Tree, name: str, *, optional: str | None = None) -> ModuleType:
         told = f"import of {full} failed: no module named '{missing}'"
         if library != PACKAGE and not tree.kin:
             raise Blocked(f"needs {library}: {told}", library) from error
+        raise ImportFailed(told + chain(tree, error)) from error
+    except SystemExit as error:
+        told = f"import of {full} failed: it ends the program ({error})"
         raise ImportFailed(told + chain(tree, error)) from error
     except Exception as error:  # the tree's own code runs here, and may raise anything
         library = "" if tree.kin else _library_behind(tree, error)

@@ -39,6 +39,25 @@ NARROW = CACHE / "narrow-3"
 os.environ.setdefault("ACESTEP_CACHE", str(NARROW))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let one worker have all tests that share what takes long to start."""
+    if hasattr(config, "workerinput"):
+        # What the controller chose here comes too late for its workers to be told.
+        config.option.loadgroup = True
+    elif getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "loadgroup"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put together the tests of the suite's server of forks, and those of the page."""
+    for item in items:
+        if "run_suite" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("suite"))
+        elif "gradio_ui" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("page"))
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Put a narrow checkpoint of seeded weights where the built-in one is looked for.
 

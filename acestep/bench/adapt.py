@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from acestep.bench.evaluate import SECONDS, asked, fit_classifier, mono_of, timbre
+from acestep.bench.evaluate import SECONDS, asked, fit_classifier, mono_of, need_judges, timbre
 from acestep.demo.captions import describe
 from acestep.demo.music import INSTRUMENTS, NEWCOMER, compose
 from acestep.demo.synth import SAMPLE_RATE, Voices
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.command == "clips":
         write_clips(arguments.folder, arguments.count)
         return
+    need_judges(parser)
     handler = AceStepHandler()
     try:
         handler.load(arguments.checkpoint, resolve(arguments.device))

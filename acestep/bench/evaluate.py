@@ -11,6 +11,7 @@ import io
 import json
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from acestep.demo.captions import Prompt, describe
 from acestep.demo.music import INSTRUMENTS, KEY_NAMES, Song, compose
 from acestep.demo.parts import WEIGHTS, build_trained
 from acestep.demo.synth import SAMPLE_RATE, Voices
-from acestep.device import resolve
+from acestep.device import ENGINE_CHOICES, quantization_of, resolve
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
 
@@ -47,12 +48,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--examples", type=int, default=20, help="of each instrument")
+    parser.add_argument("--engine", choices=ENGINE_CHOICES, default="torch")
+    parser.add_argument("--quantize", help="hold the weights in few bits, as `acestep` does")
     parser.add_argument("--vae-only", action="store_true")
+    parser.add_argument("--songs-only", action="store_true", help="judge what is generated alone")
     parser.add_argument("--png", type=Path, help="only draw three songs' spectrograms")
     arguments = parser.parse_args(argv)
+    need_judges(parser)
     if not arguments.weights.is_dir():
         parser.error(f"{arguments.weights}: no such folder; name one that acestep.demo.train made")
-    policy = resolve(arguments.device)
+    bits = quantization_of(arguments.quantize)
+    policy = resolve(arguments.device, quantization=bits, engine=arguments.engine)
     handler = AceStepHandler()
     with tempfile.TemporaryDirectory() as folder:
         # Its name says that guidance is in the weights.
@@ -65,17 +71,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     random = np.random.default_rng(_SEEDS["prompts"])
     songs = [compose(random, SECONDS, unseen=True) for _ in range(arguments.prompts)]
     prompts = [describe(song, random, complete=True) for song in songs]
+    classifier = fit_classifier(arguments.examples)
+    figures = {} if arguments.songs_only else _autoencoder(handler, songs, classifier)
+    if not arguments.vae_only:
+        figures["generated"] = judged(songs, generated(handler, prompts), classifier)
+    print(json.dumps(figures, indent=2))  # noqa: T201
+
+
+def _autoencoder(
+    handler: AceStepHandler, songs: Sequence[Song], classifier: Any
+) -> dict[str, dict[str, float]]:
+    """Figures of songs as they were synthesised, and through the VAE and an MP3 encoder."""
     voices = Voices()
     audio = torch.cat([voices.render([song]) for song in songs])
-    classifier = fit_classifier(arguments.examples)
     figures = {"synthesised": judged(songs, audio, classifier)}
     rebuilt = reconstructed(handler, audio)
     figures["reconstructed"] = judged(songs, rebuilt, classifier) | distances(rebuilt, audio)
     compressed, bits = mp3(audio)
     figures["mp3"] = {"kbit_per_second": bits, **distances(compressed, audio)}
-    if not arguments.vae_only:
-        figures["generated"] = judged(songs, generated(handler, prompts), classifier)
-    print(json.dumps(figures, indent=2))  # noqa: T201
+    return figures
 
 
 def judged(songs: Sequence[Song], audio: torch.Tensor, classifier: Any) -> dict[str, float]:
@@ -105,6 +119,15 @@ def judged(songs: Sequence[Song], audio: torch.Tensor, classifier: Any) -> dict[
         "side": float(side_of(audio).median()),
         "start": float((starts / peaks.clamp(min=1e-6)).median()),
     }
+
+
+def need_judges(parser: argparse.ArgumentParser) -> None:
+    """End with a line where the libraries that judge are not installed."""
+    for package, module in (("librosa", "librosa"), ("scikit-learn", "sklearn")):
+        if find_spec(module) is None:
+            parser.error(
+                f"{package} is not installed; install it with: pip install 'acestep[judge]'"
+            )
 
 
 def side_of(audio: torch.Tensor) -> torch.Tensor:
@@ -167,15 +190,11 @@ def fit_classifier(examples: int, instruments: Sequence[str] = INSTRUMENTS) -> A
 
 def reconstructed(handler: AceStepHandler, audio: torch.Tensor) -> torch.Tensor:
     """The audio through the VAE and back, `[songs, 2, samples]`."""
-    engine = handler.engine
+    engine, samples = handler.engine, audio.shape[-1]
     assert engine is not None
-    made = []
     with engine.working():
-        for item in audio:
-            latents = engine.encode(item)
-            samples = len(latents) * engine.traits.frame_samples
-            made.append(engine.decode(engine.array(latents[None]), samples))
-    return torch.cat(made)
+        encoded = [engine.array(engine.encode(item)[None]) for item in audio]
+        return torch.cat([engine.decode(latents, samples) for latents in encoded])
 
 
 def generated(handler: AceStepHandler, prompts: Sequence[Prompt]) -> torch.Tensor:

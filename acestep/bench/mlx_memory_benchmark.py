@@ -1,4 +1,4 @@
-"""MLX's own count of memory for a song at turbo's size, beside what `acestep.budget` predicts.
+"""MLX's own count of memory for a song at turbo's size, beside what `acestep.device.budget` predicts.
 
 Random weights; each part that peaks is run once: a step of the transformer, a chunk of decoding.
 Run by hand, where MLX is quick:
@@ -15,9 +15,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_map
 
-from acestep import budget
 from acestep.console.terminal import result
-from acestep.device import resolve
+from acestep.device import budget, resolve
 from acestep.engines.mlx.attention import Shape
 from acestep.engines.mlx.place import Place
 from acestep.engines.mlx.quantised import quantise

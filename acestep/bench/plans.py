@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from acestep.bench.evaluate import SECONDS, asked, fit_classifier, judged
+from acestep.bench.evaluate import SECONDS, asked, fit_classifier, judged, need_judges
 from acestep.demo.captions import Prompt, describe
 from acestep.demo.music import KEY_NAMES, MOODS, Song, compose
 from acestep.device import DevicePolicy, resolve
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--examples", type=int, default=20, help="of each instrument")
     parser.add_argument("--lm-model", default="demo")
     arguments = parser.parse_args(argv)
+    need_judges(parser)
     policy = resolve(arguments.device)
     planner = LLMHandler()
     planner.load(arguments.lm_model, policy)

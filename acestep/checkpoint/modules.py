@@ -14,7 +14,7 @@ from torch import nn
 from acestep.checkpoint.files import header
 from acestep.checkpoint.settings import DEFAULT_WINDOW, layer_types, understood
 from acestep.corrections.layer_types import set_layer_types
-from acestep.corrections.weight_norm import old_weight_norm
+from acestep.corrections.weight_norm import WithoutWeights, old_weight_norm
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
 
@@ -32,7 +32,7 @@ def empty(cls: Any, config: dict[str, Any], config_file: Path) -> nn.Module:
     config = understood(config, config_file)
     listed = config.pop("layer_types", None)
     try:
-        with init_empty_weights(include_buffers=False), old_weight_norm():
+        with init_empty_weights(include_buffers=False), old_weight_norm(), WithoutWeights():
             module: Any = cls(**config)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise CheckpointError(

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from acestep.budget import GIB, bytes_of
 from acestep.checkpoint.files import stored, weight_files
 from acestep.checkpoint.kinds import Checkpoint
 from acestep.checkpoint.names import TEXT_ENCODER, VAE
 from acestep.device import DevicePolicy
+from acestep.device.budget import GIB, bytes_of
 
 
 def held_gib(checkpoint: Checkpoint, policy: DevicePolicy, bits: int | None) -> float:

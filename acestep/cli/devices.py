@@ -9,9 +9,8 @@ import json
 import sys
 from typing import Any
 
-from acestep import budget
 from acestep.console.terminal import EXIT_OK, result
-from acestep.device import DevicePolicy, describe_devices, resolve
+from acestep.device import DevicePolicy, budget, describe_devices, resolve
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
 

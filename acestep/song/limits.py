@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from acestep import budget
+from acestep.device import budget
 from acestep.errors import RequestError
 from acestep.gpu_config import (
     MIN_DURATION,

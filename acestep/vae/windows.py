@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import Conv1d, ConvTranspose1d, Module
 
-from acestep.budget import chunk_frames
+from acestep.device.budget import chunk_frames
 from acestep.vae.convolution import padding_of
 
 if TYPE_CHECKING:

@@ -25,9 +25,15 @@ ONE_HEAD = {0: [0]}
 
 
 def golden(path: Path) -> tuple[dict[str, Any], Any]:
-    """A reference result and its attention, `[layers, heads, tokens, frames]` float16."""
+    """A reference result and its attention, `[layers, heads, tokens, frames]` float16.
+
+    JSON has layers as texts; numbers are what every tree takes.
+    """
+    reference = json.loads(path.read_text(encoding="utf-8"))
+    heads = reference["layers_heads"].items()
+    reference["layers_heads"] = {int(layer): listed for layer, listed in heads}
     with np.load(path.with_suffix(".npz")) as arrays:
-        return json.loads(path.read_text(encoding="utf-8")), arrays["attention"]
+        return reference, arrays["attention"]
 
 
 def as_kind(values: Any, kind: str, target: Target) -> Any:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from conformance.entrypoints import missing, survey
+from conformance.entrypoints import applying, missing, survey
 from conformance.suite.declared import declared_by_suite
 from conformance.suite.exempt import EXEMPT
-from conformance.tree import PACKAGE, Absent, Tree
+from conformance.tree import Absent, Tree
 
 
 def test_every_public_callable_is_covered(tree: Tree) -> None:
     if not tree.own:
         raise Absent("another tree's own functions are not this suite's to know")
     surface = survey(tree)
-    # What a missing extra keeps from being imported is not seen, and so not excused in vain.
-    unseen = tuple(f"{name.removeprefix(f'{PACKAGE}.')}:" for name in surface.unimportable)
-    exempt = [n for names in EXEMPT.values() for n in names if not n.startswith(unseen)]
+    exempt = applying(EXEMPT, surface.unimportable)
     uncovered, stale = missing(surface.callables, declared_by_suite(), exempt)
     assert not uncovered, f"no case covers, and no reason excuses: {', '.join(uncovered)}"
     assert not stale, f"excused without need: {', '.join(stale)}"

@@ -1,50 +1,67 @@
 """`python -m conformance.trees CHECKOUT …`: asks checkouts the facts, and puts them side by side.
 
 A checkout is a folder, or a repository with a commit of it as `FOLDER@COMMIT`; `NAME=` before it
-gives it a shorter name in the table. Nothing is written into any of them.
+gives it a shorter name in the table. Nothing is written into any of them. `--change` takes two,
+before and after a change, and tells what that breaks and what it mends, by suite and scanner.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from conformance.pytest_entry import SUITE
-from conformance.report import Report, ReportError, from_json
+from conformance.report import Report
 from conformance.report_facts import facts
-from conformance.trees.checkouts import CheckoutError, export
+from conformance.scan.errors import ConfigError
+from conformance.trees import change
+from conformance.trees.checkouts import CheckoutError, opened
+from conformance.trees.running import asked
+from conformance.trees.scratch import lent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 when every checkout could be asked, 1 when one could not, 2 for a request that cannot
-        be met.
+        0 when every checkout could be asked, and a change breaks nothing; 1 when not; 2 for a
+        request that cannot be met.
     """
     parser = argparse.ArgumentParser(prog="python -m conformance.trees", description=__doc__)
     parser.add_argument("checkouts", nargs="+", metavar="[NAME=]FOLDER[@COMMIT]")
     parser.add_argument("--device", default="cpu,mps-sim", help="targets (default: %(default)s)")
     parser.add_argument("--reports", type=Path, help="folder for each one's .json and .html")
+    parser.add_argument(
+        "--change", action="store_true", help="two checkouts: what is new and what is fixed"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table here as well")
     given = parser.parse_args(argv)
-    found: dict[str, Report | None] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, asked in enumerate(given.checkouts):
-            try:
-                name, tree = _tree(asked, Path(scratch) / str(number))
-            except CheckoutError as error:
-                sys.stderr.write(f"conformance.trees: error: {error}\n")
-                return 2
-            folder = given.reports or Path(scratch)
-            found[name] = _asked(name, tree, given.device, folder)
-    sys.stdout.write("\n".join(table(found)) + "\n")
-    return 0 if all(found.values()) else 1
+    if given.change and len(given.checkouts) != 2:
+        parser.error(f"--change takes two checkouts, base and head, not {len(given.checkouts)}")
+    found: list[tuple[str, Path, Report | None]] = []
+    with lent() as scratch:
+        try:
+            trees = [
+                opened(text, scratch / str(number)) for number, text in enumerate(given.checkouts)
+            ]
+            names = ("base", "head") if given.change else [name for name, _ in trees]
+            folder = given.reports or scratch / "reports"
+            for name, (_, tree) in zip(names, trees, strict=True):
+                found.append((name, tree, asked(name, tree, given.device, folder)))
+            if given.change:
+                lines, status = _changed(*found)
+            else:
+                lines = table({name: report for name, _, report in found})
+                status = 0 if all(report for _, _, report in found) else 1
+        except (CheckoutError, ConfigError) as error:
+            sys.stderr.write(f"conformance.trees: error: {error}\n")
+            return 2
+    text = "\n".join(lines) + "\n"
+    sys.stdout.write(text)
+    if given.output is not None:
+        given.output.write_text(text, encoding="utf-8")
+    return status
 
 
 def table(found: dict[str, Report | None]) -> list[str]:
@@ -71,48 +88,27 @@ def _cell(verdicts: dict[str, str], lines: Sequence[object]) -> str:
     )
     bad = [line for line in lines if getattr(line, "outcome", "") not in ("pass", "absent")]
     places = dict.fromkeys(str(getattr(line, "place", "")) for line in bad)
-    shown = ", ".join(place.removeprefix("acestep/") for place in places if place)
+    # What one device stumbles over first may be but the first line on another.
+    whole = [p for p in places if p and not any(q.startswith(f"{p} and ") for q in places)]
+    shown = ", ".join(place.removeprefix("acestep/") for place in whole)
     return f"{said}: {shown}" if shown else said
 
 
-def _tree(asked: str, scratch: Path) -> tuple[str, Path]:
-    name, equals, where = asked.partition("=")
-    name, where = (name, where) if equals else (Path(asked).name, asked)
-    folder, at, commit = where.rpartition("@")
-    if not at:
-        return name, Path(where)
-    export(Path(folder), commit, scratch)
-    return name, scratch
-
-
-def _asked(name: str, tree: Path, device: str, folder: Path) -> Report | None:
-    """The report of one run in a process of its own; None where there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    report = (folder / f"{name}.json").absolute()
-    report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", str(SUITE), "-p", "conformance.plugin", "-q"]
-    command += [f"--tree={tree}", f"--device={device}", "-p", "no:cacheprovider"]
-    command += [f"--rootdir={folder}", f"--conformance-report={report}"]
-    package = str(SUITE.parent.parent)
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
-    started = time.monotonic()
-    done = subprocess.run(
-        command,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    sys.stderr.write(f"{name}: {time.monotonic() - started:.0f} s\n")
-    try:
-        read = from_json(report)
-    except ReportError:
-        sys.stderr.write(f"{name}: no report; {(done.stdout + done.stderr)[-2000:]}\n")
-        return None
-    from conformance.report_pages import write
-
-    write(read, report.with_suffix(".html"))
-    return read
+def _changed(
+    base: tuple[str, Path, Report | None], head: tuple[str, Path, Report | None]
+) -> tuple[list[str], int]:
+    """The table of a change, and whether something is wrong since base."""
+    before, after = change.findings(base[1]), change.findings(head[1])
+    rows, notes = change.of_scanner(before, after), []
+    for name, _, report in (base, head):
+        if report is None:
+            notes.append(f"**The suite could not be run on {name}.**")
+    if base[2] is not None and head[2] is not None:
+        kept = len(after) - sum(row.kind == change.NEW for row in rows)
+        rows += change.of_suite(base[2], head[2])
+        notes.append(change.unchanged(base[2], head[2], kept))
+    wrong = head[2] is None or any(row.kind in (change.NEW, change.CHANGED) for row in rows)
+    return change.page(rows, notes).splitlines(), int(wrong)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
 import torch
@@ -116,24 +117,36 @@ def returns_of(tree: Tree, call: Callable[[], Any]) -> tuple[list[str], Exceptio
     return lines, None
 
 
-def filled(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def filled(
+    function: Callable[..., Any], known: Mapping[str, Any], depth: int = 0
+) -> dict[str, Any]:
     """Arguments for a call: those known by name, defaults for the rest.
 
     Raises:
         Blocked: an argument without a default that nothing here is known for.
     """
     given: dict[str, Any] = {}
+    hints = _hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name == "self":
             continue
         if name in known:
             given[name] = known[name]
         elif parameter.default is parameter.empty:
-            made = _made_from(parameter.annotation)
+            made = _made_from(hints.get(name, parameter.annotation), depth)
             if made is None:
                 raise Blocked(f"cannot ask {function.__qualname__}: what is its '{name}'?")
             given[name] = made
     return given
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """What the annotations of a function, or of a class's constructor, name."""
+    target = vars(function).get("__init__") if isinstance(function, type) else function
+    try:
+        return typing.get_type_hints(target)
+    except Exception:  # noqa: BLE001 (names in annotations need not be importable)
+        return {}
 
 
 def bare(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -146,11 +159,22 @@ def bare(cls: Any, *args: Any, **kwargs: Any) -> Any:
     return made
 
 
-def _made_from(annotation: Any) -> Any:
-    """A value of an annotation that can be made without arguments, such as a configuration."""
-    if isinstance(annotation, type) and annotation is not inspect.Parameter.empty:
-        try:
-            return annotation()
-        except Exception:  # noqa: BLE001 (the tree's own constructor)
-            return None
-    return None
+_SIMPLE: dict[Any, Any] = {str: "none", int: 1, float: 1.0, bool: False, Path: Path("none")}
+_DEPTH = 2
+
+
+def _made_from(annotation: Any, depth: int) -> Any:
+    """A value of an annotation that can be made of nothing, such as a configuration.
+
+    A text or number is made for a configuration's field alone, where it decides no verdict.
+    """
+    if depth and annotation in _SIMPLE:
+        return _SIMPLE[annotation]
+    options = [o for o in typing.get_args(annotation) if isinstance(o, type) and o is not NoneType]
+    wanted = options[0] if options else annotation
+    if not isinstance(wanted, type) or wanted in (inspect.Parameter.empty, *_SIMPLE):
+        return None
+    try:
+        return wanted(**filled(wanted, {}, depth + 1)) if depth < _DEPTH else wanted()
+    except Exception:  # noqa: BLE001 (the tree's own constructor)
+        return None

@@ -12,6 +12,29 @@ class CheckoutError(ValueError):
     """There is no such repository or commit; the message is one line."""
 
 
+def opened(asked: str, scratch: Path) -> tuple[str, Path]:
+    """The name and the folder of a checkout that is written `[NAME=]FOLDER[@COMMIT]`.
+
+    Args:
+        asked: what is written.
+        scratch: where a commit's files are put.
+
+    Raises:
+        CheckoutError: no such folder, repository or commit.
+    """
+    name, equals, where = asked.partition("=")
+    name, where = (
+        (name, where) if equals else (Path(asked).name or Path(asked).resolve().name, asked)
+    )
+    folder, at, commit = where.rpartition("@")
+    if not at or Path(where).is_dir():
+        if not Path(where).is_dir():
+            raise CheckoutError(f"{where}: no such folder; give a checkout as FOLDER[@COMMIT]")
+        return name, Path(where).absolute()
+    export(Path(folder or "."), commit, scratch)
+    return name, scratch
+
+
 def export(repository: Path, commit: str, folder: Path) -> list[str]:
     """Write every file of a commit below `folder`.
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from conformance.tree import PACKAGE, Absent, Blocked, Tree
+from conformance.tree import PACKAGE, Absent, Blocked, Tree, first_line
 from conformance.trees.missing import load
 
 MUSIC = "acestep-v15-turbo"
@@ -55,28 +57,38 @@ def make(tree: Tree, folder: Path) -> Path:
     """
     module = _model_module(tree)
     checkpoints = folder / "checkpoints"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            _music_model(tree, module, checkpoints / MUSIC)
-            _vae(checkpoints / "vae")
-            _qwen(checkpoints / TEXT, "Qwen3Model")
-            _qwen(checkpoints / LANGUAGE, "Qwen3ForCausalLM")
-        except Blocked:
-            raise
-        except Exception as error:
-            told = f"needs weights: a small {module} cannot be made here"
-            raise Blocked(f"{told}: {type(error).__name__}: {error}") from error
+    with _made(f"a small {module}"):
+        _music_model(tree, module, checkpoints / MUSIC)
+        _vae(checkpoints / "vae")
+        _qwen(checkpoints / TEXT, "Qwen3Model")
+        _qwen(checkpoints / LANGUAGE, "Qwen3ForCausalLM")
     return checkpoints
 
 
 def make_language_model(folder: Path) -> Path:
-    """A `checkpoints` folder that holds a tiny random language model alone."""
+    """A `checkpoints` folder that holds a tiny random language model alone.
+
+    Raises:
+        Blocked: the libraries that it is made with cannot be used here.
+    """
     checkpoints = folder / "checkpoints"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with _made("a small language model"):
         _qwen(checkpoints / LANGUAGE, "Qwen3ForCausalLM")
     return checkpoints
+
+
+@contextmanager
+def _made(what: str) -> Iterator[None]:
+    """Random weights of their own; that they cannot be made is nothing the tree has done."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            yield
+        except Blocked:
+            raise
+        except Exception as error:
+            told = f"needs weights: {what} cannot be made here"
+            raise Blocked(f"{told}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _model_module(tree: Tree) -> str:

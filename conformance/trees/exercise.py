@@ -10,8 +10,8 @@ import argparse
 import contextlib
 import inspect
 import json
+import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +30,8 @@ from conformance.trees.asking import Asking, bare
 from conformance.trees.facts.training import Model
 from conformance.trees.layouts import place_of
 from conformance.trees.missing import Missing, load
+from conformance.trees.patience import limited
+from conformance.trees.scratch import children
 from conformance.trees.shield import no_network, own_home
 from conformance.trees.surface import AREAS, area_of
 from conformance.tripwire import Tripwire
@@ -59,23 +61,25 @@ _LEFT_ALONE = (
 _NUMBERS = {"duration": 10.0, "bpm": 90, "seconds": 10.0, "gb": 8.0, "sample_rate": 48000}
 
 
-class _TooLong(BaseException):
-    """Ends a call that takes too long."""
-
-
 def exercised(tree: Tree, target: Target, folder: Path) -> dict[str, Any]:
     """What a process that calls everything found: functions entered, and touches of CUDA."""
     log = folder / "exercised.json"
     command = [sys.executable, "-m", "conformance.trees.exercise", str(tree.root), target.name]
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            [*command, str(log), str(folder)],
-            env=child_environment(tree),
-            cwd=folder,
-            capture_output=True,
-            timeout=5 * _ALL_SECONDS,
-            check=False,
-        )
+    with subprocess.Popen(
+        [*command, str(log), str(folder)],
+        env=child_environment(tree),
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as run:
+        children.append(run)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.wait(timeout=5 * _ALL_SECONDS)
+        finally:
+            children.remove(run)
+            run.kill()
     found: dict[str, Any] = {"entered": [], "touches": []}
     if log.is_file():
         found = json.loads(log.read_text(encoding="utf-8"))
@@ -208,25 +212,13 @@ def _call(ask: Asking, function: Callable[..., Any]) -> None:
 def _limited() -> Iterator[None]:
     """A call that may fail, and may not take long."""
 
-    def ring(number: int, frame: Any) -> None:
-        raise _TooLong
-
-    clock, watching, rung = hasattr(signal, "setitimer"), sys.getprofile(), None
-    if clock:
-        rung = signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, _CALL_SECONDS)
     try:
-        yield
+        with limited(_CALL_SECONDS):
+            yield
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001, S110 (the tree's own code, called with what it may not want)
         pass
-    finally:
-        if clock:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, rung)
-        # Python takes a watch away in which the clock has rung.
-        sys.setprofile(watching)
 
 
 def _values(ask: Asking, function: Any, depth: int = 0) -> dict[str, Any]:
@@ -284,5 +276,12 @@ def _text(ask: Asking, name: str) -> str:
     return "vllm" if "backend" in name else "piano"
 
 
+def _end_with_parent() -> None:
+    """End when nobody holds the other side of the input any more, which nobody writes to."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     main()

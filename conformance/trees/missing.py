@@ -45,6 +45,14 @@ class Missing:
             finally:
                 _active.remove(self)
 
+    def had_a_part_in(self, error: BaseException) -> Blocked | None:
+        """What a failure is instead, where a stand-in was asked or stumbled over on the way."""
+        named = [name for name in self.libraries if f"{__name__}.{name}" in str(error)]
+        needed = list(dict.fromkeys((*self.decided, *named)))
+        if not needed:
+            return None
+        return Blocked(f"needs {', '.join(needed)}, without which it cannot be told", needed[0])
+
 
 class Inert(ModuleType):
     """Anything of a missing library: can be named, called, decorated with and inherited from."""
@@ -90,6 +98,13 @@ class Inert(ModuleType):
 
     def __getitem__(self, key: Any) -> Inert:
         return self
+
+    def _reckoned(self, other: Any) -> Inert:
+        self._ask()
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _reckoned
+    __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _reckoned
 
     def __bool__(self) -> bool:
         self._ask()

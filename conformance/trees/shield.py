@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ _LEFT_OUT = (
     "*.wav",
     "*.mp4",
 )
+_LOOK_UPS = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr")
 _HOMES = {
     "HOME": "home",
     "USERPROFILE": "home",
@@ -41,6 +43,7 @@ _HOMES = {
     "MPLCONFIGDIR": "home/.config/matplotlib",
     "NUMBA_CACHE_DIR": "home/.cache/numba",
     "GRADIO_TEMP_DIR": "home/gradio",
+    "TMPDIR": "tmp",
 }
 #: What libraries are told, before they are imported, so that they give up at once.
 OFFLINE = {
@@ -73,12 +76,14 @@ def own_home(folder: Path) -> Iterator[None]:
     for place in {work, *(folder / below for below in _HOMES.values())}:
         place.mkdir(parents=True, exist_ok=True)
     before, at = {name: os.environ.get(name) for name in changed}, Path.cwd()
+    known, tempfile.tempdir = tempfile.tempdir, None
     os.environ.update(changed)
     os.chdir(work)
     try:
         yield
     finally:
         os.chdir(at)
+        tempfile.tempdir = known
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -94,13 +99,16 @@ def no_network(noted: Callable[[str, Any], None]) -> Iterator[None]:
         NetworkRefusedError: in the code that tried, at the call.
     """
 
+    own = socket.gethostname()
+
     def refuse(address: Any) -> None:
         host = address[0] if isinstance(address, tuple) and address else address
-        if not _is_local(host):
+        if host != own and not _is_local(host):
             noted(str(host), sys._getframe(2))
             raise NetworkRefusedError(f"no network during a conformance run (asked for {host})")
 
-    plain = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+    plain = socket.socket.connect, socket.socket.connect_ex, socket.socket.sendto
+    looked_up = {name: getattr(socket, name) for name in _LOOK_UPS}
 
     def connect(self: socket.socket, address: Any) -> None:
         refuse(address)
@@ -110,20 +118,29 @@ def no_network(noted: Callable[[str, Any], None]) -> Iterator[None]:
         refuse(address)
         return plain[1](self, address)
 
-    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
-        refuse((host,))
-        return plain[2](host, *args, **kwargs)
+    def sendto(self: socket.socket, data: Any, *args: Any) -> int:
+        refuse(args[-1])
+        return plain[2](self, data, *args)
 
-    names = ("connect", "connect_ex")
-    for name, value in zip(names, (connect, connect_ex), strict=True):
+    def asking(name: str) -> Callable[..., Any]:
+        def look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
+            refuse((host,))
+            return looked_up[name](host, *args, **kwargs)
+
+        return look_up
+
+    names = ("connect", "connect_ex", "sendto")
+    for name, value in zip(names, (connect, connect_ex, sendto), strict=True):
         setattr(socket.socket, name, value)
-    socket.getaddrinfo = getaddrinfo
+    for name in _LOOK_UPS:
+        setattr(socket, name, asking(name))
     try:
         yield
     finally:
         for name in names:
             delattr(socket.socket, name)
-        socket.getaddrinfo = plain[2]
+        for name, value in looked_up.items():
+            setattr(socket, name, value)
 
 
 def _is_local(host: Any) -> bool:

@@ -39,7 +39,10 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from acestep.demo.recipe import DemoShape, build
 
     folder = tmp_path_factory.mktemp("base") / "acestep-v15-base-tiny"
-    build(folder, DemoShape(is_turbo=False, latent=4, hidden=64, layers=2, text_hidden=64), seed=3)
+    shape = DemoShape(
+        is_turbo=False, latent=4, hidden=64, layers=2, text_hidden=64, decoder_channels=8
+    )
+    build(folder, shape, seed=3)
     return folder
 
 

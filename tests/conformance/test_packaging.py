@@ -96,6 +96,9 @@ def test_one_version_and_the_extras_that_are_promised(alone: Path) -> None:
     needed = said.get_all("Requires-Dist") or []
     assert all("extra ==" in line for line in needed)
     assert not [line for line in needed if "extra == 'scan'" in line]
+    # In a fork's environment the suite must not exchange what the fork has pinned.
+    suite = sorted(line.partition(";")[0] for line in needed if "extra == 'suite'" in line)
+    assert suite == ["hypothesis", "numpy", "pytest>=8.4", "soundfile", "torch"]
 
 
 def test_no_plugin_is_forced_on_whoever_runs_pytest(alone: Path) -> None:

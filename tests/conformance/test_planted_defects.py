@@ -311,9 +311,15 @@ def test_planted_defect_is_caught(run_suite: Any, copy: Path, defect: Defect) ->
 
 
 def test_without_a_defect_nothing_fails(run_suite: Any, copy: Path) -> None:
-    """The same parts of the suite, on the copy as it was."""
+    """The same parts of the suite, on the copy as it was but for what it is lenient in."""
+    heads = copy / "acestep" / "alignment" / "attention.py"
+    text = heads.read_text(encoding="utf-8")
+    assert text.count("int(layer)") == 3, "alignment/attention.py has changed"
+    # Other trees take layers as numbers alone, and JSON has them as texts.
+    heads.write_text(text.replace("int(layer)", "layer.__index__()"), encoding="utf-8")
     for device in ("cpu", "mps-sim"):
         cases = dict.fromkeys(d.cases for d in DEFECTS if d.device == device)
+        cases |= {f"{ALIGNMENT}::test_reference_score": None} if device == "cpu" else {}
         found = run_suite(*cases, tree=copy, device=device)
         assert found.status == 0, found.log
         assert not found.failed

@@ -93,7 +93,7 @@ def test_every_format(tmp_path: Path) -> None:
     assert not page.fetched
     assert "<b>x</b>" in page.text
     written = (tmp_path / "report.md").read_text()
-    assert "| S2 any device but the CPU is taken for CUDA | **fail** |" in written
+    assert "| S2 each device is told from every other | **fail** |" in written
     assert "broke \\| it" in written
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["matrix"]["rows"]["S1"] == ["pass"] * 4

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from conformance.trees.scratch import PREFIX, sweep
 
 FACTS = "test_facts.py"
 SITES = tuple(f"S{number}" for number in range(1, 8))
@@ -197,6 +203,35 @@ def test_what_a_tree_lacks_is_absent(run_suite: Any, tmp_path: Path) -> None:
     assert "python -m pip install no-such-library" in found.log
 
 
+def test_a_tree_without_a_command_for_many_songs_has_none(run_suite: Any, tmp_path: Path) -> None:
+    """Of our own surface it has one module, by which all our cases are asked of it."""
+    root = written(tmp_path, REPAIRED | {"device/choosing.py": ""})
+    found = run_suite("test_many_songs.py", tree=root)
+    assert {case["outcome"] for case in found.cases} == {"absent"}, found.log
+    assert found.status == 0
+
+
+def test_what_never_ends_is_ended(run_suite: Any, tmp_path: Path) -> None:
+    waiting = "try:\n    while True: pass\nexcept Exception: pass\n"
+    root = written(tmp_path, {"gpu_config.py": waiting + "# total_memory"})
+    found = run_suite(f"{FACTS}::test_an_accelerator_counts", tree=root, patience=0.3)
+    assert found.status == 1, found.log
+    (case,) = found.failed
+    assert case["place"] == "acestep/gpu_config.py:2"
+    assert case["message"] == "it was still running after 0.3 s"
+
+
+def test_a_message_is_the_same_in_every_run(run_suite: Any, tmp_path: Path) -> None:
+    """What was frozen still holds, though every run has a folder of its own."""
+    asks = "import os\ndef get_gpu_memory_gb():\n    open(os.path.join(os.getcwd(), 'card'))\n"
+    root = written(tmp_path / "tree", {"gpu_config.py": asks + "    open(__file__ + '.card')\n"})
+    case = f"{FACTS}::test_an_accelerator_counts"
+    first = run_suite(case, tree=root, write_expect=tmp_path / "known")
+    (failed,) = first.failed
+    assert "conformance-run-" not in failed["message"]
+    assert run_suite(case, tree=root, expect=tmp_path / "known").status == 0
+
+
 def test_nothing_of_this_repository_leaks_in(run_suite: Any, tmp_path: Path) -> None:
     """A module that only this repository has stays out of reach, package file or not."""
     files = REPAIRED | {"gpu_config.py": "from acestep.device import resolve\n"}
@@ -206,3 +241,32 @@ def test_nothing_of_this_repository_leaks_in(run_suite: Any, tmp_path: Path) -> 
         assert found.cell("S6") == "broken"
         (message,) = {c["message"] for c in found.cases if c["outcome"] == "broken"}
         assert "no module named 'acestep.device' at acestep/gpu_config.py:1" in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_leaves_the_tree_clean(run_suite: Any, tmp_path: Path, number: int) -> None:
+    """Killed by its own tree, in the middle of a fact; what a kill leaves, the next run sweeps."""
+    told = tmp_path / "told"
+    killing = (
+        "import os, pathlib\n"
+        f"pathlib.Path({str(told)!r}).write_text(__file__)\n"
+        "pathlib.Path('left').write_text('in the working folder')\n"
+        "pathlib.Path(__file__).with_name('beside.py').write_text('')\n"
+        f"os.kill(os.getpid(), {int(number)})\n"
+    )
+    root = written(tmp_path / "tree", REPAIRED | {"gpu_config.py": killing})
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    found = run_suite(f"{FACTS}::test_an_accelerator_counts", tree=root)
+    assert found.status == -number, found.log
+    said = subprocess.run(
+        [*git, "status", "--porcelain", "--ignored"], capture_output=True, check=True
+    )
+    assert said.stdout == b""
+    copied = Path(told.read_text())
+    assert not copied.is_relative_to(root)
+    folder = next(above for above in copied.parents if above.name.startswith(PREFIX))
+    assert folder.exists() == (number == signal.SIGKILL)
+    sweep()
+    assert not folder.exists()

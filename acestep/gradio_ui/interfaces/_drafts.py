@@ -25,6 +25,8 @@ SAVE_JS = f"""
 READ_JS = f"""
 (language) => {{
   window.acestepRead = true;
+  // Until a visitor chooses, the page speaks the language that it was started with.
+  if (!document.cookie.includes('acestep_language=')) document.documentElement.lang = language;
   let kept = '';
   try {{ kept = localStorage.getItem('{_NAME}') || ''; }} catch (forbidden) {{ /* none */ }}
   return [language, kept];

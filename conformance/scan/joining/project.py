@@ -10,6 +10,7 @@ from conformance.scan.joining.calls import Calls
 from conformance.scan.joining.imports import Imports, Name
 from conformance.scan.judging.summary import Report, Summary
 from conformance.scan.knowing.foreign import ALONE, Foreign
+from conformance.scan.knowing.paths import is_test
 from conformance.scan.knowing.reach import is_private
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.imports import Import
@@ -27,7 +28,6 @@ Read = Callable[[str], bytes]
 _HANDED = 3
 #: A chain of imports longer than this is not followed.
 _FAR = 100
-_TESTS = ("tests", "test", "testing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,6 @@ class Looked:
         """Whether other files can change what is said of this one."""
         summary = self.summary
         return bool(self.findings or summary.passed or summary.unplaced or summary.fields)
-
-
-def is_test(path: str) -> bool:
-    """Whether a file is a test by its name or folder."""
-    parts = path.split("/")
-    return not set(_TESTS).isdisjoint(parts[:-1]) or parts[-1].startswith(("test_", "conftest"))
 
 
 class Project:

@@ -115,8 +115,10 @@ class Judge:
         key: Key | None,
     ) -> Placement | None:
         device = leaf.device or ""
-        level = severity or Severity.ERROR
-        if self.context.in_tests and device != "cuda":
+        level, choice = severity or Severity.ERROR, Severity.WARNING
+        if self.context.in_tests and how.startswith("`") and "." in how:
+            level = choice = Severity.NOTE  # what stands in for a tested object has its fields
+        elif self.context.in_tests and device != "cuda":
             level = Severity.NOTE  # a test that names a rarer backend means that one
         guard = leaf.facts.guard(device)
         context = self.context
@@ -147,7 +149,7 @@ class Judge:
                     device,
                     how,
                     scope,
-                    Severity.WARNING,
+                    choice,
                     asked.node if asked is not None else None,
                 )
             return Placement("literal", leaf.node, device, how, scope, level)
@@ -161,7 +163,7 @@ class Judge:
                 device,
                 how,
                 scope,
-                Severity.WARNING,
+                choice,
                 guard.node or leaf.node,
             )
         # `"cuda" if backend == "nccl" else "cpu"`: the engine decides, and rightly.
@@ -176,9 +178,7 @@ class Judge:
             more = not has_cpu and not chosen
             if more and (context.in_tests or how.endswith("=") or how[0] == '"'):
                 return None
-            return Placement(
-                "selection", leaf.node, device, how, scope, Severity.WARNING, guard.node
-            )
+            return Placement("selection", leaf.node, device, how, scope, choice, guard.node)
         return None
 
 

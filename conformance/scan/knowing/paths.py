@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 
 from conformance.scan.knowing.facts import NOTHING, Facts, known
 from conformance.scan.knowing.packages import PROVIDERS
 from conformance.scan.knowing.vocabulary import declared_backends
+
+_TESTS = frozenset({"tests", "test", "testing"})
+#: How files are named that hold tests, or what tests share, in either of the customary ways.
+_TEST_FILE = re.compile(r"(?:test_.*|conftest|.*_tests?|.*_test_(?:helpers?|utils?|support))\Z")
+
+
+def is_test(path: str) -> bool:
+    """Whether a file is a test by its name or folder."""
+    *folders, name = path.split("/")
+    stem = name.rpartition(".")[0] or name
+    return not _TESTS.isdisjoint(folders) or _TEST_FILE.match(stem) is not None
 
 
 def _path_backends(path: str) -> list[str]:

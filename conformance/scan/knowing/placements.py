@@ -83,7 +83,7 @@ class Placements:
             return
         name = stored_name(target)
         if name is not None and is_device_name(name):
-            self._place(value, f"`{name}`")
+            self._place(value, f"`{name}`", severity=self._severity_in_tests())
         else:
             self._keep(name, value)
 
@@ -185,7 +185,7 @@ class Placements:
             self._place(node.args[1], "map_location")
         for keyword in node.keywords:
             if keyword.arg is not None:
-                self._keyword(keyword.arg, keyword.value, name)
+                self._keyword(keyword.arg, keyword.value, name, dotted)
                 if name not in OPTIONS:
                     self._keep(keyword.arg, keyword.value)
         if dotted == "torch.set_default_tensor_type" and node.args:
@@ -230,7 +230,12 @@ class Placements:
             if any(leaf.chosen for leaf in leaves):
                 self._consume(argument, leaves)
 
-    def _keyword(self, keyword: str, value: ast.expr, name: str) -> None:
+    def _severity_in_tests(self, dotted: str = "") -> Severity | None:
+        """A test that hands a device's name to what it tests need not place anything there."""
+        named = self.point.in_tests and not dotted.startswith("torch.")
+        return Severity.NOTE if named else None
+
+    def _keyword(self, keyword: str, value: ast.expr, name: str, dotted: str) -> None:
         if keyword.startswith(("supports", "skip")):
             self.point.settled.add(id(value))
         # Elsewhere the keyword describes; a choice between two devices still is one.
@@ -240,7 +245,8 @@ class Placements:
         if is_device_name(keyword) or (
             keyword == "accelerator" and isinstance(value, ast.Constant)
         ):
-            self._place(value, f"{keyword}=")
+            severity = self._severity_in_tests(dotted)
+            self._place(value, f"{keyword}=", severity=severity)
 
     def _tensor_type(self, value: ast.expr, how: str) -> None:
         """``torch.set_default_tensor_type(torch.cuda.FloatTensor)``, or its name."""
@@ -283,7 +289,8 @@ class Placements:
         for key, value in zip(node.keys, node.values, strict=True):
             name = key.value if isinstance(key, ast.Constant) else None
             if isinstance(name, str) and is_device_name(name) and name != "device_type":
-                self._place(value, f'"{name}"', severity=Severity.WARNING)
+                severity = self._severity_in_tests() or Severity.WARNING
+                self._place(value, f'"{name}"', severity=severity)
             elif isinstance(name, str):
                 self._keep(name, value)
 

@@ -8,6 +8,7 @@ from conformance.scan.knowing.alternatives import Alternatives, calls, moves_lik
 from conformance.scan.knowing.conditions import Conditions
 from conformance.scan.knowing.facts import ANY, NOTHING, Facts
 from conformance.scan.knowing.leaves import Leaf, Leaves
+from conformance.scan.knowing.paths import is_test
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.vocabulary import asks_other
@@ -50,9 +51,7 @@ class Point:
     @property
     def in_tests(self) -> bool:
         """Whether the file is a test by its name or folder."""
-        parts = self.source.path.split("/")
-        folders = ("tests", "test", "testing")
-        return not set(folders).isdisjoint(parts) or parts[-1].startswith(("test_", "conftest"))
+        return is_test(self.source.path)
 
     def leaves(self, node: ast.expr) -> list[Leaf]:
         """Values that a device expression can take here."""

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from conformance.tree import first_line
 from conformance.trees.asking import Asking, Told, Wrong, bare, filled
 from conformance.trees.layouts import place_of
 
 TOKENS = 7
+_WIDTH = 80
 
 
 class Words:
@@ -25,20 +27,24 @@ def scored_where_it_lies(ask: Asking) -> Told:
     """A perfect diagonal scores 1, from numpy and from tensors on the device."""
     scorer = place_of(ask.tree, "scorer")
     made = bare(scorer.value, **filled(scorer.value, {"tokenizer": Words()}))
-    wrong: list[tuple[str, str]] = []
+    wrong: dict[tuple[str, str], list[str]] = {}
     for kind in ("numpy", ask.target.device):
         try:
             with ask.questions():
                 found = made.calculate_score(*_diagonal(kind))
         except Exception as error:  # noqa: BLE001 (whatever it is, the tree raised it)
-            wrong.append((ask.line_of(error), f"from {kind}: {_first(error)}"))
+            wrong.setdefault((ask.line_of(error), _first(error)), []).append(kind)
             continue
         score = _score_in(found)
         if score is None or abs(score - 1) > 1e-3:
-            wrong.append((scorer.line, f"from {kind}: a perfect diagonal scores {score}"))
+            told = f"a perfect diagonal scores {score}"
+            wrong.setdefault((scorer.line, told), []).append(kind)
     if wrong:
-        told = "; ".join(f"{text} ({place})" for place, text in wrong)
-        raise Wrong(wrong[0][0], f"the score cannot be had {told}")
+        told = "; ".join(
+            f"from {' and '.join(kinds)} at {place.rpartition('/')[2]}: {text}"
+            for (place, text), kinds in wrong.items()
+        )
+        raise Wrong(_both([place for place, _ in wrong]), f"the score cannot be had {told}")
     return Told(scorer.line, f"the score is had from numpy and from {ask.target.device} tensors")
 
 
@@ -48,6 +54,14 @@ def _diagonal(kind: str) -> list[Any]:
     if kind == "numpy":
         return [energy, mask, path]
     return [torch.from_numpy(part).to(kind) for part in (energy, mask, path)]
+
+
+def _both(places: list[str]) -> str:
+    """Lines of one file as one place: `file:line and :line`."""
+    first, *others = dict.fromkeys(place for place in places if place) or [""]
+    file = first.rpartition(":")[0]
+    same = [place.removeprefix(file) for place in others if place.startswith(f"{file}:")]
+    return " and ".join([first, *same])
 
 
 def _score_in(found: Any) -> float | None:
@@ -63,4 +77,5 @@ def _score_in(found: Any) -> float | None:
 
 
 def _first(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    text = first_line(error)
+    return f"{type(error).__name__}: {text if len(text) <= _WIDTH else f'{text[:_WIDTH]}…'}"

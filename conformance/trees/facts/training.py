@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from conformance.tree import Absent, Blocked, attribute
 from conformance.trees.asking import Asking, Told, Wrong, filled
 from conformance.trees.missing import load
-from conformance.trees.sources import find
+from conformance.trees.sources import Found, find
 
 STEPS = ("training_step", "train_step", "compute_loss")
 WIDTH = 8
@@ -44,18 +43,23 @@ class Model(Layer):
 
 def cast_for_the_device(ask: Asking) -> Told:
     """No trainer's step enters another device's autocast."""
-    judged, blocked = [], Blocked("no trainer could be asked")
-    for place, cls in _trainers(ask):
+    judged: list[Told] = []
+    blocked: list[Blocked] = []
+    for other in _trainers(ask):
         try:
-            judged.append(_judge(ask, place, cls))
+            cls = attribute(load(ask.tree, other.module), other.name)
+            judged.append(_judge(ask, other.place, cls))
         except Blocked as error:
-            blocked = error
+            blocked.append(Blocked(f"{other.name} is not asked: {error}", error.library))
+        except Absent:
+            continue
     if not judged:
-        raise blocked
-    return Told(judged[0].place, "; ".join(told.sentence for told in judged))
+        raise blocked[0] if blocked else Absent("the tree's trainers cannot be had by name")
+    said = [told.sentence for told in judged] + [str(error) for error in blocked]
+    return Told(judged[0].place, "; ".join(said))
 
 
-def _trainers(ask: Asking) -> Iterator[tuple[str, Any]]:
+def _trainers(ask: Asking) -> list[Found]:
     """The classes that take training steps; `training.trainer`'s first."""
 
     def does(node: Any) -> bool:
@@ -63,19 +67,9 @@ def _trainers(ask: Asking) -> Iterator[tuple[str, Any]]:
         return type(node).__name__ == "ClassDef" and "training_step" in names
 
     found = find(ask.tree, does, "training_step")
-    found.sort(key=lambda other: not other.module.startswith("training."))
-    problem: Blocked | None = None
-    for other in found:
-        try:
-            yield other.place, attribute(load(ask.tree, other.module), other.name)
-        except Blocked as error:
-            problem = error
-        except Absent:
-            continue
     if not found:
         raise Absent("the tree has no class with a training_step")
-    if problem is not None and len(found) == 1:
-        raise problem
+    return sorted(found, key=lambda other: not other.module.startswith("training."))
 
 
 def _judge(ask: Asking, place: str, cls: Any) -> Told:
@@ -83,9 +77,10 @@ def _judge(ask: Asking, place: str, cls: Any) -> Told:
     known = {
         "model": Model(),
         "device": device,
-        "dtype": torch.float32,
+        # Half precision: with the whole one, trees cast for nothing.
+        "dtype": torch.bfloat16,
         "config": None,
-        "precision": "fp32",
+        "precision": "bf16",
     }
     entered: list[tuple[str, str]] = []
     plain = torch.amp.autocast_mode.autocast.__init__
@@ -112,7 +107,8 @@ def _judge(ask: Asking, place: str, cls: Any) -> Told:
         if kind != device.type:
             raise Wrong(line or place, f"{name}'s step on {device.type} casts for {kind}")
     if not entered and failed is not None:
-        raise Blocked(f"{name} cannot be asked: {type(failed).__name__}: {failed}")
+        library = failed.library if isinstance(failed, Blocked) else ""
+        raise Blocked(f"{type(failed).__name__}: {failed}", library)
     cast = f"casts for {entered[0][0]}" if entered else "casts for no device"
     return Told(entered[0][1] if entered else place, f"{name}'s step {cast}")
 

@@ -1,7 +1,11 @@
-"""Tests of what judges the built-in checkpoint, on synthesis and on the weights that ship."""
+"""Tests of what judges the built-in checkpoint, on synthesis and on the weights that ship.
+
+What hears the music needs `acestep[judge]` and half a minute: `pytest -m soak` of this file.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -23,6 +27,16 @@ from acestep.training.data import find_examples
 # Tracing these would cost a minute for lines that cheaper tests run too.
 pytestmark = pytest.mark.no_cover
 
+JUDGED = {
+    "conditioning.safetensors": "685688143c8e9436",
+    "planner.safetensors": "2b7a6d546c2e989d",
+    "planner_tokenizer.json": "823c74af50065f23",
+    "tokenizer.json": "b212070b9024c10c",
+    "transformer.safetensors": "b4c5b551a291ae08",
+    "vae.safetensors": "3c47b60268728708",
+}
+"""The weights that the soak of this file last passed with: the start of each file's SHA-256."""
+
 
 @pytest.fixture(scope="module")
 def organ() -> tuple[Song, torch.Tensor]:
@@ -32,19 +46,28 @@ def organ() -> tuple[Song, torch.Tensor]:
 
 def test_the_weights_are_small_enough() -> None:
     sizes = {file.name: file.stat().st_size for file in WEIGHTS.iterdir()}
-    assert set(sizes) == {
-        "conditioning.safetensors",
-        "planner.safetensors",
-        "planner_tokenizer.json",
-        "tokenizer.json",
-        "transformer.safetensors",
-        "vae.safetensors",
-    }
     planner = sizes.pop("planner.safetensors") + sizes.pop("planner_tokenizer.json")
     assert planner <= 8e6
     assert sum(sizes.values()) <= 16e6
 
 
+def test_the_weights_are_those_that_were_judged() -> None:
+    """New weights are heard before they ship: run this file's soak, then note them here."""
+    digests = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in WEIGHTS.iterdir()}
+    assert {name: digest[:16] for name, digest in digests.items()} == JUDGED
+
+
+def test_a_missing_library_is_said_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "find_spec", lambda module: None)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([])
+    assert ended.value.code == 2
+    assert "pip install 'acestep[judge]'" in capsys.readouterr().err
+
+
+@pytest.mark.soak
 def test_hiss_that_nobody_hears_is_no_timbre(organ: tuple[Song, torch.Tensor]) -> None:
     _, audio = organ
     random = torch.Generator().manual_seed(0)
@@ -56,6 +79,7 @@ def test_hiss_that_nobody_hears_is_no_timbre(organ: tuple[Song, torch.Tensor]) -
     assert np.abs(heard - louder).max() > 10.0
 
 
+@pytest.mark.soak
 def test_the_autoencoder_keeps_what_is_heard(
     trained_handler: AceStepHandler, organ: tuple[Song, torch.Tensor]
 ) -> None:
@@ -70,6 +94,7 @@ def test_the_autoencoder_keeps_what_is_heard(
     assert evaluate.tempo_fits(mono, song.bpm)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("drums", ["with drums", "without drums"])
 def test_songs_are_stereo_and_begin_without_a_click(
     trained_handler: AceStepHandler, drums: str
@@ -110,6 +135,7 @@ def test_clips_of_the_newcomer_are_training_data(tmp_path: Path) -> None:
         assert example.timesignature in ("2", "3", "4", "6")
 
 
+@pytest.mark.soak
 def test_an_adapter_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     handler = AceStepHandler()
     handler.load("demo", resolve("cpu"))

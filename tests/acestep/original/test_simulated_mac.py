@@ -19,8 +19,8 @@ pytestmark = pytest.mark.no_cover
 HERE = Path(__file__).parent
 
 QUICK = {
-    "turbo": ("cover-strength0.5", "codes-batch2-lengths", "repaint-past-end", "ref", "src-short"),
-    "base": ("t2m-adg", "t2m-cfg7", "lego-2-4", "complete"),
+    "turbo": ("cover-strength0.5", "codes-batch2-lengths", "ref"),
+    "base": ("t2m-adg", "lego-2-4"),
     "xl-turbo": ("t2m-sde",),
     "xl-base": ("codes",),
 }

@@ -56,6 +56,8 @@ def _verdict(question: Callable[[Asking], Told], ask: Asking, missing: Any) -> V
     try:
         told = question(ask)
     except Wrong as error:
+        if (blocked := missing.had_a_part_in(error)) is not None:
+            return "blocked", "", str(blocked)
         return "fail", error.place, str(error)
     except Absent as error:
         return "absent", "", str(error)

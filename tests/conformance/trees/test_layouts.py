@@ -98,6 +98,13 @@ def test_a_broken_import_is_told_with_its_chain(verdicts: Any, tmp_path: Path) -
     assert "acestep/placing.py:1 < acestep/handler.py:2" in sentence
 
 
+def test_an_import_that_ends_the_program_is_broken(verdicts: Any, tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree", "first", extra="raise SystemExit('no GPU')")
+    outcome, _, sentence = verdicts(root, "cpu", "S6")["S6"]
+    assert outcome == "broken"
+    assert sentence.endswith("it ends the program (no GPU) at acestep/gpu_config.py:2"), sentence
+
+
 def test_test_files_odd_escapes_and_deprecations_are_not_judged(
     verdicts: Any, tmp_path: Path
 ) -> None:

@@ -24,11 +24,23 @@ def test_the_network_is_refused_and_this_machine_is_not() -> None:
         for host in ("example.org", "192.0.2.1"):
             with pytest.raises(shield.NetworkRefusedError, match=host):
                 socket.create_connection((host, 443), timeout=0.1)
+        with pytest.raises(shield.NetworkRefusedError):
+            socket.gethostbyname("example.net")
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as letters,
+            pytest.raises(shield.NetworkRefusedError),
+        ):
+            letters.sendto(b"x", ("192.0.2.2", 53))
         with socket.socket() as ours, socket.socket() as other:
             ours.bind(("127.0.0.1", 0))
             ours.listen()
             other.connect(ours.getsockname())
-    assert [line.split()[0] for line in tried] == ["example.org", "192.0.2.1"]
+    assert [line.split()[0] for line in tried] == [
+        "example.org",
+        "192.0.2.1",
+        "example.net",
+        "192.0.2.2",
+    ]
     assert "connect" not in vars(socket.socket)
 
 

@@ -107,19 +107,17 @@ def test_a_whole_tree_makes_a_song(verdicts: Any, tmp_path: Path, target: str) -
 
 
 @pytest.mark.parametrize(
-    ("broken", "place", "told"),
+    ("broken", "target", "place", "told"),
     [
-        ({"where": '"cuda"'}, "acestep/handler.py:10", "CUDA"),
-        ({"after": "audio.double()"}, "acestep/inference.py:23", "float64"),
-        ({"gain": "float('nan')"}, "acestep/inference.py:19", "not finite"),
+        ({"where": '"cuda"'}, "mps-sim", "acestep/handler.py:10", "CUDA"),
+        ({"after": "audio.double()"}, "mps-sim", "acestep/inference.py:23", "float64"),
+        ({"gain": "float('nan')"}, "cpu", "acestep/inference.py:19", "not finite"),
     ],
 )
 def test_what_breaks_a_song_is_named(
-    verdicts: Any, tmp_path: Path, broken: dict[str, str], place: str, told: str
+    verdicts: Any, tmp_path: Path, broken: dict[str, str], target: str, place: str, told: str
 ) -> None:
-    outcome, where, sentence = verdicts(with_models(tmp_path / "t", **broken), "mps-sim", "A1")[
-        "A1"
-    ]
+    outcome, where, sentence = verdicts(with_models(tmp_path / "t", **broken), target, "A1")["A1"]
     assert (outcome, where) == ("fail", place), sentence
     assert told in sentence
 
@@ -146,4 +144,8 @@ def test_trees_side_by_side() -> None:
     lines = side_by_side.table({"old": report("fail"), "new": report("pass"), "gone": None})
     assert lines[0] == "| | old | new | gone |"
     row = "pass on cpu, fail on mps-sim: llm_inference.py:336 | pass | not asked |"
-    assert lines[2] == f"| S4 the LM considers only CUDA or CPU | {row}"
+    assert lines[2] == f"| S4 the LM takes this machine's device | {row}"
+    both = report("fail")
+    first, second = both.parts[0].cases
+    first.outcome, first.place, second.place = "fail", "acestep/a.py:8", "acestep/a.py:8 and :6"
+    assert side_by_side.table({"old": both})[2].endswith("| fail: a.py:8 and :6 |")

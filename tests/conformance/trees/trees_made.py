@@ -206,6 +206,8 @@ def tree(
 ) -> Path:
     """A tree in one layout, whole but for what is changed of its parts."""
     files = LAYOUTS[layout]
+    (root / "acestep").mkdir(parents=True, exist_ok=True)
+    (root / "acestep" / "__init__.py").touch()
     for part, template in TEMPLATES.items():
         if part in without:
             continue

@@ -117,16 +117,15 @@ def test_steps_are_those_of_transformers(engine: Engine, told: Any) -> None:
             for row in (rows[item], rows[item + 2]):
                 row.append(TOKENS.codes[0] + code)
         engine.check(decoding, rows)
+        single = engine.decoding(Plan(1, 12, 4, SAMPLING, masked=False))
+        single.start(PROMPTS[1:], [6])
+        single.choose_and_advance()
+        assert torch.equal(single._choice.logits[:2], decoding._choice.logits[[1, 3]])
         given = [[20, 21, 22], [30, 31, 32]]
         decoding.feed(given, 4)
         for number, row in enumerate(rows):
             row += given[number % 2]
         engine.check(decoding, rows)
-        single = engine.decoding(Plan(1, 12, 4, SAMPLING, masked=False))
-        single.start(PROMPTS[1:], [6])
-        single.choose_and_advance()
-        single.feed(given[1:], 4)
-    assert torch.equal(single._choice.logits[:2], decoding._choice.logits[[1, 3]])
 
 
 def test_weights_in_eight_bits(engine: Engine, own_kernels: bool) -> None:

@@ -304,3 +304,15 @@ def test_tests_may_name_rarer_backends_and_engines_but_not_cuda() -> None:
         assert codes("def test_a(x):\n    x.to('mps')", path) == []
         assert codes("def test_a(f):\n    f(backend='vllm')", path) == []
         assert codes("def test_a(x):\n    x.to('cuda')", path) == ["DEV101"]
+
+
+@pytest.mark.parametrize("path", ["pkg/core/decode_test.py", "pkg/core/decode_test_helpers.py"])
+def test_a_test_may_hand_a_name_to_what_it_tests(path: str) -> None:
+    handed = "from pkg.host import Host\nhost = Host(device='cuda')\nhost.device = 'cuda'\n"
+    handed += "class Stub:\n    def __init__(self):\n        self.device = 'cuda'\n"
+    handed += "    def to(self, x):\n        return x.to(self.device)\n"
+    placed = "import torch\na = torch.ones(3, device='cuda')\n"
+    for name, code, labels in ((path, handed, ["note"] * 3), (path, placed, ["error"]),
+                               ("pkg/core/decode.py", handed, ["error"] * 3)):  # fmt: skip
+        found = analyse(name, code.encode(), RULES)
+        assert [finding.severity.label for finding in found] == labels, (name, found)

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep import budget
 from acestep.bench import shapes
 from acestep.checkpoint.finding import find
 from acestep.checkpoint.sizes import held_gib
 from acestep.cli import devices
-from acestep.device import DevicePolicy, resolve
+from acestep.device import DevicePolicy, budget, resolve
 from acestep.engines.loading import check_room
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
