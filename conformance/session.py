@@ -344,6 +344,7 @@ _OF_ENGINE = {
         "checkpoint.single.loading:silence_by",
         "engines.recent:rounded_up",
         "vae.convolution:folded",
+        "vae.windows:chunk_frames_of",
         "checkpoint.pretrained:load_pretrained",
         "device.memory:held_unused",
         "device.memory:peak",

@@ -163,6 +163,7 @@ def test_what_few_songs_need(api: Api, target: Target, mlx: Any, tmp_path: Path)
     "lm.mlx_weights:make_small",
     "lm.mlx_weights:save",
     "lm.mlx_weights:saved_small",
+    "cli.download:run",
 )
 def test_a_language_model_in_few_bits(
     api: Api, target: Target, mlx: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
