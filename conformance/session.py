@@ -353,7 +353,15 @@ _OF_ENGINE = {
         "lm.sampling:Sampling.processors",
         "lm.sampling:gumbel",
     ),
-    "mlx": ("engines.mlx.", "lm.mlx:", "lm.mlx_decoding:", "lm.mlx_weights:"),
+    "mlx": (
+        "engines.mlx.",
+        "lm.mlx:",
+        "lm.mlx_decoding:",
+        "lm.mlx_weights:",
+        "device.engines:mlx_device",
+        "device.memory:mlx_free_and_total",
+        "device.policy:DevicePolicy.mlx_device",
+    ),
 }
 
 

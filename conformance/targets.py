@@ -118,30 +118,37 @@ def find() -> dict[str, Target]:
 
 def _of_mlx(cuda: bool, mps: bool) -> dict[str, Target]:
     """MLX's targets; torch has to know the device too, which reads the checkpoints."""
-    missing = [name for name in ("mlx", "mlx_lm") if importlib.util.find_spec(name) is None]
-    if missing:
-        detail = f"the package {missing[0].replace('_', '-')} is not installed"
-        has = dict.fromkeys(MLX, False)
-        details = dict.fromkeys(MLX, detail)
-    else:
-        has = {"mlx-metal": mps, "mlx-cuda": cuda, "mlx-cpu": True}
-        if mps or cuda:
-            import mlx.core as mx
-
-            has["mlx-metal"] &= mx.metal.is_available()
-            has["mlx-cuda"] &= mx.cuda.is_available()
-        here = {
-            "mlx-metal": "MLX on Metal",
-            "mlx-cuda": "MLX on CUDA",
-            "mlx-cpu": "MLX on the host",
-        }
-        details = {
-            name: here[name] if has[name] else "not what this MLX computes with" for name in MLX
-        }
     devices = {"mlx-metal": "mps", "mlx-cuda": "cuda", "mlx-cpu": "cpu"}
+    detail = _why_no_mlx()
+    if detail is None:
+        import mlx.core as mx
+
+        detail = "not what this MLX computes with"
+        has = {
+            "mlx-metal": mps and mx.metal.is_available(),
+            "mlx-cuda": cuda and mx.cuda.is_available(),
+            "mlx-cpu": True,
+        }
+    else:
+        has = dict.fromkeys(MLX, False)
+    here = {"mlx-metal": "MLX on Metal", "mlx-cuda": "MLX on CUDA", "mlx-cpu": "MLX on the host"}
     return {
-        name: Target(name, devices[name], has[name], details[name], engine="mlx") for name in MLX
+        name: Target(name, devices[name], has[name], here[name] if has[name] else detail, "mlx")
+        for name in MLX
     }
+
+
+def _why_no_mlx() -> str | None:
+    for name in ("mlx", "mlx_lm"):
+        if importlib.util.find_spec(name) is None:
+            return f"the package {name.replace('_', '-')} is not installed"
+    try:
+        import mlx.core  # noqa: F401
+    except ImportError as error:
+        # As where a build for CUDA does not find CUDA's libraries.
+        first, _, _ = str(error).partition("\n")
+        return f"the package mlx cannot be loaded: {first}"
+    return None
 
 
 def choose(asked: Sequence[str], here: dict[str, Target] | None = None) -> list[Target]:

@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Any
 
-from acestep.errors import RequestError
+from acestep.errors import RequestError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -58,10 +58,12 @@ def problem(device: torch.device, package: str = "mlx") -> str | None:
     """
     if not (installed() and installed(package)):
         return f"it is not installed; install it with: {_INSTALL}"
+    try:
+        import mlx.core as mx
+    except ImportError as error:
+        return f"it cannot be loaded ({first_line(error)}); install it anew: {_INSTALL}"
     if device.type == "cpu":
         return None
-    import mlx.core as mx
-
     if device.type == "mps" and not mx.metal.is_available():
         return "this MLX has no Metal; install it on the Mac itself, or use --engine torch"
     if device.type == "cuda":

@@ -8,7 +8,7 @@ from conformance.targets import Target
 from conformance.tree import Tree
 
 # Libraries that only an optional part needs; without them that part is absent.
-OPTIONAL = ("gradio", "peft", "vllm")
+OPTIONAL = ("gradio", "mlx", "mlx_lm", "peft", "vllm")
 
 
 @covers("A3")

@@ -169,3 +169,12 @@ def test_expectations_need_a_reason(tmp_path: Path, line: str) -> None:
         expect.read(file)
     with pytest.raises(expect.ExpectError, match="No such file"):
         expect.read(tmp_path / "absent.txt")
+
+
+def test_an_mlx_that_cannot_be_loaded_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlx.core")
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    found = targets._of_mlx(cuda=True, mps=False)
+    assert not any(target.present for target in found.values())
+    with pytest.raises(TargetError, match="cannot be loaded"):
+        choose(["mlx"], LINUX | found)

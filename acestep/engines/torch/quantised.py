@@ -26,8 +26,9 @@ GROUP = 64
 """Inputs that share a scale in four bits."""
 
 _LARGEST = {"int8": 127.0, "w8a8": 127.0, "int4": 7.0, "fp8": 448.0}
-# Rows from which a product of whole numbers is allowed, and their multiple (cuBLAS).
-_FEWEST_ROWS, _ROW_MULTIPLE = 17, 8
+# Rows from which a product of whole numbers is allowed, and the multiple of rows and outputs
+# (cuBLAS). Layers of other widths, which only toys have, are computed as in int8, on every device.
+_FEWEST_ROWS, _MULTIPLE = 17, 8
 
 
 class Quantised(nn.Module):
@@ -73,7 +74,7 @@ class Quantised(nn.Module):
         return f"{self.in_features}, {self.out_features}, kind={self.kind}"
 
     def _product(self, rows: torch.Tensor) -> torch.Tensor:
-        if self.kind == "w8a8":
+        if self.kind == "w8a8" and self.out_features % _MULTIPLE == 0:
             return self._whole_product(rows)
         if self.kind == "int4":
             return F.linear(rows, unpacked(self.weight, self.scale, rows.dtype))
@@ -91,7 +92,7 @@ class Quantised(nn.Module):
         top = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / 127
         whole = (rows / top).round_().to(torch.int8)
         count = max(len(rows), _FEWEST_ROWS)
-        spare = count + -count % _ROW_MULTIPLE - len(rows)
+        spare = count + -count % _MULTIPLE - len(rows)
         if spare:
             whole = F.pad(whole, (0, 0, 0, spare))
         made = torch._int_mm(whole, self.weight.T)[: len(rows)]

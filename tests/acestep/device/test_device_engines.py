@@ -52,6 +52,11 @@ def test_what_is_asked_for_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -
         with monkeypatch.context() as patched:
             patched.setitem(sys.modules, package, None)
             assert "pip install 'acestep[mlx]'" in str(engines.problem(CPU, "mlx_lm"))
+    # A build for CUDA that does not find CUDA's libraries is there and of no use.
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    with pytest.raises(RequestError, match=r"cannot be loaded .*; install it anew") as refused:
+        engines.choose("mlx", CPU)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_a_policy_of_mlx_has_its_figures() -> None:

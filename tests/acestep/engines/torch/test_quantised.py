@@ -47,6 +47,14 @@ def test_a_product_is_as_close_as_its_bits_allow(kind: str, rows: int) -> None:
         assert error > ERRORS[kind] / 2
 
 
+def test_outputs_that_cublas_does_not_multiply_are_as_in_eight_bits() -> None:
+    """The built-in checkpoint has layers of 341 outputs, which `_int_mm` refuses on CUDA."""
+    weight = weights(outputs=341)
+    given = torch.randn(20, 512, generator=torch.Generator().manual_seed(3))
+    made = Quantised(weight, None, "w8a8")(given)
+    assert torch.equal(made, Quantised(weight, None, "int8")(given))
+
+
 def test_weights_in_few_bits_are_whole_numbers_times_a_scale() -> None:
     weight = weights()
     weight[3] = 0
