@@ -44,7 +44,6 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "checkpoint.downloading:download",
         "checkpoint.downloading:download_language_model",
         "cli.download:add_parser",
-        "cli.download:run",
     ),
     "the flash kernel's path, which only a recording on CUDA takes; its parts have unit tests": (
         "engines.torch.attention:PackedAttention.cross",
