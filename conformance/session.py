@@ -341,7 +341,6 @@ _OF_ENGINE = {
         "checkpoint.adapters.updates:Kronecker.apply",
         "checkpoint.adapters.updates:LowRank.apply",
         "checkpoint.adapters.updates:LowRank.rank",
-        "checkpoint.single.loading:silence_by",
         "engines.recent:rounded_up",
         "vae.convolution:folded",
         "vae.windows:chunk_frames_of",

@@ -39,6 +39,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "checkpoint.single.parts:Part.shapes",
         "checkpoint.single.parts:oobleck_name",
         "checkpoint.single.parts:parts_of",
+        "checkpoint.single.loading:silence_by",
     ),
     "fetches files over the network": (
         "checkpoint.downloading:download",

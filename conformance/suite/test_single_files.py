@@ -56,7 +56,8 @@ def stored(pipeline: Any) -> Iterator[tuple[str, torch.Tensor]]:
     "checkpoint.components:*",
     "checkpoint.modules:*",
     "checkpoint.original:original_modules",
-    "checkpoint.single.loading:*",
+    "checkpoint.single.loading:load_single",
+    "checkpoint.single.loading:scaled",
 )
 def test_a_single_file_is_the_checkpoint_it_was_made_of(
     api: Api, target: Target, tmp_path: Path
