@@ -59,7 +59,7 @@ def load_model(folder: Path, policy: DevicePolicy) -> qwen3.Model:
             make_small(model, bits)
         # A thread cannot compute what another one left undone.
         mx.eval(model.parameters())
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder}: the language model cannot be loaded ({first_line(error)})"
         ) from None

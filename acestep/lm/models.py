@@ -16,6 +16,8 @@ DEMO = "demo"
 STORED_SMALL = "quantization"
 """The entry of a config that says in how few bits MLX's libraries have stored the weights."""
 
+_MLX_BITS = (2, 3, 4, 5, 6, 8)
+
 
 def find(
     model: str | None, checkpoint_dir: str | Path | None = None, config: GPUConfig | None = None
@@ -92,9 +94,19 @@ def check_memory(folder: Path, policy: DevicePolicy) -> None:
 
 
 def stored_bits(folder: Path) -> int | None:
-    """In how few bits a folder holds its weights, which MLX alone reads; None for whole ones."""
-    entry = read_json(folder / "config.json").get(STORED_SMALL)
-    return int(entry["bits"]) if isinstance(entry, dict) and "bits" in entry else None
+    """In how few bits a folder holds its weights, which MLX alone reads; None for whole ones.
+
+    Raises:
+        CheckpointError: its config says how, in no number of bits that there is.
+    """
+    file = folder / "config.json"
+    entry = read_json(file).get(STORED_SMALL)
+    if not isinstance(entry, dict) or "bits" not in entry:
+        return None
+    bits = entry["bits"]
+    if not isinstance(bits, int) or bits not in _MLX_BITS:
+        raise CheckpointError(f"{file}: weights in {bits!r} bits; expected one of {_MLX_BITS}")
+    return bits
 
 
 def _in_roots(name: str, checkpoint_dir: str | Path | None) -> Path | None:

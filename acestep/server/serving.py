@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from acestep.device import resolve
 from acestep.errors import RequestError
 from acestep.server.app import CHAT_ROOT, create_app
 from acestep.server.options import Limits, ServerOptions
@@ -32,9 +33,13 @@ def serve(options: ServerOptions, say: Say) -> None:
         say: tells the person a line.
 
     Raises:
+        DeviceError: a device is absent, on which every task would fail.
         RequestError: the options do not fit, a port is taken, or the folder is in use.
     """
     options = options.checked()
+    # With Ray the devices are of other machines, whose workers say what they lack.
+    for device in () if options.ray else options.devices:
+        resolve(device, quantization=options.quantize, engine=options.engine)
     sockets = [listening(options.host, port) for port in (options.port, options.chat_port) if port]
     try:
         app = create_app(options)

@@ -125,6 +125,22 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str], tmp_path: Path
         serving.listening("192.0.2.1", 8001)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--device mps", "device 'mps' is not available here"),
+        ("--engine torch --device cpu cuda:7", "'cuda:7'"),
+    ],
+)
+def test_an_absent_device_is_refused_at_the_start(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, message: str
+) -> None:
+    assert main(["serve", *line.split(), "--data-dir", str(tmp_path / "d")]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert message in told
+    assert not (tmp_path / "d").exists()
+
+
 def test_help_names_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args(["serve", "--help"])

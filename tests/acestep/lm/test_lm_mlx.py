@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,13 @@ def test_few_bits_are_near_and_kept_in_a_folder(
     assert held.codes(job, untold) == small.codes(job, untold)
     small.close()
     assert not hasattr(small, "model")
+
+
+@pytest.mark.parametrize("bits", ["x", None, [4], 4.0, 7, -4])
+def test_bits_that_there_are_not_are_refused(tmp_path: Path, bits: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization": {"bits": bits}}))
+    with pytest.raises(CheckpointError, match=r"weights in .* bits; expected one of"):
+        models.stored_bits(tmp_path)
 
 
 def test_the_noise_has_the_bits_of_the_others() -> None:
