@@ -34,7 +34,7 @@ def choose(asked: str | None, device: torch.device) -> tuple[str, str]:
     Raises:
         RequestError: the name is unknown, or the engine cannot be had on this device.
     """
-    wanted, origin = (asked or "auto").strip().lower() or "auto", "asked for"
+    wanted, origin = str(asked or "auto").strip().lower() or "auto", "asked for"
     if wanted == "auto":
         wanted = os.environ.get("ACESTEP_ENGINE", "").strip().lower() or "auto"
         origin = "ACESTEP_ENGINE"

@@ -96,7 +96,8 @@ def saved_small(source: Path, target: Path, kind: str) -> Path:
 
     Raises:
         CheckpointError: the source is damaged.
-        RequestError: MLX is not installed, or the source is in few bits already.
+        RequestError: MLX is not installed, the source is in few bits already, or something else
+            is where the folder goes.
     """
     if (known := stored_bits(source)) is not None:
         raise RequestError(
@@ -105,9 +106,16 @@ def saved_small(source: Path, target: Path, kind: str) -> Path:
     # What is stored in half precision loses nothing in it, and needs no more room for its scales.
     dtype = "bfloat16" if most_stored(source) in ("BF16", "F16") else "float32"
     policy = resolve("cpu", dtype=dtype, quantization=kind, engine="mlx")
-    if not target.is_dir():
-        with Place(policy).working():
-            save(load_model(source, policy), source, target, bits_of(kind))
+    bits = bits_of(kind)
+    if target.exists():
+        if (target / "model.safetensors").is_file() and stored_bits(target) == bits:
+            return target
+        raise RequestError(
+            f"{target} is there and holds no language model in {bits} bits; remove it, or name "
+            "another folder with --to"
+        )
+    with Place(policy).working():
+        save(load_model(source, policy), source, target, bits)
     return target
 
 

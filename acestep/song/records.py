@@ -63,7 +63,9 @@ def describe(handler: Maker, made: Generation, number: int) -> dict[str, Any]:
         **({"warnings": list(made.warnings)} if made.warnings else {}),
         "checkpoint": handler.checkpoint.name if handler.checkpoint else None,
         "device": handler.policy.name,
+        "engine": handler.policy.engine_name,
         "dtype": {name: choice.name for name, choice in handler.policy.dtypes.items()},
+        **({"quantization": bits} if (bits := handler.policy.quantization) else {}),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -45,6 +45,8 @@ def test_what_is_asked_for_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ACESTEP_ENGINE", "mlx")
     assert engines.choose("auto", CPU) == ("mlx", "ACESTEP_ENGINE")
     assert resolve("cpu").engine == "torch"
+    with pytest.raises(RequestError, match="unknown engine '3'"):
+        engines.choose(3, CPU)  # type: ignore[arg-type]
     monkeypatch.setenv("ACESTEP_ENGINE", "jax")
     with pytest.raises(RequestError, match="unknown engine"):
         engines.choose(None, CPU)

@@ -138,6 +138,11 @@ def test_few_bits_are_near_and_kept_in_a_folder(
     assert mlx_weights.saved_small(folder, tmp_path / "small", "int8") == tmp_path / "small"
     assert models.stored_bits(tmp_path / "small") == 8
     assert models.stored_bits(folder) is None
+    assert mlx_weights.saved_small(folder, tmp_path / "small", "int8") == tmp_path / "small"
+    (tmp_path / "empty").mkdir()
+    for taken in ("empty", "small"):
+        with pytest.raises(RequestError, match="is there and holds no language model in 4 bits"):
+            mlx_weights.saved_small(folder, tmp_path / taken, "int4")
     with pytest.raises(RequestError, match="small is in 8 bits already"):
         mlx_weights.saved_small(tmp_path / "small", tmp_path / "again", "int8")
     with pytest.raises(RequestError, match="8 bits of MLX's; use --backend mlx"):
