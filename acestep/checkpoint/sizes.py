@@ -9,8 +9,8 @@ from pathlib import Path
 from acestep.checkpoint.files import stored, weight_files
 from acestep.checkpoint.kinds import Checkpoint
 from acestep.checkpoint.names import TEXT_ENCODER, VAE
-from acestep.device import DevicePolicy
-from acestep.device.budget import GIB, bytes_of
+from acestep.device import GIB, DevicePolicy
+from acestep.device.budget import bytes_of
 
 
 def held_gib(checkpoint: Checkpoint, policy: DevicePolicy, bits: int | None) -> float:

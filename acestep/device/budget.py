@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-GIB = 2**30
+from acestep.device.memory import GIB
+
 TOKENS_A_SECOND = 12.5
 """Of the transformer: two latent frames, of 25, are one."""
 

@@ -23,7 +23,6 @@ from acestep.engines.mlx.place import Place
 from acestep.engines.mlx.tokens import AudioTokenizer, Detokenizer
 from acestep.engines.mlx.transformer import SongInputs, Transformer
 from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity
-from acestep.errors import RequestError
 
 Step = Callable[[mx.array, SongInputs, mx.array, mx.array], mx.array]
 """Of latents, what a batch's steps share, and a step's two embeddings: the velocity."""
@@ -222,15 +221,8 @@ class MlxEngine:
         Raises:
             RequestError: a layer or head does not exist; the message says how many there are.
         """
-        model, table = self.parts.transformer, checked_table(heads)
-        count = model.shape_of.attention.heads
-        for layer, members in table.items():
-            for head in members:
-                if layer >= len(model.layers) or head >= count:
-                    raise RequestError(
-                        f"lyric head {layer}:{head} does not exist: this model has "
-                        f"{len(model.layers)} layers of {count} heads, counted from 0"
-                    )
+        model = self.parts.transformer
+        table = checked_table(heads, (len(model.layers), model.shape_of.attention.heads))
         given = {name: from_torch(value.detach().float().cpu()) for name, value in inputs.items()}
         song = model.song(given["encoder_hidden_states"], given["context_latents"])
         _, layers = model.times([float(inputs["timestep"].flatten()[0])])

@@ -10,7 +10,6 @@ import torch
 from torch.nn import ModuleList
 
 from acestep.engines.heads import HeadTable, checked_table
-from acestep.errors import RequestError
 
 
 def capture_cross_attention(
@@ -42,7 +41,7 @@ def capture_cross_attention(
         RequestError: a layer or head does not exist; the message says how many there are.
     """
     model = getattr(transformer, "_orig_mod", transformer)
-    table = _existing(model, heads)
+    table = checked_table(heads, (len(model.layers), model.layers[0].cross_attn.heads))
     with torch.no_grad(), _eager(model, transformer), _reading(model, table, tokens) as kept:
         model(**inputs, return_dict=False)
     return torch.cat([kept[layer] for layer in table], dim=1)
@@ -141,17 +140,3 @@ def _eager(model: Any, transformer: Any) -> AbstractContextManager[None]:
         module._compiled_call_impl is not None for module in model.modules()
     )
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-
-def _existing(model: Any, heads: HeadTable) -> dict[int, list[int]]:
-    table = checked_table(heads)
-    layers = len(model.layers)
-    for layer, members in table.items():
-        count = model.layers[layer].cross_attn.heads if layer < layers else 0
-        for head in members:
-            if layer >= layers or head >= count:
-                raise RequestError(
-                    f"lyric head {layer}:{head} does not exist: this model has {layers} layers "
-                    f"of {model.layers[0].cross_attn.heads} heads, counted from 0"
-                )
-    return table
