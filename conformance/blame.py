@@ -16,6 +16,15 @@ _HERE = Path(__file__).resolve().parent
 _STDLIB = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 
 
+def line_within(frame: FrameType | None, folder: Path, root: Path) -> str:
+    """`file:line`, relative to a root, of the innermost frame in a folder from a frame outwards."""
+    while frame is not None and not frame.f_code.co_filename.startswith(f"{folder}/"):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    return f"{frame.f_code.co_filename.removeprefix(f'{root}/')}:{frame.f_lineno}"
+
+
 @dataclass(frozen=True)
 class Place:
     """A line of code: absolute file, line number, function and the line's text."""

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import pytest
 
-from conformance.blame import TREE
+from conformance.blame import TREE, line_within
 from conformance.entrypoints import FACTS, CallLog, expand, resolve
 from conformance.expect import Expectation
 from conformance.report import ABSENT, BLOCKED, BROKEN, EXPECTED, FAIL, PASS
@@ -140,7 +139,9 @@ class Session:
             with self._patience():
                 yield
         except TookTooLong as error:
-            running.place = running.place or self._line_of(error.frame)
+            running.place = running.place or line_within(
+                error.frame, self.tree.root, self.tree.root
+            )
             _fail(error)
         except Absent as error:
             running.decided = running.decided or ABSENT
@@ -292,15 +293,6 @@ class Session:
         within = re.escape(str(self.folder))
         text = text.replace(f"{self.tree.root}/", "")
         return re.sub(rf"{within}(/tmp\w+)?", "SCRATCH", text)
-
-    def _line_of(self, frame: FrameType | None) -> str:
-        """`file:line` of the tree's innermost frame from a frame outwards."""
-        root = f"{self.tree.root}/"
-        while frame is not None and not frame.f_code.co_filename.startswith(root):
-            frame = frame.f_back
-        if frame is None:
-            return ""
-        return f"{frame.f_code.co_filename.removeprefix(root)}:{frame.f_lineno}"
 
     def _place(self, call: pytest.CallInfo[None]) -> str:
         """`file:line` of what failed: a touch, the tree's innermost frame, else the last."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from conformance.blame import line_within
 from conformance.targets import Target
 from conformance.tree import Blocked, Tree
 
@@ -50,12 +51,7 @@ class Asking:
 
     def line(self, frame: FrameType | None) -> str:
         """`file:line` of the innermost frame of the tree from a frame outwards."""
-        package = f"{self.tree.package}/"
-        while frame is not None and not frame.f_code.co_filename.startswith(package):
-            frame = frame.f_back
-        if frame is None:
-            return ""
-        return f"{frame.f_code.co_filename.removeprefix(f'{self.tree.root}/')}:{frame.f_lineno}"
+        return line_within(frame, self.tree.package, self.tree.root)
 
     def line_of(self, error: BaseException) -> str:
         """`file:line` of the tree's innermost frame in an error."""
