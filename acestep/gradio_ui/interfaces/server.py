@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import logging
 import signal
@@ -53,6 +54,8 @@ def serve(options: PageOptions, say: Callable[[str], None]) -> None:
     stopped = threading.Event()
     shared = _api(studio) if options.enable_api else None
     blocks, url, public = launch(studio, shared)
+    # Each song ends with a collection, which need not go through all that was imported by now.
+    gc.freeze()
     say(f"acestep: the page is at {url}")
     if shared:
         say(f"acestep: the API is at {url.rstrip('/')}, its page at {url}docs")
