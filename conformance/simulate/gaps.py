@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import threading
 from pathlib import Path
 
 import torch
@@ -82,12 +83,21 @@ COMPLEX_OPERATORS = {
 """Operators to the names under which PyTorch's list of complex operators would have them."""
 
 
+_parsing = threading.Lock()
+
+
+def _parsed(source: str) -> ast.Module:
+    # Of two threads that parse at once, as where tensors are read, CPython 3.11 fails one.
+    with _parsing:
+        return ast.parse(source)
+
+
 def lists_from(source: str, name: str = _LIST) -> dict[str, frozenset[torch.dtype] | None]:
     """The list in the text of a `common_mps.py`: name to element types, None for all of them.
 
     Raises ValueError where the text holds no such list, as a future torch might.
     """
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.AnnAssign):
             target: ast.expr = node.target
         elif isinstance(node, ast.Assign):
@@ -105,7 +115,7 @@ def lists_from(source: str, name: str = _LIST) -> dict[str, frozenset[torch.dtyp
 
 def complex_from(source: str) -> frozenset[str]:
     """The names in `SUPPORTED_COMPLEX_OPS` of a `common_mps.py`; empty where it has none."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if not isinstance(node, ast.Assign):
             continue
         target = node.targets[0]

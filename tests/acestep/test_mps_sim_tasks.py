@@ -112,7 +112,7 @@ def test_a_step_is_fewer_dispatches_than_diffusers_and_no_wait() -> None:
 
     def ours(steps: int) -> None:
         load()
-        handler.generate(Request("warm piano", (7,), "la", 2.0, steps=steps))
+        handler.generate(Request("warm piano", (7,), "la", 1.0, steps=steps))
 
     def theirs(steps: int) -> None:
         plain = AceStepPipeline(**load().components)
@@ -120,7 +120,7 @@ def test_a_step_is_fewer_dispatches_than_diffusers_and_no_wait() -> None:
         plain(
             prompt="warm piano",
             lyrics="la",
-            audio_duration=2.0,
+            audio_duration=1.0,
             num_inference_steps=steps,
             guidance_scale=1.0,
             output_type="latent",

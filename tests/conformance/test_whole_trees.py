@@ -171,7 +171,8 @@ def written(root: Path, files: dict[str, str]) -> Path:
 def test_a_tree_with_all_seven_sites_fails_in_all_seven(run_suite: Any, tmp_path: Path) -> None:
     root = written(tmp_path, BROKEN)
     before = sorted(root.rglob("*"))
-    found = run_suite(FACTS, tree=root, device="cpu,mps-sim", write_expect=tmp_path / "known")
+    wanted: dict[str, Any] = {"tree": root, "device": "cpu,mps-sim", "tb": "auto"}
+    found = run_suite(FACTS, **wanted, write_expect=tmp_path / "known")
     assert found.status == 1, found.log
     for site in SITES:
         assert found.cell(site) == ("pass" if site in RIGHT_ON_CPU else "fail"), found.log

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.no_cover
 HERE = Path(__file__).parent
 
 QUICK = {
-    "turbo": ("cover-strength0.5", "codes-batch2-lengths", "ref"),
+    "turbo": ("cover-strength0.5", "ref"),
     "base": ("t2m-adg", "lego-2-4"),
     "xl-turbo": ("t2m-sde",),
     "xl-base": ("codes",),
