@@ -23,6 +23,7 @@ from conformance.scan.knowing.signatures import (
 )
 from conformance.scan.reading import prefilter
 from conformance.scan.reading.lines import HotLines, line_numbers
+from conformance.scan.reading.nodes import parts_of
 from conformance.scan.reading.notebooks import NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
 
@@ -251,7 +252,7 @@ def _last(node: ast.Name | ast.Attribute) -> str:
 def _passive(tree: ast.Module) -> set[int]:
     """Names that are only spoken of: annotations and tests of a type."""
     found: set[int] = set()
-    for node in ast.walk(tree):
+    for node in parts_of(tree):
         parts: list[ast.AST | None] = []
         if isinstance(node, ast.arg | ast.AnnAssign):
             parts = [node.annotation]
@@ -259,7 +260,7 @@ def _passive(tree: ast.Module) -> set[int]:
             parts = [node.returns]
         elif isinstance(node, ast.Call) and spelled(node.func) == "isinstance":
             parts = list(node.args[1:])
-        found.update(id(inner) for part in parts if part is not None for inner in ast.walk(part))
+        found.update(id(inner) for part in parts if part is not None for inner in parts_of(part))
     return found
 
 
@@ -267,7 +268,7 @@ def _asks(function: ast.AST) -> bool:
     """Whether a function asks what there is, and may do without what it is given."""
     return any(
         isinstance(part, ast.Attribute) and part.attr == "is_available"
-        for part in ast.walk(function)
+        for part in parts_of(function)
     )
 
 

@@ -14,6 +14,7 @@ from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.shapes import is_for_collective, names_no_device, only_not_cpu
 from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_other, device_type
+from conformance.scan.reading.nodes import parts_of
 
 _OTHERS = ACCELERATORS - {"cuda", "hip"}
 #: How many values are followed to find out what was asked.
@@ -187,7 +188,7 @@ def _asked(context: Context, leaves: list[Leaf], scope: Scope) -> bool:
     resolver = context.resolver
     stack = [leaf.node for leaf in leaves if leaf.device is None]
     for node in stack:
-        for part in ast.walk(node):
+        for part in parts_of(node):
             if isinstance(part, ast.Attribute) and asks_other(part.attr):
                 return True
             if isinstance(part, ast.Name):

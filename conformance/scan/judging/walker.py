@@ -24,6 +24,7 @@ from conformance.scan.knowing.markers import (
 from conformance.scan.knowing.packages import needed_package, provided_backend
 from conformance.scan.knowing.shapes import passes_through, pattern_devices, pattern_truth
 from conformance.scan.knowing.signatures import spelled
+from conformance.scan.reading.nodes import parts_of
 
 
 class Walker(Expressions):
@@ -135,9 +136,9 @@ class Walker(Expressions):
         true, false = self.conditions.of(node.test, context.scope)
         context.branches.append(node.test)
         if passes_through(node):
-            context.settled.update(id(part) for part in ast.walk(node.test))
+            context.settled.update(id(part) for part in parts_of(node.test))
         if refuses(node.orelse):
-            context.refusing.update(id(part) for part in ast.walk(node.test))
+            context.refusing.update(id(part) for part in parts_of(node.test))
         self._show("if", node)
         self._test(node.test, facts)
         after_true = self.block(node.body, facts.both(true))

@@ -10,6 +10,7 @@ from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.signatures import spelled
 from conformance.scan.knowing.vocabulary import declared_backends, is_negated, named_backends
+from conformance.scan.reading.nodes import parts_of
 
 _LEAVING_CALLS = frozenset(
     {"sys.exit", "exit", "quit", "os._exit", "pytest.skip", "pytest.fail", "pytest.exit"}
@@ -56,7 +57,7 @@ def _decorator(point: Point, decorator: ast.expr) -> Facts:
                 guards = (false if skipped else true).known
                 return known("name", *guards) if guards else (false if skipped else true)
     words: set[str] = set()
-    for node in ast.walk(decorator):
+    for node in parts_of(decorator):
         word = ""
         if isinstance(node, ast.Name):
             word = node.id

@@ -10,6 +10,7 @@ from conformance.scan.judging.mending import insert_after
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.markers import refuses
 from conformance.scan.knowing.vocabulary import ACCELERATORS, DEVICE_WORDS
+from conformance.scan.reading.nodes import parts_of
 
 _Listed = list[tuple[ast.expr, str]]
 
@@ -65,7 +66,7 @@ def _is_continued(context: Context, node: ast.expr) -> bool:
             waiting.extend(ast.iter_child_nodes(part))
             continue
         # The outermost sum holds all that its parts hold, so each node is looked at once.
-        parts = list(ast.walk(part))
+        parts = list(parts_of(part))
         if any(inner is node for inner in parts):
             return any(
                 isinstance(inner, ast.Constant) and str(inner.value).startswith("mps")
@@ -153,7 +154,7 @@ def _subscript(context: Context, node: ast.Subscript) -> None:
     context.settled.add(id(node.slice))
     annotation = getattr(context.statement, "annotation", None)
     if annotation is not None and any(
-        isinstance(part, ast.Name) and part.id == "str" for part in ast.walk(annotation)
+        isinstance(part, ast.Name) and part.id == "str" for part in parts_of(annotation)
     ):
         return  # `Literal[...] | str` closes nothing
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]

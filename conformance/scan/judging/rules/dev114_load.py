@@ -9,6 +9,8 @@ from conformance.scan.findings import Edit, Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.facts import ANY
+from conformance.scan.knowing.point import Point
+from conformance.scan.reading.nodes import parts_of
 
 _LOADS = frozenset({"torch.load", "torch.serialization.load", "torch.jit.load"})
 _SAVED = re.compile(r"torch\.save\(\s*(\w+|\{)")
@@ -53,16 +55,16 @@ def _is_of_host(context: Context, node: ast.Call) -> bool:
     """``torch.load(name)[0].numpy()``: only a tensor on the host has that."""
     chain = {id(node)}
     for _ in range(_CHAIN):
-        for part in ast.walk(context.statement):
+        for part in parts_of(context.statement):
             held = part.func if isinstance(part, ast.Call) else getattr(part, "value", None)
             if id(held) in chain or (isinstance(part, ast.Attribute) and id(part.value) in chain):
                 chain.add(id(part))
     return any(
         isinstance(part, ast.Attribute) and part.attr == "numpy" and id(part.value) in chain
-        for part in ast.walk(context.statement)
+        for part in parts_of(context.statement)
     ) and not any(
         isinstance(part, ast.Attribute) and part.attr == "cpu" and id(part.value) in chain
-        for part in ast.walk(context.statement)
+        for part in parts_of(context.statement)
     )
 
 
@@ -73,8 +75,8 @@ def _fix(context: Context, node: ast.Call) -> Fix | None:
         isinstance(part, ast.Call)
         and isinstance(part.func, ast.Attribute)
         and part.func.attr == "load_state_dict"
-        and node in ast.walk(part)
-        for part in ast.walk(context.statement)
+        and node in parts_of(part)
+        for part in parts_of(context.statement)
     )
     if copied:
         return Fix((Edit(end, end, ', map_location="cpu"'),))
@@ -93,7 +95,7 @@ def _is_placed(context: Context, file: ast.expr) -> bool:
     value = context.resolver.only_value(file, context.scope)
     return any(
         isinstance(part, ast.Attribute) and part.attr == "cpu"
-        for part in ast.walk(value[0] if value is not None else file)
+        for part in parts_of(value[0] if value is not None else file)
     )
 
 
@@ -102,7 +104,7 @@ def _is_compared(context: Context, node: ast.Call) -> bool:
     test = getattr(context.statement, "test", context.statement)
     return any(
         isinstance(part, ast.Compare) and node in (part.left, *part.comparators)
-        for part in ast.walk(test)
+        for part in parts_of(test)
     )
 
 
@@ -111,14 +113,18 @@ def _is_round_trip(context: Context, file: ast.expr) -> bool:
     owner = context.scope.enclosing("function")
     if isinstance(file, ast.Name) and len(context.resolver.bounds(file, context.scope)[0]) > 1:
         return False  # another file by then
-    wanted = ast.dump(file)
-    return owner is not None and any(
-        isinstance(part, ast.Call)
+    return owner is not None and ast.dump(file) in context.once(_saved, owner.node)
+
+
+def _saved(point: Point, owner: ast.AST) -> set[str]:
+    """The files that a function saves."""
+    return {
+        ast.dump(part.args[1])
+        for part in point.parts_of(owner)
+        if isinstance(part, ast.Call)
         and len(part.args) > 1
-        and context.dotted(part.func) == "torch.save"
-        and ast.dump(part.args[1]) == wanted
-        for part in ast.walk(owner.node)
-    )
+        and point.dotted(part.func) == "torch.save"
+    }
 
 
 def _holds_host_state(context: Context) -> bool:
