@@ -77,7 +77,9 @@ class Context(Point):
         )
 
     def _milder(self, severity: Severity) -> Severity:
-        """An error that only those meet who ask for "the GPU" is a warning."""
+        """An error that only those meet who ask for "the GPU", or who measure, is a warning."""
+        if severity == Severity.ERROR and self.measures:
+            return Severity.WARNING
         asked = any(
             (isinstance(part, ast.Name) and only_gpu(part.id))
             or (isinstance(part, ast.Attribute) and only_gpu(part.attr))

@@ -10,7 +10,7 @@ from conformance.scan.knowing.alternatives import Alternatives, calls, moves_lik
 from conformance.scan.knowing.conditions import Conditions
 from conformance.scan.knowing.facts import ANY, NOTHING, Facts
 from conformance.scan.knowing.leaves import Leaf, Leaves
-from conformance.scan.knowing.paths import is_test
+from conformance.scan.knowing.paths import is_benchmark, is_test
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.vocabulary import asks_other
@@ -71,6 +71,11 @@ class Point:
     def in_tests(self) -> bool:
         """Whether the file is a test by its name or folder."""
         return is_test(self.source.path)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the file is a benchmark by its name or folder."""
+        return is_benchmark(self.source.path)
 
     def leaves(self, node: ast.expr) -> list[Leaf]:
         """Values that a device expression can take here."""

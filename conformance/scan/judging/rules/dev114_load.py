@@ -10,6 +10,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.signatures import spelled
 from conformance.scan.reading.nodes import parts_of
 
 _LOADS = frozenset({"torch.load", "torch.serialization.load", "torch.jit.load"})
@@ -17,6 +18,12 @@ _SAVED = re.compile(r"torch\.save\(\s*(\w+|\{)")
 _TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
 _TENSORS = re.compile(r"\btorch\.(?!save\b|load\b)|[Tt]ensor|\bnn\.|\.(?:to|cpu|cuda|detach)\(")
 _HOST_STATE = re.compile(r"(?:^|[^a-z])rng|scheduler|scaler\.load_state_dict|scaler_state")
+_SAMPLES = re.compile(r"Data(?:set|[Ll]oader|[Mm]odule)|Sampler|Collat")
+_DATA = re.compile(
+    r"(?:^|[^a-z])(?:data|dataset|mels?|spec(?:trogram)?s?|f0|audio|wavs?|feat(?:ure)?s?|stat(?:istic)?s"
+    r"|labels?|targets|samples?|mnist)(?:[^a-z]|$)"
+)
+_WEIGHTS = re.compile(r"state|ckpt|checkpoint|weight|model|net(?:[^a-z]|$)")
 _NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
 
 
@@ -45,8 +52,8 @@ def _call(context: Context, node: ast.Call) -> None:
         RULE,
         node,
         f"{context.dotted(node.func)} without map_location restores tensors to the device they were saved from",
-        # A test loads what it, or its code, wrote on this machine.
-        severity=Severity.NOTE if context.in_tests else None,
+        # A test loads what it, or its code, wrote on this machine, and data were prepared there.
+        severity=Severity.NOTE if context.in_tests or _is_data(context, node) else None,
         fix=_fix(context, node),
     )
 
@@ -136,6 +143,26 @@ def _holds_host_state(context: Context) -> bool:
     return _HOST_STATE.search(context.segment(statement).lower()) is not None
 
 
+def _is_data(context: Context, node: ast.Call) -> bool:
+    """Whether samples or statistics are loaded, by the names around: those are written from the
+    host, unlike weights."""
+    if (context.dotted(node.func) or "").startswith("torch.jit."):
+        return False
+    owner = context.scope.enclosing("class")
+    if owner is not None and isinstance(owner.node, ast.ClassDef):
+        bases = (spelled(base) for base in owner.node.bases)
+        if any(_SAMPLES.search(name) for name in (owner.name, *bases)):
+            return True
+    statement = context.statement
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    named = [part for target in (*targets, node.args[0]) for part in parts_of(target)]
+    words = [getattr(part, "id", getattr(part, "attr", "")) for part in named]
+    words += [p.value for p in named if isinstance(p, ast.Constant) and isinstance(p.value, str)]
+    if any(_WEIGHTS.search(word.lower()) for word in words):
+        return False
+    return any(_DATA.search(word.lower()) for word in words)
+
+
 def _holds_numbers(context: Context) -> bool:
     """Whether the class writes such files itself, and tables of plain numbers only.
 
@@ -195,6 +222,7 @@ RULE = Rule(
             2,
             "import torch\nmodel = torch.jit.load('x.pt', map_location=None if torch.cuda.is_available() else \"cpu\")",
         ),
+        Bad("import torch\nstats_model = torch.load('stats_model.pt')", 2),
         Bad("import torch as t\nstate = t.load('x.pt')", 2),
         Bad(
             "import torch\nclass Cache:\n    def save(self, value, path):\n        torch.save(value, path)\n"

@@ -334,3 +334,11 @@ def test_one_file_without_summaries_of_the_rest_says_so(
     assert said not in capsys.readouterr().err
     assert main(["--quiet", "--no-cache", "pkg/ops.py"]) == 0
     assert said in capsys.readouterr().err
+
+
+def test_a_copy_in_another_folder_is_not_taken_from_the_cache(tmp_path: Path) -> None:
+    loads = "import torch\nstate = torch.load('x.pt')\n"
+    tree = {"pyproject.toml": "", "tests/it.py": loads, "it.py": loads}
+    expected = ["it.py:2 DEV114 warning", "tests/it.py:2 DEV114 note"]
+    for cache in (False, True, True):
+        assert sorted(judged(tmp_path, tree, cache=cache)) == expected

@@ -38,6 +38,10 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # containers; a callback runs whatever it is called
         ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self, m):\n        m.to('cuda')", []),
         ("class CUDACallback(Callback):\n    def on_start(self):\n        torch.cuda.synchronize()", ["error"]),
+        # samples are written from the host, weights wherever they were
+        ("class D(torch.utils.data.Dataset):\n    def __getitem__(self, i):\n        return torch.load(self.files[i])", ["note"]),
+        ("def f(path):\n    mel = torch.load(path)\n    return mel", ["note"]),
+        ("def f(path):\n    model_data = torch.load(path)\n    return model_data", ["warning"]),
         # a helper that is called to find out
         ("def has():\n    def _try():\n        torch.zeros(1, device='cuda')\n    try:\n        _try()\n    except Exception:\n        return False", ["note"]),
     ],
@@ -54,3 +58,13 @@ def test_a_test_that_names_mps_asks_what_happens_there(device: str, severity: st
     assert [(f.code, f.severity.label) for f in found if f.code == "DEV108"] == [
         ("DEV108", severity)
     ]
+
+
+def test_a_benchmark_measures_the_machine_it_was_written_for() -> None:
+    code = f"{HEAD}def run(x):\n    return x.cuda()\n"
+    for path, label in (
+        ("benchmarks/ops.py", "warning"),
+        ("bench_ops.py", "warning"),
+        ("ops.py", "error"),
+    ):
+        assert [f.severity.label for f in analyse(path, code.encode(), RULES)] == [label]

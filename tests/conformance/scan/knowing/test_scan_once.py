@@ -33,10 +33,12 @@ def test_a_long_function_takes_no_longer_a_line(kind: str) -> None:
         return time.process_time() - started
 
     seconds(5)
-    # Four times the lines took sixteen times as long, and 17 s for a thousand of them.
-    assert seconds(320) < 9 * seconds(80)
+    # Four times the lines took ten to twenty times as long, and 17 s for a thousand of them.
+    assert min(seconds(320), seconds(320)) < 8 * min(seconds(80) for _ in range(3))
 
 
 def test_parts_are_those_of_ast_walk() -> None:
-    tree = ast.parse("@a\ndef f(x: int = 1, *, y=None):\n    return [i for i in x if i][0] + f'{y}'")
+    tree = ast.parse(
+        "@a\ndef f(x: int = 1, *, y=None):\n    return [i for i in x if i][0] + f'{y}'"
+    )
     assert [id(part) for part in parts_of(tree)] == [id(part) for part in ast.walk(tree)]
