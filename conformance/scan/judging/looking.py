@@ -169,6 +169,9 @@ class _Looker:
         name = spelled(function)
         if name.rpartition(".")[2] in _STARTERS:
             self._started(point, node)
+        for keyword in node.keywords:
+            if keyword.arg == "default_factory":
+                self._called_for(point, keyword.value, 0)
         if self._takers:
             self._forwarded(point, node)
         if isinstance(function, ast.Attribute) and f".{function.attr}" in self.names:
@@ -213,12 +216,17 @@ class _Looker:
         """A function that is handed to new processes is called by them, from here."""
         handed = [*node.args[:1], *(k.value for k in node.keywords if k.arg in ("target", "fn"))]
         for part in handed:
-            name = spelled(part)
-            if name in self.names:
-                self._seen.add(id(part))
-                owner = point.scope.qualname.partition(".")[0]
-                call = Call(tuple(sorted(in_use(point))), owner, -1, ())
-                self.report.calls.setdefault(name, []).append(call)
+            self._called_for(point, part, -1)
+
+    def _called_for(self, point: Point, part: ast.expr, places: int) -> None:
+        """A function that is handed to a call of another, which calls it with so many arguments
+        (-1: with what is not seen)."""
+        name = spelled(part)
+        if name in self.names:
+            self._seen.add(id(part))
+            owner = point.scope.qualname.partition(".")[0]
+            call = Call(tuple(sorted(in_use(point))), owner, places, ())
+            self.report.calls.setdefault(name, []).append(call)
 
     def _import(self, point: Point, node: ast.Import | ast.ImportFrom) -> None:
         known: tuple[str, ...] | None = tuple(sorted(in_use(point)))

@@ -30,6 +30,8 @@ def _forks_others(_: Point, owner: ast.AST) -> bool:
 
 
 _GROUP = re.compile(r"(?:^|_)(?:distributed|ddp|fsdp|dist|world_size|local_rank|multiprocessing)")
+#: Functions named for a collective that they wrap.
+_COLLECTIVE = re.compile(r"_*(?:dist_|distributed_)?(?:all_?gather|all_?reduce|broadcast)(?:_|$)")
 _RANK = re.compile(r"(?:^|_)(?:rank|gpu|proc_id|device_id)(?:_id|$)")
 
 
@@ -37,6 +39,9 @@ def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
     """Whether a line runs in one of several processes only, each with a card of its own: behind a
     test for that, or ``given`` a rank where the group of processes is made."""
     if any(_asks_for_group(branch) for branch in point.branches):
+        return True
+    function = point.scope.enclosing("function")
+    if function is not None and _COLLECTIVE.match(function.name.lower()):
         return True
     if given is None or "init_process_group" not in point.source.text:
         return False

@@ -86,9 +86,17 @@ def _providers(context: Context, node: ast.List | ast.Tuple | ast.Set) -> bool:
             return False
         names.append(text)
     lacking = "CUDAExecutionProvider" in names and "CoreMLExecutionProvider" not in names
-    if lacking and not context.guarded("cuda"):
+    if lacking and (not context.guarded("cuda") or _is_chosen(context, node)):
         context.report(RULE, node, "a list of providers leaves out CoreMLExecutionProvider")
     return bool(names)
+
+
+def _is_chosen(context: Context, node: ast.expr) -> bool:
+    """``[CUDA, CPU] if cuda else [CPU]``: all that is not CUDA is left to the CPU."""
+    return any(
+        isinstance(part, ast.IfExp) and node in (part.body, part.orelse)
+        for part in parts_of(context.statement)
+    )
 
 
 def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
@@ -211,6 +219,11 @@ RULE = Rule(
             2,
         ),
         Bad("providers = [('CUDAExecutionProvider', {'device_id': 0}), 'CPUExecutionProvider']", 1),
+        Bad(
+            "import torch\ncuda = torch.cuda.is_available()\n"
+            "providers = ['CUDAExecutionProvider', 'CPUExecutionProvider'] if cuda else ['CPUExecutionProvider']",
+            3,
+        ),
         Bad('VALID = {"cpu", "cuda"}', 1, 'VALID = {"cpu", "cuda", "mps"}'),
         Bad(
             "def f(device):\n    if 'cpu' not in device and 'cuda' not in device:\n        raise ValueError(device)",

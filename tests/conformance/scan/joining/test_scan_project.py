@@ -342,3 +342,34 @@ def test_a_copy_in_another_folder_is_not_taken_from_the_cache(tmp_path: Path) ->
     expected = ["it.py:2 DEV114 warning", "tests/it.py:2 DEV114 note"]
     for cache in (False, True, True):
         assert sorted(judged(tmp_path, tree, cache=cache)) == expected
+
+
+@pytest.mark.parametrize(
+    ("use", "severity"),
+    [
+        # made by what is in the table, with arguments that are not seen
+        ("TABLE = {'a': Model}\ndef make(name, device):\n    return TABLE[name](device=device)\n", "warning"),
+        ("made: object = field(default_factory=Model)\n", "error"),
+        ("made = Model()\nTABLE = {'a': Model}\n", "error"),
+    ],
+)  # fmt: skip
+def test_the_default_of_a_class_that_is_handed_on(tmp_path: Path, use: str, severity: str) -> None:
+    model = "class Model:\n    def __init__(self, device='cuda'):\n        self.device = device\n"
+    files = {"pkg/model.py": model, "pkg/a.py": "from .model import Model\n" + use}
+    assert judged(tmp_path, files) == [f"pkg/model.py:2 DEV103 {severity}"]
+
+
+def test_a_package_copied_in_that_builds_extensions_for_cuda(tmp_path: Path) -> None:
+    bad = "import torch\ndef run(x):\n    return x.cuda()\n"
+    files = {
+        "apex/setup.py": "CppExtension('a')\nCUDAExtension('b')\nCUDAExtension('c')\n",
+        "apex/examples/net/main.py": bad,
+        "main.py": bad,
+        "other/setup.py": "CppExtension('a')\nCUDAExtension('b')\n",
+        "other/main.py": bad,
+    }
+    assert [line for line in judged(tmp_path, files) if "DEV101" in line] == [
+        "apex/examples/net/main.py:3 DEV101 note",
+        "main.py:3 DEV101 error",
+        "other/main.py:3 DEV101 error",
+    ]

@@ -42,6 +42,22 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("class D(torch.utils.data.Dataset):\n    def __getitem__(self, i):\n        return torch.load(self.files[i])", ["note"]),
         ("def f(path):\n    mel = torch.load(path)\n    return mel", ["note"]),
         ("def f(path):\n    model_data = torch.load(path)\n    return model_data", ["warning"]),
+        # a collective by its name, a rank beside the CPU, a class of an engine's, a script for CUDA
+        ("def allreduce(x):\n    return mean(x.cuda())", ["note"]),
+        ("def f(rank, cuda):\n    dist.init_process_group('gloo')\n    return torch.device('cuda', rank) if torch.cuda.is_available() else torch.device('cpu')", ["note"]),
+        ("import bitsandbytes as bnb\nclass Linear(bnb.nn.Linear8bitLt):\n    def quantize(self, w):\n        return w.cuda()", ["note"]),
+        ("import apex\ndef main():\n    assert torch.cuda.is_available(), 'no CPU'\nif __name__ == '__main__':\n    main()", ["note"]),
+        ("import apex\ndef main():\n    pass\nif __name__ == '__main__':\n    main()", ["warning"]),
+        # wrapped for several cards whatever happens, or if there are several
+        ("def f(m, x, gpu):\n    m = DDP(m, device_ids=[gpu])\n    return m(x.cuda(gpu))", []),
+        ("def f(m, x, gpu):\n    if gpu > 1:\n        m = DDP(m, device_ids=[gpu])\n    return m(x.cuda(gpu))", ["error"]),
+        # who has no CUDA is told that it is needed, or not
+        ("def f():\n    if not torch.cuda.is_available():\n        print('measuring requires CUDA')\n        return\n    return torch.cuda.memory_allocated()", []),
+        ("def f():\n    if not torch.cuda.is_available():\n        return\n    return torch.cuda.memory_allocated()", ["warning"]),
+        # a buffer is placed; what is printed for one item of many goes on unnoticed
+        ("class B(torch.nn.Module):\n    def __init__(self):\n        self.register_buffer('k', torch.zeros(2).cuda())", ["error"]),
+        ("def f(batches):\n    for b in batches:\n        try:\n            b = b.cuda()\n            c = run(b)\n            d = run(c)\n            save(d)\n        except Exception as e:\n            print(e)", ["error"]),
+        ("def f(b):\n    try:\n        b = b.cuda()\n    except Exception as e:\n        print(e)", []),
         # a helper that is called to find out
         ("def has():\n    def _try():\n        torch.zeros(1, device='cuda')\n    try:\n        _try()\n    except Exception:\n        return False", ["note"]),
     ],
