@@ -23,6 +23,7 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # a tensor for a collective; one that is used besides
         ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    dist.all_reduce(t)", ["note"]),
         ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    return t", ["error"]),
+        ("def f(n):\n    t = torch.tensor(n, device=torch.cuda.current_device())\n    dist.all_reduce(t)", ["note"]),
         # what one process alone has left
         ("def f(n):\n    if world_size() == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["note"]),
         ("def f(n):\n    if n == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["error"]),
