@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -334,6 +337,23 @@ def test_one_file_without_summaries_of_the_rest_says_so(
     assert said not in capsys.readouterr().err
     assert main(["--quiet", "--no-cache", "pkg/ops.py"]) == 0
     assert said in capsys.readouterr().err
+
+
+def test_standard_input_is_judged_with_its_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged(tmp_path, TREE)
+    monkeypatch.chdir(tmp_path)
+    text = "# not saved yet\n" + TREE["pkg/ops.py"]
+
+    def typed(name: str) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        main(["-", "--stdin-filename", name, "--severity", "note", "--output-format", "json"])
+        return [f"{f['line']} {f['severity']}" for f in json.loads(capsys.readouterr().out)]
+
+    assert typed("pkg/ops.py") == typed("pkg/ops.py") == ["4 note"]  # without a cache, then with it
+    assert typed("pkg/new.py") == ["4 error"]  # nobody calls what is not there yet
+    assert "pkg/ops.py:3 DEV102 note" in judged(tmp_path, TREE, cache=True)
 
 
 def test_a_copy_in_another_folder_is_not_taken_from_the_cache(tmp_path: Path) -> None:
