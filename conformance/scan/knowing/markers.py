@@ -219,9 +219,13 @@ def is_script_for_cuda(point: Point) -> bool:
     return any(
         isinstance(inner, ast.Expr) and refuses_by_call(point, inner.value)
         for statement in (tree.body if isinstance(tree, ast.Module) else ())
-        if isinstance(statement, ast.If) and "__name__" in map(spelled, parts_of(statement.test))
+        if isinstance(statement, ast.If) and _is_main(statement.test)
         for inner in statement.body
     )
+
+
+def _is_main(test: ast.expr) -> bool:
+    return any(isinstance(part, ast.Name) and part.id == "__name__" for part in parts_of(test))
 
 
 def _asserts(point: Point, statement: ast.stmt) -> bool:
