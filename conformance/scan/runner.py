@@ -30,7 +30,7 @@ from conformance.scan.looks import (
 )
 from conformance.scan.reading.discover import Target, discover
 from conformance.scan.reading.kinds import is_other
-from conformance.scan.reading.source import read_bytes
+from conformance.scan.reading.source import read_bytes, unsaved
 
 
 @dataclass
@@ -301,7 +301,12 @@ def _kept(findings: list[Finding], target: Target, config: Config) -> list[Findi
 
 
 def scan_text(data: bytes, name: str, config: Config) -> Outcome:
-    """Scan bytes that came by another way (standard input) as a file called ``name``."""
+    """Scan bytes that came by another way (standard input) as a file called ``name``: where there
+    is one, as what will be in it, with the rest of its project."""
+    targets = discover([name], config) if Path(name).is_file() else []
+    if targets:
+        with unsaved(targets[0].path, data):
+            return scan(targets, replace(config, jobs=1))
     target = Target(name, name, name)
     if is_other(name) and not is_readable():
         return Outcome(passed=[target])

@@ -19,7 +19,7 @@ from conformance.scan.answering.writing import replace_file
 from conformance.scan.findings import Finding
 from conformance.scan.judging.rule import Rule
 from conformance.scan.judging.summary import Report, Summary
-from conformance.scan.reading.source import read_bytes
+from conformance.scan.reading.source import is_unsaved, read_bytes
 
 _KEPT_FILES = 4
 _KEPT_ENTRIES = 200_000
@@ -168,6 +168,8 @@ class Cache:
 
         Raises OSError for a file that cannot be read.
         """
+        if is_unsaved(path):
+            return content_key(read_bytes(path), "") + declared
         about = os.stat(path)
         signs = [about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino]
         held = self._signs.get(path)

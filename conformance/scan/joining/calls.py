@@ -18,6 +18,8 @@ class _Callers:
 
     calls: list[tuple[str, Call]] = field(default_factory=list)
     open: bool = False
+    #: Other files hand the class on, to calls that are not seen.
+    handed: bool = False
 
 
 class Calls:
@@ -66,9 +68,12 @@ class Calls:
         return self._known.get(target, frozenset())
 
     def overridden(self, target: Name, parameter: str, place: int) -> bool:
-        """Whether every call gives a parameter, so that its default is never used."""
+        """Whether every call gives a parameter, so that its default is never used, as far as calls
+        are seen: a class in a table of classes is made somewhere else."""
         callers = self._callers.get(target)
-        if callers is None or callers.open or not self._has_callers(callers):
+        if callers is None or (callers.open and not callers.handed):
+            return False
+        if not callers.handed and not self._has_callers(callers):
             return False
         return all(parameter in call.names or 0 <= place < call.places for _, call in callers.calls)
 
@@ -92,7 +97,10 @@ class Calls:
             for text, meant in names.items():
                 for target in meant:
                     callers = self._callers[target]
-                    callers.open |= text in report.otherwise
+                    if text in report.otherwise:
+                        callers.open = True
+                        made = target[1][:1].isupper()
+                        callers.handed |= made and path != target[0] and not self._is_test(path)
                     callers.calls += [(path, call) for call in report.calls.get(text, ())]
 
     def _is_used_cold(self, target: Name, users: Mapping[str, set[str]]) -> bool:

@@ -11,6 +11,7 @@ from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
 from conformance.scan.knowing.vocabulary import only_gpu
+from conformance.scan.reading.nodes import parts_of
 from conformance.scan.reading.source import Source
 
 _TEXT_LIMIT = 200
@@ -76,12 +77,14 @@ class Context(Point):
         )
 
     def _milder(self, severity: Severity) -> Severity:
-        """An error that only those meet who ask for "the GPU" is a warning."""
+        """An error that only those meet who ask for "the GPU", or who measure, is a warning."""
+        if severity == Severity.ERROR and self.measures:
+            return Severity.WARNING
         asked = any(
             (isinstance(part, ast.Name) and only_gpu(part.id))
             or (isinstance(part, ast.Attribute) and only_gpu(part.attr))
             for branch in self.branches
-            for part in ast.walk(branch)
+            for part in parts_of(branch)
         )
         return min(severity, Severity.WARNING) if asked else severity
 

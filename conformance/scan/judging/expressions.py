@@ -11,6 +11,7 @@ from conformance.scan.knowing.facts import NOTHING, Facts
 from conformance.scan.knowing.flags import probed_backend
 from conformance.scan.knowing.placements import Placements
 from conformance.scan.reading.lines import HotLines
+from conformance.scan.reading.nodes import parts_of
 
 _LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
 
@@ -41,7 +42,7 @@ class Expressions:
 
     def _test(self, test: ast.expr, facts: Facts) -> None:
         """A condition: comparisons in it choose a branch and are not values."""
-        for node in ast.walk(test):
+        for node in parts_of(test):
             if isinstance(node, ast.Compare | ast.Attribute):
                 self.context.consumed.add(id(node))
         self.expression(test, facts)
@@ -136,7 +137,7 @@ class Expressions:
     def _counted(self, iterated: ast.expr) -> Facts:
         """What runs for each of a backend's devices runs only where there is one."""
         facts = NOTHING
-        for part in ast.walk(iterated):
+        for part in parts_of(iterated):
             if isinstance(part, ast.Name):
                 held = self.resolver.only_value(part, self.context.scope)
                 part = held[0] if held is not None else part

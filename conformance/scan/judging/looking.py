@@ -23,6 +23,7 @@ from conformance.scan.knowing.signatures import (
 )
 from conformance.scan.reading import prefilter
 from conformance.scan.reading.lines import HotLines, line_numbers
+from conformance.scan.reading.nodes import parts_of
 from conformance.scan.reading.notebooks import NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
 
@@ -168,6 +169,9 @@ class _Looker:
         name = spelled(function)
         if name.rpartition(".")[2] in _STARTERS:
             self._started(point, node)
+        for keyword in node.keywords:
+            if keyword.arg == "default_factory":
+                self._called_for(point, keyword.value, 0)
         if self._takers:
             self._forwarded(point, node)
         if isinstance(function, ast.Attribute) and f".{function.attr}" in self.names:
@@ -212,12 +216,17 @@ class _Looker:
         """A function that is handed to new processes is called by them, from here."""
         handed = [*node.args[:1], *(k.value for k in node.keywords if k.arg in ("target", "fn"))]
         for part in handed:
-            name = spelled(part)
-            if name in self.names:
-                self._seen.add(id(part))
-                owner = point.scope.qualname.partition(".")[0]
-                call = Call(tuple(sorted(in_use(point))), owner, -1, ())
-                self.report.calls.setdefault(name, []).append(call)
+            self._called_for(point, part, -1)
+
+    def _called_for(self, point: Point, part: ast.expr, places: int) -> None:
+        """A function that is handed to a call of another, which calls it with so many arguments
+        (-1: with what is not seen)."""
+        name = spelled(part)
+        if name in self.names:
+            self._seen.add(id(part))
+            owner = point.scope.qualname.partition(".")[0]
+            call = Call(tuple(sorted(in_use(point))), owner, places, ())
+            self.report.calls.setdefault(name, []).append(call)
 
     def _import(self, point: Point, node: ast.Import | ast.ImportFrom) -> None:
         known: tuple[str, ...] | None = tuple(sorted(in_use(point)))
@@ -251,7 +260,7 @@ def _last(node: ast.Name | ast.Attribute) -> str:
 def _passive(tree: ast.Module) -> set[int]:
     """Names that are only spoken of: annotations and tests of a type."""
     found: set[int] = set()
-    for node in ast.walk(tree):
+    for node in parts_of(tree):
         parts: list[ast.AST | None] = []
         if isinstance(node, ast.arg | ast.AnnAssign):
             parts = [node.annotation]
@@ -259,7 +268,7 @@ def _passive(tree: ast.Module) -> set[int]:
             parts = [node.returns]
         elif isinstance(node, ast.Call) and spelled(node.func) == "isinstance":
             parts = list(node.args[1:])
-        found.update(id(inner) for part in parts if part is not None for inner in ast.walk(part))
+        found.update(id(inner) for part in parts if part is not None for inner in parts_of(part))
     return found
 
 
@@ -267,7 +276,7 @@ def _asks(function: ast.AST) -> bool:
     """Whether a function asks what there is, and may do without what it is given."""
     return any(
         isinstance(part, ast.Attribute) and part.attr == "is_available"
-        for part in ast.walk(function)
+        for part in parts_of(function)
     )
 
 

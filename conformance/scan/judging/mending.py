@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from conformance.scan.findings import Edit, Fix
 from conformance.scan.judging.context import Context
 from conformance.scan.knowing.scopes import Scope
+from conformance.scan.reading.nodes import parts_of
 
 _PROBE = "torch.cuda.is_available"
 _INDEX = re.compile(r"(?:.*[._])?(?:rank|index|idx|i)\Z")
@@ -93,7 +94,7 @@ def _is_asked(context: Context, node: ast.expr) -> bool:
         isinstance(part, ast.Attribute)
         and part.attr == "is_available"
         and part.lineno == node.lineno
-        for part in ast.walk(context.statement)
+        for part in parts_of(context.statement)
     )
 
 
@@ -140,7 +141,7 @@ def mend_choice(context: Context, node: ast.IfExp, literal: ast.expr, how: str) 
     torch = context.torch_name()
     probes = [
         part
-        for part in ast.walk(node.test)
+        for part in parts_of(node.test)
         if isinstance(part, ast.Call) and context.dotted(part.func) == _PROBE
     ]
     if not probes:

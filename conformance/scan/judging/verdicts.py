@@ -14,6 +14,7 @@ from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.shapes import is_for_collective, names_no_device, only_not_cpu
 from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_other, device_type
+from conformance.scan.reading.nodes import parts_of
 
 _OTHERS = ACCELERATORS - {"cuda", "hip"}
 #: How many values are followed to find out what was asked.
@@ -132,6 +133,8 @@ class Judge:
             and (is_of_process_group(context, leaf.node) or is_left_by_one(context))
         ):
             level = min(level, Severity.NOTE)
+        elif device == "cuda" and has_cpu and is_of_process_group(context, leaf.node):
+            choice = Severity.NOTE  # gloo, on the CPU, is what else there is
         if guard is None:
             if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
                 leaf.chosen or only_not_cpu(leaf.facts)
@@ -187,7 +190,7 @@ def _asked(context: Context, leaves: list[Leaf], scope: Scope) -> bool:
     resolver = context.resolver
     stack = [leaf.node for leaf in leaves if leaf.device is None]
     for node in stack:
-        for part in ast.walk(node):
+        for part in parts_of(node):
             if isinstance(part, ast.Attribute) and asks_other(part.attr):
                 return True
             if isinstance(part, ast.Name):

@@ -20,10 +20,12 @@ from conformance.scan.knowing.markers import (
     refuses,
     refuses_by_call,
     set_up,
+    wraps_for_cards,
 )
-from conformance.scan.knowing.packages import needed_package, provided_backend
+from conformance.scan.knowing.packages import needed_package, provided_backend, wraps_engine
 from conformance.scan.knowing.shapes import passes_through, pattern_devices, pattern_truth
 from conformance.scan.knowing.signatures import spelled
+from conformance.scan.reading.nodes import parts_of
 
 
 class Walker(Expressions):
@@ -61,7 +63,7 @@ class Walker(Expressions):
                 context.statement = outer
             # The head of a chain looks to its end; each of its parts need not do so again.
             head = kind is ast.If and not (isinstance(outer, ast.If) and outer.orelse == [node])
-            if after is not None and head and leaves_without(context, node):
+            if after is not None and head and leaves_without(context, node, telling=True):
                 return after.knowing("name", "cuda", node=node)
             if after is None or kind is not ast.Expr:
                 return after
@@ -135,9 +137,9 @@ class Walker(Expressions):
         true, false = self.conditions.of(node.test, context.scope)
         context.branches.append(node.test)
         if passes_through(node):
-            context.settled.update(id(part) for part in ast.walk(node.test))
+            context.settled.update(id(part) for part in parts_of(node.test))
         if refuses(node.orelse):
-            context.refusing.update(id(part) for part in ast.walk(node.test))
+            context.refusing.update(id(part) for part in parts_of(node.test))
         self._show("if", node)
         self._test(node.test, facts)
         after_true = self.block(node.body, facts.both(true))
@@ -187,7 +189,7 @@ class Walker(Expressions):
     def _on_Try(self, node: ast.Try, facts: Facts) -> Facts | None:  # noqa: N802
         inner = facts
         for handler in node.handlers:
-            if expects(self.context, handler):
+            if expects(self.context, handler, node.body):
                 inner = facts.knowing("try", ANY, node=handler)
         after = self.block(node.body, inner)
         self.block(node.orelse, facts)
@@ -238,7 +240,7 @@ class Walker(Expressions):
         context.scope = self.resolver.scopes.of.get(id(node), context.scope)
         context.branches = []
         inner = facts.both(decorators_say(context, node.decorator_list)).both(declared(node.name))
-        inner = inner.both(fixtures_say(context, node))
+        inner = inner.both(fixtures_say(context, node)).both(wraps_for_cards(node))
         self.block(node.body, inner.both(refused(context, node.body)))
         context.scope, context.branches = outer
         return facts
@@ -260,7 +262,7 @@ class Walker(Expressions):
         for base in node.bases:
             dotted = context.dotted(base) or ""
             inner = inner.both(declared(dotted.rpartition(".")[2]))
-            if dotted in _CONTAINED:
+            if dotted in _CONTAINED or wraps_engine(dotted):
                 inner = inner.knowing("name", "cuda", node=node)
         self.block(node.body, inner.both(set_up(context, node)))
         context.scope = outer

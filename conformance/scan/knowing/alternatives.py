@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from conformance.scan.knowing.scopes import FunctionNode, blocks_of
 from conformance.scan.knowing.vocabulary import asks_mac
+from conformance.scan.reading.nodes import parts_of
 
 #: Whether a word speaks of accelerators that would serve as well.
 Asks = Callable[[str], bool]
 #: Whether a statement does the same as the one in question.
 Does = Callable[[ast.stmt], bool]
-_Place = tuple[ast.AST, list[ast.stmt]]
+_Place = tuple[ast.AST, list[ast.stmt], int]
 
 
 def mentions(node: ast.AST, asks: Asks) -> bool:
     """Whether a name, an attribute or a short text in a piece of code speaks of an accelerator."""
-    for part in ast.walk(node):
+    for part in parts_of(node):
         match part:
             case ast.Name(id=word) | ast.Attribute(attr=word):
                 pass
@@ -44,6 +45,8 @@ class Alternatives:
         self._tree = tree
         self._places: dict[int, _Place] | None = None
         self._stored: dict[int, ast.stmt] = {}
+        self._asked: dict[tuple[int, Asks], list[ast.stmt]] = {}
+        self._names: dict[int, frozenset[str]] = {}  # by statement, the variables it speaks of
 
     def around(self, node: ast.AST, statement: ast.stmt, asks: Asks = asks_mac) -> bool:
         """Whether a condition inside the statement that decides about a node asks for others."""
@@ -67,17 +70,25 @@ class Alternatives:
         for parent, block, child in self._climb(statement):
             if isinstance(parent, ast.If) and _chain_asks(parent, child, asks):
                 return True
-            for other in block:
+            for other in self._asking(block, asks):
                 if other is not child and _branch_asks(other, does, asks):
                     return True
             if isinstance(parent, ast.Try) and any(
                 _branch_asks(other, does, asks)
                 for part in blocks_of(parent)
                 if part is not block
-                for other in part
+                for other in self._asking(part, asks)
             ):
                 return True
         return False
+
+    def _asking(self, block: list[ast.stmt], asks: Asks) -> list[ast.stmt]:
+        """The branches of a block in which a test asks for others, found once."""
+        held = self._asked.get((id(block), asks))
+        if held is None:
+            held = [other for other in block if _branch_asks(other, lambda _: True, asks)]
+            self._asked[id(block), asks] = held
+        return held
 
     def bound(self, target: ast.AST | None, asks: Asks = asks_mac) -> bool:
         """Whether an assignment to a target stands under a test that asks for others."""
@@ -93,9 +104,15 @@ class Alternatives:
         held = self._fill().get(id(statement))
         if held is None:
             return False
-        block = held[1]
-        at = next(index for index, other in enumerate(block) if other is statement)
-        return replaced_at_once(block[at + 1 :], name)
+        _, block, at = held
+        for other in islice(block, at + 1, None):
+            names = self._names.get(id(other))
+            if names is None:
+                every = (part.id for part in parts_of(other) if isinstance(part, ast.Name))
+                names = self._names[id(other)] = frozenset(every)
+            if name in names:
+                return replaced_at_once([other], name)
+        return False
 
     def _climb(self, statement: ast.stmt) -> Iterator[tuple[ast.AST, list[ast.stmt], ast.stmt]]:
         """What holds a statement, the block it stands in and itself; up to its function."""
@@ -103,7 +120,7 @@ class Alternatives:
         child: ast.AST = statement
         while id(child) in places:
             assert isinstance(child, ast.stmt)
-            parent, block = places[id(child)]
+            parent, block, _ = places[id(child)]
             yield parent, block, child
             if isinstance(parent, FunctionNode | ast.ClassDef):
                 return
@@ -116,8 +133,8 @@ class Alternatives:
             while waiting:
                 parent = waiting.pop()
                 for block in blocks_of(parent):
-                    for child in block:
-                        self._places[id(child)] = parent, block
+                    for at, child in enumerate(block):
+                        self._places[id(child)] = parent, block, at
                         waiting.append(child)
                         for target in _targets(child):
                             self._stored[id(target)] = child
@@ -127,12 +144,12 @@ class Alternatives:
 def replaced_at_once(block: list[ast.stmt], name: str) -> bool:
     """Whether the first statement of a block that speaks of a variable gives it a new value."""
     for statement in block:
-        spoken = any(isinstance(p, ast.Name) and p.id == name for p in ast.walk(statement))
+        spoken = any(isinstance(p, ast.Name) and p.id == name for p in parts_of(statement))
         if not spoken:
             continue
         match statement:
             case ast.Assign(targets=[ast.Name(id=stored)], value=value) if stored == name:
-                return not any(isinstance(p, ast.Name) and p.id == name for p in ast.walk(value))
+                return not any(isinstance(p, ast.Name) and p.id == name for p in parts_of(value))
             case _:
                 return False
     return False
@@ -142,7 +159,7 @@ def _targets(statement: ast.stmt) -> Iterator[ast.AST]:
     match statement:
         case ast.Assign(targets=targets):
             for target in targets:
-                yield from ast.walk(target)
+                yield from parts_of(target)
         case ast.AnnAssign(target=target) | ast.AugAssign(target=target):
             yield target
 
@@ -241,7 +258,7 @@ def _moved(statement: ast.stmt) -> set[str]:
     if hasattr(statement, "body"):
         return set()
     found = {ast.dump(part).replace("Store()", "Load()") for part in _targets(statement)}
-    for part in ast.walk(statement):
+    for part in parts_of(statement):
         if (
             isinstance(part, ast.Call)
             and isinstance(part.func, ast.Attribute)
@@ -257,7 +274,7 @@ def calls(names: frozenset[str]) -> Does:
     def does(statement: ast.stmt) -> bool:
         return not hasattr(statement, "body") and any(
             isinstance(part, ast.Call) and getattr(part.func, "attr", "") in names
-            for part in ast.walk(statement)
+            for part in parts_of(statement)
         )
 
     return does

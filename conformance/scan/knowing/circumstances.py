@@ -9,23 +9,29 @@ from collections.abc import Iterator
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.vocabulary import ACCELERATORS
+from conformance.scan.reading.nodes import parts_of
 
 
 def forks_others(point: Point) -> bool:
     """Whether the random state of another accelerator is kept beside CUDA's."""
-    owner = point.scope.enclosing("function") or point.scope
+    return point.once(_forks_others, (point.scope.enclosing("function") or point.scope).node)
+
+
+def _forks_others(_: Point, owner: ast.AST) -> bool:
     return any(
         isinstance(node, ast.Call)
         and getattr(node.func, "attr", "") == "fork_rng"
         and any(
             isinstance(part, ast.Constant) and part.value in ACCELERATORS - {"cuda"}
-            for part in ast.walk(node)
+            for part in parts_of(node)
         )
-        for node in ast.walk(owner.node)
+        for node in parts_of(owner)
     )
 
 
 _GROUP = re.compile(r"(?:^|_)(?:distributed|ddp|fsdp|dist|world_size|local_rank|multiprocessing)")
+#: Functions named for a collective that they wrap.
+_COLLECTIVE = re.compile(r"_*(?:dist_|distributed_)?(?:all_?gather|all_?reduce|broadcast)(?:_|$)")
 _RANK = re.compile(r"(?:^|_)(?:rank|gpu|proc_id|device_id)(?:_id|$)")
 
 
@@ -33,6 +39,9 @@ def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
     """Whether a line runs in one of several processes only, each with a card of its own: behind a
     test for that, or ``given`` a rank where the group of processes is made."""
     if any(_asks_for_group(branch) for branch in point.branches):
+        return True
+    function = point.scope.enclosing("function")
+    if function is not None and _COLLECTIVE.match(function.name.lower()):
         return True
     if given is None or "init_process_group" not in point.source.text:
         return False
@@ -46,7 +55,7 @@ def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
     if not any(_RANK.search(word.lower()) for part in handed for word in _words(part)):
         return False
     owner = point.scope.enclosing("function") or point.scope
-    return any(makes_group(part) for part in ast.walk(owner.node))
+    return point.once(holds_group, owner.node)
 
 
 def makes_group(node: ast.AST) -> bool:
@@ -57,35 +66,47 @@ def makes_group(node: ast.AST) -> bool:
     )
 
 
+def holds_group(point: Point, owner: ast.AST) -> bool:
+    """Whether a function makes a group of processes."""
+    return any(makes_group(node) for node in point.parts_of(owner))
+
+
 def may_not_be_group(point: Point) -> bool:
     """Whether the function has left before, for want of ranks: one process needs no group."""
     owner = point.scope.enclosing("function")
-    if owner is None:
-        return False
-    return any(
-        isinstance(part, ast.If)
-        and part.lineno < point.statement.lineno
-        and any(isinstance(inner, ast.Return) for inner in ast.walk(part))
+    left = point.once(_left_for_ranks, owner.node) if owner is not None else ()
+    return any(line < point.statement.lineno for line in left)
+
+
+def _left_for_ranks(point: Point, owner: ast.AST) -> list[int]:
+    return [
+        part.lineno
+        for part in point.parts_of(owner)
+        if isinstance(part, ast.If)
+        and any(isinstance(inner, ast.Return) for inner in parts_of(part))
         and any(
             _GROUP.search(word.lower()) or _RANK.search(word.lower()) for word in _words(part.test)
         )
-        for part in ast.walk(owner.node)
-    )
+    ]
 
 
 def is_left_by_one(point: Point) -> bool:
     """Whether the function has left before where there is one process only: what follows is for
     several, each with a card of its own."""
     owner = point.scope.enclosing("function")
-    body = owner.node.body if owner is not None and isinstance(owner.node, FunctionNode) else []
-    return any(
-        isinstance(part, ast.If)
-        and part.lineno < point.statement.lineno
+    left = point.once(_left_by_one, owner.node) if owner is not None else ()
+    return any(line < point.statement.lineno for line in left)
+
+
+def _left_by_one(_: Point, owner: ast.AST) -> list[int]:
+    return [
+        part.lineno
+        for part in (owner.body if isinstance(owner, FunctionNode) else ())
+        if isinstance(part, ast.If)
         and isinstance(part.body[-1], ast.Return)
         and any(_GROUP.search(word.lower()) for word in _words(part.test))
         and _says_one(part.test)
-        for part in body
-    )
+    ]
 
 
 def _says_one(test: ast.expr) -> bool:
@@ -106,7 +127,7 @@ def _asks_for_group(test: ast.expr) -> bool:
 
 
 def _words(node: ast.AST) -> Iterator[str]:
-    for part in ast.walk(node):
+    for part in parts_of(node):
         match part:
             case ast.Name(id=word) | ast.Attribute(attr=word):
                 yield word
@@ -117,17 +138,23 @@ def _words(node: ast.AST) -> Iterator[str]:
 def is_mocked(point: Point, method: str) -> bool:
     """Whether a test replaces the method that moves tensors or modules: nothing is moved."""
     owner = point.scope.enclosing("function")
+    return owner is not None and method in point.once(_mocked, owner.node)
+
+
+def _mocked(point: Point, owner: ast.AST) -> set[str]:
+    """The last words of what a function of a test replaces."""
     text = point.source.text
-    if owner is None or not ("patch" in text or "setattr" in text or ".object(" in text):
-        return False
-    for part in ast.walk(owner.node):
-        if isinstance(part, ast.Call) and getattr(
-            part.func, "attr", getattr(part.func, "id", "")
-        ) in ("patch", "setattr", "object"):
-            texts = [a.value for a in part.args if isinstance(a, ast.Constant)]
-            if any(isinstance(t, str) and t.rpartition(".")[2] == method for t in texts):
-                return True
-    return False
+    if not ("patch" in text or "setattr" in text or ".object(" in text):
+        return set()
+    return {
+        argument.value.rpartition(".")[2]
+        for part in point.parts_of(owner)
+        if isinstance(part, ast.Call)
+        and getattr(part.func, "attr", getattr(part.func, "id", ""))
+        in ("patch", "setattr", "object")
+        for argument in part.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    }
 
 
 def is_of_another_library(point: Point, held: ast.expr) -> bool:

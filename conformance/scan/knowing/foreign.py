@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from conformance.scan.knowing.facts import Facts, known
 from conformance.scan.knowing.scopes import Bound, Scope, Scopes
+from conformance.scan.reading.nodes import parts_of
 
 #: Before the text of a value: it is what a function returns.
 FUNCTION = "()"
@@ -77,7 +78,7 @@ ALONE = Foreign()
 def _bounds(name: str, text: str, scopes: Scopes) -> Iterator[Bound]:
     for line in text.split("\n"):
         value = ast.parse(line.removeprefix(FUNCTION), mode="eval").body
-        for part in ast.walk(value):
+        for part in parts_of(value):
             if hasattr(part, "lineno"):
                 part.lineno = part.end_lineno = 0  # type: ignore[attr-defined]
         if not line.startswith(FUNCTION):

@@ -17,6 +17,7 @@ from conformance.scan.knowing.vocabulary import (
     is_device_name,
     named_backends,
 )
+from conformance.scan.reading.nodes import parts_of
 
 
 class Handed:
@@ -108,9 +109,10 @@ class Handed:
             name = spelled(value)
             kind = "class" if name.startswith("self.") else "function"
             owner = self.point.scope.enclosing(kind) or self.point.resolver.scopes.module
-            made = _only_value(owner.node, name)
+            made = self.point.once(_only_values, owner.node).get(name)
             if made is None and kind == "function":
-                made = _only_value(self.point.resolver.scopes.module.node, name)
+                module = self.point.resolver.scopes.module.node
+                made = self.point.once(_only_values, module).get(name)
             if made is None:
                 return ""
             value = made
@@ -120,17 +122,16 @@ class Handed:
         return self.callee(value.func) if last[:1].isupper() else ""
 
 
-def _only_value(area: ast.AST, name: str) -> ast.expr | None:
-    """What a variable is set to, if that is done once; of a module, at its margin."""
-    outer = isinstance(area, ast.Module)
-    values = [
-        part.value
-        for part in (area.body if isinstance(area, ast.Module) else ast.walk(area))
-        if isinstance(part, ast.Assign) and any(spelled(t) == name for t in part.targets)
-    ]
-    given = (
-        not outer
-        and isinstance(area, FunctionNode)
-        and any(a.arg == name for a in ast.walk(area.args) if isinstance(a, ast.arg))
-    )
-    return values[0] if len(values) == 1 and not given else None
+def _only_values(point: Point, area: ast.AST) -> dict[str, ast.expr]:
+    """What the variables are set to that are set once; of a module, at its margin."""
+    every: dict[str, list[ast.expr]] = {}
+    for part in area.body if isinstance(area, ast.Module) else point.parts_of(area):
+        if isinstance(part, ast.Assign):
+            for name in {spelled(target) for target in part.targets}:
+                every.setdefault(name, []).append(part.value)
+    given: set[str] = set()
+    if isinstance(area, FunctionNode):
+        given = {part.arg for part in parts_of(area.args) if isinstance(part, ast.arg)}
+    return {
+        name: values[0] for name, values in every.items() if len(values) == 1 and name not in given
+    }

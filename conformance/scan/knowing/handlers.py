@@ -6,6 +6,7 @@ import ast
 
 from conformance.scan.knowing.markers import exits
 from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.signatures import spelled
 
 #: What an older PyTorch raises for a function that it lacks; it has nothing but CUDA.
 _OLD = frozenset({"AttributeError", "TypeError"})
@@ -24,15 +25,21 @@ _EXPECTED = frozenset(
 )
 
 
-def expects(point: Point, handler: ast.ExceptHandler) -> bool:
-    """Whether a handler takes the failure for an answer: it does not raise again, end the program,
-    or only show what went wrong."""
+#: Fewer statements than this are tried for one answer; around more a handler only goes on.
+_TRIAL = 4
+
+
+def expects(point: Point, handler: ast.ExceptHandler, tried: list[ast.stmt]) -> bool:
+    """Whether a handler takes the failure of what is tried for an answer: it does not raise again,
+    end the program, only show what went wrong, or print it and go on with the next item."""
     last = handler.body[-1]
     if isinstance(last, ast.Raise):
         return False
     if isinstance(last, ast.Expr) and exits(point, last.value):
         return False
     if all(_shows_trace(point, statement) for statement in handler.body):
+        return False
+    if len(tried) >= _TRIAL and all(_prints(statement) for statement in handler.body):
         return False
     if handler.type is None:
         return True
@@ -48,6 +55,15 @@ def _shows_trace(point: Point, statement: ast.stmt) -> bool:
     if isinstance(function, ast.Attribute) and function.attr == "exception":
         return True
     return (point.dotted(function) or "").startswith("traceback.print")
+
+
+def _prints(statement: ast.stmt) -> bool:
+    """``print(error)``, ``log.error(error)``, ``continue``."""
+    if isinstance(statement, ast.Continue):
+        return True
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    name = spelled(call.func) if isinstance(call, ast.Call) else ""
+    return name == "print" or name.rpartition(".")[2] in ("error", "warning", "warn", "info")
 
 
 def is_of_cuda(point: Point, handler: ast.ExceptHandler) -> bool:

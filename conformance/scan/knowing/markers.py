@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 
 from conformance.scan.knowing.facts import NOTHING, UNKNOWN, Facts, known
@@ -10,10 +11,15 @@ from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.signatures import spelled
 from conformance.scan.knowing.vocabulary import declared_backends, is_negated, named_backends
+from conformance.scan.reading.nodes import parts_of
 
 _LEAVING_CALLS = frozenset(
     {"sys.exit", "exit", "quit", "os._exit", "pytest.skip", "pytest.fail", "pytest.exit"}
 )
+_CUDA = r"\b(?:cuda|nvidia)\b"
+_WANTS = r"(?:need|requir|only|must|without)"
+#: ``"this needs CUDA"``, in either order.
+_NEEDS = re.compile(rf"(?i){_WANTS}.{{0,40}}{_CUDA}|{_CUDA}.{{0,40}}{_WANTS}")
 _SKIPS = {"skipif": True, "skipIf": True, "skipUnless": False, "run_if": False, "xfail": True}
 
 
@@ -56,7 +62,7 @@ def _decorator(point: Point, decorator: ast.expr) -> Facts:
                 guards = (false if skipped else true).known
                 return known("name", *guards) if guards else (false if skipped else true)
     words: set[str] = set()
-    for node in ast.walk(decorator):
+    for node in parts_of(decorator):
         word = ""
         if isinstance(node, ast.Name):
             word = node.id
@@ -156,6 +162,20 @@ def refused(point: Point, body: list[ast.stmt]) -> Facts:
     return facts
 
 
+def wraps_for_cards(function: FunctionNode) -> Facts:
+    """``model = DistributedDataParallel(model, device_ids=[rank])`` without a condition: the
+    function runs in one of several processes, each with a card of CUDA's."""
+    for statement in function.body:
+        call = statement.value if isinstance(statement, ast.Assign) else None
+        if (
+            isinstance(call, ast.Call)
+            and spelled(call.func).rpartition(".")[2] in ("DistributedDataParallel", "DDP")
+            and any(k.arg == "device_ids" and isinstance(k.value, ast.List) for k in call.keywords)
+        ):
+            return known("name", "cuda", node=call)
+    return NOTHING
+
+
 def exits(point: Point, value: ast.expr) -> bool:
     """Whether a call ends the function or the test (``sys.exit()``, ``self.skipTest()``)."""
     if not isinstance(value, ast.Call):
@@ -186,18 +206,45 @@ def refusing(point: Point, tree: ast.Module) -> set[str]:
     if "cuda.is_available" not in text and "cuda.device_count" not in text:
         return found
     for node in tree.body:
-        if isinstance(node, FunctionNode) and any(leaves_without(point, s) for s in node.body):
+        if isinstance(node, FunctionNode) and any(
+            leaves_without(point, s) or _asserts(point, s) for s in node.body
+        ):
             found.add(node.name)
     return found
 
 
-def leaves_without(point: Point, statement: ast.stmt) -> bool:
-    """``if torch.cuda.is_available(): ... else: sys.exit(1)``, also at the end of a chain."""
+def is_script_for_cuda(point: Point) -> bool:
+    """Whether the file, run as a program, calls a function that refuses to go on without CUDA."""
+    tree = point.resolver.scopes.module.node
+    return any(
+        isinstance(inner, ast.Expr) and refuses_by_call(point, inner.value)
+        for statement in (tree.body if isinstance(tree, ast.Module) else ())
+        if isinstance(statement, ast.If) and _is_main(statement.test)
+        for inner in statement.body
+    )
+
+
+def _is_main(test: ast.expr) -> bool:
+    return any(isinstance(part, ast.Name) and part.id == "__name__" for part in parts_of(test))
+
+
+def _asserts(point: Point, statement: ast.stmt) -> bool:
+    """``assert torch.cuda.is_available()``."""
+    if not isinstance(statement, ast.Assert):
+        return False
+    guard = point.conditions.of(statement.test, point.scope)[0].guard("cuda")
+    return guard is not None and guard.kind == "probe"
+
+
+def leaves_without(point: Point, statement: ast.stmt, *, telling: bool = False) -> bool:
+    """``if torch.cuda.is_available(): ... else: sys.exit(1)``, also at the end of a chain; with
+    ``telling`` also where the function returns once it has said that it needs CUDA."""
     while isinstance(statement, ast.If):
         true, false = point.conditions.of(statement.test, point.scope)
         for facts, other in ((true, statement.orelse), (false, statement.body)):
             guard = facts.guard("cuda")
-            if guard is not None and guard.kind == "probe" and _leaves(point, other):
+            probed = guard is not None and guard.kind == "probe"
+            if probed and (_leaves(point, other) or (telling and _tells(other))):
                 return True
         if len(statement.orelse) != 1:
             return False
@@ -210,6 +257,22 @@ def _leaves(point: Point, block: list[ast.stmt]) -> bool:
     if isinstance(last, ast.Expr):
         return exits(point, last.value)
     return isinstance(last, ast.Raise)
+
+
+def _tells(block: list[ast.stmt]) -> bool:
+    """``print("this needs CUDA"); return``."""
+    return (
+        bool(block)
+        and isinstance(block[-1], ast.Return)
+        and any(
+            isinstance(part, ast.Constant)
+            and isinstance(part.value, str)
+            and _NEEDS.search(part.value) is not None
+            for statement in block
+            if isinstance(statement, ast.Expr)
+            for part in parts_of(statement.value)
+        )
+    )
 
 
 def refuses_by_call(point: Point, value: ast.expr) -> bool:

@@ -81,6 +81,12 @@ def needed_package(node: ast.Import | ast.ImportFrom) -> str | None:
     return next((name for name in imported_packages(node) if name in _NEEDED), None)
 
 
+def wraps_engine(base: str) -> bool:
+    """Whether a class, by the dotted name of its base, is part of a package that needs CUDA."""
+    package, dot, _ = base.partition(".")
+    return bool(dot) and (package in MISSING or package == "bitsandbytes")
+
+
 def provided_backend(node: ast.Import | ast.ImportFrom) -> str | None:
     """The backend that an imported package brings along, if any."""
     if _PROVIDING.isdisjoint(imported_packages(node)):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from conformance.scan.knowing.alternatives import Alternatives, calls, moves_like, stores
 from conformance.scan.knowing.conditions import Conditions
 from conformance.scan.knowing.facts import ANY, NOTHING, Facts
 from conformance.scan.knowing.leaves import Leaf, Leaves
-from conformance.scan.knowing.paths import is_test
+from conformance.scan.knowing.paths import is_benchmark, is_test
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.vocabulary import asks_other
+from conformance.scan.reading.nodes import parts_of
 from conformance.scan.reading.source import Source
+
+T = TypeVar("T")
 
 
 class Point:
@@ -43,6 +48,20 @@ class Point:
         self.refusing: set[int] = set()
         self._leaves = Leaves(resolver, self.conditions)
         self.alternatives = Alternatives(resolver.scopes.module.node)
+        self._told: dict[tuple[object, int], Any] = {}
+
+    def once(self, about: Callable[[Point, ast.AST], T], node: ast.AST) -> T:
+        """What is so of a node of this file, a function or a class, wherever it is asked: worked
+        out once, for a function of a thousand lines may ask it on each of them."""
+        key = about, id(node)
+        if key not in self._told:
+            self._told[key] = about(self, node)
+        held: T = self._told[key]
+        return held
+
+    def parts_of(self, node: ast.AST) -> list[ast.AST]:
+        """A node and all below it, found once."""
+        return self.once(_parts, node)
 
     def dotted(self, node: ast.expr | None) -> str | None:
         """Dotted path that an expression names in the current scope."""
@@ -52,6 +71,11 @@ class Point:
     def in_tests(self) -> bool:
         """Whether the file is a test by its name or folder."""
         return is_test(self.source.path)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the file is a benchmark by its name or folder."""
+        return is_benchmark(self.source.path)
 
     def leaves(self, node: ast.expr) -> list[Leaf]:
         """Values that a device expression can take here."""
@@ -70,17 +94,8 @@ class Point:
         """Whether a value bounds a loop or a comprehension of its statement, or is stored in a
         variable that does."""
         names = {t.id for t in getattr(self.statement, "targets", ()) if isinstance(t, ast.Name)}
-        area = self.scope.node if names else self.statement
-        loops = [
-            part.iter
-            for part in ast.walk(area)
-            if isinstance(part, ast.For | ast.AsyncFor | ast.comprehension)
-        ]
-        return any(
-            part is node or (isinstance(part, ast.Name) and part.id in names)
-            for loop in loops
-            for part in ast.walk(loop)
-        )
+        held, spoken = self.once(_loops, self.scope.node if names else self.statement)
+        return id(node) in held or not names.isdisjoint(spoken)
 
     def choice_serves(self, node: ast.expr, scope: Scope, key: Key | None = None) -> bool:
         """Whether a choice of CUDA knows a Mac's GPU as well: in the expression, in the branches
@@ -109,3 +124,18 @@ class Point:
         return beside.around(node, self.statement, asks_other) or beside.beside(
             self.statement, calls(names), asks_other
         )
+
+
+def _parts(_: Point, node: ast.AST) -> list[ast.AST]:
+    return parts_of(node)
+
+
+def _loops(point: Point, area: ast.AST) -> tuple[set[int], set[str]]:
+    """What stands in the bounds of the loops of an area: the nodes, and the names."""
+    parts = [
+        part
+        for loop in point.parts_of(area)
+        if isinstance(loop, ast.For | ast.AsyncFor | ast.comprehension)
+        for part in parts_of(loop.iter)
+    ]
+    return {id(part) for part in parts}, {p.id for p in parts if isinstance(p, ast.Name)}

@@ -44,15 +44,20 @@ def in_kernel_package(path: str) -> bool:
 
 
 def in_extension(path: str, root: str) -> bool:
-    """Whether a folder below the project's builds an extension for CUDA, and the file is in it."""
+    """Whether a folder below the project's builds extensions for CUDA, and the file is in it: a
+    package of its own that was copied in, with its tests and examples."""
     folder = os.path.dirname(path)
-    return folder != root and _builds_cuda(folder)
+    while len(folder) > len(root) and folder.startswith(root):
+        if _builds_cuda(folder):
+            return True
+        folder = os.path.dirname(folder)
+    return False
 
 
 @lru_cache(maxsize=1024)
 def _builds_cuda(folder: str) -> bool:
     text = _text(os.path.join(folder, "setup.py")) or ""
-    return "CUDAExtension(" in text and "CppExtension(" not in text
+    return text.count("CUDAExtension(") > text.count("CppExtension(")
 
 
 @lru_cache(maxsize=1024)

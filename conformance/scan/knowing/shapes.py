@@ -9,6 +9,7 @@ from conformance.scan.knowing.leaves import Leaf
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.vocabulary import ACCELERATORS, DEVICE_WORDS, device_type
+from conformance.scan.reading.nodes import parts_of
 
 
 def names_no_device(leaf: Leaf) -> bool:
@@ -51,32 +52,49 @@ def is_for_collective(point: Point, key: Key | None, scope: Scope) -> bool:
     owner = scope.enclosing("function")
     if owner is None:
         return False
-    name = key[1] if key is not None else ""
-    sent: set[str] = set()
-    for part in ast.walk(owner.node):
-        if isinstance(part, ast.Call) and getattr(part.func, "attr", "") in _COLLECTIVES:
-            if not (point.resolver.dotted(part.func, owner) or "").startswith("torch.distributed."):
-                continue
-            sent.update(
-                inner.id
-                for arg in part.args
-                for inner in ast.walk(arg)
-                if isinstance(inner, ast.Name)
-            )
+    sent = point.once(_sent, owner.node)
     if not sent:
         return False
-    used, fit = 0, 0
-    for statement in ast.walk(owner.node):
-        if not isinstance(statement, ast.Assign):
-            continue
-        speaks = statement is point.statement or any(
-            isinstance(part, ast.Name) and part.id == name and isinstance(part.ctx, ast.Load)
-            for part in ast.walk(statement.value)
-        )
-        if speaks and not (statement is point.statement and key is not None):
-            used += 1
-            fit += any(isinstance(t, ast.Name) and t.id in sent for t in statement.targets)
-    return 0 < used == fit
+    if key is None:
+        statement = point.statement
+        users = [statement] if isinstance(statement, ast.Assign) else []
+    else:
+        spoken = point.once(_assigned, owner.node).get(key[1], [])
+        users = [statement for statement in spoken if statement is not point.statement]
+    return bool(users) and all(
+        any(isinstance(t, ast.Name) and t.id in sent for t in statement.targets)
+        for statement in users
+    )
+
+
+def _sent(point: Point, owner: ast.AST) -> set[str]:
+    """The variables that a function gives to collectives of ``torch.distributed``."""
+    scope = point.resolver.scopes.at(id(owner)) or point.scope
+    return {
+        inner.id
+        for part in point.parts_of(owner)
+        if isinstance(part, ast.Call)
+        and getattr(part.func, "attr", "") in _COLLECTIVES
+        and (point.resolver.dotted(part.func, scope) or "").startswith("torch.distributed.")
+        for argument in part.args
+        for inner in parts_of(argument)
+        if isinstance(inner, ast.Name)
+    }
+
+
+def _assigned(point: Point, owner: ast.AST) -> dict[str, list[ast.Assign]]:
+    """By variable, the assignments of a function whose values speak of it."""
+    found: dict[str, list[ast.Assign]] = {}
+    for statement in point.parts_of(owner):
+        if isinstance(statement, ast.Assign):
+            names = {
+                part.id
+                for part in parts_of(statement.value)
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)
+            }
+            for name in names:
+                found.setdefault(name, []).append(statement)
+    return found
 
 
 def only_not_cpu(facts: Facts) -> bool:
@@ -119,7 +137,7 @@ def passes_through(node: ast.If) -> bool:
             return isinstance(node.test, ast.BoolOp)
         case [ast.Return(value=ast.Name(id=name))]:
             return any(
-                isinstance(part, ast.Name) and part.id == name for part in ast.walk(node.test)
+                isinstance(part, ast.Name) and part.id == name for part in parts_of(node.test)
             )
         case _:
             return False

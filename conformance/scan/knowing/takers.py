@@ -26,7 +26,9 @@ FIRST = frozenset(
 )
 #: Functions for which ``device_type=`` decides where things go; elsewhere it only describes.
 TYPED = frozenset({"init_device_mesh", "DeviceMesh", "fork_rng", "device", "set_default_device"})
-_NOT_PLACING = re.compile(r"register|skip|require|expected|mock|dispatch|(?<!s)impl|only")
+_NOT_PLACING = re.compile(
+    r"register(?!_(?:buffer|parameter|module))|skip|require|expected|mock|dispatch|(?<!s)impl|only"
+)
 _ASKING = ("is_", "has_", "check_", "supports_", "can_", "_is_", "_has_", "_check_", "assert")
 #: Functions that read a setting, and give their last argument where it is missing.
 FALLBACK_READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})

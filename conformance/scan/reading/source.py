@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bisect
 import codecs
+import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -25,8 +27,29 @@ class SourceError(Exception):
         self.line = line
 
 
+#: By path, what an editor holds that has not written the file yet.
+_UNSAVED: dict[str, bytes] = {}
+
+
+@contextlib.contextmanager
+def unsaved(path: str, data: bytes) -> Iterator[None]:
+    """Read ``data`` where a file is asked for, in this process and those that it forks."""
+    _UNSAVED[path] = data
+    try:
+        yield
+    finally:
+        del _UNSAVED[path]
+
+
+def is_unsaved(path: str) -> bool:
+    """Whether a file is read as it will be, not as it is."""
+    return path in _UNSAVED
+
+
 def read_bytes(path: str) -> bytes:
     """Content of a regular file; raises OSError, also for pipes and devices, which never end."""
+    if path in _UNSAVED:
+        return _UNSAVED[path]
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -20,7 +20,8 @@ from conformance.scan.judging.rules.families import (
     is_probe,
 )
 from conformance.scan.knowing.alternatives import calls
-from conformance.scan.knowing.circumstances import is_of_process_group
+from conformance.scan.knowing.circumstances import is_left_by_one, is_of_process_group
+from conformance.scan.knowing.shapes import is_for_collective
 from conformance.scan.knowing.vocabulary import ACCELERATORS, asks_mac
 
 #: Functions of ``torch.cuda`` and what ``torch.accelerator`` calls them.
@@ -73,7 +74,12 @@ def _call(context: Context, node: ast.Call) -> None:
     severity = Severity.WARNING if harmless or name in HISTORY else Severity.ERROR
     if backend == "mps" and "cuda" in context.facts.excluded:
         severity = Severity.NOTE  # what is left after CUDA was served: a Mac, or the CPU alone
-    if backend == "cuda" and (name in _GRAPHS or is_of_process_group(context, node)):
+    if backend == "cuda" and (
+        name in _GRAPHS
+        or is_of_process_group(context, node)
+        or is_left_by_one(context)
+        or is_for_collective(context, None, context.scope)
+    ):
         severity = Severity.NOTE
     context.report(
         RULE,

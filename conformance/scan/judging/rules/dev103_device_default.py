@@ -17,6 +17,7 @@ from conformance.scan.knowing.vocabulary import (
     declared_backends,
     is_device_name,
 )
+from conformance.scan.reading.nodes import parts_of
 
 #: Parameters that say how something is computed: the function looks at the device itself.
 _KINDS = frozenset({"impl", "implementation", "kernel", "mode", "method", "engine"})
@@ -54,7 +55,7 @@ def _report(
     if context.guarded(device):
         return
     context.consumed.add(id(node))
-    context.settled.update(id(part) for part in ast.walk(node))
+    context.settled.update(id(part) for part in parts_of(node))
     message = f"device '{device}' is the default of {where}"
     context.report(RULE, node, message, severity=severity)
 

@@ -9,6 +9,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import mend_choice
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.verdicts import Placement
+from conformance.scan.reading.nodes import parts_of
 
 
 def _placement(context: Context, placement: Placement) -> None:
@@ -49,7 +50,7 @@ def _types(context: Context, node: ast.IfExp) -> None:
 
 def _fix(context: Context, placement: Placement) -> Fix | None:
     """Unsafe: one conditional expression chooses among what is there."""
-    for node in ast.walk(context.statement):
+    for node in parts_of(context.statement):
         if isinstance(node, ast.IfExp) and placement.node in (node.body, node.orelse):
             other = node.orelse if placement.node is node.body else node.body
             if context.resolver.literal(other, placement.scope) != "cpu":

@@ -10,6 +10,7 @@ from conformance.scan.judging.mending import insert_after
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.markers import refuses
 from conformance.scan.knowing.vocabulary import ACCELERATORS, DEVICE_WORDS
+from conformance.scan.reading.nodes import parts_of
 
 _Listed = list[tuple[ast.expr, str]]
 
@@ -65,7 +66,7 @@ def _is_continued(context: Context, node: ast.expr) -> bool:
             waiting.extend(ast.iter_child_nodes(part))
             continue
         # The outermost sum holds all that its parts hold, so each node is looked at once.
-        parts = list(ast.walk(part))
+        parts = list(parts_of(part))
         if any(inner is node for inner in parts):
             return any(
                 isinstance(inner, ast.Constant) and str(inner.value).startswith("mps")
@@ -85,9 +86,17 @@ def _providers(context: Context, node: ast.List | ast.Tuple | ast.Set) -> bool:
             return False
         names.append(text)
     lacking = "CUDAExecutionProvider" in names and "CoreMLExecutionProvider" not in names
-    if lacking and not context.guarded("cuda"):
+    if lacking and (not context.guarded("cuda") or _is_chosen(context, node)):
         context.report(RULE, node, "a list of providers leaves out CoreMLExecutionProvider")
     return bool(names)
+
+
+def _is_chosen(context: Context, node: ast.expr) -> bool:
+    """``[CUDA, CPU] if cuda else [CPU]``: all that is not CUDA is left to the CPU."""
+    return any(
+        isinstance(part, ast.IfExp) and node in (part.body, part.orelse)
+        for part in parts_of(context.statement)
+    )
 
 
 def _collection(context: Context, node: ast.List | ast.Tuple | ast.Set) -> None:
@@ -153,7 +162,7 @@ def _subscript(context: Context, node: ast.Subscript) -> None:
     context.settled.add(id(node.slice))
     annotation = getattr(context.statement, "annotation", None)
     if annotation is not None and any(
-        isinstance(part, ast.Name) and part.id == "str" for part in ast.walk(annotation)
+        isinstance(part, ast.Name) and part.id == "str" for part in parts_of(annotation)
     ):
         return  # `Literal[...] | str` closes nothing
     parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -210,6 +219,11 @@ RULE = Rule(
             2,
         ),
         Bad("providers = [('CUDAExecutionProvider', {'device_id': 0}), 'CPUExecutionProvider']", 1),
+        Bad(
+            "import torch\ncuda = torch.cuda.is_available()\n"
+            "providers = ['CUDAExecutionProvider', 'CPUExecutionProvider'] if cuda else ['CPUExecutionProvider']",
+            3,
+        ),
         Bad('VALID = {"cpu", "cuda"}', 1, 'VALID = {"cpu", "cuda", "mps"}'),
         Bad(
             "def f(device):\n    if 'cpu' not in device and 'cuda' not in device:\n        raise ValueError(device)",

@@ -8,6 +8,7 @@ import re
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.reading.nodes import parts_of
 
 _DOUBLE = {
     "torch.float64": "float32",
@@ -150,7 +151,7 @@ def _has_fraction(node: ast.Call) -> bool:
     return any(
         isinstance(part, ast.Constant) and isinstance(part.value, float)
         for argument in node.args
-        for part in ast.walk(argument)
+        for part in parts_of(argument)
     )
 
 
@@ -265,7 +266,7 @@ def _starts_on_host(context: Context, node: ast.Name, depth: int) -> bool:
         return False
     return all(
         value is not None
-        and any(isinstance(part, ast.Name) and part.id == node.id for part in ast.walk(value))
+        and any(isinstance(part, ast.Name) and part.id == node.id for part in parts_of(value))
         for value in later
     )
 

@@ -9,6 +9,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import mend_device, rename_call
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.rules.families import RANDOM, SEEDING, backend_of
+from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 
 
@@ -55,11 +56,14 @@ def _call(context: Context, node: ast.Call) -> None:
 
 def _seeds_all(context: Context) -> bool:
     """Whether ``torch.manual_seed``, which seeds every device, is called in the same place."""
-    owner = context.scope.enclosing("function") or context.scope
+    return context.once(_is_seeding, (context.scope.enclosing("function") or context.scope).node)
+
+
+def _is_seeding(point: Point, owner: ast.AST) -> bool:
     return any(
         isinstance(node, ast.Call)
-        and context.dotted(node.func) in ("torch.manual_seed", "torch.random.manual_seed")
-        for node in ast.walk(owner.node)
+        and point.dotted(node.func) in ("torch.manual_seed", "torch.random.manual_seed")
+        for node in point.parts_of(owner)
     )
 
 

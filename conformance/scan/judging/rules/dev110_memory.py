@@ -9,6 +9,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import answer_without, guard_statement, rename_call
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.rules.families import MEMORY, QUIET_MEMORY, backend_of
+from conformance.scan.reading.nodes import parts_of
 
 #: What CUDA answers where it is not there.
 _NOTHING = {
@@ -82,7 +83,7 @@ def _is_memory(context: Context, name: str) -> bool:
     owner = context.scope.enclosing("function") or context.scope
     return any(
         isinstance(node, ast.Attribute) and node.attr in ("total_memory", "total_mem")
-        for node in ast.walk(owner.node)
+        for node in context.parts_of(owner.node)
     )
 
 
@@ -93,7 +94,7 @@ def _is_tested(context: Context, node: ast.Call) -> bool:
         return True
     return id(node) in context.consumed or any(
         isinstance(parent, ast.Compare) and node in (parent.left, *parent.comparators)
-        for parent in ast.walk(context.statement)
+        for parent in parts_of(context.statement)
     )
 
 

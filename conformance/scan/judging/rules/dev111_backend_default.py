@@ -9,6 +9,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.alternatives import mentions
 from conformance.scan.knowing.circumstances import (
+    holds_group,
     is_of_process_group,
     makes_group,
     may_not_be_group,
@@ -189,7 +190,7 @@ def _function(context: Context, node: FunctionNode) -> None:
         engine = _engine(context, default)
         if engine is not None and default is not None and not _is_only_choice(argument):
             where = f"the default of `{argument.arg}`"
-            starts = any(makes_group(part) for part in ast.walk(node))
+            starts = context.once(holds_group, node)
             _report(context, default, engine, where, argument.arg, starts=starts)
 
 
@@ -209,7 +210,7 @@ def _assign(context: Context, node: ast.Assign | ast.AnnAssign) -> None:
         # A name that is bound again holds one choice of several.
         again = isinstance(target, ast.Name) and len(context.scope.names.get(name, ())) > 1
         if _is_setting(name) and not again:
-            starts = any(makes_group(part) for part in ast.walk(context.scope.node))
+            starts = context.once(holds_group, context.scope.node)
             _report(context, node.value, engine, f"set as `{name}`", name, starts=starts)
 
 

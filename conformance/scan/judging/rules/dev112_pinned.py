@@ -7,6 +7,7 @@ import ast
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.reading.nodes import parts_of
 
 
 def _is_true(node: ast.expr | None) -> bool:
@@ -76,7 +77,7 @@ def _is_asked_for(context: Context) -> bool:
     return any(
         "pin" in getattr(node, "id", getattr(node, "attr", ""))
         for test in context.branches
-        for node in ast.walk(test)
+        for node in parts_of(test)
     )
 
 
@@ -87,7 +88,7 @@ def _synchronizes(context: Context) -> bool:
         isinstance(node, ast.Attribute)
         and node.attr
         in ("synchronize", "wait_stream", "record", "wait_event", "wait", "record_stream")
-        for node in ast.walk(owner.node)
+        for node in context.parts_of(owner.node)
     )
 
 

@@ -8,6 +8,7 @@ from conformance.scan.findings import Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Good, Rule
 from conformance.scan.knowing.facts import ANY
+from conformance.scan.knowing.markers import is_script_for_cuda
 from conformance.scan.knowing.packages import KERNELS, MISSING, POORER, imported_packages
 
 _NAMED = MISSING | POORER | KERNELS
@@ -27,8 +28,11 @@ def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
 
 
 def _severity(context: Context) -> Severity | None:
-    """An error where the whole package, or all its tests, load the file; whether anyone without
-    CUDA imports another module is not to be seen in it."""
+    """An error where the whole package, or all its tests, load the file, a note in a program that
+    refuses to go on without CUDA; whether anyone without CUDA imports another module is not to be
+    seen in it."""
+    if is_script_for_cuda(context):
+        return Severity.NOTE
     everyone = context.source.path.endswith(("__init__.py", "conftest.py"))
     return Severity.ERROR if everyone else None
 

@@ -9,12 +9,21 @@ from conformance.scan.findings import Edit, Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.facts import ANY
+from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.signatures import spelled
+from conformance.scan.reading.nodes import parts_of
 
 _LOADS = frozenset({"torch.load", "torch.serialization.load", "torch.jit.load"})
 _SAVED = re.compile(r"torch\.save\(\s*(\w+|\{)")
 _TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
 _TENSORS = re.compile(r"\btorch\.(?!save\b|load\b)|[Tt]ensor|\bnn\.|\.(?:to|cpu|cuda|detach)\(")
 _HOST_STATE = re.compile(r"(?:^|[^a-z])rng|scheduler|scaler\.load_state_dict|scaler_state")
+_SAMPLES = re.compile(r"Data(?:set|[Ll]oader|[Mm]odule)|Sampler|Collat")
+_DATA = re.compile(
+    r"(?:^|[^a-z])(?:data|dataset|mels?|spec(?:trogram)?s?|f0|audio|wavs?|feat(?:ure)?s?|stat(?:istic)?s"
+    r"|labels?|targets|samples?|mnist)(?:[^a-z]|$)"
+)
+_WEIGHTS = re.compile(r"state|ckpt|checkpoint|weight|model|net(?:[^a-z]|$)")
 _NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
 
 
@@ -43,8 +52,8 @@ def _call(context: Context, node: ast.Call) -> None:
         RULE,
         node,
         f"{context.dotted(node.func)} without map_location restores tensors to the device they were saved from",
-        # A test loads what it, or its code, wrote on this machine.
-        severity=Severity.NOTE if context.in_tests else None,
+        # A test loads what it, or its code, wrote on this machine, and data were prepared there.
+        severity=Severity.NOTE if context.in_tests or _is_data(context, node) else None,
         fix=_fix(context, node),
     )
 
@@ -53,16 +62,16 @@ def _is_of_host(context: Context, node: ast.Call) -> bool:
     """``torch.load(name)[0].numpy()``: only a tensor on the host has that."""
     chain = {id(node)}
     for _ in range(_CHAIN):
-        for part in ast.walk(context.statement):
+        for part in parts_of(context.statement):
             held = part.func if isinstance(part, ast.Call) else getattr(part, "value", None)
             if id(held) in chain or (isinstance(part, ast.Attribute) and id(part.value) in chain):
                 chain.add(id(part))
     return any(
         isinstance(part, ast.Attribute) and part.attr == "numpy" and id(part.value) in chain
-        for part in ast.walk(context.statement)
+        for part in parts_of(context.statement)
     ) and not any(
         isinstance(part, ast.Attribute) and part.attr == "cpu" and id(part.value) in chain
-        for part in ast.walk(context.statement)
+        for part in parts_of(context.statement)
     )
 
 
@@ -73,8 +82,8 @@ def _fix(context: Context, node: ast.Call) -> Fix | None:
         isinstance(part, ast.Call)
         and isinstance(part.func, ast.Attribute)
         and part.func.attr == "load_state_dict"
-        and node in ast.walk(part)
-        for part in ast.walk(context.statement)
+        and node in parts_of(part)
+        for part in parts_of(context.statement)
     )
     if copied:
         return Fix((Edit(end, end, ', map_location="cpu"'),))
@@ -93,7 +102,7 @@ def _is_placed(context: Context, file: ast.expr) -> bool:
     value = context.resolver.only_value(file, context.scope)
     return any(
         isinstance(part, ast.Attribute) and part.attr == "cpu"
-        for part in ast.walk(value[0] if value is not None else file)
+        for part in parts_of(value[0] if value is not None else file)
     )
 
 
@@ -102,7 +111,7 @@ def _is_compared(context: Context, node: ast.Call) -> bool:
     test = getattr(context.statement, "test", context.statement)
     return any(
         isinstance(part, ast.Compare) and node in (part.left, *part.comparators)
-        for part in ast.walk(test)
+        for part in parts_of(test)
     )
 
 
@@ -111,14 +120,18 @@ def _is_round_trip(context: Context, file: ast.expr) -> bool:
     owner = context.scope.enclosing("function")
     if isinstance(file, ast.Name) and len(context.resolver.bounds(file, context.scope)[0]) > 1:
         return False  # another file by then
-    wanted = ast.dump(file)
-    return owner is not None and any(
-        isinstance(part, ast.Call)
+    return owner is not None and ast.dump(file) in context.once(_saved, owner.node)
+
+
+def _saved(point: Point, owner: ast.AST) -> set[str]:
+    """The files that a function saves."""
+    return {
+        ast.dump(part.args[1])
+        for part in point.parts_of(owner)
+        if isinstance(part, ast.Call)
         and len(part.args) > 1
-        and context.dotted(part.func) == "torch.save"
-        and ast.dump(part.args[1]) == wanted
-        for part in ast.walk(owner.node)
-    )
+        and point.dotted(part.func) == "torch.save"
+    }
 
 
 def _holds_host_state(context: Context) -> bool:
@@ -128,6 +141,26 @@ def _holds_host_state(context: Context) -> bool:
     if not isinstance(statement, ast.Expr | ast.Assign):
         return False
     return _HOST_STATE.search(context.segment(statement).lower()) is not None
+
+
+def _is_data(context: Context, node: ast.Call) -> bool:
+    """Whether samples or statistics are loaded, by the names around: those are written from the
+    host, unlike weights."""
+    if (context.dotted(node.func) or "").startswith("torch.jit."):
+        return False
+    owner = context.scope.enclosing("class")
+    if owner is not None and isinstance(owner.node, ast.ClassDef):
+        bases = (spelled(base) for base in owner.node.bases)
+        if any(_SAMPLES.search(name) for name in (owner.name, *bases)):
+            return True
+    statement = context.statement
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    named = [part for target in (*targets, node.args[0]) for part in parts_of(target)]
+    words = [getattr(part, "id", getattr(part, "attr", "")) for part in named]
+    words += [p.value for p in named if isinstance(p, ast.Constant) and isinstance(p.value, str)]
+    if any(_WEIGHTS.search(word.lower()) for word in words):
+        return False
+    return any(_DATA.search(word.lower()) for word in words)
 
 
 def _holds_numbers(context: Context) -> bool:
@@ -189,6 +222,7 @@ RULE = Rule(
             2,
             "import torch\nmodel = torch.jit.load('x.pt', map_location=None if torch.cuda.is_available() else \"cpu\")",
         ),
+        Bad("import torch\nstats_model = torch.load('stats_model.pt')", 2),
         Bad("import torch as t\nstate = t.load('x.pt')", 2),
         Bad(
             "import torch\nclass Cache:\n    def save(self, value, path):\n        torch.save(value, path)\n"

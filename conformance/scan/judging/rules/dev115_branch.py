@@ -37,7 +37,7 @@ def _fix(context: Context, node: ast.Call, name: str, probe: ast.AST) -> Fix | N
     if torch is None or name not in _NEUTRAL or node.args or node.keywords or branch is not probe:
         return None
     owner = context.scope.node
-    for parent in ast.walk(owner):
+    for parent in context.parts_of(owner):
         if isinstance(parent, ast.If) and parent.test is branch and isinstance(probe, ast.Call):
             alone = not parent.orelse and all(
                 isinstance(statement, ast.Expr)

@@ -79,6 +79,11 @@ RULE = Rule(
     ),
     invalid=(
         Bad("python infer.py \\\n  --device cuda \\\n  --steps 8", 1, path="infer.sh"),
+        Bad(
+            'train --tokens="<s1>|<s2>" --text \'a; b\' \\\n  --device="cuda:0" \\\n',
+            1,
+            path="train.sh",
+        ),
         Bad('DEVICE=${DEVICE:-cuda}\npython infer.py --device "$DEVICE"', 1, path="infer.sh"),
         Bad("DEVICE ?= cuda:0\n\nrun:\n\tpython infer.py --device $(DEVICE)", 1, path="Makefile"),
         Bad("CUDA_VISIBLE_DEVICES=0 python infer.py --device cuda", 1, path="infer.sh"),

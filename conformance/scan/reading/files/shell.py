@@ -18,7 +18,8 @@ _TURNS = re.compile(r"\s*(?:elif\b(.*)|else\b)")
 _CLOSES = re.compile(r"\s*(?:fi|esac|done)\b")
 _BRANCH = re.compile(r"\s*\(?([\w.*?|/\"'$+-]+(?:\s*\|\s*[\w.*?\"'-]+)*)\)\s*(.*)")
 _FUNCTION = re.compile(r"\s*(?:function\s+)?([\w-]+)\s*\(\)\s*\{?|\s*function\s+([\w-]+)")
-_SPLITS = re.compile(r"&&|\|\||;;|[;|]")
+#: What ends a command, unless it stands in quotes, which are passed over.
+_SPLITS = re.compile(r"\\.|\"(?:[^\"\\]|\\.)*\"|'[^']*'|(&&|\|\||;;|[;|])", re.DOTALL)
 _PREFIXES = frozenset(
     {
         "env",
@@ -89,7 +90,7 @@ def _split(line: str, start: int, around: tuple[str, ...]) -> Iterator[Command]:
         return
     at = 0
     before: tuple[str, ...] = ()
-    for match in [*_SPLITS.finditer(line), None]:
+    for match in [*(found for found in _SPLITS.finditer(line) if found[1]), None]:
         end = match.start() if match is not None else len(line)
         part = line[at:end]
         made = _command(part, start + at, (*around, *before))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -334,3 +337,59 @@ def test_one_file_without_summaries_of_the_rest_says_so(
     assert said not in capsys.readouterr().err
     assert main(["--quiet", "--no-cache", "pkg/ops.py"]) == 0
     assert said in capsys.readouterr().err
+
+
+def test_standard_input_is_judged_with_its_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged(tmp_path, TREE)
+    monkeypatch.chdir(tmp_path)
+    text = "# not saved yet\n" + TREE["pkg/ops.py"]
+
+    def typed(name: str) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        main(["-", "--stdin-filename", name, "--severity", "note", "--output-format", "json"])
+        return [f"{f['line']} {f['severity']}" for f in json.loads(capsys.readouterr().out)]
+
+    assert typed("pkg/ops.py") == typed("pkg/ops.py") == ["4 note"]  # without a cache, then with it
+    assert typed("pkg/new.py") == ["4 error"]  # nobody calls what is not there yet
+    assert "pkg/ops.py:3 DEV102 note" in judged(tmp_path, TREE, cache=True)
+
+
+def test_a_copy_in_another_folder_is_not_taken_from_the_cache(tmp_path: Path) -> None:
+    loads = "import torch\nstate = torch.load('x.pt')\n"
+    tree = {"pyproject.toml": "", "tests/it.py": loads, "it.py": loads}
+    expected = ["it.py:2 DEV114 warning", "tests/it.py:2 DEV114 note"]
+    for cache in (False, True, True):
+        assert sorted(judged(tmp_path, tree, cache=cache)) == expected
+
+
+@pytest.mark.parametrize(
+    ("use", "severity"),
+    [
+        # made by what is in the table, with arguments that are not seen
+        ("TABLE = {'a': Model}\ndef make(name, device):\n    return TABLE[name](device=device)\n", "warning"),
+        ("made: object = field(default_factory=Model)\n", "error"),
+        ("made = Model()\nTABLE = {'a': Model}\n", "error"),
+    ],
+)  # fmt: skip
+def test_the_default_of_a_class_that_is_handed_on(tmp_path: Path, use: str, severity: str) -> None:
+    model = "class Model:\n    def __init__(self, device='cuda'):\n        self.device = device\n"
+    files = {"pkg/model.py": model, "pkg/a.py": "from .model import Model\n" + use}
+    assert judged(tmp_path, files) == [f"pkg/model.py:2 DEV103 {severity}"]
+
+
+def test_a_package_copied_in_that_builds_extensions_for_cuda(tmp_path: Path) -> None:
+    bad = "import torch\ndef run(x):\n    return x.cuda()\n"
+    files = {
+        "apex/setup.py": "CppExtension('a')\nCUDAExtension('b')\nCUDAExtension('c')\n",
+        "apex/examples/net/main.py": bad,
+        "main.py": bad,
+        "other/setup.py": "CppExtension('a')\nCUDAExtension('b')\n",
+        "other/main.py": bad,
+    }
+    assert [line for line in judged(tmp_path, files) if "DEV101" in line] == [
+        "apex/examples/net/main.py:3 DEV101 note",
+        "main.py:3 DEV101 error",
+        "other/main.py:3 DEV101 error",
+    ]

@@ -23,6 +23,7 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # a tensor for a collective; one that is used besides
         ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    dist.all_reduce(t)", ["note"]),
         ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    return t", ["error"]),
+        ("def f(n):\n    t = torch.tensor(n, device=torch.cuda.current_device())\n    dist.all_reduce(t)", ["note"]),
         # what one process alone has left
         ("def f(n):\n    if world_size() == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["note"]),
         ("def f(n):\n    if n == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["error"]),
@@ -38,6 +39,26 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # containers; a callback runs whatever it is called
         ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self, m):\n        m.to('cuda')", []),
         ("class CUDACallback(Callback):\n    def on_start(self):\n        torch.cuda.synchronize()", ["error"]),
+        # samples are written from the host, weights wherever they were
+        ("class D(torch.utils.data.Dataset):\n    def __getitem__(self, i):\n        return torch.load(self.files[i])", ["note"]),
+        ("def f(path):\n    mel = torch.load(path)\n    return mel", ["note"]),
+        ("def f(path):\n    model_data = torch.load(path)\n    return model_data", ["warning"]),
+        # a collective by its name, a rank beside the CPU, a class of an engine's, a script for CUDA
+        ("def allreduce(x):\n    return mean(x.cuda())", ["note"]),
+        ("def f(rank, cuda):\n    dist.init_process_group('gloo')\n    return torch.device('cuda', rank) if torch.cuda.is_available() else torch.device('cpu')", ["note"]),
+        ("import bitsandbytes as bnb\nclass Linear(bnb.nn.Linear8bitLt):\n    def quantize(self, w):\n        return w.cuda()", ["note"]),
+        ("import apex\ndef main():\n    assert torch.cuda.is_available(), 'no CPU'\nif __name__ == '__main__':\n    main()", ["note"]),
+        ("import apex\ndef main():\n    pass\nif __name__ == '__main__':\n    main()", ["warning"]),
+        # wrapped for several cards whatever happens, or if there are several
+        ("def f(m, x, gpu):\n    m = DDP(m, device_ids=[gpu])\n    return m(x.cuda(gpu))", []),
+        ("def f(m, x, gpu):\n    if gpu > 1:\n        m = DDP(m, device_ids=[gpu])\n    return m(x.cuda(gpu))", ["error"]),
+        # who has no CUDA is told that it is needed, or not
+        ("def f():\n    if not torch.cuda.is_available():\n        print('measuring requires CUDA')\n        return\n    return torch.cuda.memory_allocated()", []),
+        ("def f():\n    if not torch.cuda.is_available():\n        return\n    return torch.cuda.memory_allocated()", ["warning"]),
+        # a buffer is placed; what is printed for one item of many goes on unnoticed
+        ("class B(torch.nn.Module):\n    def __init__(self):\n        self.register_buffer('k', torch.zeros(2).cuda())", ["error"]),
+        ("def f(batches):\n    for b in batches:\n        try:\n            b = b.cuda()\n            c = run(b)\n            d = run(c)\n            save(d)\n        except Exception as e:\n            print(e)", ["error"]),
+        ("def f(b):\n    try:\n        b = b.cuda()\n    except Exception as e:\n        print(e)", []),
         # a helper that is called to find out
         ("def has():\n    def _try():\n        torch.zeros(1, device='cuda')\n    try:\n        _try()\n    except Exception:\n        return False", ["note"]),
     ],
@@ -54,3 +75,13 @@ def test_a_test_that_names_mps_asks_what_happens_there(device: str, severity: st
     assert [(f.code, f.severity.label) for f in found if f.code == "DEV108"] == [
         ("DEV108", severity)
     ]
+
+
+def test_a_benchmark_measures_the_machine_it_was_written_for() -> None:
+    code = f"{HEAD}def run(x):\n    return x.cuda()\n"
+    for path, label in (
+        ("benchmarks/ops.py", "warning"),
+        ("bench_ops.py", "warning"),
+        ("ops.py", "error"),
+    ):
+        assert [f.severity.label for f in analyse(path, code.encode(), RULES)] == [label]

@@ -75,7 +75,7 @@ def test_python_2_without_a_word_of_devices_is_not_our_business() -> None:
         "x = " + "-" * 5000 + "torch.cuda.current_device()",
         "x = " + "[" * 150 + "'cuda'" + "]" * 150,
         "\n".join(" " * depth + "if x:" for depth in range(120)) + "\n" + " " * 120 + "'cuda'",
-        "x = " + " + ".join(["torch.cuda.current_device()"] * 5000),
+        "x = " + " + ".join(["torch.cuda.current_device()"] * 2500),
         # These hung: a walk for every part of the sum, and a round for every helper of the chain.
         "x = ['cuda', 'cpu'] + " + " + ".join(f"a{i}" for i in range(5000)),
         "import torch\ndef _f0():\n    torch.cuda.synchronize()\n"
