@@ -15,12 +15,13 @@ import torch
 from mlx import nn
 
 from acestep.checkpoint.files import stored
-from acestep.checkpoint.modules import Place
+from acestep.checkpoint.modules import Place, check_shape
 from acestep.checkpoint.original import original_name
 from acestep.engines.mlx.arrays import dtype_of, from_torch
 from acestep.engines.mlx.attention import Shape
 from acestep.engines.mlx.encoders import ConditionEncoder, TextEncoder
 from acestep.engines.mlx.layers import StackShape
+from acestep.engines.mlx.quantised import GROUP
 from acestep.engines.mlx.tokens import AudioTokenizer, Detokenizer
 from acestep.engines.mlx.transformer import Transformer, TransformerShape
 from acestep.engines.mlx.wave import Vae, VaeShape, Ways
@@ -29,7 +30,7 @@ from acestep.errors import CheckpointError
 Weights = dict[str, mx.array]
 Made = TypeVar("Made", bound=nn.Module)
 
-_READ_BY_MLX = ("F32", "F16", "BF16")
+_READ_BY_MLX = ("F32", "F16", "BF16", "U32")
 
 
 class Shelf:
@@ -52,9 +53,12 @@ class Shelf:
                 # Eight bits and what has a scale: PyTorch knows the forms, a tensor at a time.
                 read = tensors.get_tensor(key)
                 read = read if place.convert is None else place.convert(read)
-                _check_shape(file, key, place, read)
+                check_shape(file, key, place, read.shape)
                 value = from_torch(read.to(dtype))
-            self._held.setdefault(id(place.module), {})[place.name] = value.astype(dtype_of(dtype))
+            # What few bits are packed into are whole numbers, and stay.
+            if mx.issubdtype(value.dtype, mx.floating):
+                value = value.astype(dtype_of(dtype))
+            self._held.setdefault(id(place.module), {})[place.name] = value
 
     def take(self, module: torch.nn.Module) -> Weights:
         """The tensors of a module, once: an array that is kept here too would stay in memory in
@@ -62,17 +66,14 @@ class Shelf:
         return self._held.pop(id(module))
 
 
-def _check_shape(file: Path, key: str, place: Place, read: torch.Tensor) -> None:
-    expected = place.module.state_dict()[place.name].shape
-    if read.shape != expected:
-        raise CheckpointError(
-            f"{file}: tensor '{key}' has shape {tuple(read.shape)}, its config asks for "
-            f"{tuple(expected)}"
-        )
-
-
 def filled(module: Made, weights: Weights) -> Made:
     """A module with weights, all of which it has a place for, and the other way round."""
+    small = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
+    if small:
+        # Their shapes have been held against what the folder says.
+        held, scales = (weights[f"{small[0]}.{part}"].shape[1] for part in ("weight", "scales"))
+        bits = 32 * held // (GROUP * scales)
+        nn.quantize(module, GROUP, bits, class_predicate=lambda path, _: path in small)
     module.load_weights(list(weights.items()))
     module.eval()
     return module

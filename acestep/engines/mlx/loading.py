@@ -17,7 +17,7 @@ from acestep.engines.mlx.arrays import dtype_of, to_torch
 from acestep.engines.mlx.codec import Codec
 from acestep.engines.mlx.engine import MlxEngine, Parts, without_device
 from acestep.engines.mlx.place import Place
-from acestep.engines.mlx.quantised import bits_of, quantise
+from acestep.engines.mlx.quantised import bits_of, make_room, quantise
 from acestep.engines.protocol import Traits
 from acestep.engines.torch.loading import Options
 from acestep.errors import RequestError
@@ -50,10 +50,11 @@ def load_engine(
     place = Place(policy)
     with place.working():
         shelf = building.Shelf()
-        found = load(checkpoint, without_device(policy), on_component, shelf)
+        room = None if checkpoint.held is None else lambda module: make_room(module, bits or 0)
+        found = load(checkpoint, without_device(policy), on_component, shelf, room)
         parts = parts_of(checkpoint, policy, found, shelf, place, options.compile_model)
         modules = [getattr(parts, name) for name in _STACKS]
-        if bits is not None:
+        if bits is not None and checkpoint.held is None:
             for module in modules:
                 if module is not None:
                     quantise(module, bits)
@@ -66,6 +67,7 @@ def load_engine(
 
 
 _STACKS = ("transformer", "condition_encoder", "text_encoder", "detokenizer")
+"""What `checkpoint.loading.SMALL` names, as parts."""
 
 
 def check(options: Options) -> None:
