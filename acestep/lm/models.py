@@ -49,6 +49,10 @@ def find(
     if folder.is_file():
         return unpacked(folder, cache_dir() / "language-models")
     found = folder if is_model(folder) else _in_roots(name, checkpoint_dir)
+    if found is None and folder.is_dir():
+        inside = sorted(part.name for part in folder.iterdir() if is_model(part))
+        hint = f"name one in it: {', '.join(inside)}" if inside else "its config.json names none"
+        raise CheckpointError(f"the folder {folder} is no language model; {hint}")
     if found is None:
         hint = (
             f"fetch it with: acestep download {name}"

@@ -188,6 +188,8 @@ def test_torch_keeps_few_bits_too(folder: Path, tmp_path: Path) -> None:
         loading.find(str(small), resolve("cpu", quantization="int8"))
     with pytest.raises(RequestError, match="held in int4 for the engine 'torch', and 'mlx' was"):
         loading.find(str(small), resolve("cpu", engine="mlx"))
+    with pytest.raises(CheckpointError, match=r"is no language model; name one in it: small"):
+        loading.find(str(tmp_path), resolve("cpu"))
     choice = loading.find(str(small), resolve("cpu"))
     assert "int4 weights" in choice.status
     assert models.stored_bits(small) is None
