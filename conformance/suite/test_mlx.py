@@ -161,6 +161,7 @@ def test_what_few_songs_need(api: Api, target: Target, mlx: Any, tmp_path: Path)
     "lm.mlx_weights:make_small",
     "lm.mlx_weights:save",
     "lm.mlx_weights:saved_small",
+    "checkpoint.small:Hollow",
     "engines.mlx.arrays:as_stored",
     "engines.mlx.quantised:make_room",
     "engines.mlx.quantised:packed",
