@@ -191,11 +191,12 @@ def _write(folder: Path, parts: dict[str, Any], tensors: dict[int, Packed], held
         index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
         if part is None:
             index[name] = [None, None]
-        elif not isinstance(part, nn.Module):
+        elif id(part) not in tensors:
             part.save_pretrained(folder / name)
         else:
-            write_config = getattr(part, "save_config", None) or part.config.save_pretrained
-            write_config(folder / name)
+            config: Any = part
+            # diffusers' modules write theirs; of transformers' the config does.
+            (getattr(config, "save_config", None) or config.config.save_pretrained)(folder / name)
             save_file(tensors.pop(id(part)), folder / name / "model.safetensors", {"format": "pt"})
     text = json.dumps(index, indent=2, sort_keys=True) + "\n"
     (folder / "model_index.json").write_text(text, encoding="utf-8")

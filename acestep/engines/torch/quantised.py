@@ -143,7 +143,7 @@ def quantise(module: nn.Module, kind: str, policy: DevicePolicy) -> nn.Module:
         bias = None if linear.bias is None else linear.bias.to(device)
         put_in(module, path, Quantised(weight, bias, kind, policy.packed_rows))
         # What the layer had is freed before the next one is read.
-        linear.weight = None
+        linear.register_parameter("weight", None)
     return module
 
 
