@@ -150,8 +150,9 @@ class Tripwire(AbstractContextManager["Tripwire"]):
         for watch in cuda_watches():
             watch.on()
             self._undo.append(watch.off)
-        self._shadow("device")
-        self._shadow("Generator")
+        modules = [torch, *self._modules_of_the_tree()]
+        self._shadow("device", modules)
+        self._shadow("Generator", modules)
         self._follow_threads()
         watch_tensors(self._undo)
 
@@ -159,7 +160,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
         while self._undo:
             self._undo.pop()()
 
-    def _shadow(self, name: str) -> None:
+    def _shadow(self, name: str, modules: list[ModuleType]) -> None:
         """Exchange a type of torch for a stand-in, in torch and in the tree's modules."""
         plain = getattr(torch, name)
 
@@ -177,7 +178,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
                 self.note(f"torch.{name}({values[0]!r})", depth=4)
 
         stand = shadow(plain, asked, made)
-        for module in (torch, *self._modules_holding(plain)):
+        for module in modules:
             for key in [k for k, value in vars(module).items() if value is plain]:
                 setattr(module, key, stand)
                 self._undo.append(partial(setattr, module, key, plain))
@@ -186,7 +187,7 @@ class Tripwire(AbstractContextManager["Tripwire"]):
             copyreg.pickle(plain, lambda made_: (stand, _device_arguments(made_)))
             self._undo.append(partial(copyreg.dispatch_table.__delitem__, plain))
 
-    def _modules_holding(self, plain: type) -> Iterator[ModuleType]:
+    def _modules_of_the_tree(self) -> Iterator[ModuleType]:
         root = f"{self._package}/"
         for module in list(sys.modules.values()):
             if str(getattr(module, "__file__", None) or "").startswith(root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -135,10 +136,12 @@ def _always(call: str, plain: Any, starts: bool = True) -> Any:
 
 
 _watches: dict[int, FunctionWatch | ModuleWatch] = {}
+# What each module held when its functions were looked for; looking again takes long.
+_looked_at: dict[str, list[Any]] = {}
 
 
 def cuda_watches() -> list[FunctionWatch | ModuleWatch]:
-    """Watches on everything that is loaded of `torch.cuda`, made once a process."""
+    """Watches on everything that is loaded of `torch.cuda`, each made once a process."""
     for watch in _fixed_watches() if not _watches else ():
         _watches[id(watch.function)] = watch
     modules = {n: m for n, m in sys.modules.items() if n == "torch.cuda" or _is_inner(n)}
@@ -146,6 +149,10 @@ def cuda_watches() -> list[FunctionWatch | ModuleWatch]:
         if id(module) not in _watches:
             _watches[id(module)] = ModuleWatch(module, _on_read)
     for name, module in sorted(modules.items(), key=lambda pair: len(pair[0])):
+        held, before = list(vars(module).values()), _looked_at.get(name, [])
+        if len(held) == len(before) and all(map(operator.is_, held, before)):
+            continue
+        _looked_at[name] = held
         for key, value in list(vars(module).items()):
             if str(getattr(value, "__module__", None) or "").startswith("torch.cuda"):
                 for call, function in _functions(f"{name}.{key}", value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from dataclasses import replace
@@ -71,6 +72,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         target = Path(os.environ["ACESTEP_CACHE"]) / f"demo-{demo.RECIPE_VERSION}"
         if target.parent == NARROW and not target.is_dir():
             demo.make_folder(target, _build_narrow)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of the collections with which songs end on the page."""
+    gc.collect()
+    gc.freeze()
 
 
 def _build_narrow(folder: Path) -> None:

@@ -143,20 +143,28 @@ def fill(
 def _place_all(
     file: Path, tensors: Any, places: dict[str, Place], policy: DevicePolicy, dtype: torch.dtype
 ) -> None:
-    from accelerate.utils import set_module_tensor_to_device
+    def read(keys: list[str]) -> list[torch.Tensor]:
+        return [one(places[key], key) for key in keys]
 
-    def read(key: str) -> torch.Tensor:
+    def one(at: Place, key: str) -> torch.Tensor:
         value: torch.Tensor = tensors.get_tensor(key)
-        if (convert := places[key].convert) is not None:
-            value = convert(value)
-            check_shape(file, key, places[key], value.shape)
-        kept = _owner(places[key])[1] or not value.is_floating_point()
-        return value if kept else value.to(dtype)
+        if at.convert is not None:
+            value = at.convert(value)
+            check_shape(file, key, at, value.shape)
+        kept = _owner(at)[1] or not value.is_floating_point()
+        return value.to(policy.device, None if kept else dtype)
 
+    keys = list(places)
+    parts = [keys[start::_READERS] for start in range(_READERS)]
+    states: dict[int, tuple[nn.Module, dict[str, torch.Tensor]]] = {}
     # To an H100, one thread brought 5.5 GiB in 1.8 s, four in 1.1 s.
     with ThreadPoolExecutor(_READERS) as readers:
-        for at, value in zip(places.values(), readers.map(read, places), strict=True):
-            set_module_tensor_to_device(at.module, at.name, policy.device, value, dtype=value.dtype)
+        for part, values in zip(parts, readers.map(read, parts), strict=True):
+            for key, value in zip(part, values, strict=True):
+                at = places[key]
+                states.setdefault(id(at.module), (at.module, {}))[1][at.name] = value
+    for module, state in states.values():
+        module.load_state_dict(state, strict=False, assign=True)
 
 
 def _owner(at: Place) -> tuple[nn.Module, bool]:

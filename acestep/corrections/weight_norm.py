@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+_DRAWS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
 
 
 @contextmanager
@@ -20,10 +23,11 @@ def old_weight_norm() -> Iterator[None]:
 
 
 class WithoutWeights(TorchFunctionMode):
-    """Weight normalisation of weights that have no storage: shapes alone.
+    """Weight normalisation and first values of weights that have no storage: shapes alone.
 
-    A module computes its normalised weights once when it is made. On the meta device PyTorch
-    does so in Python, operator by operator: half the time that loading a small checkpoint takes.
+    A module draws its weights and computes its normalised ones once when it is made. On the meta
+    device PyTorch does so in Python, operator by operator: half the time that loading a small
+    checkpoint takes.
     """
 
     def __torch_function__(
@@ -33,7 +37,11 @@ class WithoutWeights(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """The result's shape for the two functions of weight normalisation, others as they are."""
+        """The result's shape for weight normalisation, nothing for draws, others as they are."""
+        if func in _DRAWS:
+            tensor: torch.Tensor = (kwargs or {}).get("tensor", args[0] if args else None)
+            if tensor.is_meta:
+                return tensor
         if func is torch._weight_norm and args[0].is_meta:
             return torch.empty_like(args[0])
         if func is torch.norm_except_dim and args[0].is_meta:

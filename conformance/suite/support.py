@@ -71,28 +71,36 @@ class Api:
     def literal(self, values: set[str]) -> str:
         """Where the tree writes exactly these texts as a tuple, list or set."""
         return self._find(
+            values,
             lambda node: (
                 isinstance(node, ast.Tuple | ast.List | ast.Set)
                 and {getattr(part, "value", None) for part in node.elts} == values
-            )
+            ),
         )
 
     def option(self, name: str) -> str:
         """Where the tree declares an option of its command line."""
-        return self._find(lambda node: isinstance(node, ast.Constant) and node.value == name)
+        return self._find(
+            {name}, lambda node: isinstance(node, ast.Constant) and node.value == name
+        )
 
     def keyword(self, name: str) -> str:
         """Where the tree passes an argument of this name."""
-        return self._find(lambda node: isinstance(node, ast.keyword) and node.arg == name)
+        return self._find({name}, lambda node: isinstance(node, ast.keyword) and node.arg == name)
 
     def spelled(self, name: str) -> str:
         """Where the tree writes an attribute of this name, such as `float16`."""
-        return self._find(lambda node: isinstance(node, ast.Attribute) and node.attr == name)
+        return self._find(
+            {name}, lambda node: isinstance(node, ast.Attribute) and node.attr == name
+        )
 
-    def _find(self, wanted: Callable[[Any], bool]) -> str:
+    def _find(self, words: set[str], wanted: Callable[[Any], bool]) -> str:
         places = []
         for file in sorted(self.tree.package.rglob("*.py")):
-            nodes = [node for node in ast.walk(ast.parse(file.read_bytes())) if wanted(node)]
+            source = file.read_bytes()
+            if not all(word.encode() in source for word in words):
+                continue
+            nodes = [node for node in ast.walk(ast.parse(source)) if wanted(node)]
             shown = file.relative_to(self.tree.root)
             places += [f"{shown}:{getattr(node, 'lineno', 0)}" for node in nodes]
         return f"see {', '.join(places)}" if places else "not found in the sources"

@@ -174,7 +174,11 @@ def test_models_in_few_bits(
     assert main(["download", "demo", "--quantize", "4", "--to", str(tmp_path)]) == 0
     folder, checkpoint = map(Path, capsys.readouterr().out.split())
     assert folder.parent == checkpoint.parent == tmp_path
-    few = initialised(api, target.device, config_path=str(checkpoint), dtype="float32")
+    few = api.get("handler:AceStepHandler")()
+    message, ok = few.initialize_service(
+        config_path=str(checkpoint), device=target.device, dtype="float32"
+    )
+    assert ok, message
     song(generate(api, few))
     few.unload()
     made = api.get("llm_inference:LLMHandler")()

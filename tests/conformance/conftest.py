@@ -78,6 +78,7 @@ def run_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSuite]:
         arguments = [str(SUITE / case) for case in cases] + [f"--device={device}", "-q"]
         arguments += [
             "--assert=plain",
+            "--tb=native",
             "-p",
             "no:cacheprovider",
             "-p",

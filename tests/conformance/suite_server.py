@@ -6,6 +6,7 @@ the runs goes to the file that the environment names.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -44,6 +45,9 @@ def main() -> None:
         warnings.simplefilter("ignore")
         for name in LIBRARIES:
             importlib.import_module(name)
+    # Every run ends with several collections, which need not go through the libraries.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import logging
 import signal
@@ -16,6 +17,7 @@ from acestep.device import describe_devices
 from acestep.errors import AceStepError, RequestError, first_line
 from acestep.gradio_ui import downloads, safety
 from acestep.gradio_ui.engines import Engines
+from acestep.gradio_ui.interfaces._apps import without_apps
 from acestep.gradio_ui.settings import PageOptions
 from acestep.gradio_ui.studio import Studio, data_folder, prepare
 
@@ -52,6 +54,8 @@ def serve(options: PageOptions, say: Callable[[str], None]) -> None:
     stopped = threading.Event()
     shared = _api(studio) if options.enable_api else None
     blocks, url, public = launch(studio, shared)
+    # Each song ends with a collection, which need not go through all that was imported by now.
+    gc.freeze()
     say(f"acestep: the page is at {url}")
     if shared:
         say(f"acestep: the API is at {url.rstrip('/')}, its page at {url}docs")
@@ -135,8 +139,9 @@ def launch(studio: Studio, shared: SharedLine | None = None) -> tuple[gr.Blocks,
     async def opened() -> tuple[gr.Blocks, str, str | None]:
         # Within a running loop, because gradio makes a loop of its own for each lock that
         # it creates without one, and never closes it.
-        blocks = page.build(studio)
-        blocks.queue(max_size=4 * studio.limits.waiting, default_concurrency_limit=4)
+        with without_apps():
+            blocks = page.build(studio)
+            blocks.queue(max_size=4 * studio.limits.waiting, default_concurrency_limit=4)
         # Of a link that fails gradio prints a page of advice; `serve` says it in one line.
         with contextlib.redirect_stdout(io.StringIO()):
             app, url, public = blocks.launch(**settings)

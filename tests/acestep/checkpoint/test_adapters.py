@@ -332,7 +332,7 @@ def fresh(adapted: AceStepHandler) -> Iterator[AceStepHandler]:
 
 
 def latents(handler: AceStepHandler) -> torch.Tensor:
-    request = Request("a hum", (3,), duration=1.0, steps=1, guidance_scale=1.0)
+    request = Request("a hum", (3,), duration=0.5, steps=1, guidance_scale=1.0)
     return handler.generate(request).tensors["pred_latents"]
 
 

@@ -28,7 +28,8 @@ pytestmark = pytest.mark.no_cover
 
 WriteOriginal = Callable[..., Path]
 FILE = Path("config.json")
-SECONDS = 6.0
+# Some 25 tokens, three windows.
+SECONDS = 2.0
 
 
 @pytest.fixture

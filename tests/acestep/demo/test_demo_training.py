@@ -49,9 +49,14 @@ def _ticking(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "time", Ticks())
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer(600, corpus()[:300])
+
+
 @pytest.fixture
-def pipeline() -> Any:
-    return make_pipeline(SHAPE, tokenizer=make_tokenizer(600, corpus()[:300]))
+def pipeline(tokenizer: Any) -> Any:
+    return make_pipeline(SHAPE, tokenizer=tokenizer)
 
 
 @pytest.fixture

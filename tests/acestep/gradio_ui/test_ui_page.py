@@ -18,6 +18,7 @@ import soundfile
 from acestep.checkpoint.kinds import ALL_TASKS
 from acestep.gradio_ui.engines import Abilities
 from acestep.gradio_ui.interfaces import _drafts, form, results
+from acestep.gradio_ui.interfaces._apps import without_apps
 from acestep.gradio_ui.interfaces._following import Follower
 from acestep.gradio_ui.interfaces._showing import Shape, visible
 from acestep.gradio_ui.interfaces.events import outcome, visitor
@@ -43,7 +44,7 @@ class Page:
 
         async def build() -> dict[str, Any]:
             # Within a loop: without one, gradio makes loops that it never closes.
-            with gr.Blocks(analytics_enabled=False) as self.blocks:
+            with without_apps(), gr.Blocks(analytics_enabled=False) as self.blocks:
                 return create_generation_section(None, None, {"studio": studio}, language)
 
         self.parts = asyncio.run(build())

@@ -132,9 +132,9 @@ def test_an_adapter_is_put_on_and_taken_off(
 
 def test_time_left_is_believable(studio: Studio) -> None:
     """Of songs of other lengths than those it learnt from, told at every step."""
-    for seconds in (5, 10):
+    for seconds in (3, 6):
         ended(studio.make(ANNA, replace(SHORT, duration=seconds, steps=4)))
-    job = studio.make(ANNA, replace(SHORT, duration=40, steps=8))
+    job = studio.make(ANNA, replace(SHORT, duration=20, steps=8))
     told = []
     while job.active:
         left, now, done = job.seconds_left, time.monotonic(), job.fraction

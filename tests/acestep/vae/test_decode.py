@@ -287,7 +287,7 @@ for seconds in map(int, sys.argv[2:]):
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is a Unix module")
 def test_memory_grows_by_the_result_alone(trained: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM, str(trained), "7", "14"],
+        [sys.executable, "-c", MEMORY_PROGRAM, str(trained), "4", "8"],
         capture_output=True,
         text=True,
         check=True,
