@@ -159,6 +159,8 @@ class AceStepHandler(LyricAlignmentMixin, AdapterMixin):
         options.check(policy)
         with self._lock:
             checkpoint = finding.find(model, project_root)
+            if checkpoint.held is not None:
+                policy = checkpoint.held.agreed(checkpoint.name, policy)
             policy = policy.for_weights(stored_in(checkpoint))
 
             def on_component(name: str) -> None:

@@ -49,6 +49,10 @@ _TEXT = {
 }
 
 
+SAVED = "acestep-v15-bench-turbo"
+"""What `save` calls its folder; the name says that guidance is in the weights."""
+
+
 def make_handler(shape: str, policy: DevicePolicy, *, compiled: bool = False) -> AceStepHandler:
     """A handler with random weights of a named size (one of `SHAPES`)."""
     handler = AceStepHandler()
@@ -80,8 +84,7 @@ def save(handler: AceStepHandler, folder: Path) -> Path:
     from diffusers import AceStepPipeline
 
     assert handler.pipeline is not None
-    # Its name says that guidance is in the weights.
-    path = folder / "acestep-v15-bench-turbo"
+    path = folder / SAVED
     AceStepPipeline(**handler.pipeline.components).save_pretrained(path)
     return path
 

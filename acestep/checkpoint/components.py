@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from acestep.checkpoint.files import STEMS, header, read_json, weight_files
-from acestep.checkpoint.modules import Place, Put, component_classes, empty, fill, finish
+from acestep.checkpoint.modules import Place, Put, Room, component_classes, empty, fill, finish
 from acestep.checkpoint.pretrained import empty_pretrained, load_pretrained
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
@@ -33,6 +33,7 @@ def load_component(
     policy: DevicePolicy,
     component: str,
     put: Put | None = None,
+    room: Room | None = None,
 ) -> nn.Module:
     """A module of diffusers from its folder's weights.
 
@@ -43,11 +44,14 @@ def load_component(
         policy: where it goes.
         component: decides the dtype.
         put: see `modules.fill`.
+        room: see `modules.Room`.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the config.
     """
     module = empty(cls, config, folder / "config.json")
+    if room is not None:
+        room(module)
     files = weight_files(folder, STEMS)
     wanted = {(id(module), name) for name in module.state_dict()}
     fill(files, lambda key: Place(module, key), wanted, policy, folder, component, put=put)
@@ -72,7 +76,9 @@ def silence_latent(file: Path) -> torch.Tensor:
     return latent.transpose(1, 2).contiguous()
 
 
-def load_text_encoder(folder: Path, policy: DevicePolicy, put: Put | None = None) -> nn.Module:
+def load_text_encoder(
+    folder: Path, policy: DevicePolicy, put: Put | None = None, room: Room | None = None
+) -> nn.Module:
     """The Qwen3 model in a folder, on the policy's device, or empty with its tensors put elsewhere.
 
     Raises:
@@ -82,8 +88,10 @@ def load_text_encoder(folder: Path, policy: DevicePolicy, put: Put | None = None
 
     read_json(folder / "config.json")
     files = weight_files(folder)
-    if put is not None:
+    if put is not None or room is not None:
         module = empty_pretrained(AutoModel, folder, "the text encoder")
+        if room is not None:
+            room(module)
         wanted = {(id(module), name) for name in module.state_dict()}
         fill(
             files,
@@ -96,7 +104,8 @@ def load_text_encoder(folder: Path, policy: DevicePolicy, put: Put | None = None
             skip=lambda key: key == "lm_head.weight",
             put=put,
         )
-        return module
+        # Tables of positions are no part of a file.
+        return module if put is not None else module.to(policy.device)
     for file in files:
         header(file)
     return load_pretrained(

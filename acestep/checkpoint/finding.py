@@ -9,6 +9,7 @@ from pathlib import Path
 from acestep import demo
 from acestep.checkpoint.files import WEIGHT_INDEX, read_json
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
+from acestep.checkpoint.held import held_in
 from acestep.checkpoint.kinds import Checkpoint
 from acestep.checkpoint.names import SOURCES, folders_of, short_name
 from acestep.checkpoint.single.parts import DIT, parts_of
@@ -35,7 +36,9 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
     if model == "demo":
         return _demo()
     if model == "auto":
-        found = sorted(local_checkpoints(project_root), key=_rank)
+        # Whole weights first: those in few bits are one engine's.
+        local = local_checkpoints(project_root)
+        found = sorted(local, key=lambda made: (made.held is not None, _rank(made)))
         return found[0] if found else _demo()
     if model in SOURCES:
         for folder in (root / name for root in roots for name in folders_of(model)):
@@ -51,7 +54,7 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
     for candidate in (Path(model).expanduser(), *named):
         if candidate.exists():
             return identified(candidate, model)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith("."):
+    if is_hub_id(model):
         if path := _hub_cached(model):
             return identified(path, model, model.rpartition("/")[2])
         raise CheckpointError(
@@ -68,6 +71,11 @@ def find(model: str = "auto", project_root: str | Path | None = None) -> Checkpo
     )
 
 
+def is_hub_id(model: str) -> bool:
+    """Whether a name has the form of a Hub id, owner and repository."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", model) is not None and not model.startswith(".")
+
+
 def local_checkpoints(project_root: str | Path | None = None) -> list[Checkpoint]:
     """Every checkpoint in the `checkpoint_roots`, without the built-in one."""
     found: dict[Path, Checkpoint] = {}
@@ -81,8 +89,8 @@ def local_checkpoints(project_root: str | Path | None = None) -> list[Checkpoint
 
 def identify(folder: Path) -> Checkpoint | None:
     """What checkpoint a folder or single file holds, judged by what is there, or None."""
-    if (folder / "model_index.json").is_file():
-        return Checkpoint(folder.name, folder, "diffusers")
+    if (index := folder / "model_index.json").is_file():
+        return Checkpoint(folder.name, folder, "diffusers", held=held_in(index))
     if folder.is_file():
         single = folder.suffix == ".safetensors" and DIT in parts_of(folder)
         return Checkpoint(folder.stem, folder, "single") if single else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.checkpoint.files import STEMS, most_stored
+from acestep.checkpoint.held import Held
 from acestep.demo import MODEL_VERSION
 
 TURBO_TASKS = ("text2music", "repaint", "cover")
@@ -23,16 +24,20 @@ class Checkpoint:
             the file.
         layout: `diffusers`, `original` or `single`.
         builtin: whether it is the one that comes with this package.
+        held: how it holds its weights, where that is in few bits.
     """
 
     name: str
     path: Path
     layout: str
     builtin: bool = False
+    held: Held | None = None
 
 
 def stored_in(checkpoint: Checkpoint) -> str:
     """The dtype that most of a transformer's weights are stored in, such as `BF16`."""
+    if checkpoint.held is not None:
+        return checkpoint.held.stored
     if checkpoint.layout == "diffusers":
         return most_stored(checkpoint.path / "transformer", STEMS)
     return most_stored(checkpoint.path)

@@ -15,15 +15,18 @@ from acestep.checkpoint.components import (
 )
 from acestep.checkpoint.files import header, read_json, weight_files
 from acestep.checkpoint.kinds import Checkpoint
-from acestep.checkpoint.modules import Place, Put, component_classes, fill, finish
+from acestep.checkpoint.modules import Place, Put, Room, component_classes, fill, finish
 from acestep.checkpoint.names import TEXT_ENCODER, VAE
 from acestep.checkpoint.original import original_modules, original_name
 from acestep.checkpoint.settings import with_kind
 from acestep.checkpoint.single.loading import load_single
 from acestep.device import DevicePolicy
-from acestep.errors import CheckpointError
+from acestep.errors import CheckpointError, RequestError
 
 Progress = Callable[[str], None]
+
+SMALL = ("transformer", "condition_encoder", "text_encoder", "audio_token_detokenizer")
+"""The components whose stacks may be held in few bits."""
 
 
 def load(
@@ -31,6 +34,7 @@ def load(
     policy: DevicePolicy,
     on_component: Progress | None = None,
     put: Put | None = None,
+    room: Room | None = None,
 ) -> dict[str, Any]:
     """Load a checkpoint onto the policy's device, each component in its dtype.
 
@@ -42,6 +46,7 @@ def load(
         policy: where the modules go and at what precision.
         on_component: told the name of each component before it is loaded.
         put: where tensors go instead of into the modules, which stay empty; see `modules.fill`.
+        room: of an engine whose form of few bits the checkpoint is in; see `modules.Room`.
 
     Returns:
         the components of a `diffusers.AceStepPipeline` by its names for them, without the
@@ -50,17 +55,23 @@ def load(
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the architecture.
+        RequestError: it is in few bits, and whole weights are needed.
     """
+    if checkpoint.held is not None and room is None:
+        raise RequestError(
+            f"{checkpoint.name} is held in {checkpoint.held.kind}, and whole weights are needed here; "
+            "name the checkpoint that it was made of"
+        )
     say = on_component or (lambda name: None)
     if checkpoint.layout == "single":
         return load_single(checkpoint, policy, say, put)
     if checkpoint.layout == "original":
         return _load_original(checkpoint, policy, say, put)
-    return _load_diffusers(checkpoint, policy, say, put)
+    return _load_diffusers(checkpoint, policy, say, put, room)
 
 
 def _load_diffusers(
-    checkpoint: Checkpoint, policy: DevicePolicy, say: Progress, put: Put | None
+    checkpoint: Checkpoint, policy: DevicePolicy, say: Progress, put: Put | None, room: Room | None
 ) -> dict[str, Any]:
     folder = checkpoint.path
     index = read_json(folder / "model_index.json")
@@ -80,9 +91,12 @@ def _load_diffusers(
         config = {k: v for k, v in read_json(file).items() if not k.startswith("_")}
         if name == "transformer":
             config = with_kind(config, checkpoint.name, file)
-        parts[name] = load_component(cls, folder / name, config, policy, _dtype_name(name), put)
+        small = room if name in SMALL else None
+        parts[name] = load_component(
+            cls, folder / name, config, policy, _dtype_name(name), put, small
+        )
     say("text_encoder")
-    parts["text_encoder"] = load_text_encoder(folder / "text_encoder", policy, put)
+    parts["text_encoder"] = load_text_encoder(folder / "text_encoder", policy, put, room)
     parts["tokenizer"] = load_tokenizer(folder / "tokenizer")
     return parts
 

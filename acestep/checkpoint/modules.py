@@ -50,9 +50,9 @@ def empty(cls: Any, config: dict[str, Any], config_file: Path) -> nn.Module:
 def finish(module: nn.Module, policy: DevicePolicy, component: str) -> nn.Module:
     dtype = policy.dtype_of(component)
     for name, buffer in module.named_buffers():
-        owner, _, leaf = name.rpartition(".")
-        value = buffer.to(policy.device, dtype if buffer.is_floating_point() else None)
-        module.get_submodule(owner)._buffers[leaf] = value
+        owner, kept = _owner(Place(module, name))
+        given = None if kept or not buffer.is_floating_point() else dtype
+        owner._buffers[name.rpartition(".")[2]] = buffer.to(policy.device, given)
     return module.eval().requires_grad_(False)
 
 
@@ -70,6 +70,9 @@ class Place:
     name: str
     convert: Callable[[torch.Tensor], torch.Tensor] | None = None
 
+
+Room = Callable[[nn.Module], object]
+"""Makes room in an empty module for weights in few bits, where a checkpoint holds them so."""
 
 Put = Callable[[Path, Any, Mapping[str, Place], torch.dtype], None]
 """Brings tensors to their places: the file they are in, that file as safetensors opened it, places
@@ -117,7 +120,7 @@ def fill(
                     if target is None or (id(target.module), target.name) not in wanted:
                         raise CheckpointError(f"{file}: unexpected tensor '{key}'")
                     if target.convert is None:
-                        _check_shape(file, key, target, tensors.get_slice(key).get_shape())
+                        check_shape(file, key, target, tensors.get_slice(key).get_shape())
                     places[key] = target
                 dtype = policy.dtype_of(component)
                 if put is None:
@@ -147,8 +150,9 @@ def _place_all(
         value: torch.Tensor = tensors.get_tensor(key)
         if at.convert is not None:
             value = at.convert(value)
-            _check_shape(file, key, at, value.shape)
-        return value.to(policy.device, dtype if value.is_floating_point() else None)
+            check_shape(file, key, at, value.shape)
+        kept = _owner(at)[1] or not value.is_floating_point()
+        return value.to(policy.device, None if kept else dtype)
 
     keys = list(places)
     parts = [keys[start::_READERS] for start in range(_READERS)]
@@ -163,9 +167,21 @@ def _place_all(
         module.load_state_dict(state, strict=False, assign=True)
 
 
-def _check_shape(file: Path, key: str, at: Place, shape: Iterable[int]) -> None:
-    owner, _, leaf = at.name.rpartition(".")
-    holder = at.module.get_submodule(owner)
+def _owner(at: Place) -> tuple[nn.Module, bool]:
+    """The part of a module that a place is in, and whether its tensors keep the dtypes that they
+    are stored in, as weights in few bits do."""
+    owner, _, _ = at.name.rpartition(".")
+    part = at.module.get_submodule(owner)
+    return part, bool(getattr(part, "as_stored", False))
+
+
+def check_shape(file: Path, key: str, at: Place, shape: Iterable[int]) -> None:
+    """Refuse a tensor that has not the shape of its place.
+
+    Raises:
+        CheckpointError: names the file and the tensor.
+    """
+    (holder, _), leaf = _owner(at), at.name.rpartition(".")[2]
     expected: torch.Tensor | None = holder._parameters.get(leaf)
     if expected is None:
         expected = holder._buffers[leaf]

@@ -12,6 +12,9 @@ from acestep.checkpoint.names import TEXT_ENCODER, VAE
 from acestep.device import GIB, DevicePolicy
 from acestep.device.budget import bytes_of
 
+_PACKED = {"I8": 1, "U8": 1, "F8_E4M3": 1, "U32": 4}
+"""Bytes of a number in what holds weights in few bits; all else is in the policy's precision."""
+
 
 def held_gib(checkpoint: Checkpoint, policy: DevicePolicy, bits: int | None) -> float:
     """GiB of a checkpoint's weights in a policy's precision.
@@ -28,8 +31,12 @@ def held_gib(checkpoint: Checkpoint, policy: DevicePolicy, bits: int | None) -> 
     for file, component in _files(checkpoint):
         item = policy.dtype_of(component).itemsize
         for name, entry in stored(file).items():
+            numbers = math.prod(entry.shape)
+            if checkpoint.held is not None:
+                total += numbers * _PACKED.get(entry.dtype, item)
+                continue
             in_stack = ".layers." in f".{name}" and len(entry.shape) == 2
-            total += math.prod(entry.shape) * bytes_of(bits if in_stack else None, item)
+            total += numbers * bytes_of(bits if in_stack else None, item)
     return total / GIB
 
 

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from acestep.console.terminal import EXIT_OK, result
-from acestep.device import DevicePolicy, budget, describe_devices, resolve
+from acestep.device import DevicePolicy, budget, describe_devices, engines, resolve
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
 
@@ -90,9 +90,12 @@ def _plan(memory: float, as_json: bool) -> int:
         result(f"nothing fits: the least that there is needs {least['peak']:.1f} GiB")
     if best := report["best"]:
         bits = f" --quantize {best['bits']}" if best["bits"] else ""
+        # On a Mac `auto` takes MLX by itself.
+        by_itself = memory or resolve("auto", engine="auto").on_mlx
+        engine = "" if by_itself else " --engine mlx"
         result(
             f'best: acestep generate "…" --think --model {best["music"]} --lm-model '
-            f"{best['language']}{bits}"
+            f"{best['language']}{bits}{engine}"
         )
     return EXIT_OK
 
@@ -108,8 +111,13 @@ def _gigabytes(text: str) -> float:
 
 
 def describe() -> dict[str, Any]:
-    """The whole report as plain data; memory in GiB, tier limits in seconds and songs."""
+    """The whole report as plain data; memory in GiB, tier limits in seconds and songs.
+
+    Raises:
+        RequestError: a variable of the environment names what there is not.
+    """
     devices = []
+    engines.named()
     for info in describe_devices():
         entry: dict[str, Any] = {
             "name": info.name,

@@ -13,8 +13,9 @@ from acestep.console.terminal import (
     progress_bar,
     quiet_libraries,
     result,
+    say,
 )
-from acestep.device import DTYPE_CHOICES
+from acestep.device import DTYPE_CHOICES, engines
 from acestep.errors import RequestError
 from acestep.training.configs import TrainingConfig
 
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not arguments.full and arguments.lora < 1:
         raise RequestError(f"LoRA rank {arguments.lora} is out of range; expected at least 1")
+    _check_engine(arguments)
     policy = resolve(arguments.device).for_training(dtype)
     from acestep.training import finetune
 
@@ -95,6 +97,14 @@ def run(arguments: argparse.Namespace) -> int:
         loss = f", loss {sum(last) / len(last):.4f}" if last else ""
         result(f"{arguments.output}: {config.steps} steps on {policy.name}{loss}, log in {folder}")
     return EXIT_OK
+
+
+def _check_engine(arguments: argparse.Namespace) -> None:
+    """Refuse another engine than torch, or say that what the environment names is not used."""
+    if getattr(arguments, "engine", "auto") == "mlx":
+        raise RequestError("training is torch's; leave --engine out")
+    if engines.named()[0] == "mlx" and not arguments.quiet:
+        say("acestep: training is torch's; ACESTEP_ENGINE=mlx is for songs")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -72,7 +72,7 @@ class Stack:
 _ENCODER = Stack(2, 2048, 6144, 16, 8)
 _TEXT = Stack(28, 1024, 3072, 16, 8)
 _CONDITIONS = Stack(12, 2048, 6144, 16, 8)
-_TEXT_VOCABULARY, _LM_VOCABULARY = 151_669, 217_204
+_TEXT_VOCABULARY, LM_VOCABULARY = 151_669, 217_204
 
 MUSIC = {
     "turbo": Stack(24, 2048, 6144, 16, 8, attentions=2),
@@ -133,7 +133,7 @@ def music_gib(name: str, bits: int | None, item: int = _HALF) -> float:
 def language_gib(name: str, bits: int | None, item: int = _HALF) -> float:
     """Weights of a language model; what embeds, and gives the scores, has eight bits for few."""
     stack = LANGUAGE[name]
-    embedding = _LM_VOCABULARY * stack.width
+    embedding = LM_VOCABULARY * stack.width
     return (_held(stack.matrices, bits, item) + _held(embedding, bits and 8, item)) / GIB
 
 
@@ -177,7 +177,7 @@ def planning_gib(seconds: float, songs: int, stack: Stack, item: int = _HALF) ->
     of the prompt that guides too, and a part of them twice while they grow."""
     tokens = _PROMPT_TOKENS + _CODES_A_SECOND * seconds
     grown = (1 + 2 / stack.layers) * tokens * stack.keys * item
-    scores = 8 * _LM_VOCABULARY * _WHOLE
+    scores = 8 * LM_VOCABULARY * _WHOLE
     return 2 * songs * (grown + scores) / GIB
 
 

@@ -59,7 +59,7 @@ def resolve(
         name, reason = _best()
         device = torch.device(name)
     else:
-        device, reason = _explicit(requested), origin
+        device, reason = _explicit(requested, engine), origin
     policy = _build(device, requested, reason, *engines.choose(engine, device))
     if dtype is not None:
         policy = policy.with_dtype(dtype)
@@ -116,13 +116,17 @@ def _best() -> tuple[str, str]:
     return "cpu", "auto: no CUDA or MPS device here"
 
 
-def _explicit(requested: str) -> torch.device:
+def _explicit(requested: str, engine: str | None) -> torch.device:
     import torch
 
     kind, colon, index = requested.partition(":")
     if kind not in DEVICE_CHOICES[1:] or (colon and not (index.isascii() and index.isdecimal())):
         raise DeviceError(unknown_device(requested))
     available, detail = probe(kind)
+    if not available and engines.named(engine)[0] == "mlx":
+        # PyTorch reads the checkpoints, whatever computes.
+        also = engines.problem(torch.device(kind)) or "it sees it"
+        detail = f"{detail}, which the engine 'mlx' needs too; of MLX: {also}"
     if not available:
         raise DeviceError(
             f"device '{requested}' is not available here: {detail}; available: {names_here()}"

@@ -34,12 +34,7 @@ def choose(asked: str | None, device: torch.device) -> tuple[str, str]:
     Raises:
         RequestError: the name is unknown, or the engine cannot be had on this device.
     """
-    wanted, origin = str(asked or "auto").strip().lower() or "auto", "asked for"
-    if wanted == "auto":
-        wanted = os.environ.get("ACESTEP_ENGINE", "").strip().lower() or "auto"
-        origin = "ACESTEP_ENGINE"
-    if wanted not in ENGINE_CHOICES:
-        raise RequestError(f"unknown engine '{wanted}'; choose from {', '.join(ENGINE_CHOICES)}")
+    wanted, origin = named(asked)
     if wanted == "torch":
         return "torch", origin
     if wanted == "mlx":
@@ -47,6 +42,24 @@ def choose(asked: str | None, device: torch.device) -> tuple[str, str]:
             raise RequestError(f"the engine '{wanted}' cannot be used on {device}: {found}")
         return "mlx", origin
     return _by_itself(device)
+
+
+def named(asked: str | None = None) -> tuple[str, str]:
+    """Which of `ENGINE_CHOICES` is asked for, and where: by the caller, or by `ACESTEP_ENGINE`.
+
+    Raises:
+        RequestError: it is none of them.
+    """
+    wanted, origin = str(asked or "auto").strip().lower() or "auto", "asked for"
+    if wanted == "auto":
+        wanted = os.environ.get("ACESTEP_ENGINE", "").strip().lower() or "auto"
+        origin = "ACESTEP_ENGINE"
+    if wanted not in ENGINE_CHOICES:
+        where = "" if origin == "asked for" else f" in {origin}"
+        raise RequestError(
+            f"unknown engine '{wanted}'{where}; choose from {', '.join(ENGINE_CHOICES)}"
+        )
+    return wanted, origin
 
 
 def problem(device: torch.device, package: str = "mlx") -> str | None:

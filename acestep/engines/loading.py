@@ -6,12 +6,27 @@ from collections.abc import Callable
 
 from acestep.checkpoint.kinds import Checkpoint
 from acestep.checkpoint.sizes import held_gib
+from acestep.checkpoint.small import Pack
 from acestep.device import DevicePolicy
 from acestep.engines.protocol import Engine
 from acestep.engines.torch.loading import Options, flash_attention_problem
 from acestep.errors import RequestError
 
-__all__ = ["Options", "check_room", "flash_attention_problem", "load_engine"]
+__all__ = ["Options", "check_room", "flash_attention_problem", "load_engine", "packing"]
+
+
+def packing(policy: DevicePolicy) -> Pack:
+    """How the policy's engine holds a weight in the policy's few bits, for
+    `checkpoint.small.saved_small`."""
+    kind = str(policy.quantization)
+    if policy.on_mlx:
+        from acestep.engines.mlx import quantised
+
+        bits = quantised.bits_of(kind)
+        return lambda weight: quantised.packed(weight, bits)
+    from acestep.engines.torch.quantised import packed
+
+    return lambda weight: dict(zip(("weight", "scale"), packed(weight, kind), strict=True))
 
 
 def load_engine(
@@ -51,14 +66,15 @@ def check_room(checkpoint: Checkpoint, policy: DevicePolicy) -> None:
         RequestError: says how much they need, and in how few bits they would fit.
         CheckpointError: a file is missing or damaged.
     """
-    bits = {"int8": 8, "int4": 4}.get(policy.quantization or "")
+    whole = checkpoint.held is None
+    bits = {"int8": 8, "int4": 4}.get(policy.quantization or "") if whole else None
     needed, free = held_gib(checkpoint, policy, bits), policy.free_memory
     if needed <= free:
         return
     fewer = (
         f"--quantize {few} takes {size:.1f}"
         for few in (8, 4)
-        if few < (bits or 16) and (size := held_gib(checkpoint, policy, few)) <= free
+        if whole and few < (bits or 16) and (size := held_gib(checkpoint, policy, few)) <= free
     )
     advice = next(fewer, "take a smaller checkpoint")
     raise RequestError(

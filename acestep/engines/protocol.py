@@ -12,6 +12,7 @@ adds, multiplies, slices, and hands to the functions of `Engine.xp`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -59,10 +60,31 @@ class Traits:
     code_frames: int
     codes: int
 
+    @classmethod
+    def of(cls, transformer: Any, vae: Any, tokenizer: Any) -> Traits:
+        """Those of diffusers' modules, which may be empty; None for no audio tokenizer."""
+        config, channels = transformer.config, transformer.config.audio_acoustic_hidden_dim
+        return cls(
+            is_turbo=bool(config.is_turbo),
+            version=str(config.get("model_version") or ""),
+            sample_rate=int(vae.config.sampling_rate),
+            frame_samples=math.prod(vae.config.downsampling_ratios),
+            channels=channels,
+            condition_width=config.encoder_hidden_size or config.hidden_size,
+            context_width=config.in_channels - channels,
+            code_frames=tokenizer.config.pool_window_size if tokenizer else 0,
+            codes=tokenizer.quantizer.codebook_size if tokenizer else 0,
+        )
+
     @property
     def frame_rate(self) -> float:
         """Latent frames in a second."""
         return self.sample_rate / self.frame_samples
+
+
+def lasting(silence: torch.Tensor, frames: int) -> torch.Tensor:
+    """Latents of silence, `[frames, channels]`, repeated where fewer are known."""
+    return silence.repeat(-(-frames // len(silence)), 1)[:frames]
 
 
 class Engine(Protocol):

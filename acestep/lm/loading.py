@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.checkpoint.files import most_stored
+from acestep.checkpoint.held import held_in
 from acestep.device import BACKEND_CHOICES, DevicePolicy, with_engine
 from acestep.errors import RequestError
 from acestep.gpu_config import get_gpu_config
@@ -88,6 +89,13 @@ def find(
             "was made of"
         )
     stored = most_stored(folder)
+    if (held := held_in(folder / "config.json")) is not None:
+        if engine == "vllm" and (backend or "auto").strip().lower() == "vllm":
+            raise RequestError(
+                f"{folder.name} is held in {held.kind}, which vLLM does not read; use --backend pt"
+            )
+        engine = "pt" if engine == "vllm" else engine
+        policy, stored = held.agreed(folder.name, policy), held.stored
     return Choice(folder, engine, policy.for_weights(stored), note, offload, compile_model)
 
 

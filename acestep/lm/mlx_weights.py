@@ -51,7 +51,7 @@ def load_model(folder: Path, policy: DevicePolicy) -> qwen3.Model:
         model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
         weights = model.sanitize(dict(_read(folder)))
         if stored:
-            _make_ready(model, weights)
+            _make_ready(model, weights, config[STORED_SMALL], folder)
         dtype = getattr(mx, policy.dtypes["lm"].name)
         model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
         del weights
@@ -155,15 +155,26 @@ def _read(folder: Path) -> Iterator[tuple[str, Any]]:
         yield from weights.items()
 
 
-def _make_ready(model: qwen3.Model, weights: dict[str, Any]) -> None:
-    """Give a model layers in few bits where weights are stored so; their shapes say in how few."""
+def _make_ready(
+    model: qwen3.Model, weights: dict[str, Any], said: dict[str, Any], folder: Path
+) -> None:
+    """Give a model layers in few bits where weights are stored so; what the config says of each is
+    held against their shapes."""
 
     def form(name: str, layer: nn.Module) -> Any:
         if (scales := weights.get(f"{name}.scales")) is None:
             return False
-        inputs = layer["weight"].shape[-1]
-        words = weights[f"{name}.weight"].shape[-1]
-        return {"group_size": inputs // scales.shape[-1], "bits": 32 * words // inputs}
+        own = said.get(name)
+        how = said | own if isinstance(own, dict) else said
+        bits, group, inputs = how["bits"], how.get("group_size", GROUP), layer["weight"].shape[-1]
+        held = weights[f"{name}.weight"]
+        fits = scales.ndim == held.ndim == 2 and how.get("mode", "affine") == "affine"
+        if not fits or (32 * held.shape[1], scales.shape[1] * group) != (bits * inputs, inputs):
+            raise CheckpointError(
+                f"{folder}: '{name}' is not in {bits} bits with a scale and an offset for each {group} "
+                "weights, as its config says; make the folder again"
+            )
+        return {"group_size": group, "bits": bits}
 
     nn.quantize(model, class_predicate=form)
 

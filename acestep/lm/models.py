@@ -6,6 +6,7 @@ from pathlib import Path
 
 from acestep.checkpoint.files import read_json, weight_files
 from acestep.checkpoint.folders import cache_dir, checkpoint_roots
+from acestep.checkpoint.held import held_in
 from acestep.checkpoint.single.language import unpacked
 from acestep.device import GIB, WEIGHT_BYTES, DevicePolicy
 from acestep.errors import CheckpointError, RequestError
@@ -47,7 +48,11 @@ def find(
     folder = Path(name).expanduser()
     if folder.is_file():
         return unpacked(folder, cache_dir() / "language-models")
-    found = folder if _is_model(folder) else _in_roots(name, checkpoint_dir)
+    found = folder if is_model(folder) else _in_roots(name, checkpoint_dir)
+    if found is None and folder.is_dir():
+        inside = sorted(part.name for part in folder.iterdir() if is_model(part))
+        hint = f"name one in it: {', '.join(inside)}" if inside else "its config.json names none"
+        raise CheckpointError(f"the folder {folder} is no language model; {hint}")
     if found is None:
         hint = (
             f"fetch it with: acestep download {name}"
@@ -65,7 +70,7 @@ def available(checkpoint_dir: str | Path | None = None) -> list[str]:
         for root in _roots(checkpoint_dir)
         if root.is_dir()
         for folder in sorted(root.iterdir())
-        if "5hz-lm" in folder.name.lower() and _is_model(folder)
+        if "5hz-lm" in folder.name.lower() and is_model(folder)
     ]
     return [*dict.fromkeys(names), DEMO]
 
@@ -79,7 +84,7 @@ def check_memory(folder: Path, policy: DevicePolicy) -> None:
     """
     stored = sum(file.stat().st_size for file in weight_files(folder))
     needed = stored / GIB
-    if stored_bits(folder) is None:
+    if stored_bits(folder) is None and held_in(folder / "config.json") is None:
         itemsize = 4 if "32" in str(read_json(folder / "config.json").get("dtype")) else 2
         # What embeds stays as it is: a quarter of the smaller models.
         small = WEIGHT_BYTES.get(policy.quantization or "")
@@ -111,7 +116,7 @@ def stored_bits(folder: Path) -> int | None:
 
 def _in_roots(name: str, checkpoint_dir: str | Path | None) -> Path | None:
     folders = (root / name for root in _roots(checkpoint_dir))
-    return next((folder for folder in folders if _is_model(folder)), None)
+    return next((folder for folder in folders if is_model(folder)), None)
 
 
 def _roots(checkpoint_dir: str | Path | None) -> list[Path]:
@@ -119,6 +124,7 @@ def _roots(checkpoint_dir: str | Path | None) -> list[Path]:
     return [*first, *checkpoint_roots(checkpoint_dir)]
 
 
-def _is_model(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a language model."""
     file = folder / "config.json"
     return file.is_file() and "vocab_size" in read_json(file)

@@ -6,24 +6,21 @@ Where the device runs kernels of our own they compute its step (`fused`), else i
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from acestep.checkpoint.pretrained import load_pretrained
 from acestep.device import DevicePolicy
 from acestep.engines.recent import Recent
-from acestep.engines.torch.addresses import align
 from acestep.engines.torch.language_step import LanguageWeights
-from acestep.engines.torch.quantised import quantise
 from acestep.errors import CheckpointError, GenerationError, first_line
 from acestep.lm import fused, models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.decoding import Decoder, Decoding, Plan
 from acestep.lm.following import constraint_of, ended, extended, follow
 from acestep.lm.grammar import Constraint, Vocabulary
+from acestep.lm.pt_weights import load_model
 
 # How often the host waits for the device while codes are made: often enough for progress
 # and cancellation, seldom enough to cost nothing.
@@ -63,7 +60,8 @@ class PtBackend:
         tokenizer = tokens.load_tokenizer(folder)
         audio = tokens.audio_tokens(tokenizer, folder)
         self._offload, self._compile = offload, compile_model
-        self._hold(_load_model(folder, policy, offload), tokenizer, audio, policy)
+        place = torch.device("cpu") if offload else policy.device
+        self._hold(load_model(folder, policy, place), tokenizer, audio, policy)
         if self._rows <= max(self.tokens.codes):
             raise CheckpointError(
                 f"{folder}: its weights have {self._rows} tokens, its tokenizer has more; fetch it "
@@ -199,19 +197,3 @@ class _Running:
                 f"{backend._policy.name} ran out of memory in the language model "
                 f"({first_line(error)}); plan a shorter song or a smaller batch"
             ) from None
-
-
-def _load_model(folder: Path, policy: DevicePolicy, offload: bool) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    kind, host = policy.quantization, torch.device("cpu")
-    place: Any = host if offload else policy.device
-    model = align(
-        load_pretrained(
-            AutoModelForCausalLM, folder, "the language model", policy.dtype_of("lm"),
-            host if kind else place,
-        )
-    )  # fmt: skip
-    if kind is None:
-        return model
-    return quantise(model, kind, dataclasses.replace(policy, device=place)).to(place)

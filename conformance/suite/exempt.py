@@ -12,6 +12,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "checkpoint.files:stored",
         "checkpoint.finding:identified",
         "checkpoint.finding:identify",
+        "checkpoint.finding:is_hub_id",
         "checkpoint.finding:local_checkpoints",
         "checkpoint.files:read_json",
         "checkpoint.kinds:stored_in",

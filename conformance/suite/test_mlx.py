@@ -113,11 +113,13 @@ def test_chunks_change_nothing(api: Api, target: Target, handler: Any, mlx: Any)
     "A1",
     "engines.mlx.adapters:*",
     "engines.mlx.attention:attend_within",
-    "engines.mlx.quantised:*",
+    "engines.mlx.quantised:bits_of",
+    "engines.mlx.quantised:in_stack",
+    "engines.mlx.quantised:quantise",
     "engines.mlx.transformer:SongInputs.*",
 )
 def test_what_few_songs_need(api: Api, target: Target, mlx: Any, tmp_path: Path) -> None:
-    """Long songs' windows, weights of few bits in a file, and an adapter that comes and goes."""
+    """Long songs' windows, weights of few bits, and an adapter that comes and goes."""
     attend = api.get("engines.mlx.attention:attend")
     within = api.get("engines.mlx.attention:attend_within")
     query = mlx.random.normal((1, 4, 500, 8))
@@ -127,10 +129,6 @@ def test_what_few_songs_need(api: Api, target: Target, mlx: Any, tmp_path: Path)
     alone = attend(query[:, :, :1], key[:, :, :31], value[:, :, :31], 0.3)
     assert mlx.abs(near[:, :, :1] - alone).max() < 1e-5
     few = initialised(api, target.device, quantization="8", dtype="float32")
-    held, file = few.engine.parts.transformer, tmp_path / "small.safetensors"
-    with few.engine.working():
-        api.get("engines.mlx.quantised:save")(held, file, 8)
-        api.get("engines.mlx.quantised:load")(type(held)(held.shape_of), file)
     few.unload()
     made = initialised(api, target.device, dtype="float32")
     before = transformer_weights(made)
@@ -163,16 +161,26 @@ def test_what_few_songs_need(api: Api, target: Target, mlx: Any, tmp_path: Path)
     "lm.mlx_weights:make_small",
     "lm.mlx_weights:save",
     "lm.mlx_weights:saved_small",
-    "cli.download:run",
+    "checkpoint.small:Hollow",
+    "engines.mlx.arrays:as_stored",
+    "engines.mlx.quantised:make_room",
+    "engines.mlx.quantised:packed",
 )
-def test_a_language_model_in_few_bits(
+def test_models_in_few_bits(
     api: Api, target: Target, mlx: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Made small by the command, found by its folder, and it writes."""
+    """Made small by the command, found by their folders; one writes, and one sounds."""
     main = api.get("acestep_v15_pipeline:main")
     assert main(["download", "demo", "--quantize", "4", "--to", str(tmp_path)]) == 0
-    folder = Path(capsys.readouterr().out.strip())
-    assert folder.parent == tmp_path
+    folder, checkpoint = map(Path, capsys.readouterr().out.split())
+    assert folder.parent == checkpoint.parent == tmp_path
+    few = api.get("handler:AceStepHandler")()
+    message, ok = few.initialize_service(
+        config_path=str(checkpoint), device=target.device, dtype="float32"
+    )
+    assert ok, message
+    song(generate(api, few))
+    few.unload()
     made = api.get("llm_inference:LLMHandler")()
     message, ok = made.initialize(lm_model_path=str(folder), device=target.device)
     assert ok, message

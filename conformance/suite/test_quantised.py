@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from conformance.entrypoints import covers
-from conformance.suite.support import SECONDS, STEPS, Api
+from conformance.suite.support import SECONDS, STEPS, Api, generate, song
 from conformance.targets import Target
+from conformance.tree import Absent
 
 
 @covers(
@@ -53,6 +56,43 @@ def test_a_song_of_weights_in_eight_bits(api: Api, target: Target) -> None:
     assert quick in (policy.dtype, torch.bfloat16)
     error = (made["int8_weight_only"] - made[None]).pow(2).mean() / made[None].pow(2).mean()
     assert error.sqrt() < 0.05
+
+
+@covers(
+    "A1",
+    "cli.download:run",
+    "cli.download:small_folders",
+    "checkpoint.held:*",
+    "checkpoint.small:is_made",
+    "checkpoint.small:packed_or_not",
+    "checkpoint.small:put_in",
+    "checkpoint.small:saved_small",
+    "checkpoint.small:small_layers",
+    "engines.loading:packing",
+    "lm.pt_weights:*",
+)
+def test_models_in_folders_of_few_bits(
+    api: Api, target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Made by the command, and loaded from there on the target: a song and a plan."""
+    if target.engine == "mlx":
+        raise Absent("MLX's folders have a case of their own")
+    main = api.get("acestep_v15_pipeline:main")
+    assert main(["download", "demo", "--quantize", "int8", "--to", str(tmp_path)]) == 0
+    planner, checkpoint = capsys.readouterr().out.split()
+    handler = api.get("handler:AceStepHandler")()
+    message, ok = handler.initialize_service(
+        config_path=checkpoint, device=target.device, dtype="float32"
+    )
+    assert ok, message
+    assert "int8 weights" in message
+    song(generate(api, handler))
+    handler.unload()
+    made = api.get("llm_inference:LLMHandler")()
+    message, ok = made.initialize(lm_model_path=planner, device=target.device)
+    assert ok, message
+    assert made.policy.quantization == "int8"
+    made.unload()
 
 
 @covers("engines.torch.quantised:unpacked", "engines.torch.quantised:Quantised.extra_repr")

@@ -27,6 +27,13 @@ def from_torch(tensor: torch.Tensor) -> mx.array:
     return mx.array(tensor.numpy())
 
 
+def as_stored(array: mx.array) -> torch.Tensor:
+    """An array as a tensor of the same dtype on the host, a copy: floats or whole numbers."""
+    if array.dtype == mx.bfloat16:
+        return torch.from_numpy(np.array(array.view(mx.int16))).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
+
+
 def to_torch(array: mx.array) -> torch.Tensor:
     """An array as a float32 tensor on the host, a copy; computed now if it has not been."""
     values: Any = array.astype(mx.float32)

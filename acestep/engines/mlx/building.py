@@ -6,29 +6,31 @@ reader finds for them, and the functions here make MLX's of both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import torch
 from mlx import nn
 
 from acestep.checkpoint.files import stored
-from acestep.checkpoint.modules import Place
+from acestep.checkpoint.modules import Place, check_shape
 from acestep.checkpoint.original import original_name
 from acestep.engines.mlx.arrays import dtype_of, from_torch
 from acestep.engines.mlx.attention import Shape
 from acestep.engines.mlx.encoders import ConditionEncoder, TextEncoder
 from acestep.engines.mlx.layers import StackShape
+from acestep.engines.mlx.quantised import GROUP
 from acestep.engines.mlx.tokens import AudioTokenizer, Detokenizer
 from acestep.engines.mlx.transformer import Transformer, TransformerShape
 from acestep.engines.mlx.wave import Vae, VaeShape, Ways
 from acestep.errors import CheckpointError
 
 Weights = dict[str, mx.array]
+Made = TypeVar("Made", bound=nn.Module)
 
-_READ_BY_MLX = ("F32", "F16", "BF16")
+_READ_BY_MLX = ("F32", "F16", "BF16", "U32")
 
 
 class Shelf:
@@ -51,27 +53,28 @@ class Shelf:
                 # Eight bits and what has a scale: PyTorch knows the forms, a tensor at a time.
                 read = tensors.get_tensor(key)
                 read = read if place.convert is None else place.convert(read)
-                _check_shape(file, key, place, read)
+                check_shape(file, key, place, read.shape)
                 value = from_torch(read.to(dtype))
-            self._held.setdefault(id(place.module), {})[place.name] = value.astype(dtype_of(dtype))
+            # What few bits are packed into are whole numbers, and stay.
+            if mx.issubdtype(value.dtype, mx.floating):
+                value = value.astype(dtype_of(dtype))
+            self._held.setdefault(id(place.module), {})[place.name] = value
 
-    def of(self, module: torch.nn.Module) -> Weights:
-        """The tensors of a module."""
-        return self._held[id(module)]
-
-
-def _check_shape(file: Path, key: str, place: Place, read: torch.Tensor) -> None:
-    expected = place.module.state_dict()[place.name].shape
-    if read.shape != expected:
-        raise CheckpointError(
-            f"{file}: tensor '{key}' has shape {tuple(read.shape)}, its config asks for "
-            f"{tuple(expected)}"
-        )
+    def take(self, module: torch.nn.Module) -> Weights:
+        """The tensors of a module, once: an array that is kept here too would stay in memory in
+        full beside what is made of it."""
+        return self._held.pop(id(module))
 
 
-def filled(module: nn.Module, weights: Iterable[tuple[str, mx.array]]) -> nn.Module:
+def filled(module: Made, weights: Weights) -> Made:
     """A module with weights, all of which it has a place for, and the other way round."""
-    module.load_weights(list(weights))
+    small = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
+    if small:
+        # Their shapes have been held against what the folder says.
+        held, scales = (weights[f"{small[0]}.{part}"].shape[1] for part in ("weight", "scales"))
+        bits = 32 * held // (GROUP * scales)
+        nn.quantize(module, GROUP, bits, class_predicate=lambda path, _: path in small)
+    module.load_weights(list(weights.items()))
     module.eval()
     return module
 
@@ -120,9 +123,7 @@ def transformer(empty: Any, weights: Weights) -> Transformer:
     taken, bias = made.pop("proj_out_conv.weight"), made.pop("proj_out_conv.bias")
     made["proj_out.weight"] = taken.transpose(2, 1, 0).flatten(0, 1)
     made["proj_out.bias"] = mx.tile(bias, config.patch_size)
-    model = Transformer(shape)
-    filled(model, made.items())
-    return model
+    return filled(Transformer(shape), made)
 
 
 def condition_encoder(empty: Any, weights: Weights, hears_token: bool) -> ConditionEncoder:
@@ -141,8 +142,7 @@ def condition_encoder(empty: Any, weights: Weights, hears_token: bool) -> Condit
         config.timbre_hidden_dim,
         hears_token,
     )
-    filled(model, [item for item in weights.items() if item[0] != "silence_latent"])
-    return model
+    return filled(model, weights)
 
 
 def text_encoder(empty: Any, weights: Weights) -> TextEncoder:
@@ -181,9 +181,8 @@ def text_encoder(empty: Any, weights: Weights) -> TextEncoder:
         float(rotary["rope_theta"]),
         causal=True,
     )
-    model = TextEncoder(shape, config.vocab_size)
-    filled(model, [(_as_encoder(name), value) for name, value in weights.items()])
-    return model
+    named = {_as_encoder(name): value for name, value in weights.items()}
+    return filled(TextEncoder(shape, config.vocab_size), named)
 
 
 def _as_encoder(name: str) -> str:
@@ -201,16 +200,13 @@ def audio_tokenizer(empty: Any, weights: Weights) -> AudioTokenizer:
         empty.quantizer.project_in.in_features,
         empty.quantizer.levels,
     )
-    filled(model, weights.items())
-    return model
+    return filled(model, weights)
 
 
 def detokenizer(empty: Any, weights: Weights) -> Detokenizer:
     """Of diffusers' `AceStepAudioTokenDetokenizer`."""
     channels = empty.proj_out.out_features
-    model = Detokenizer(stack_of(empty), channels, empty.pool_window_size)
-    filled(model, weights.items())
-    return model
+    return filled(Detokenizer(stack_of(empty), channels, empty.pool_window_size), weights)
 
 
 def vae(empty: Any, weights: Weights, ways: Ways) -> Vae:
@@ -223,15 +219,9 @@ def vae(empty: Any, weights: Weights, ways: Ways) -> Vae:
     """
     config = empty.config
     fields = VaeShape.__dataclass_fields__
-    model = Vae(VaeShape(**{name: config[name] for name in fields}), ways)
-    filled(
-        model, [_of_wave(name, value, weights) for name, value in weights.items() if _kept(name)]
-    )
-    return model
-
-
-def _kept(name: str) -> bool:
-    return not name.endswith(".weight_g")
+    shape = VaeShape(**{name: config[name] for name in fields})
+    kept = ((name, value) for name, value in weights.items() if not name.endswith(".weight_g"))
+    return filled(Vae(shape, ways), dict(_of_wave(*item, weights) for item in kept))
 
 
 def _of_wave(name: str, value: mx.array, weights: Weights) -> tuple[str, mx.array]:

@@ -22,7 +22,7 @@ from acestep.engines.mlx.encoders import ConditionEncoder, TextEncoder
 from acestep.engines.mlx.place import Place
 from acestep.engines.mlx.tokens import AudioTokenizer, Detokenizer
 from acestep.engines.mlx.transformer import SongInputs, Transformer
-from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity
+from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity, lasting
 
 Step = Callable[[mx.array, SongInputs, mx.array, mx.array], mx.array]
 """Of latents, what a batch's steps share, and a step's two embeddings: the velocity."""
@@ -180,8 +180,7 @@ class MlxEngine:
 
     def silence(self, frames: int) -> torch.Tensor:
         """Latents of silence, repeated where the checkpoint has fewer."""
-        known = self.parts.silence
-        return known.repeat(-(-frames // len(known)), 1)[:frames]
+        return lasting(self.parts.silence, frames)
 
     def encode(self, audio: torch.Tensor) -> torch.Tensor:
         """Audio `[2, samples]` to the mean of its latents, `[frames, channels]`."""

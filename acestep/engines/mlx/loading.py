@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import mlx.core as mx
@@ -18,7 +17,7 @@ from acestep.engines.mlx.arrays import dtype_of, to_torch
 from acestep.engines.mlx.codec import Codec
 from acestep.engines.mlx.engine import MlxEngine, Parts, without_device
 from acestep.engines.mlx.place import Place
-from acestep.engines.mlx.quantised import bits_of, quantise
+from acestep.engines.mlx.quantised import bits_of, make_room, quantise
 from acestep.engines.protocol import Traits
 from acestep.engines.torch.loading import Options
 from acestep.errors import RequestError
@@ -51,22 +50,24 @@ def load_engine(
     place = Place(policy)
     with place.working():
         shelf = building.Shelf()
-        found = load(checkpoint, without_device(policy), on_component, shelf)
+        room = None if checkpoint.held is None else lambda module: make_room(module, bits or 0)
+        found = load(checkpoint, without_device(policy), on_component, shelf, room)
         parts = parts_of(checkpoint, policy, found, shelf, place, options.compile_model)
         modules = [getattr(parts, name) for name in _STACKS]
-        if bits is not None:
+        if bits is not None and checkpoint.held is None:
             for module in modules:
                 if module is not None:
                     quantise(module, bits)
         for module in (*modules, parts.audio_tokenizer, parts.codec.vae):
             if module is not None:
                 mx.eval(module.parameters())
-    traits = traits_of(found, parts)
+    traits = Traits.of(found["transformer"], found["vae"], found["audio_tokenizer"])
     adapters = Adapters(parts.transformer, found["transformer"], place)
     return MlxEngine(parts, traits, policy, place, adapters, options.compile_model)
 
 
 _STACKS = ("transformer", "condition_encoder", "text_encoder", "detokenizer")
+"""What `checkpoint.loading.SMALL` names, as parts."""
 
 
 def check(options: Options) -> None:
@@ -105,51 +106,36 @@ def parts_of(
         compiles: fuse what can be fused.
     """
     encoder, vae = found["condition_encoder"], found["vae"]
+    conditions = shelf.take(encoder)
+    silence = conditions.pop("silence_latent", None)
     for network in (vae.encoder, vae.decoder):
         network.to(policy.dtype_of("vae"))
     codec = Codec(
-        building.vae(vae, shelf.of(vae), place.ways(compiles)),
+        building.vae(vae, shelf.take(vae), place.ways(compiles)),
         vae,
         policy,
         dtype_of(policy.dtype_of("vae")),
     )
     tokenizer, restore = found["audio_tokenizer"], found["audio_token_detokenizer"]
     return Parts(
-        building.transformer(found["transformer"], shelf.of(found["transformer"])),
-        building.condition_encoder(encoder, shelf.of(encoder), is_xl(found["transformer"].config)),
-        building.text_encoder(found["text_encoder"], shelf.of(found["text_encoder"])),
-        building.audio_tokenizer(tokenizer, shelf.of(tokenizer)) if tokenizer else None,
-        building.detokenizer(restore, shelf.of(restore)) if restore else None,
+        building.transformer(found["transformer"], shelf.take(found["transformer"])),
+        building.condition_encoder(encoder, conditions, is_xl(found["transformer"].config)),
+        building.text_encoder(found["text_encoder"], shelf.take(found["text_encoder"])),
+        building.audio_tokenizer(tokenizer, shelf.take(tokenizer)) if tokenizer else None,
+        building.detokenizer(restore, shelf.take(restore)) if restore else None,
         codec,
-        silence_of(checkpoint, encoder, shelf, codec, vae),
+        silence_of(checkpoint, silence, encoder, codec, vae),
         found["tokenizer"],
     )
 
 
 def silence_of(
-    checkpoint: Checkpoint, encoder: Any, shelf: building.Shelf, codec: Codec, vae: Any
+    checkpoint: Checkpoint, read: mx.array | None, encoder: Any, codec: Codec, vae: Any
 ) -> torch.Tensor:
-    """Latents of silence, `[frames, channels]`, stored or made."""
-    stored: torch.Tensor | None = encoder.silence_latent
-    if (read := shelf.of(encoder).get("silence_latent")) is not None:
+    """Latents of silence, `[frames, channels]`, stored in one way or the other, or made."""
+    if read is not None:
         return to_torch(read)[0]
+    stored: torch.Tensor | None = encoder.silence_latent
     if stored is None:
         stored = silence_by(checkpoint, vae.config, codec.encode)
     return stored[0].float()
-
-
-def traits_of(found: dict[str, Any], parts: Parts) -> Traits:
-    """What a checkpoint fixes."""
-    transformer, tokenizer = found["transformer"].config, found["audio_tokenizer"]
-    version = str(transformer.get("model_version") or "")
-    return Traits(
-        is_turbo=bool(transformer.is_turbo),
-        version=version,
-        sample_rate=parts.codec.sample_rate,
-        frame_samples=math.prod(found["vae"].config.downsampling_ratios),
-        channels=transformer.audio_acoustic_hidden_dim,
-        condition_width=transformer.encoder_hidden_size or transformer.hidden_size,
-        context_width=transformer.in_channels - transformer.audio_acoustic_hidden_dim,
-        code_frames=tokenizer.config.pool_window_size if tokenizer else 0,
-        codes=tokenizer.quantizer.codebook_size if tokenizer else 0,
-    )

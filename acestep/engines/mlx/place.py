@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import mlx.core as mx
 
 from acestep.device import GIB, DevicePolicy
+from acestep.device.budget import SAFE
 from acestep.engines.mlx.wave import Ways, snaked
 from acestep.errors import GenerationError, RequestError, first_line
 
@@ -39,6 +40,9 @@ class Place:
         # MLX rounds float32 to TF32 on GPUs that have it, unless this is said before it starts.
         os.environ.setdefault("MLX_ENABLE_TF32", "0")
         mx.set_cache_limit(int(min(policy.total_memory * _SHARE_KEPT, _MOST_KEPT) * GIB))
+        # A GPU is given up to ten buffers of commands ahead of time, the arrays of all of which are
+        # there at once. Beyond this MLX waits for what it has begun before it begins more.
+        mx.set_memory_limit(int(policy.total_memory * SAFE * GIB))
         self.policy, self.on_host = policy, not policy.is_accelerator
         # A thread's own streams are closed to others, and a handler serves many, one at a time.
         self.stream = mx.new_thread_unsafe_stream(device)

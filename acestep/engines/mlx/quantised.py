@@ -1,4 +1,4 @@
-"""Weights of MLX modules in eight or four bits: made small as they are read, or kept in a file.
+"""Weights of MLX modules in eight or four bits: made small as they are read, or read so.
 
 The form is MLX's own: each row in groups of 64 inputs, with a scale and an offset for each group.
 Only the layers of a stack are changed: what embeds, and what leaves a model, is small and
@@ -8,25 +8,23 @@ sensitive.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
+import torch
 from mlx import nn
-from mlx.utils import tree_flatten
 
-from acestep.errors import CheckpointError, RequestError, first_line
-
-GROUP = 64
-"""Inputs that share a scale and an offset."""
+from acestep.checkpoint.small import GROUP, Hollow, put_in, small_layers
+from acestep.engines.mlx.arrays import as_stored, from_torch
+from acestep.errors import RequestError
 
 BITS = {"int8": 8, "int4": 4}
 """What a policy's quantization means here."""
 
-_FORMAT = "acestep-mlx-quantised"
-
 Wanted = Callable[[str, nn.Module], bool]
 """Of a module's path and the module: whether it is to be made small."""
+
+
+__all__ = ["BITS", "GROUP", "bits_of", "in_stack", "make_room", "packed", "quantise"]
 
 
 def bits_of(kind: str) -> int:
@@ -67,41 +65,21 @@ def quantise(module: nn.Module, bits: int, wanted: Wanted = in_stack) -> nn.Modu
     return module
 
 
-def save(module: nn.Module, file: Path, bits: int) -> None:
-    """Write a module's parameters, some of them in few bits, as a safetensors file."""
-    parameters: Any = tree_flatten(module.parameters())
-    described = {"format": _FORMAT, "bits": str(bits), "group": str(GROUP)}
-    mx.save_safetensors(str(file), dict(parameters), described)
+def packed(weight: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
+    """What a quantised layer holds of a weight `[outputs, inputs]` of PyTorch, by its names."""
+    held, scales, biases = mx.quantize(from_torch(weight), GROUP, bits)
+    mx.eval(held, scales, biases)
+    parts = {"weight": held, "scales": scales, "biases": biases}
+    return {name: as_stored(part) for name, part in parts.items()}
 
 
-def load(module: nn.Module, file: Path) -> nn.Module:
-    """Put what `save` wrote into a module of the same shape, full or empty.
-
-    Returns:
-        the module itself, of which nothing is read before it is needed.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, is none of `save`, or does not fit.
-    """
-    try:
-        found: Any = mx.load(str(file), return_metadata=True)
-        weights, described = found
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: not readable as weights ({first_line(error)})") from None
-    if described.get("format") != _FORMAT or not described.get("bits", "").isdigit():
-        raise CheckpointError(f"{file}: holds no weights in few bits that were saved here")
-    if described.get("group") != str(GROUP):
-        raise CheckpointError(
-            f"{file}: its weights have groups of {described.get('group')}, expected {GROUP}"
-        )
-    nn.quantize(
-        module,
-        GROUP,
-        int(described["bits"]),
-        class_predicate=lambda path, _: f"{path}.scales" in weights,
-    )
-    try:
-        module.load_weights(list(weights.items()))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: does not fit this model ({first_line(error)})") from None
-    return module
+def make_room(module: torch.nn.Module, bits: int) -> None:
+    """Give a module of PyTorch, which is empty, places for what `packed` makes of its layers."""
+    for path, linear in list(small_layers(module)):
+        outputs, inputs = linear.weight.shape
+        groups = (outputs, inputs // GROUP), torch.float32
+        room = {"scales": groups, "biases": groups}
+        put_in(
+            module, path,
+            Hollow(linear, {"weight": ((outputs, inputs * bits // 32), torch.uint32), **room}),
+        )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 
 from acestep.checkpoint.adapters.applying import ModuleAdapters
 from acestep.device import DevicePolicy
-from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity
+from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity, lasting
 from acestep.engines.torch import codec
 from acestep.engines.torch.cross_attention import capture_cross_attention
 from acestep.engines.torch.offloading import bring
@@ -53,20 +53,7 @@ class TorchEngine:
     def traits(self) -> Traits:
         """What the checkpoint fixes."""
         pipeline = self.pipeline
-        transformer, vae = pipeline.transformer.config, pipeline.vae.config
-        tokenizer = pipeline.audio_tokenizer
-        channels = transformer.audio_acoustic_hidden_dim
-        return Traits(
-            is_turbo=bool(pipeline.is_turbo),
-            version=str(transformer.get("model_version") or ""),
-            sample_rate=int(pipeline.sample_rate),
-            frame_samples=math.prod(vae.downsampling_ratios),
-            channels=channels,
-            condition_width=transformer.encoder_hidden_size or transformer.hidden_size,
-            context_width=transformer.in_channels - channels,
-            code_frames=tokenizer.config.pool_window_size if tokenizer else 0,
-            codes=tokenizer.quantizer.codebook_size if tokenizer else 0,
-        )
+        return Traits.of(pipeline.transformer, pipeline.vae, pipeline.audio_tokenizer)
 
     @property
     def adapters(self) -> ModuleAdapters:
@@ -143,8 +130,7 @@ class TorchEngine:
 
     def silence(self, frames: int) -> torch.Tensor:
         """Latents of silence, repeated where the checkpoint has fewer."""
-        known = self._known_silence
-        return known.repeat(-(-frames // len(known)), 1)[:frames]
+        return lasting(self._known_silence, frames)
 
     @cached_property
     def _known_silence(self) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from acestep.checkpoint.kinds import Checkpoint, is_xl
-from acestep.checkpoint.loading import Progress, load
+from acestep.checkpoint.loading import SMALL, Progress, load
 from acestep.corrections.timbre import hear_special_token
 from acestep.device import DevicePolicy, resolve
 from acestep.engines.torch.addresses import align
@@ -79,11 +79,12 @@ def load_engine(
     # With offloading, weights go to the host first and visit the device in turn. So they do to be
     # made small: the device never holds them in full.
     visits = options.offload == "all"
-    home = resolve("cpu") if visits or policy.quantization else policy
+    shrinks = policy.quantization is not None and checkpoint.held is None
+    home = resolve("cpu") if visits or shrinks else policy
     try:
         placed = dataclasses.replace(policy, device=home.device)
         pipeline = load_pipeline(checkpoint, placed, on_component)
-        if policy.quantization:
+        if shrinks:
             make_small(pipeline, placed if visits else policy)
         if options.use_flash_attention:
             pipeline.transformer.set_attention_backend("flash")
@@ -96,8 +97,7 @@ def load_engine(
 def make_small(pipeline: Pipeline, policy: DevicePolicy) -> None:
     """Hold the transformers' weights as the policy says, and bring all modules to its device."""
     assert policy.quantization is not None
-    names = ("transformer", "condition_encoder", "text_encoder", "audio_token_detokenizer")
-    for name in names:
+    for name in SMALL:
         if (module := getattr(pipeline, name)) is not None:
             quantise(module, policy.quantization, policy)
     pipeline.to(policy.device)
@@ -118,7 +118,9 @@ def load_pipeline(
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    parts = load(checkpoint, policy, on_component)
+    held = checkpoint.held
+    room = None if held is None else lambda module: quantise(module, held.kind, policy)
+    parts = load(checkpoint, policy, on_component, room=room)
     for part in parts.values():
         if isinstance(part, nn.Module):
             align(part)

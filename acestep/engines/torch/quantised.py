@@ -13,17 +13,12 @@ of a stack are changed: what embeds, and what leaves a model, is small and sensi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from acestep.checkpoint.small import GROUP, put_in, small_layers
 from acestep.device import DevicePolicy
-
-GROUP = 64
-"""Inputs that share a scale in four bits."""
 
 _LARGEST = {"int8": 127.0, "w8a8": 127.0, "int4": 7.0, "fp8": 448.0}
 # Rows from which a product of whole numbers is allowed, and the multiple of rows and outputs
@@ -44,6 +39,9 @@ class Quantised(nn.Module):
         weight: int8 or float8 `[outputs, inputs]`; in four bits uint8 `[outputs, inputs / 2]`.
         scale: bfloat16 `[outputs]`, in four bits `[outputs, inputs / GROUP]`.
     """
+
+    as_stored = True
+    """Its tensors keep the dtypes that they are stored in."""
 
     weight: torch.Tensor
     scale: torch.Tensor
@@ -131,28 +129,22 @@ def quantise(module: nn.Module, kind: str, policy: DevicePolicy) -> nn.Module:
     model in full; the rest of the module stays where it is.
 
     Args:
-        module: with stacks of layers called `layers`.
+        module: with stacks of layers called `layers`; in an empty one there is room then for what
+            is stored so.
         kind: see this module.
         policy: where the weights go.
 
     Returns:
         the module itself.
     """
-    for owner, name, linear in list(_linears(module)):
-        weight = linear.weight.to(policy.device)
-        bias = None if linear.bias is None else linear.bias.to(policy.device)
-        setattr(owner, name, Quantised(weight, bias, kind, policy.packed_rows))
+    for path, linear in list(small_layers(module)):
+        device = linear.weight.device if linear.weight.is_meta else policy.device
+        weight = linear.weight.to(device)
+        bias = None if linear.bias is None else linear.bias.to(device)
+        put_in(module, path, Quantised(weight, bias, kind, policy.packed_rows))
         # What the layer had is freed before the next one is read.
-        linear.weight = None
+        linear.register_parameter("weight", None)
     return module
-
-
-def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
-    for path, part in module.named_modules():
-        if type(part) is not nn.Linear or "layers." not in path or part.in_features % GROUP:
-            continue
-        owner, _, name = path.rpartition(".")
-        yield module.get_submodule(owner), name, part
 
 
 def joined(*layers: Quantised) -> Quantised:

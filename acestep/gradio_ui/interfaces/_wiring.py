@@ -80,7 +80,8 @@ def _service(events: Any) -> None:
             **_NOW,
         )
     p["model"].change(events.model, [words, *pick("model", "task")], p["task"], **_NOW)
-    p["backend"].change(events.backend, [words, *choice], p["notice"], **_NOW)
+    for name in ("backend", "quantize"):
+        p[name].change(events.backend, [words, *choice], p["notice"], **_NOW)
 
 
 def _shapes(events: Any) -> None:

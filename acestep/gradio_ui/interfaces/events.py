@@ -230,7 +230,7 @@ class Events:
         }
 
     def backend(self, language: str, *values: Any) -> str:
-        """Another backend was chosen: say at once if the device cannot run it."""
+        """Another backend, or other bits: say at once if the device cannot compute so."""
         words = texts(language)
         try:
             service.chosen(values).policy()

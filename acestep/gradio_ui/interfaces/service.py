@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -12,7 +11,9 @@ from acestep.device import (
     BACKEND_CHOICES,
     DEVICE_CHOICES,
     ENGINE_CHOICES,
+    QUANTIZATIONS,
     describe_devices,
+    quantization_of,
     resolve,
 )
 from acestep.errors import RequestError
@@ -22,8 +23,11 @@ from acestep.gradio_ui.settings import OFFLOADS, Choice, first_backend
 from acestep.gradio_ui.studio import Studio
 from acestep.gradio_ui.texts import Texts
 
-CHOICE = ("model", "device", "backend", "lm_model", "offload", "engine")
+CHOICE = ("model", "device", "backend", "lm_model", "offload", "engine", "quantize")
 """The components that make a `Choice`."""
+
+WHOLE = "none"
+"""What the panel calls weights in no few bits."""
 
 
 def build(parts: Parts, studio: Studio) -> None:
@@ -39,6 +43,7 @@ def build(parts: Parts, studio: Studio) -> None:
             parts.add("device", gr.Dropdown, choices=devices(), value=first.device, interactive=not fixed, min_width=120)  # fmt: skip
             parts.add("engine", gr.Dropdown, choices=same_words(ENGINE_CHOICES), value=first.engine, interactive=not fixed, min_width=120)  # fmt: skip
             parts.add("offload", gr.Dropdown, choices=translated("offload", OFFLOADS), value=first.offload, interactive=not fixed, min_width=120)  # fmt: skip
+            parts.add("quantize", gr.Dropdown, choices=translated("quantize", (WHOLE, *QUANTIZATIONS)), value=first.quantize or WHOLE, interactive=not fixed, min_width=120)  # fmt: skip
         with gr.Row():
             parts.add("lm_model", gr.Dropdown, choices=same_words(_with(studio.engines.planners(), first.lm_model)), value=first.lm_model, interactive=not fixed, min_width=120)  # fmt: skip
             parts.add("backend", gr.Dropdown, choices=same_words(BACKEND_CHOICES), value=backend, interactive=not fixed, min_width=120)  # fmt: skip
@@ -58,15 +63,21 @@ def chosen(values: tuple[Any, ...], start: Choice | None = None) -> Choice:
         start: says the rest, as the command line did.
 
     Raises:
-        RequestError: a value is no text.
+        RequestError: a value is no text, or no kind of few bits.
     """
     if not all(isinstance(value, str) for value in values):
         raise RequestError("a choice in the service panel is missing; choose one in each list")
-    model, device, backend, lm_model, offload, engine = values
-    made = Choice(
-        model or "auto", device, backend, lm_model or "auto", offload, engine=engine or "auto"
+    model, device, backend, lm_model, offload, engine, quantize = values
+    return Choice(
+        model or "auto",
+        device,
+        backend,
+        lm_model or "auto",
+        offload,
+        flash_attention=start is not None and start.flash_attention,
+        quantize=quantization_of(quantize),
+        engine=engine or "auto",
     )
-    return replace(made, quantize=start.quantize) if start else made
 
 
 def devices() -> Choices:

@@ -132,6 +132,8 @@ def test_the_plan_is_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     said = capsys.readouterr().out
     assert "a Mac of 8 GB: a working set of 5.3 GiB" in said
     assert said.splitlines()[-1].endswith("--lm-model acestep-5Hz-lm-0.6B --quantize 4")
+    assert main(["devices", "--plan"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" --engine mlx")
     assert main(["devices", "--plan", "2"]) == 0
     assert "nothing fits: the least that there is needs" in capsys.readouterr().out
     assert main(["devices", "--plan", "--json"]) == 0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
 
 from acestep.cli.devices import describe
+from acestep.cli.train import _check_engine
 from acestep.device import GIB, engines, memory, resolve, with_engine
-from acestep.errors import RequestError
+from acestep.errors import DeviceError, RequestError
 from acestep.handler import AceStepHandler
 
 CPU, MPS, CUDA = torch.device("cpu"), torch.device("mps"), torch.device("cuda", 1)
@@ -34,7 +36,9 @@ def test_a_mac_with_mlx_computes_with_it_by_itself(monkeypatch: pytest.MonkeyPat
     assert "pip install 'acestep[mlx]'" in reason
 
 
-def test_what_is_asked_for_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_for_is_used_or_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("mlx.core")
     assert engines.choose(" MLX ", CPU) == ("mlx", "asked for")
     for device, missing in ((MPS, "no Metal"), (CUDA, "no CUDA")):
@@ -47,9 +51,21 @@ def test_what_is_asked_for_is_used_or_refused(monkeypatch: pytest.MonkeyPatch) -
     assert resolve("cpu").engine == "torch"
     with pytest.raises(RequestError, match="unknown engine '3'"):
         engines.choose(3, CPU)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="leave --engine out"):
+        _check_engine(Namespace(engine="mlx", quiet=False))
+    _check_engine(Namespace(quiet=True))
+    assert not capsys.readouterr().err
+    _check_engine(Namespace(quiet=False))
+    assert "ACESTEP_ENGINE=mlx is for songs" in capsys.readouterr().err
+    with pytest.raises(
+        DeviceError, match=r"which the engine 'mlx' needs too; of MLX: this MLX has no"
+    ):
+        resolve("cuda", engine="auto")
     monkeypatch.setenv("ACESTEP_ENGINE", "jax")
-    with pytest.raises(RequestError, match="unknown engine"):
+    with pytest.raises(RequestError, match="unknown engine 'jax' in ACESTEP_ENGINE; choose from"):
         engines.choose(None, CPU)
+    with pytest.raises(RequestError, match="unknown engine 'jax' in ACESTEP_ENGINE"):
+        describe()
     for package in ("mlx", "mlx_lm"):
         with monkeypatch.context() as patched:
             patched.setitem(sys.modules, package, None)

@@ -13,7 +13,7 @@ import torch
 
 from acestep.device import resolve
 from acestep.errors import CancelledError, CheckpointError, GenerationError, RequestError
-from acestep.lm import demo, grammar, loading, models
+from acestep.lm import demo, grammar, loading, models, pt_weights
 from acestep.lm.backend import CodeJob, TextJob
 from acestep.lm.prompts import Prompt, Prompts
 from acestep.lm.sampling import Sampling, fold
@@ -150,16 +150,56 @@ def test_few_bits_are_near_and_kept_in_a_folder(
     assert loading.find(str(tmp_path / "small"), resolve("cpu"), backend="mlx").engine == "mlx"
     again = mlx_weights.load_model(tmp_path / "small", resolve("cpu", engine="mlx"))
     assert mx.array_equal(again(ids), near)
-    size = (tmp_path / "small" / "model.safetensors").stat().st_size
+    weights = tmp_path / "small" / "model.safetensors"
+    config = weights.with_name("config.json")
+    said = json.loads(config.read_text())
+    other = said | {"quantization": said["quantization"] | {"bits": 3}}
+    config.write_text(json.dumps(other))
+    with pytest.raises(CheckpointError, match=r"proj' is not in 3 bits with a scale and an offset"):
+        mlx_weights.load_model(tmp_path / "small", resolve("cpu", engine="mlx"))
+    config.write_text(json.dumps(said))
+    size = weights.stat().st_size
     assert size < 0.35 * (folder / "model.safetensors").stat().st_size
     with pytest.raises(RequestError, match="small is stored in 8 bits; leave out --quantize"):
         mlx_weights.load_model(tmp_path / "small", resolve("cpu", engine="mlx", quantization="4"))
+    flat = dict(mx.load(str(weights)))
+    flat["model.layers.0.mlp.up_proj.scales"] = mx.array(1.0)
+    mx.save_safetensors(str(weights), flat)
+    with pytest.raises(CheckpointError, match=r"up_proj' is not in 8 bits"):
+        mlx_weights.load_model(tmp_path / "small", resolve("cpu", engine="mlx"))
     job = CodeJob(prompts_of(small, False), [1, 2], Sampling(), [2, 3])
     assert [len(row) for row in small.codes(job, untold)] == [2, 3]
     held = type(small).of(small.model, small.tokenizer, small.tokens, resolve("cpu", engine="mlx"))
     assert held.codes(job, untold) == small.codes(job, untold)
     small.close()
     assert not hasattr(small, "model")
+
+
+def test_torch_keeps_few_bits_too(folder: Path, tmp_path: Path) -> None:
+    """In a folder whose model is equal to the bit to what is made at load."""
+    small = tmp_path / "small"
+    assert pt_weights.saved_small(folder, small, "int4") == small
+    assert pt_weights.saved_small(folder, small, "int4") == small
+    with pytest.raises(RequestError, match="and holds no weights in fp8 for the engine 'torch'"):
+        pt_weights.saved_small(folder, small, "fp8")
+    with pytest.raises(RequestError, match="is in few bits already"):
+        pt_weights.saved_small(small, tmp_path / "again", "int4")
+    with pytest.raises(RequestError, match="small is held in int4; leave out --quantize"):
+        loading.find(str(small), resolve("cpu", quantization="int8"))
+    with pytest.raises(RequestError, match="held in int4 for the engine 'torch', and 'mlx' was"):
+        loading.find(str(small), resolve("cpu", engine="mlx"))
+    with pytest.raises(CheckpointError, match=r"is no language model; name one in it: small"):
+        loading.find(str(tmp_path), resolve("cpu"))
+    choice = loading.find(str(small), resolve("cpu"))
+    assert "int4 weights" in choice.status
+    assert models.stored_bits(small) is None
+    models.check_memory(small, choice.policy)
+    place = torch.device("cpu")
+    made = pt_weights.load_model(folder, resolve("cpu", quantization="int4"), place).state_dict()
+    read = pt_weights.load_model(small, choice.policy, place).state_dict()
+    assert made.keys() == read.keys()
+    assert any(name.endswith(".scale") for name in made)
+    assert all(torch.equal(value, read[name]) for name, value in made.items())
 
 
 @pytest.mark.parametrize("bits", ["x", None, [4], 4.0, 7, -4])

@@ -259,8 +259,11 @@ def test_few_bits_at_every_door() -> None:
     assert told == ["int8"] * len(told)
     options = ServerOptions(quantize="int8", devices=("cpu",))
     assert Engines("cpu", options).policy.quantization == "int8"
-    panel = service.chosen(("demo", "cpu", "", "auto", "none", "auto"), Choice(quantize="int8"))
-    assert panel.quantize == "int8"
+    start = Choice(quantize="fp8", flash_attention=True)
+    for shown, meant in (("int8", "int8"), ("none", None)):
+        panel = service.chosen(("demo", "cpu", "", "auto", "none", "auto", shown), start)
+        assert panel.quantize == meant
+        assert panel.flash_attention
     for command in (["generate", "x"], ["batch", "p", "-o", "o"], ["bench"], ["serve"], []):
         assert parse(command).quantize is None
     for method in (AceStepHandler.initialize_service, LLMHandler.initialize):
@@ -284,7 +287,9 @@ def test_the_engine_at_every_door(monkeypatch: pytest.MonkeyPatch) -> None:
         PageOptions.of(vars(parse(["--engine", "mlx"]))).choice.policy().engine,
         from_environment({"engine": parse(["serve", "--engine", "mlx"]).engine}, {}).engine,
         Engines("cpu", ServerOptions(engine="mlx", devices=("cpu",))).policy.engine,
-        service.chosen(("demo", "cpu", "", "auto", "none", "mlx"), Choice()).policy().engine,
+        service.chosen(("demo", "cpu", "", "auto", "none", "mlx", "none"), Choice())
+        .policy()
+        .engine,
     ]
     assert told == ["mlx"] * len(told)
     for command in (["generate", "x"], ["batch", "p", "-o", "o"], ["bench"], []):

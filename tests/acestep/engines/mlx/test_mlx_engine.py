@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,7 @@ from mlx_sides import BOUND, encoded, load, velocities, worst
 from acestep.corrections.weight_norm import old_weight_norm
 from acestep.device import resolve
 from acestep.engines.protocol import Engine
-from acestep.errors import CheckpointError, GenerationError, RequestError
+from acestep.errors import GenerationError, RequestError
 
 mx = pytest.importorskip("mlx.core", reason="there is no MLX for this system")
 arrays = pytest.importorskip("acestep.engines.mlx.arrays")
@@ -139,26 +137,20 @@ def test_compiled(engines: Callable[[str], Any], state: torch.Tensor) -> None:
     assert worst(velocities(fused, state), exact) < BOUND
 
 
-def test_in_few_bits(engines: Callable[[str], Any], state: torch.Tensor, tmp_path: Path) -> None:
-    """Made at load; and kept in a file, from which a module is the same to the bit."""
-    plain = engines("base")[1]
-    exact = velocities(plain, state)
-    eight, four = (load("base", "mlx", quantization=kind) for kind in ("int8", "int4"))
-    lost = [worst(velocities(each, state), exact) for each in (eight, four)]
+def test_in_few_bits(engines: Callable[[str], Any], state: torch.Tensor) -> None:
+    """Eight lose little, four more; and what was whole in the files is not kept beside it."""
+    exact = velocities(engines("base")[1], state)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    eight = load("base", "mlx", quantization="int8")
+    held, most = (seen() - before for seen in (mx.get_active_memory, mx.get_peak_memory))
+    assert most < 1.1 * held
+    lost = [
+        worst(velocities(each, state), exact)
+        for each in (eight, load("base", "mlx", quantization="int4"))
+    ]
     assert 1e-4 < lost[0] < 0.1 < lost[1] < 3
-    small = four.parts.detokenizer
-    quantised.save(small, tmp_path / "kept.safetensors", 4)
-    other = quantised.load(copy.deepcopy(plain.parts.detokenizer), tmp_path / "kept.safetensors")
-    given = mx.ones((3, small.embed_tokens["weight"].shape[1]))
-    assert mx.array_equal(small(given), other(given))
-    (tmp_path / "none.safetensors").write_bytes(b"no weights")
-    for name, said in (
-        ("none", "not readable as weights"),
-        ("odd", "holds no weights in few bits"),
-    ):
-        mx.save_safetensors(str(tmp_path / "odd.safetensors"), {"a": mx.ones((2,))})
-        with pytest.raises(CheckpointError, match=said):
-            quantised.load(plain.parts.detokenizer, tmp_path / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.soak)])
