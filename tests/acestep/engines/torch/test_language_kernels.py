@@ -45,9 +45,11 @@ class Engine:
         if on_gpu:
             shape = LmShape(512, 2, 8, 4, 64, 1024, tied=True)
         else:
-            for tiles in ("TILES", "WIDE_TILES", "WHOLE_TILES"):
+            for tiles in ("TILES", "WIDE_TILES", "WHOLE_TILES", "READING_TILES"):
                 patch.setattr(language_step, tiles, SMALL)
             patch.setattr(language_step, "STRETCH", 4)
+            patch.setattr(language_step, "READ_TILE", 8)
+            patch.setattr(language_step, "SLOT_TILE", 8)
             # The parts of the attention are joined one after the other, as in a long song.
             patch.setattr(language_step.kernels()[0], "_LAST_READ", 1)
             patch.setattr(fused, "WIDE", 16)
