@@ -173,15 +173,27 @@ class DevicePolicy:
         """Memory for several recordings of which no two run at the same time; see `captured`."""
         return kernels.recording_pool(self.device)
 
-    def captured(self, step: Callable[[], None], pool: Any = None) -> Callable[[], None]:
+    @property
+    def overlaps(self) -> bool:
+        """Whether one song can be planned on the device while another is made there."""
+        return kernels.overlaps(self.device) and not self.on_mlx
+
+    def own_stream(self) -> AbstractContextManager[None]:
+        """Work of this thread beside that of others, where `overlaps`; see `kernels.own_stream`."""
+        return kernels.own_stream(self.device)
+
+    def captured(
+        self, step: Callable[[], None], pool: Any = None, *, ours: bool = False
+    ) -> Callable[[], None]:
         """A step in the form that costs the host least: on CUDA a graph to replay.
 
         Args:
             step: works in place on tensors that stay where they are, and never waits for
                 the device. On CUDA it is run a few times here, before it is recorded.
             pool: what `recording_pool` gave; by default a recording has its own memory.
+            ours: only kernels of our own, which are run once before.
         """
-        return kernels.captured(self.device, step, pool)
+        return kernels.captured(self.device, step, pool, *([1] if ours else []))
 
     def dtype_of(self, component: str) -> torch.dtype:
         """The dtype of one of `COMPONENTS`."""

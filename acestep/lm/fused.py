@@ -137,11 +137,11 @@ class FusedDecoding:
                 self._wide()
         pool = self._policy.recording_pool()
         if self.plan.masked:
-            self._choose_graph = self._policy.captured(choose, pool)
-            self._advance_graph = self._policy.captured(advance, pool)
+            self._choose_graph = self._policy.captured(choose, pool, ours=True)
+            self._advance_graph = self._policy.captured(advance, pool, ours=True)
         else:
-            self._both_graph = self._policy.captured(both, pool)
-        self._wide_graph: Callable[[], None] = self._policy.captured(self._wide, pool)
+            self._both_graph = self._policy.captured(both, pool, ours=True)
+        self._wide_graph: Callable[[], None] = self._policy.captured(self._wide, pool, ours=True)
 
     def _read(self, rows: Mapping[int, Sequence[int]]) -> None:
         """Append tokens to sequences, and leave what follows the last ones where a step would."""

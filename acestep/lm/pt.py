@@ -19,6 +19,7 @@ from acestep.engines.torch.addresses import align
 from acestep.engines.torch.language_step import LanguageWeights
 from acestep.engines.torch.quantised import quantise
 from acestep.errors import CheckpointError, GenerationError, first_line
+from acestep.gpu_config import is_short
 from acestep.lm import fused, models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.decoding import Decoder, Decoding, Plan
@@ -95,6 +96,8 @@ class PtBackend:
         self._vocabulary = Vocabulary(tokenizer, audio.text or self._rows)
         self._kept: Recent[Plan, Decoder] = Recent(_MOST_KEPT)
         self._weights: LanguageWeights | None = None
+        # Then buffers go when they have served; the next song's are made anew.
+        self.short = is_short(policy)
 
     def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -177,23 +180,27 @@ class PtBackend:
 
 
 class _Running:
-    """While it lasts the model is on its device; running out of memory is one line."""
+    """While it lasts the model is on its device, and its work in a stream of its own, beside the
+    music of another song; running out of memory is one line."""
 
     def __init__(self, backend: PtBackend) -> None:
-        self._backend = backend
+        self._backend, self._stream = backend, backend._policy.own_stream()
 
     def __enter__(self) -> None:
+        self._stream.__enter__()
         if self._backend._offload:
             self._backend.model.to(self._backend._policy.device)
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         backend = self._backend
-        if error is not None or backend._offload:
+        if error is not None or backend._offload or backend.short:
             backend._kept.clear()
         if backend._offload:
             backend._weights = None
             backend.model.to("cpu")
+        if backend._offload or backend.short:
             backend._policy.flush()
+        self._stream.__exit__(None, None, None)
         if isinstance(error, torch.OutOfMemoryError):
             raise GenerationError(
                 f"{backend._policy.name} ran out of memory in the language model "

@@ -17,8 +17,8 @@ def test_the_bytes_are_those_of_one_thread(
     bits: int, channels: int, extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over 128 frames, whose numbers take two bytes; silence and noise, whose frames differ."""
-    # Pieces of seven frames: there are many to be joined.
-    monkeypatch.setattr(flac, "PIECE", 7 * flac.BLOCK)
+    # Pieces of five frames: there are many to be joined.
+    monkeypatch.setattr(flac, "PIECE", 5 * flac.BLOCK)
     generator = np.random.default_rng(bits)
     samples = 130 * flac.BLOCK + extra
     whole = generator.integers(-(2**28), 2**28, (samples, channels), np.int32)
@@ -26,7 +26,7 @@ def test_the_bytes_are_those_of_one_thread(
     whole >>= np.arange(samples, dtype=np.int32)[:, None] % 3000 // 200
     whole = whole >> (32 - bits) << (32 - bits)
     alone, together = tmp_path / "alone.flac", tmp_path / "together.flac"
-    soundfile.write(alone, whole, 48000, subtype=f"PCM_{bits}")
+    soundfile.write(alone, whole, 48000, subtype=f"PCM_{bits}", compression_level=flac.LEVEL)
     stream = flac.Stream(samples, channels, 48000, bits)
     flac.write(together, stream, lambda start, end: whole[start:end], 3)
     assert together.read_bytes() == alone.read_bytes()
