@@ -67,8 +67,9 @@ class GPUConfig:
 
 _LMS = tuple(LM_MEMORY_GB)
 _SMALL_LM_GB = dict(zip(_LMS, (6.0, 6.0, 12.0), strict=True))
-"""The same beside turbo where all weights are held in eight bits: see `acestep/lm/README.md`."""
-_SMALL_GB = 6.0
+"""The same beside turbo where all weights are held in eight bits, below `_SMALL_GB` with offloading:
+see `acestep/engines/torch/QUANTISED.md`."""
+_SMALL_GB = 8.0
 """Memory from which such weights need not wait on the host."""
 # (memory up to GB, tier, seconds with LM, without, batch with LM, without, LM on, LMs)
 _TIERS: tuple[tuple[float, str, float, float, int, int, bool, tuple[str, ...]], ...] = (
@@ -108,7 +109,7 @@ def is_short(policy: DevicePolicy) -> bool:
     on a card with less than 8 GB of its own."""
     if policy.unified_memory or not policy.is_accelerator:
         return False
-    return get_gpu_memory_gb(policy) < _TIERS[2][0]
+    return get_gpu_memory_gb(policy) < _SMALL_GB
 
 
 def get_gpu_tier(gpu_memory_gb: float) -> str:

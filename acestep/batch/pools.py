@@ -152,9 +152,9 @@ class AheadPool:
 
 
 def inline(device: str, setting: Setting) -> InlinePool | AheadPool:
-    """A pool of one worker in this process, which plans ahead where that gains something."""
+    """A pool of one worker in this process, of the kind that the setting asks for."""
     worker = Worker(device, setting)
-    return AheadPool(worker) if worker.plans_ahead else InlinePool(worker)
+    return AheadPool(worker) if setting.ahead else InlinePool(worker)
 
 
 class RayPool:

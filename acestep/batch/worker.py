@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.batch.jobs import Job, Made
-from acestep.errors import AceStepError, first_line
+from acestep.errors import AceStepError, RequestError, first_line
 from acestep.gpu_config import is_short
 
 if TYPE_CHECKING:
+    from acestep.device import DevicePolicy
     from acestep.llm_inference import LLMHandler
     from acestep.song.outcome import Song
     from acestep.song.params import GenerationConfig
@@ -37,6 +38,7 @@ class Setting:
         planner: the language model that plans lines which ask for it, see `lm.models.find`; None
             loads none.
         backend: its engine, or None for the device's own.
+        ahead: plan a song while the one before it is made.
     """
 
     model: str = "auto"
@@ -52,6 +54,7 @@ class Setting:
     engine: str = "auto"
     planner: str | None = None
     backend: str | None = None
+    ahead: bool = False
 
     def config(self, seed: int) -> GenerationConfig:
         """How one song is made and written."""
@@ -85,6 +88,21 @@ def unplanned(job: Job) -> list[str]:
         return []
     names = ", ".join(wanted)
     return [f"left out, for the batch loads no language model (--think does): {names}"]
+
+
+def _check_ahead(policy: DevicePolicy) -> None:
+    """Refuse to plan ahead where it gains nothing, or there is no room for it.
+
+    Raises:
+        RequestError: says why.
+    """
+    reason = None
+    if not policy.overlaps:
+        reason = f"{policy.name} does not do both at a time"
+    elif is_short(policy):
+        reason = f"{policy.name} has no memory for both at a time"
+    if reason:
+        raise RequestError(f"songs cannot be planned ahead: {reason}; leave --ahead out")
 
 
 class Worker:
@@ -121,6 +139,8 @@ class Worker:
             project_root=setting.checkpoints,
             compile_model=setting.compiled,
         )
+        if setting.ahead:
+            _check_ahead(self._handler.policy)
         self._planner = self._loaded_planner()
 
     def _loaded_planner(self) -> LLMHandler | None:
@@ -129,6 +149,7 @@ class Worker:
         if setting.planner is None:
             return None
         from acestep.llm_inference import LLMHandler
+        from acestep.lm.pt import PtBackend
 
         planner = LLMHandler()
         planner.load(
@@ -138,14 +159,9 @@ class Worker:
             backend=setting.backend,
             compile_model=setting.compiled,
         )
+        if setting.ahead and isinstance(planner.backend, PtBackend):
+            planner.backend.beside = True
         return planner
-
-    @property
-    def plans_ahead(self) -> bool:
-        """Whether the next song is planned while this one is made: with a language model, on a
-        device that does both at a time and has room for both."""
-        policy = self._handler.policy
-        return self._planner is not None and policy.overlaps and not is_short(policy)
 
     def cancel(self) -> None:
         """Stop what runs, after its current step."""

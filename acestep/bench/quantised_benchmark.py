@@ -119,7 +119,9 @@ def _row(
             policy.synchronize()
             times.append(time.perf_counter() - began)
         warm = statistics.median(times) * 1e6 / _LAYERS
-        cells.append(f"{len(rows)} rows: {warm:.0f} us a layer, first {first:.2f} s, error {error:.4f}")
+        cells.append(
+            f"{len(rows)} rows: {warm:.0f} us a layer, first {first:.2f} s, error {error:.4f}"
+        )
     print(f"{name}: made in {made_in:.2f} s; {'; '.join(cells)}", flush=True)  # noqa: T201
 
 

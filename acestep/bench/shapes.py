@@ -125,7 +125,9 @@ def large_pipeline(policy: DevicePolicy, width: dict[str, int]) -> Pipeline:
     strides = [2, 4, 4, 6, 10]
     return Pipeline(
         vae=without_copies(
-            made( lambda: AutoencoderOobleck(downsampling_ratios=strides, sampling_rate=48000), "vae" )
+            made(
+                lambda: AutoencoderOobleck(downsampling_ratios=strides, sampling_rate=48000), "vae"
+            )
         ),
         text_encoder=made(lambda: Qwen3Model(Qwen3Config(**_TEXT)), "text_encoder"),
         tokenizer=make_tokenizer(1536),

@@ -59,6 +59,10 @@ def add_parser(subparsers: Any) -> None:
         help="load a language model too, which plans the songs (a line may say thinking: false)",
     )  # fmt: skip
     add_planner_options(parser)
+    parser.add_argument(
+        "--ahead", action="store_true",
+        help="with --think: plan a song while the one before it is made, on CUDA",
+    )  # fmt: skip
     file_options.add_options(parser, default="flac")
     parser.add_argument(
         "--fit", action="store_true",
@@ -74,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     from acestep.batch.pools import Pool, RayPool, inline
     from acestep.batch.run import run as run_batch
 
+    if arguments.ahead and not arguments.think:
+        raise RequestError("--ahead plans songs; give --think with it")
     setting = setting_of(arguments)
     jobs = read_jobs(arguments.prompts)
     devices = _devices(arguments.devices, arguments.address)
@@ -119,6 +125,7 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
         arguments.engine,
         (arguments.lm_model or "auto") if arguments.think else None,
         arguments.backend,
+        arguments.ahead,
     )
     config = made.config(seed=0)
     config.encoding()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ _WARM_UP_STEPS = 3
 # Compute capability from which PyTorch's flash kernels run, and the major one of GPUs that
 # copy tiles by themselves, and products of 64 rows.
 _AMPERE, _HOPPER = (8, 0), 9
+RECORDING = threading.RLock()
+"""Held while a step is recorded, and by those that wait for all of the device."""
 # One a device: the language model's, of which one generation runs at a time.
 _STREAMS: dict[Any, Any] = {}
 
@@ -104,8 +107,9 @@ def captured(
                 step()
         module.current_stream().wait_stream(stream)
         graph = module.CUDAGraph()
-        # What other threads do meanwhile, for another song, is none of the recording's business.
-        with module.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        # What other threads do meanwhile, for another song, is none of the recording's business;
+        # but to wait for the device would break it.
+        with RECORDING, module.graph(graph, pool=pool, capture_error_mode="thread_local"):
             step()
     replay: Callable[[], None] = graph.replay
     return replay

@@ -215,7 +215,8 @@ class DevicePolicy:
         elif self.is_accelerator:
             import torch
 
-            torch.accelerator.synchronize(self.device)
+            with kernels.RECORDING:
+                torch.accelerator.synchronize(self.device)
 
     def flush(self) -> None:
         """Give memory that the allocator holds but does not use back to the system."""
@@ -226,7 +227,8 @@ class DevicePolicy:
         elif self.is_accelerator:
             import torch
 
-            torch.accelerator.empty_cache()
+            with kernels.RECORDING:
+                torch.accelerator.empty_cache()
 
     def host_buffer(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A tensor on the host, float32 by default, that the device can write to and read

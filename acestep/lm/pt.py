@@ -7,6 +7,7 @@ Where the device runs kernels of our own they compute its step (`fused`), else i
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ class PtBackend:
     """
 
     name = "pt"
+
+    beside = False
+    """Whether another thread makes music meanwhile: then this work has a stream of its own."""
 
     def __init__(
         self,
@@ -180,11 +184,11 @@ class PtBackend:
 
 
 class _Running:
-    """While it lasts the model is on its device, and its work in a stream of its own, beside the
-    music of another song; running out of memory is one line."""
+    """While it lasts the model is on its device; running out of memory is one line."""
 
     def __init__(self, backend: PtBackend) -> None:
-        self._backend, self._stream = backend, backend._policy.own_stream()
+        self._backend = backend
+        self._stream = backend._policy.own_stream() if backend.beside else nullcontext()
 
     def __enter__(self) -> None:
         self._stream.__enter__()

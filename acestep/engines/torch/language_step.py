@@ -59,9 +59,9 @@ WHOLE_TILES: Mapping[str, Tile] = {
 _ALL = 1 << 16
 READING_TILES: Mapping[str, Tile] = {
     "joined": Tile(128, 64, _ALL, 8, 4),
-    "out": Tile(64, 64, _ALL, 4, 4),
-    "opened": Tile(64, 64, _ALL, 8, 3),
-    "closed": Tile(64, 64, _ALL, 4, 4),
+    "out": Tile(64, 64, _ALL, 4, 6),
+    "opened": Tile(128, 64, _ALL, 8, 3),
+    "closed": Tile(64, 64, _ALL, 4, 6),
     "head": TILES["head"],
 }
 """The same where prompts are read: products that compute, and are not split."""

@@ -347,7 +347,8 @@ def test_a_worker_says_what_is_wrong_with_a_job() -> None:
 def test_songs_planned_ahead_are_those_planned_in_turn() -> None:
     """Three at a time; an error is that of its song, and nothing runs on after closing."""
     worker = Worker("cpu", Setting("demo", planner="demo"), threads=1)
-    assert not worker.plans_ahead, "a processor gains nothing by it"
+    with pytest.raises(RequestError, match="cpu does not do both at a time; leave --ahead out"):
+        Worker("cpu", Setting("demo", planner="demo", ahead=True), threads=1)
     codes_alone = dict.fromkeys(("use_cot_metas", "use_cot_caption", "use_cot_language"), False)
     asked = {"seed": 1, **SHORT, **codes_alone}
     jobs = [Job(name, {"caption": f"piano {name}", **asked}) for name in "ab"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,29 @@ def test_a_song_is_written_so_and_read_back(
     assert (again - song).abs().max() <= 2.0**-24
     with pytest.raises(OSError, match="ormat"):
         write(path, flac.Stream(10, 9, 48000, 24), lambda *_: np.zeros((10, 9), np.int32))
+
+
+@pytest.mark.parametrize("reader", ["flac", "ffmpeg"])
+def test_other_readers_take_it(reader: str, tmp_path: Path) -> None:
+    """libFLAC's own program with its check of the MD5, and ffmpeg with its checks of every frame."""
+    program = shutil.which(reader)
+    if program is None:
+        pytest.skip(f"{reader} is not installed; on Debian: apt-get install {reader}")
+    song = torch.rand(2, 2 * flac.PIECE + 4711, generator=torch.Generator().manual_seed(3)) - 0.5
+    song[:, 9000:60_000] = 0.0
+    path = tmp_path / "song.flac"
+    audio_files.encode(path, song, 48000, audio_files.encoding("flac"))
+    check = {
+        "flac": ["-t", "--warnings-as-errors", "--silent", str(path)],
+        "ffmpeg": ["-v", "error", "-xerror", "-err_detect", "crccheck+explode", "-i", str(path), "-f", "null", "-"],
+    }[reader]  # fmt: skip
+    done = subprocess.run([program, *check], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    path.write_bytes(broken)
+    done = subprocess.run([program, *check], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 or done.stderr, "a reader that minds nothing shows nothing"
 
 
 @pytest.mark.parametrize("number", [0, 127, 128, 2047, 2048, 65535, 65536, 2**21, 2**26, 2**31 - 1])

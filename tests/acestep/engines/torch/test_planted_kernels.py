@@ -20,6 +20,9 @@ STEP = "acestep/engines/torch/_language_kernels.py"
 CHOICE = "acestep/engines/torch/_choice_kernels.py"
 TESTS = "tests/acestep/engines/torch/test_language_kernels.py"
 
+_LONGEST = 900
+"""Seconds: a kernel that never ends would hold the GPU for as long as its process lives."""
+
 DEFECTS = {
     "guidance the wrong way round": (
         CHOICE, "other + guidance * (value - other)", "value + guidance * (value - other)", "drawn",
@@ -30,7 +33,7 @@ DEFECTS = {
     "top_p of twice as much": (
         CHOICE, "while (before >= enough) &", "while (before > 2.0 * enough) &", "drawn",
     ),
-    "another noise": (CHOICE, "bits >> 9", "bits >> 8", "drawn"),
+    "another noise": (CHOICE, "bits >> 9", "bits >> 10", "drawn"),
     "a token that does not see itself": (
         STEP, "columns <= position)[None, :], score", "columns < position)[None, :], score", "steps",
     ),
@@ -89,7 +92,7 @@ def test_a_defect_is_caught(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", TESTS]
     done = subprocess.run(
         [*command, "-k", which], cwd=tmp_path, env={**os.environ, "PYTHONPATH": _path(tmp_path)},
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, timeout=_LONGEST,
     )  # fmt: skip
     assert done.returncode == 1, f"{name}: {done.stdout[-2000:]}{done.stderr[-500:]}"
 
