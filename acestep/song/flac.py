@@ -32,8 +32,8 @@ at 44.1, how two channels share what they have in common, and goes by that in be
 many frames are asked about where one stream would be."""
 
 LEVEL = 0.5
-"""How hard libsndfile tries, of 1: libFLAC's level 4. Its usual level 5 takes 20 to 30 % longer,
-and of two songs made files smaller by less than one part in ten thousand."""
+"""How hard libsndfile tries, of 1: libFLAC's level 4. Its usual level 5 takes 10 % longer for
+a whole file, and made those of two songs smaller by less than one part in ten thousand."""
 
 _MOST_THREADS = 8
 _SYNC = b"\xff\xf8"
