@@ -66,10 +66,10 @@ class GPUConfig:
 
 
 _LMS = tuple(LM_MEMORY_GB)
-_SMALL_LM_GB = dict(zip(_LMS, (6.0, 8.0, 12.0), strict=True))
-"""The same beside turbo where all weights are held in eight bits: a planned song of 240 s with the
-1.7B took 7.0 GiB on an H200, and the others have 1.3 less and 2.3 more of weights."""
-_SMALL_GB = 6.0
+_SMALL_LM_GB = dict(zip(_LMS, (6.0, 6.0, 12.0), strict=True))
+"""The same beside turbo where all weights are held in eight bits, below `_SMALL_GB` with offloading:
+see `acestep/engines/torch/QUANTISED.md`."""
+_SMALL_GB = 8.0
 """Memory from which such weights need not wait on the host."""
 # (memory up to GB, tier, seconds with LM, without, batch with LM, without, LM on, LMs)
 _TIERS: tuple[tuple[float, str, float, float, int, int, bool, tuple[str, ...]], ...] = (
@@ -102,6 +102,14 @@ def get_gpu_memory_gb(policy: DevicePolicy | None = None) -> float:
             return _gigabytes(variable, text)
     policy = policy or resolve("auto")
     return policy.total_memory if policy.is_accelerator else 0.0
+
+
+def is_short(policy: DevicePolicy) -> bool:
+    """Whether memory counts for more than the time it takes to make buffers anew for each song:
+    on a card with less than 8 GB of its own."""
+    if policy.unified_memory or not policy.is_accelerator:
+        return False
+    return get_gpu_memory_gb(policy) < _SMALL_GB
 
 
 def get_gpu_tier(gpu_memory_gb: float) -> str:

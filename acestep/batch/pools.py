@@ -41,8 +41,8 @@ class InlinePool:
 
     room = 2
 
-    def __init__(self, device: str, setting: Setting) -> None:
-        self._worker = Worker(device, setting)
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
         self._jobs: deque[Job] = deque()
         self._encoder = ThreadPoolExecutor(1)
         self._encoding: deque[tuple[Job, Future[Made | str]]] = deque()
@@ -119,6 +119,42 @@ class Cluster:
             count = None if own else threads
             made.append(actor.options(**options).remote(kind, *arguments, count))
         return made
+
+
+class AheadPool:
+    """One worker in this process, in a thread for each song under way: one is planned while one is
+    made and one is encoded.
+
+    The models take their turns by themselves; what a song is does not depend on the others.
+    """
+
+    room = 3
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._threads = ThreadPoolExecutor(self.room)
+        self._under_way: deque[tuple[Job, Future[Made | str]]] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Begin the job."""
+        self._under_way.append((job, self._threads.submit(self._worker.make, job)))
+
+    def wait(self) -> tuple[Job, Outcome]:
+        """The oldest job, once it is done; what is wrong with the worker itself is raised."""
+        job, made = self._under_way.popleft()
+        return job, made.result()
+
+    def close(self) -> None:
+        """Stop what still runs, and forget the worker."""
+        if any(not made.done() for _, made in self._under_way):
+            self._worker.cancel()
+        self._threads.shutdown(cancel_futures=True)
+
+
+def inline(device: str, setting: Setting) -> InlinePool | AheadPool:
+    """A pool of one worker in this process, of the kind that the setting asks for."""
+    worker = Worker(device, setting)
+    return AheadPool(worker) if setting.ahead else InlinePool(worker)
 
 
 class RayPool:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.batch.jobs import Job, Made
-from acestep.errors import AceStepError, first_line
+from acestep.errors import AceStepError, RequestError, first_line
+from acestep.gpu_config import is_short
 
 if TYPE_CHECKING:
+    from acestep.device import DevicePolicy
+    from acestep.llm_inference import LLMHandler
     from acestep.song.outcome import Song
     from acestep.song.params import GenerationConfig
 
@@ -32,6 +35,10 @@ class Setting:
         bit_depth, bitrate, loudness, fit: as in `GenerationConfig`; None leaves them open.
         quantization: in how few bits weights are held, see `DevicePolicy.with_quantization`.
         engine: what computes, one of `device.ENGINE_CHOICES`.
+        planner: the language model that plans lines which ask for it, see `lm.models.find`; None
+            loads none.
+        backend: its engine, or None for the device's own.
+        ahead: plan a song while the one before it is made.
     """
 
     model: str = "auto"
@@ -45,6 +52,9 @@ class Setting:
     fit: bool = False
     quantization: str | None = None
     engine: str = "auto"
+    planner: str | None = None
+    backend: str | None = None
+    ahead: bool = False
 
     def config(self, seed: int) -> GenerationConfig:
         """How one song is made and written."""
@@ -72,13 +82,32 @@ class Computed:
 
 
 def unplanned(job: Job) -> list[str]:
-    """A line for what only a language model would heed: a batch loads none."""
+    """A line for what only a language model would heed, where a batch loads none."""
     wanted = [name for name, value in job.params.items() if name.startswith(_OF_PLANNING) and value]
-    return [f"left out, for a batch loads no language model: {', '.join(wanted)}"] if wanted else []
+    if not wanted:
+        return []
+    names = ", ".join(wanted)
+    return [f"left out, for the batch loads no language model (--think does): {names}"]
+
+
+def _check_ahead(policy: DevicePolicy) -> None:
+    """Refuse to plan ahead where it gains nothing, or there is no room for it.
+
+    Raises:
+        RequestError: says why.
+    """
+    reason = None
+    if not policy.overlaps:
+        reason = f"{policy.name} does not do both at a time"
+    elif is_short(policy):
+        reason = f"{policy.name} has no memory for both at a time"
+    if reason:
+        raise RequestError(f"songs cannot be planned ahead: {reason}; leave --ahead out")
 
 
 class Worker:
-    """Loads the checkpoint once and makes one song at a time.
+    """Loads the checkpoint once and makes one song at a time; its calls may come from several
+    threads: then one is planned while another is made, and a third encoded.
 
     Args:
         device: as for `device.resolve`.
@@ -110,6 +139,35 @@ class Worker:
             project_root=setting.checkpoints,
             compile_model=setting.compiled,
         )
+        if setting.ahead:
+            _check_ahead(self._handler.policy)
+        self._planner = self._loaded_planner()
+
+    def _loaded_planner(self) -> LLMHandler | None:
+        """The language model, beside the music's models."""
+        setting, policy = self._setting, self._handler.policy
+        if setting.planner is None:
+            return None
+        from acestep.llm_inference import LLMHandler
+        from acestep.lm.pt import PtBackend
+
+        planner = LLMHandler()
+        planner.load(
+            setting.planner,
+            policy,
+            checkpoint_dir=setting.checkpoints,
+            backend=setting.backend,
+            compile_model=setting.compiled,
+        )
+        if setting.ahead and isinstance(planner.backend, PtBackend):
+            planner.backend.beside = True
+        return planner
+
+    def cancel(self) -> None:
+        """Stop what runs, after its current step."""
+        self._handler.cancel()
+        if self._planner is not None:
+            self._planner.cancel()
 
     def make(self, job: Job) -> Made | str:
         """The song, or why there is none. Two calls overlap: one encodes while one computes."""
@@ -124,8 +182,10 @@ class Worker:
         start = time.perf_counter()
         try:
             params = GenerationParams.of(job.params)
-            made = run(self._handler, params, self._setting.config(job.params["seed"]))
-            made = replace(made, warnings=[*unplanned(job), *made.warnings])
+            config = self._setting.config(job.params["seed"])
+            made = run(self._handler, params, config, llm_handler=self._planner)
+            if self._planner is None:
+                made = replace(made, warnings=[*unplanned(job), *made.warnings])
         except (AceStepError, TypeError, ValueError) as error:
             return first_line(error)
         return Computed(made.songs[0], describe(self._handler, made, 0), start)

@@ -11,7 +11,7 @@ import torch
 
 from acestep.checkpoint.folders import cache_dir
 from acestep.checkpoint.kinds import Checkpoint
-from acestep.corrections.weight_norm import old_weight_norm
+from acestep.corrections.weight_norm import old_weight_norm, without_copies
 from acestep.demo.recipe import BUILTIN, DemoShape, build, make_tokenizer
 from acestep.device import DevicePolicy
 from acestep.engines.torch.engine import TorchEngine
@@ -127,8 +127,10 @@ def large_pipeline(policy: DevicePolicy, width: dict[str, int]) -> Pipeline:
     torch.manual_seed(0)
     strides = [2, 4, 4, 6, 10]
     return Pipeline(
-        vae=made(
-            lambda: AutoencoderOobleck(downsampling_ratios=strides, sampling_rate=48000), "vae"
+        vae=without_copies(
+            made(
+                lambda: AutoencoderOobleck(downsampling_ratios=strides, sampling_rate=48000), "vae"
+            )
         ),
         text_encoder=made(lambda: Qwen3Model(Qwen3Config(**_TEXT)), "text_encoder"),
         tokenizer=make_tokenizer(1536),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.cli import file_options
+from acestep.cli.planner import add_planner_options
 from acestep.console.terminal import (
     COMPILE_HELP,
     EXIT_FAILED,
@@ -53,6 +54,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     add_engine_option(parser)
     add_quantize_option(parser)
+    parser.add_argument(
+        "--think", action="store_true",
+        help="load a language model too, which plans the songs (a line may say thinking: false)",
+    )  # fmt: skip
+    add_planner_options(parser)
+    parser.add_argument(
+        "--ahead", action="store_true",
+        help="with --think: plan a song while the one before it is made, on CUDA",
+    )  # fmt: skip
     file_options.add_options(parser, default="flac")
     parser.add_argument(
         "--fit", action="store_true",
@@ -65,16 +75,18 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make what is missing, and list what failed."""
     from acestep.batch.jobs import Journal, read_jobs
-    from acestep.batch.pools import InlinePool, Pool, RayPool
+    from acestep.batch.pools import Pool, RayPool, inline
     from acestep.batch.run import run as run_batch
 
+    if arguments.ahead and not arguments.think:
+        raise RequestError("--ahead plans songs; give --think with it")
     setting = setting_of(arguments)
     jobs = read_jobs(arguments.prompts)
     devices = _devices(arguments.devices, arguments.address)
 
     def make_pool() -> Pool:
         if len(devices) == 1 and arguments.address is None:
-            return InlinePool(devices[0], setting)
+            return inline(devices[0], setting)
         return RayPool(devices, setting, arguments.address)
 
     journal = Journal(arguments.out, setting.audio_format)
@@ -111,6 +123,9 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
         arguments.fit,
         arguments.quantize,
         arguments.engine,
+        (arguments.lm_model or "auto") if arguments.think else None,
+        arguments.backend,
+        arguments.ahead,
     )
     config = made.config(seed=0)
     config.encoding()

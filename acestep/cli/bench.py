@@ -133,8 +133,10 @@ def run(arguments: argparse.Namespace) -> int:
                 compiled=arguments.compile, plain=arguments.against != "nothing",
             )  # fmt: skip
         return EXIT_OK
-    # The tiers guard small machines against requests too large; here cost is the question.
-    os.environ["ACESTEP_DEVICE_MEMORY_GB"] = "80"
+    # The tiers guard small machines against requests too large; here cost is the question, unless
+    # somebody asks what a small machine would make of it.
+    if "MAX_CUDA_VRAM" not in os.environ:
+        os.environ.setdefault("ACESTEP_DEVICE_MEMORY_GB", "80")
     handler = make_handler(arguments.shape, policy, compiled=arguments.compile)
     say(f"acestep: bench of {handler.status()}")
     planner = _planner(arguments, policy) if arguments.think else None

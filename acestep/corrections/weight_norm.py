@@ -22,6 +22,15 @@ def old_weight_norm() -> Iterator[None]:
         yield
 
 
+def without_copies(module: torch.nn.Module) -> torch.nn.Module:
+    """The module without the normalised weights that it computed when it was made, as a loaded
+    checkpoint's is: it computes them anew at each call."""
+    for part in module.modules():
+        if hasattr(part, "weight_v"):
+            vars(part)["weight"] = part.weight_v.new_empty(0)
+    return module
+
+
 class WithoutWeights(TorchFunctionMode):
     """Weight normalisation and first values of weights that have no storage: shapes alone.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,10 @@ _WARM_UP_STEPS = 3
 # Compute capability from which PyTorch's flash kernels run, and the major one of GPUs that
 # copy tiles by themselves, and products of 64 rows.
 _AMPERE, _HOPPER = (8, 0), 9
+RECORDING = threading.RLock()
+"""Held while a step is recorded, and by those that wait for all of the device."""
+# One a device: the language model's, of which one generation runs at a time.
+_STREAMS: dict[Any, Any] = {}
 
 
 def has_packed_attention(device: torch.device, dtype: torch.dtype) -> bool:
@@ -39,6 +45,31 @@ def has_language_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return os.environ.get("ACESTEP_LANGUAGE_KERNELS") != "0" and has_tile_kernels(device, dtype)
 
 
+def overlaps(device: torch.device) -> bool:
+    """Whether two threads' work runs on the device at the same time, each in its own stream."""
+    return device.type == "cuda"
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Work of this thread in a stream of its own, after what was submitted before; see `overlaps`.
+
+    What it leaves must be waited for before another stream reads it.
+    """
+    import torch
+
+    if not overlaps(device):
+        yield
+        return
+    module = torch.get_device_module(device)
+    if device not in _STREAMS:
+        _STREAMS[device] = module.Stream(device)
+    stream = _STREAMS[device]
+    stream.wait_stream(module.current_stream(device))
+    with module.stream(stream):
+        yield
+
+
 def launches_ahead(device: torch.device) -> bool:
     """Whether a kernel may begin before the one in front of it has ended, and wait for it."""
     return _capability(device)[0] == _HOPPER
@@ -52,7 +83,7 @@ def recording_pool(device: torch.device) -> Any:
 
 
 def captured(
-    device: torch.device, step: Callable[[], None], pool: Any = None
+    device: torch.device, step: Callable[[], None], pool: Any = None, warm_up: int = _WARM_UP_STEPS
 ) -> Callable[[], None]:
     """A step in the form that costs the host least: on CUDA a graph to replay.
 
@@ -61,6 +92,7 @@ def captured(
         step: works in place on tensors that stay where they are, and never waits for
             the device. On CUDA it is run a few times here, before it is recorded.
         pool: what `recording_pool` gave; by default a recording has its own memory.
+        warm_up: how often it is run first; kernels of our own have nothing to pick.
     """
     import torch
 
@@ -71,11 +103,13 @@ def captured(
         stream = module.Stream()
         stream.wait_stream(module.current_stream())
         with module.stream(stream):
-            for _ in range(_WARM_UP_STEPS):
+            for _ in range(warm_up):
                 step()
         module.current_stream().wait_stream(stream)
         graph = module.CUDAGraph()
-        with module.graph(graph, pool=pool):
+        # What other threads do meanwhile, for another song, is none of the recording's business;
+        # but to wait for the device would break it.
+        with RECORDING, module.graph(graph, pool=pool, capture_error_mode="thread_local"):
             step()
     replay: Callable[[], None] = graph.replay
     return replay

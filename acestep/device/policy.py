@@ -173,15 +173,27 @@ class DevicePolicy:
         """Memory for several recordings of which no two run at the same time; see `captured`."""
         return kernels.recording_pool(self.device)
 
-    def captured(self, step: Callable[[], None], pool: Any = None) -> Callable[[], None]:
+    @property
+    def overlaps(self) -> bool:
+        """Whether one song can be planned on the device while another is made there."""
+        return kernels.overlaps(self.device) and not self.on_mlx
+
+    def own_stream(self) -> AbstractContextManager[None]:
+        """Work of this thread beside that of others, where `overlaps`; see `kernels.own_stream`."""
+        return kernels.own_stream(self.device)
+
+    def captured(
+        self, step: Callable[[], None], pool: Any = None, *, ours: bool = False
+    ) -> Callable[[], None]:
         """A step in the form that costs the host least: on CUDA a graph to replay.
 
         Args:
             step: works in place on tensors that stay where they are, and never waits for
                 the device. On CUDA it is run a few times here, before it is recorded.
             pool: what `recording_pool` gave; by default a recording has its own memory.
+            ours: only kernels of our own, which are run once before.
         """
-        return kernels.captured(self.device, step, pool)
+        return kernels.captured(self.device, step, pool, *([1] if ours else []))
 
     def dtype_of(self, component: str) -> torch.dtype:
         """The dtype of one of `COMPONENTS`."""
@@ -203,7 +215,8 @@ class DevicePolicy:
         elif self.is_accelerator:
             import torch
 
-            torch.accelerator.synchronize(self.device)
+            with kernels.RECORDING:
+                torch.accelerator.synchronize(self.device)
 
     def flush(self) -> None:
         """Give memory that the allocator holds but does not use back to the system."""
@@ -214,7 +227,8 @@ class DevicePolicy:
         elif self.is_accelerator:
             import torch
 
-            torch.accelerator.empty_cache()
+            with kernels.RECORDING:
+                torch.accelerator.empty_cache()
 
     def host_buffer(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A tensor on the host, float32 by default, that the device can write to and read

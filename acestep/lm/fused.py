@@ -6,7 +6,7 @@ on. So what an item gets does not depend on the rest of its batch, not even in i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold
 from acestep.lm.tokens import AudioTokens
 
-WIDE = 64
+WIDE = 512
 """Tokens of prompts, or such that a grammar forces, that are read in one pass."""
 
 _FEWEST, _MOST = 16, 64
@@ -61,15 +61,14 @@ class FusedDecoding:
         tiles = whole if slots == _FEWEST else language_step.WIDE_TILES
         self._step = Pass(weights, cache, slots, policy, used=rows, alone=True, tiles=tiles)
         self._wide = Pass(
-            weights, cache, WIDE, policy, used=WIDE, alone=False, tiles=language_step.WIDE_TILES
+            weights, cache, WIDE, policy, used=WIDE, alone=False, tiles=language_step.READING_TILES
         )
         self._step.make_room(width)
         self._wide.make_room(0)
         self._choice = Choice(_drawing(plan, width, first), slots, device)
         self.chosen, self.made = self._choice.chosen, self._choice.made
         self._mask_buffer = policy.host_buffer(*self._choice.masks.shape, dtype=torch.int32)
-        self._placed = policy.host_buffer(3, WIDE, dtype=torch.int32)
-        self._lengths = [0] * rows
+        self._cache, self._lengths = cache, [0] * rows
         self._step.sequences[:rows] = torch.arange(rows, dtype=torch.int32, device=device)
         self._capture()
 
@@ -81,15 +80,25 @@ class FusedDecoding:
             seeds: likewise.
             made: tokens of the text that the prompts hold already, when one goes on.
         """
-        self._lengths = [0] * len(self._lengths)
+        rows = rows_of(prompts, self.plan.sampling)
+        self._lengths = [0] * len(rows)
         self._choice.seeds.copy_(torch.tensor(fold(seeds)))
         self._choice.steps.fill_(made)
-        self._read(rows_of(prompts, self.plan.sampling))
+        # Songs of one request have one prompt, which is read once.
+        told: dict[tuple[int, ...], int] = {}
+        origins = [told.setdefault(tuple(row), number) for number, row in enumerate(rows)]
+        self._read({number: rows[number] for number in told.values()})
+        for number, origin in enumerate(origins):
+            if number != origin:
+                self._repeat(origin, number)
+        self._score()
 
     def feed(self, tokens: Sequence[Sequence[int]], made: int) -> None:
         """Go on with tokens that are given, equally many for each item; see `Decoding.feed`."""
         self._choice.steps.fill_(made)
-        self._read([*tokens, *tokens] if self.plan.sampling.guided else tokens)
+        rows = [*tokens, *tokens] if self.plan.sampling.guided else tokens
+        self._read(dict(enumerate(rows)))
+        self._score()
 
     def choose(self, masks: torch.Tensor) -> None:
         """Choose a token for each item among those that the masks allow."""
@@ -128,40 +137,56 @@ class FusedDecoding:
                 self._wide()
         pool = self._policy.recording_pool()
         if self.plan.masked:
-            self._choose_graph = self._policy.captured(choose, pool)
-            self._advance_graph = self._policy.captured(advance, pool)
+            self._choose_graph = self._policy.captured(choose, pool, ours=True)
+            self._advance_graph = self._policy.captured(advance, pool, ours=True)
         else:
-            self._both_graph = self._policy.captured(both, pool)
-        self._wide_graph: Callable[[], None] = self._policy.captured(self._wide, pool)
+            self._both_graph = self._policy.captured(both, pool, ours=True)
+        self._wide_graph: Callable[[], None] = self._policy.captured(self._wide, pool, ours=True)
 
-    def _read(self, rows: Sequence[Sequence[int]]) -> None:
-        """Append tokens to every sequence, and leave the scores after the last ones."""
-        entries = [
-            (token, self._lengths[sequence] + number, sequence, number + 1 == len(row))
-            for sequence, row in enumerate(rows)
-            for number, token in enumerate(row)
-        ]
-        for start in range(0, len(entries), WIDE):
-            self._read_some(entries[start : start + WIDE])
-        self._lengths = [n + len(row) for n, row in zip(self._lengths, rows, strict=True)]
+    def _read(self, rows: Mapping[int, Sequence[int]]) -> None:
+        """Append tokens to sequences, and leave what follows the last ones where a step would."""
+        placed, ends = self._places(rows)
+        wide, step = self._wide, self._step
+        for start in range(0, placed.shape[1], WIDE):
+            wide.placed.copy_(placed[:, start : start + WIDE])
+            self._wide_graph()
+            inside = (ends[0] >= start) & (ends[0] < start + WIDE)
+            source, target = ends[:, inside].to(self._policy.device)
+            step.ready.index_copy_(0, target, wide.ready[source - start])
+            step.powers.index_copy_(1, target, wide.powers[:, source - start])
+        for sequence, row in rows.items():
+            self._lengths[sequence] += len(row)
+
+    def _places(self, rows: Mapping[int, Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens to be read with their places and sequences, for whole passes, on the device;
+        and on the host, which of them end a row, and of which sequence."""
+        tokens, places, sequences, ends, count = [], [], [], [], 0
+        for sequence, row in rows.items():
+            begin, count = self._lengths[sequence], count + len(row)
+            tokens.append(torch.tensor(row, dtype=torch.int32))
+            places.append(torch.arange(begin, begin + len(row), dtype=torch.int32))
+            sequences.append(torch.full((len(row),), sequence, dtype=torch.int32))
+            ends.append((count - 1, sequence))
+        placed = torch.stack([torch.cat(tokens), torch.cat(places), torch.cat(sequences)])
+        whole = torch.full((3, count + -count % WIDE), -1, dtype=torch.int32)
+        whole[:, :count] = placed
+        # Unused slots have no place, but must have a token that there is.
+        whole[0, count:] = 0
+        return whole.to(self._policy.device), torch.tensor(ends).T
+
+    def _repeat(self, origin: int, number: int) -> None:
+        """Let a sequence be what another one is."""
+        length, step = self._lengths[origin], self._step
+        self._cache.repeat(origin, number, length)
+        step.ready[number].copy_(step.ready[origin])
+        step.powers[:, number].copy_(step.powers[:, origin])
+        self._lengths[number] = length
+
+    def _score(self) -> None:
+        """The scores after the last tokens that were read."""
         places = torch.tensor(self._lengths, dtype=torch.int32) - 1
-        self._step.positions[: len(rows)] = places.to(self._policy.device)
+        self._step.positions[: len(places)] = places.to(self._policy.device)
         self._step.head(self._head, self._choice.logits)
-
-    def _read_some(self, entries: Sequence[tuple[int, int, int, bool]]) -> None:
-        wide, step, count = self._wide, self._step, len(entries)
-        # The device may still read the buffer for the pass before.
-        self._policy.synchronize()
-        self._placed.zero_()[1].fill_(-1)
-        self._placed[:, :count] = torch.tensor([entry[:3] for entry in entries]).T
-        wide.placed.copy_(self._placed, non_blocking=True)
-        self._wide_graph()
-        ends = [(slot, entry[2]) for slot, entry in enumerate(entries) if entry[3]]
-        if ends:
-            device = self._policy.device
-            source, target = torch.tensor(ends).T.to(device)
-            step.ready.index_copy_(0, target, wide.ready[source])
-            step.powers.index_copy_(1, target, wide.powers[:, source])
 
 
 def _drawing(plan: Plan, width: int, first_id: int) -> Drawing:

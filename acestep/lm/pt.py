@@ -6,6 +6,7 @@ Where the device runs kernels of our own they compute its step (`fused`), else i
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from acestep.device import DevicePolicy
 from acestep.engines.recent import Recent
 from acestep.engines.torch.language_step import LanguageWeights
 from acestep.errors import CheckpointError, GenerationError, first_line
+from acestep.gpu_config import is_short
 from acestep.lm import fused, models, tokens
 from acestep.lm.backend import CodeJob, OnToken, TextJob
 from acestep.lm.decoding import Decoder, Decoding, Plan
@@ -47,6 +49,9 @@ class PtBackend:
     """
 
     name = "pt"
+
+    beside = False
+    """Whether another thread makes music meanwhile: then this work has a stream of its own."""
 
     def __init__(
         self,
@@ -93,6 +98,8 @@ class PtBackend:
         self._vocabulary = Vocabulary(tokenizer, audio.text or self._rows)
         self._kept: Recent[Plan, Decoder] = Recent(_MOST_KEPT)
         self._weights: LanguageWeights | None = None
+        # Then buffers go when they have served; the next song's are made anew.
+        self.short = is_short(policy)
 
     def text(self, job: TextJob, on_token: OnToken) -> list[list[int]]:
         """See `Backend`."""
@@ -179,19 +186,23 @@ class _Running:
 
     def __init__(self, backend: PtBackend) -> None:
         self._backend = backend
+        self._stream = backend._policy.own_stream() if backend.beside else nullcontext()
 
     def __enter__(self) -> None:
+        self._stream.__enter__()
         if self._backend._offload:
             self._backend.model.to(self._backend._policy.device)
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         backend = self._backend
-        if error is not None or backend._offload:
+        if error is not None or backend._offload or backend.short:
             backend._kept.clear()
         if backend._offload:
             backend._weights = None
             backend.model.to("cpu")
+        if backend._offload or backend.short:
             backend._policy.flush()
+        self._stream.__exit__(None, None, None)
         if isinstance(error, torch.OutOfMemoryError):
             raise GenerationError(
                 f"{backend._policy.name} ran out of memory in the language model "

@@ -141,6 +141,8 @@ def _by_libsndfile(part: Path, audio: torch.Tensor, sample_rate: int, how: Encod
     import soundfile
 
     options = {} if how.bitrate is None else _rate_options(how, audio.shape[0])
+    if how.kind == "flac":
+        options["compression_level"] = flac.LEVEL
     try:
         with soundfile.SoundFile(
             part, "w", sample_rate, audio.shape[0],

@@ -15,7 +15,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,8 +26,14 @@ import numpy as np
 BLOCK = 4096
 """Samples of a frame, as libFLAC has them at its usual compression."""
 
-PIECE = 32 * BLOCK
-"""Samples that a thread encodes at a time, 2.7 s."""
+PIECE = 40 * BLOCK
+"""Samples that a thread encodes at a time, 3.4 s. libFLAC asks every 5 frames at 48 kHz, and every 4
+at 44.1, how two channels share what they have in common, and goes by that in between: pieces of so
+many frames are asked about where one stream would be."""
+
+LEVEL = 0.5
+"""How hard libsndfile tries, of 1: libFLAC's level 4. Its usual level 5 takes 10 % longer for
+a whole file, and made those of two songs smaller by less than one part in ten thousand."""
 
 _MOST_THREADS = 8
 _SYNC = b"\xff\xf8"
@@ -85,11 +91,19 @@ def write(path: Path, stream: Stream, part: Part, workers: int | None = None) ->
         return made, sizes, _packed(samples, stream.bits)
 
     md5, sizes = hashlib.md5(usedforsecurity=False), set[int]()
-    with path.open("w+b") as file, ThreadPoolExecutor(workers or threads()) as pool:
+    with (
+        path.open("w+b") as file,
+        ThreadPoolExecutor(1) as counting,
+        ThreadPoolExecutor(workers or threads()) as pool,
+    ):
+        counted: list[Future[None]] = []
         for made, lengths, packed in pool.map(encoded, range(0, stream.samples, PIECE)):
+            # One piece after the other, and yet not in the way of the file.
+            counted.append(counting.submit(md5.update, packed))
             file.write(made)
             sizes |= lengths
-            md5.update(packed)
+        for count in counted:
+            count.result()
         _describe(file, stream.samples, min(sizes), max(sizes), md5.digest())
 
 
@@ -117,6 +131,7 @@ def _alone(samples: Samples, stream: Stream) -> bytes:
             with soundfile.SoundFile(
                 made.fileno(), "w", stream.rate, stream.channels,
                 format="FLAC", subtype=f"PCM_{stream.bits}", closefd=False,
+                compression_level=LEVEL,
             ) as file:  # fmt: skip
                 file.write(samples)
         except soundfile.LibsndfileError as error:

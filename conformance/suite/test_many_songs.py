@@ -19,6 +19,7 @@ from conformance.targets import Target
     "cli.batch:setting_of",
     "batch.jobs:*",
     "batch.pools:InlinePool*",
+    "batch.pools:inline",
     "batch.run:*",
     "batch.worker:Worker",
     "batch.worker:Worker.compute",
@@ -29,6 +30,7 @@ from conformance.targets import Target
     "engines.torch.transformer:StepTransformer",
     "engines.torch.transformer:StepTransformer.rotary",
     "engines.torch.wave_decoder:WaveDecoder",
+    "gpu_config:is_short",
     "vae.convolution:folded",
     "engines.torch.wave_decoder:wave_decoder",
 )

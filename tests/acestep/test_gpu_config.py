@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +17,7 @@ from acestep.gpu_config import (
     get_gpu_config,
     get_gpu_memory_gb,
     get_gpu_tier,
+    is_short,
 )
 
 # GB, tier, seconds with the LM and without, batch with and without, LMs, loaded by default
@@ -83,13 +87,22 @@ def test_checks_say_what_and_why() -> None:
 def test_weights_in_few_bits_leave_room_for_a_language_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a card of 6 GB the smallest, without offloading; on 12 GB all of them."""
+    """On a card of 6 GB two of them, with offloading; on 12 GB all of them, without."""
     monkeypatch.setenv("MAX_CUDA_VRAM", "6")
-    plain, small = (
-        get_gpu_config(policy=resolve("cpu", quantization=kind)) for kind in (None, "int8")
+    card = replace(
+        resolve("cpu", quantization="int8"), device=torch.device("cuda"), unified_memory=False
     )
+    plain = get_gpu_config(policy=replace(card, quantization=None))
+    small = get_gpu_config(policy=card)
     assert (plain.tier, plain.available_lm_models) == ("tier2", ())
-    assert (small.tier, small.available_lm_models) == ("tier2", ("acestep-5Hz-lm-0.6B",))
-    assert not small.offload_to_cpu_default
+    fitting = ("acestep-5Hz-lm-0.6B", "acestep-5Hz-lm-1.7B")
+    assert (small.tier, small.available_lm_models) == ("tier2", fitting)
+    assert small.offload_to_cpu_default
+    assert small.max_duration(lm_initialized=True) >= 240
+    assert is_short(card)
+    assert not is_short(resolve("cpu"))
     monkeypatch.setenv("MAX_CUDA_VRAM", "12")
-    assert len(get_gpu_config(policy=resolve("cpu", quantization="int8")).available_lm_models) == 3
+    large = get_gpu_config(policy=card)
+    assert len(large.available_lm_models) == 3
+    assert not large.offload_to_cpu_default
+    assert not is_short(card)

@@ -35,6 +35,7 @@ _QUERIES: tl.constexpr = tl.constexpr(16)
 # In place of `tl.sum` and `tl.max`, which are kernels of Triton's own: the interpreter takes
 # only ours, but knows these by name and need not go through them element by element.
 _plus, _larger = tl.standard._sum_combine, tl.standard._elementwise_max
+_smaller = tl.standard._elementwise_min
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -61,10 +62,10 @@ def embed(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _root(powers, parts, width, eps, SLOTS: tl.constexpr, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _root(powers, parts, width, eps, slots, room, PARTS: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
     """One over the root of the mean square of each slot's stream, from its blocks' sums."""
-    part, slots = tl.arange(0, PARTS), tl.arange(0, SLOTS)
-    place = powers + part[:, None] * SLOTS + slots[None, :]
+    part = tl.arange(0, PARTS)
+    place = powers + part[:, None] * room + slots[None, :]
     power = tl.reduce(tl.load(place, mask=(part < parts)[:, None], other=0.0), 0, _plus)
     return tl.rsqrt(power / width + eps)
 
@@ -85,10 +86,10 @@ def _gather(  # type: ignore[no-untyped-def]  # pragma: no cover
 @triton.jit  # type: ignore[untyped-decorator]
 def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
     total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
-    SLOTS: tl.constexpr, ROWS: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr,
+    slots, room, ROWS: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """What follows a product: the norm of its input, the activation, the sum."""
-    rows, slots = block * ROWS + tl.arange(0, ROWS), tl.arange(0, SLOTS)
+    rows = block * ROWS + tl.arange(0, ROWS)
     inside = (rows < outputs)[:, None] & taken
     place = slots[None, :] * outputs + rows[:, None]
     total *= root[None, :]
@@ -102,7 +103,7 @@ def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
     if KIND == JOINED:
         total += before
         tl.store(stream + place, total, mask=inside)
-        tl.store(squares + block * SLOTS + slots, tl.reduce(total * total, 0, _plus))
+        tl.store(squares + block * room + slots, tl.reduce(total * total, 0, _plus))
         total *= gains[:, None]
     tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
 
@@ -110,7 +111,7 @@ def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
 @triton.jit(do_not_specialize=["parts", "used"])  # type: ignore[untyped-decorator]
 def product(  # type: ignore[no-untyped-def]  # pragma: no cover
     ready, weight, scales, out, stream, gain, powers, parts, squares, partial, arrivals,
-    outputs, width, used, eps,
+    positions, outputs, width, used, room, eps, MANY: tl.constexpr,
     SLOTS: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, STEPS: tl.constexpr,
     SPLITS: tl.constexpr, PARTS: tl.constexpr, EVEN: tl.constexpr,
     NORMED: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr, AHEAD: tl.constexpr,
@@ -118,10 +119,19 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
     """Some outputs of a product for the slots in use, over one part of its inputs.
 
     The last program of a block to arrive adds the parts up and does what follows. With `WHOLE`
-    the weight is held in whole numbers, with a scale for each output.
+    the weight is held in whole numbers, with a scale for each output. With `MANY` there are more
+    slots than one program takes: `SLOTS` of all `room`; those in use come first.
     """
     block, split = tl.program_id(0) // SPLITS, tl.program_id(0) % SPLITS
-    rows, slots = block * ROWS + tl.arange(0, ROWS), tl.arange(0, SLOTS)
+    counter, local = block, tl.arange(0, SLOTS)
+    slots = local
+    if MANY:
+        tile_of = tl.program_id(1)
+        slots += tile_of * SLOTS
+        counter += tile_of * (tl.num_programs(0) // SPLITS)
+        if tl.load(positions + tile_of * SLOTS) < 0:
+            return
+    rows = block * ROWS + tl.arange(0, ROWS)
     begin, depth = split * (STEPS * DEPTH), tl.arange(0, DEPTH)
     place = weight + rows.to(tl.int64)[:, None] * width + (begin + depth)[None, :]
     inside = (rows < outputs)[:, None]
@@ -148,7 +158,7 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
         before = tl.load(stream + place_of, mask=taken, other=0.0)
     root = tl.full((SLOTS,), 1.0, tl.float32)
     if NORMED:
-        root = _root(powers, parts, width, eps, SLOTS, PARTS)
+        root = _root(powers, parts, width, eps, slots, room, PARTS)
     kind = given.dtype
     total = tl.dot(tile.to(kind), given, input_precision="ieee")
     other = total
@@ -166,38 +176,39 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
     if SPLITS == 1:
         _finish(
             total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
-            SLOTS, ROWS, KIND, WHOLE,
+            slots, room, ROWS, KIND, WHOLE,
         )  # fmt: skip
         return
     halves: tl.constexpr = 2 if KIND == GATED else 1
     size: tl.constexpr = ROWS * SLOTS * halves
-    left = partial + block * (SPLITS * size)
-    own = left + split * size + tl.arange(0, ROWS)[:, None] * SLOTS + slots[None, :]
+    left = partial + counter * (SPLITS * size)
+    own = left + split * size + tl.arange(0, ROWS)[:, None] * SLOTS + local[None, :]
     tl.store(own, total, mask=taken)
     if KIND == GATED:
         tl.store(own + ROWS * SLOTS, other, mask=taken)
     # All of this program's parts are written before its arrival is told.
     tl.debug_barrier()
-    if tl.atomic_add(arrivals + block, 1, sem="acq_rel") == SPLITS - 1:
-        tl.store(arrivals + block, 0)
+    if tl.atomic_add(arrivals + counter, 1, sem="acq_rel") == SPLITS - 1:
+        tl.store(arrivals + counter, 0)
         total = _gather(left, taken, SPLITS, size, ROWS, SLOTS)
         if KIND == GATED:
             other = _gather(left + ROWS * SLOTS, taken, SPLITS, size, ROWS, SLOTS)
         _finish(
             total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
-            SLOTS, ROWS, KIND, WHOLE,
+            slots, room, ROWS, KIND, WHOLE,
         )  # fmt: skip
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _turned(head, gain, turn, eps, inside, DIM: tl.constexpr):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Queries or keys in rows, normed and turned by their slot's rotation: their two halves."""
+    """Queries or keys in rows, normed and turned by the rotation of their slot, or of each one's:
+    their two halves."""
     half = tl.arange(0, DIM // 2)
     place = head[:, None] + half[None, :]
     first = tl.load(place, mask=inside[:, None], other=0.0)
     second = tl.load(place + DIM // 2, mask=inside[:, None], other=0.0)
-    cosine = tl.load(turn + half)[None, :]
-    sine = tl.load(turn + DIM // 2 + half)[None, :]
+    cosine = tl.load(turn + half[None, :])
+    sine = tl.load(turn + DIM // 2 + half[None, :])
     power = tl.reduce(first * first + second * second, 1, _plus) / DIM
     root = tl.rsqrt(power + eps)[:, None]
     first *= root * tl.load(gain + half).to(tl.float32)[None, :]
@@ -233,12 +244,12 @@ def attend(  # type: ignore[no-untyped-def]  # pragma: no cover
     joined, query_gain, key_gain, turns, keys, values, positions, sequences,
     heard, partial, arrivals, splits, length, scale, eps,
     HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, SPLIT: tl.constexpr,
-    OWN: tl.constexpr, AHEAD: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """The queries that share one key head, of one slot, over one stretch of the cache.
 
-    With `OWN` the slot's own key and value are appended here: right as long as no other slot
-    of this launch belongs to the same sequence. The last program to arrive joins the stretches.
+    The slot's own key and value are appended here: no other slot of this launch belongs to the
+    same sequence. The last program to arrive joins the stretches.
     """
     group: tl.constexpr = HEADS // KV
     wide: tl.constexpr = DIM + 2
@@ -257,12 +268,10 @@ def attend(  # type: ignore[no-untyped-def]  # pragma: no cover
     base = (sequence * KV + head).to(tl.int64) * length * DIM
     cached = base + columns[:, None] * DIM
     held = (columns < length)[:, None]
-    if AHEAD and not OWN:
-        tl.extra.cuda.gdc_wait()
     key_first = tl.load(keys + cached + half[None, :], mask=held, other=0.0)
     key_second = tl.load(keys + cached + DIM // 2 + half[None, :], mask=held, other=0.0)
     value = tl.load(values + cached + whole[None, :], mask=held, other=0.0)
-    if AHEAD and OWN:
+    if AHEAD:
         tl.extra.cuda.gdc_wait()
     position = tl.load(positions + slot)
     if position < begin:
@@ -272,21 +281,20 @@ def attend(  # type: ignore[no-untyped-def]  # pragma: no cover
     member = tl.arange(0, _QUERIES)
     queries = row + (head * group + member) * DIM
     first, second = _turned(queries, query_gain, turn, eps, member < group, DIM)
-    if OWN:
-        lone = tl.arange(0, 1)
-        new = row + (HEADS + head + lone) * DIM
-        own_first, own_second = _turned(new, key_gain, turn, eps, lone < 1, DIM)
-        own_first = own_first.to(keys.dtype.element_ty)
-        own_second = own_second.to(keys.dtype.element_ty)
-        own_value = tl.load(row + (HEADS + KV + head) * DIM + whole)[None, :]
-        own_value = own_value.to(values.dtype.element_ty)
-        own = (columns == position)[:, None]
-        key_first = tl.where(own, own_first, key_first)
-        key_second = tl.where(own, own_second, key_second)
-        value = tl.where(own, own_value, value)
-        tl.store(keys + cached + half[None, :], key_first, mask=own)
-        tl.store(keys + cached + DIM // 2 + half[None, :], key_second, mask=own)
-        tl.store(values + cached + whole[None, :], value, mask=own)
+    lone = tl.arange(0, 1)
+    new = row + (HEADS + head + lone) * DIM
+    own_first, own_second = _turned(new, key_gain, turn, eps, lone < 1, DIM)
+    own_first = own_first.to(keys.dtype.element_ty)
+    own_second = own_second.to(keys.dtype.element_ty)
+    own_value = tl.load(row + (HEADS + KV + head) * DIM + whole)[None, :]
+    own_value = own_value.to(values.dtype.element_ty)
+    own = (columns == position)[:, None]
+    key_first = tl.where(own, own_first, key_first)
+    key_second = tl.where(own, own_second, key_second)
+    value = tl.where(own, own_value, value)
+    tl.store(keys + cached + half[None, :], key_first, mask=own)
+    tl.store(keys + cached + DIM // 2 + half[None, :], key_second, mask=own)
+    tl.store(values + cached + whole[None, :], value, mask=own)
     first = (first * scale).to(keys.dtype.element_ty)
     second = (second * scale).to(keys.dtype.element_ty)
     score = tl.dot(first, tl.trans(key_first), input_precision="ieee")
@@ -336,3 +344,68 @@ def _joined_parts(left, count, GROUP: tl.constexpr, DIM: tl.constexpr):  # type:
         top = higher
         start += _LAST_READ
     return total / mass[:, None]
+
+
+@triton.jit(do_not_specialize=["length"])  # type: ignore[untyped-decorator]
+def read(  # type: ignore[no-untyped-def]  # pragma: no cover
+    joined, query_gain, turns, keys, values, positions, sequences, heard, length, scale, eps,
+    HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, SPLIT: tl.constexpr,
+    TILE: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """The queries that share one key head, of several slots, over all that their sequences hold.
+
+    Keys and values of these slots are in the cache already. The slots are sorted by sequence.
+    A row that sees nothing of a stretch is left as it was, to the last bit.
+    """
+    group: tl.constexpr = HEADS // KV
+    row, head = tl.arange(0, TILE * group), tl.program_id(1)
+    slot = tl.program_id(0) * TILE + row // group
+    half, whole, column = tl.arange(0, DIM // 2), tl.arange(0, DIM), tl.arange(0, SPLIT)
+    if AHEAD:
+        tl.extra.cuda.gdc_launch_dependents()
+    # What is where was told before the first launch of all.
+    position, sequence = tl.load(positions + slot), tl.load(sequences + slot)
+    last = tl.reduce(tl.where(position >= 0, sequence, -1), 0, _larger)
+    if last < 0:
+        return
+    current = tl.reduce(tl.where(position >= 0, sequence, last), 0, _smaller)
+    if AHEAD:
+        tl.extra.cuda.gdc_wait()
+    queries = joined + slot * ((HEADS + 2 * KV) * DIM) + (head * group + row % group) * DIM
+    turn = turns + slot[:, None] * DIM
+    first, second = _turned(queries, query_gain, turn, eps, position >= 0, DIM)
+    first = (first * scale).to(keys.dtype.element_ty)
+    second = (second * scale).to(keys.dtype.element_ty)
+    total = tl.full((TILE * group, DIM), 0.0, tl.float32)
+    top = tl.full((TILE * group,), float("-inf"), tl.float32)
+    mass = tl.full((TILE * group,), 0.0, tl.float32)
+    while current <= last:
+        own = (sequence == current) & (position >= 0)
+        reach = tl.reduce(tl.where(own, position, -1), 0, _larger)
+        base = (current * KV + head).to(tl.int64) * length * DIM
+        begin = 0
+        while begin <= reach:
+            columns = begin + column
+            cached = base + columns[:, None] * DIM
+            held = (columns < length)[:, None]
+            key_first = tl.load(keys + cached + half[None, :], mask=held, other=0.0)
+            key_second = tl.load(keys + cached + DIM // 2 + half[None, :], mask=held, other=0.0)
+            value = tl.load(values + cached + whole[None, :], mask=held, other=0.0)
+            score = tl.dot(first, tl.trans(key_first), input_precision="ieee")
+            score = tl.dot(second, tl.trans(key_second), score, input_precision="ieee")
+            seen = own[:, None] & (columns[None, :] <= position[:, None])
+            score = tl.where(seen, score, float("-inf"))
+            higher = tl.maximum(top, tl.reduce(score, 1, _larger))
+            # A row that has seen nothing yet has no score to count from.
+            lower = tl.where(higher == float("-inf"), 0.0, higher)
+            weight, before = tl.exp(score - lower[:, None]), tl.exp(top - lower)
+            mass = mass * before + tl.reduce(weight, 1, _plus)
+            made = tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+            total = total * before[:, None] + made
+            top = higher
+            begin += SPLIT
+        current += 1
+    total = total / tl.where(mass == 0.0, 1.0, mass)[:, None]
+    place = heard + slot * (HEADS * DIM) + (head * group + row % group) * DIM
+    place = place[:, None] + whole[None, :]
+    tl.store(place, total.to(heard.dtype.element_ty), mask=(position >= 0)[:, None])

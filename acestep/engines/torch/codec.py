@@ -17,8 +17,10 @@ import torch
 
 from acestep.engines.torch.wave_decoder import wave_decoder
 from acestep.engines.torch.wave_encoder import wave_encoder
+from acestep.gpu_config import is_short
 from acestep.vae.windows import (
     MIN_CHUNK_FRAMES,
+    SHORT_CHUNK_FRAMES,
     chunk_frames_of,
     decoder_halo,
     encoded_length,
@@ -66,6 +68,8 @@ def decode(
     if policy.quantization and chunk_frames is None:
         # Whoever holds weights in few bits is short of memory, and what is decoded counts too.
         core = max(MIN_CHUNK_FRAMES, core // 2)
+    if chunk_frames is None and is_short(policy):
+        core = min(core, SHORT_CHUNK_FRAMES)
     even = even and frames > core + 2 * halo
     run = wave_decoder(vae, policy, compiled, even)
     audio: torch.Tensor | None = None

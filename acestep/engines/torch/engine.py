@@ -14,11 +14,12 @@ import torch
 from acestep.checkpoint.adapters.applying import ModuleAdapters
 from acestep.device import DevicePolicy
 from acestep.engines.protocol import TIMBRE_SECONDS, Report, Traits, Velocity, lasting
-from acestep.engines.torch import codec
+from acestep.engines.torch import codec, wave_decoder
 from acestep.engines.torch.cross_attention import capture_cross_attention
 from acestep.engines.torch.offloading import bring
 from acestep.engines.torch.pipeline import Pipeline
 from acestep.errors import GenerationError, first_line
+from acestep.gpu_config import is_short
 from acestep.vae.windows import decoder_halo
 
 
@@ -70,6 +71,9 @@ class TorchEngine:
             raise GenerationError(out_of_memory(self.policy, error)) from None
         finally:
             self._send_home()
+            if is_short(self.policy):
+                # What decodes a song is made of its weights anew, and they are few.
+                wave_decoder.forget(self.pipeline.vae)
             self.pipeline.maybe_free_model_hooks()
             self.policy.after_request()
 

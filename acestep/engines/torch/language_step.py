@@ -56,8 +56,24 @@ WHOLE_TILES: Mapping[str, Tile] = {
 }  # fmt: skip
 """The same where weights are held in eight bits."""
 
+_ALL = 1 << 16
+READING_TILES: Mapping[str, Tile] = {
+    "joined": Tile(128, 64, _ALL, 8, 4),
+    "out": Tile(64, 64, _ALL, 4, 6),
+    "opened": Tile(128, 64, _ALL, 8, 3),
+    "closed": Tile(64, 64, _ALL, 4, 6),
+    "head": TILES["head"],
+}
+"""The same where prompts are read: products that compute, and are not split."""
+
 STRETCH = 64
-"""Cached positions that one program of the attention reads."""
+"""Cached positions that the attention reads at once."""
+
+SLOT_TILE = 128
+"""Most slots of one program of a product."""
+
+READ_TILE = 16
+"""Slots of one program of the attention where prompts are read."""
 
 _EMBED_WARPS, _ATTEND_WARPS = 4, 4
 
@@ -153,6 +169,11 @@ class Cache:
         self.values = torch.zeros_like(self.keys)
         self.table = weights.rotary(length)
 
+    def repeat(self, origin: int, sequence: int, count: int) -> None:
+        """Let a sequence have the first places of another one."""
+        for held in (self.keys, self.values):
+            held[:, sequence, :, :count].copy_(held[:, origin, :, :count])
+
 
 class Pass:
     """The buffers and launches of a step of so many slots.
@@ -162,7 +183,8 @@ class Pass:
         cache: that the slots belong to.
         slots: how many, a power of two from 16 on.
         used: the first so many of them may be used.
-        alone: no two slots that are used belong to the same sequence.
+        alone: no two slots that are used belong to the same sequence. Where they may, they are
+            sorted by sequence, and those that are used come first.
         policy: the device.
         tiles: how products are shared out, `TILES` by default.
 
@@ -185,7 +207,7 @@ class Pass:
         tiles: Mapping[str, Tile] | None = None,
     ) -> None:
         self._weights, self._cache, self._slots, self._alone = weights, cache, slots, alone
-        self._used = used
+        self._used, self._tile = used, slots if alone else min(slots, SLOT_TILE)
         self._tiles = tiles or TILES
         config, table = weights.config, weights.table
         self._heads, self._kv = config.num_attention_heads, config.num_key_value_heads
@@ -209,7 +231,7 @@ class Pass:
         self._turns = numbers(slots, self._dim, dtype=single)
         self._heard = numbers(slots, self._heads * self._dim, dtype=table.dtype)
         self._opened = numbers(slots, self._inner, dtype=table.dtype)
-        self._stretches = -(-cache.length // STRETCH)
+        self._stretches = -(-cache.length // STRETCH) if alone else 0
         held = slots * self._heads * self._stretches * (self._dim + 2)
         self._stretch_parts = numbers(held, dtype=single)
         self._stretch_arrivals = numbers(slots * self._kv)
@@ -226,9 +248,10 @@ class Pass:
             ("head", outputs, self._hidden),
         ):
             tile = self._tiles[name]
-            rows = -(-size // tile.rows)
-            most = max(most, rows * tile.rows * _splits(tile, inputs) * self._slots)
-            blocks = max(blocks, rows)
+            rows, splits = -(-size // tile.rows), _splits(tile, inputs)
+            if splits > 1:
+                most = max(most, rows * tile.rows * splits * self._slots)
+            blocks = max(blocks, rows * (self._slots // self._tile))
         self._partial = self._partial.new_zeros(most)
         self._arrivals = self._arrivals.new_zeros(blocks)
 
@@ -271,18 +294,25 @@ class Pass:
             "HEADS": self._heads, "KV": self._kv, "DIM": self._dim, "AHEAD": self.ahead,
             **self._options(_ATTEND_WARPS),
         }  # fmt: skip
-        if not self._alone:
+        if self._alone:
             launch(
-            step.append, (self._used,),
-                self._joined, layer.key_gain, self._turns, keys, values, self.positions,
-                self.sequences, cache.length, eps, **shared,
+                step.attend, (self._used, self._kv, self._stretches),
+                self._joined, layer.query_gain, layer.key_gain, self._turns, keys, values,
+                self.positions, self.sequences, self._heard, self._stretch_parts,
+                self._stretch_arrivals, self._stretches, cache.length, self._dim**-0.5, eps,
+                SPLIT=STRETCH, **shared,
             )  # fmt: skip
+            return
         launch(
-            step.attend, (self._used, self._kv, self._stretches),
-            self._joined, layer.query_gain, layer.key_gain, self._turns, keys, values,
-            self.positions, self.sequences, self._heard, self._stretch_parts,
-            self._stretch_arrivals, self._stretches, cache.length, self._dim**-0.5, eps,
-            SPLIT=STRETCH, OWN=self._alone, **shared,
+            step.append, (self._used,),
+            self._joined, layer.key_gain, self._turns, keys, values, self.positions,
+            self.sequences, cache.length, eps, **shared,
+        )  # fmt: skip
+        launch(
+            step.read, (self._used // READ_TILE, self._kv),
+            self._joined, layer.query_gain, self._turns, keys, values, self.positions,
+            self.sequences, self._heard, cache.length, self._dim**-0.5, eps,
+            SPLIT=STRETCH, TILE=READ_TILE, **shared,
         )  # fmt: skip
 
     def _product(
@@ -306,12 +336,12 @@ class Pass:
         splits = _splits(tile, width)
         kind = step.GATED if gated else step.JOINED if gain is not None else step.PLAIN
         launch(
-            step.product, (-(-outputs // tile.rows) * splits,),
+            step.product, (-(-outputs // tile.rows) * splits, self._slots // self._tile),
             given, weight, weight if scales is None else scales, out, self.stream, self.ready if gain is None else gain,
             self.powers if powers is None else powers, parts,
             self.powers if squares is None else squares, self._partial, self._arrivals,
-            outputs, width, self._used, self._weights.eps,
-            SLOTS=self._slots, ROWS=tile.rows, DEPTH=tile.depth,
+            self.positions, outputs, width, self._used, self._slots, self._weights.eps,
+            MANY=self._slots > self._tile, SLOTS=self._tile, ROWS=tile.rows, DEPTH=tile.depth,
             STEPS=width // tile.depth // splits, SPLITS=splits,
             PARTS=_power_of_two(self.parts), EVEN=outputs % tile.rows == 0,
             NORMED=parts > 0, KIND=kind.value, WHOLE=scales is not None, AHEAD=self.ahead,

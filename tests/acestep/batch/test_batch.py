@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from acestep.acestep_v15_pipeline import main
 from acestep.batch import jobs as jobs_module
 from acestep.batch.jobs import ENDED, JOURNAL, Job, Journal, Made, read_jobs, remaining
-from acestep.batch.pools import InlinePool, Outcome
+from acestep.batch.pools import AheadPool, InlinePool, Outcome
 from acestep.batch.run import DEATHS, Progress, run
 from acestep.batch.worker import Setting, Worker, unplanned
 from acestep.cli import batch as batch_command
@@ -323,7 +323,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_what_only_a_language_model_would_heed_is_said() -> None:
     (line,) = unplanned(Job("a", {"caption": "x", "thinking": True, "lm_top_k": 5}))
-    assert line.endswith("no language model: thinking, lm_top_k")
+    assert line.endswith("no language model (--think does): thinking, lm_top_k")
     assert unplanned(Job("a", {"caption": "x", "thinking": False})) == []
 
 
@@ -335,10 +335,37 @@ def test_a_worker_says_what_is_wrong_with_a_job() -> None:
     assert worker.make(Job("b", {"caption": "x", "seed": 1, "bpm": 1})) == (
         "bpm 1 is out of range; expected 30 to 300"
     )
-    pool = InlinePool("cpu", Setting("demo"))
+    pool = InlinePool(worker)
     pool.submit(Job("c", {"caption": "x", "seed": 1, **SHORT}))
     job, again = pool.wait()
     assert job.name == "c"
     assert isinstance(again, Made)
     assert again.audio == made.audio, "a job is the same song wherever it is made"
     pool.close()
+
+
+def test_songs_planned_ahead_are_those_planned_in_turn() -> None:
+    """Three at a time; an error is that of its song, and nothing runs on after closing."""
+    worker = Worker("cpu", Setting("demo", planner="demo"), threads=1)
+    with pytest.raises(RequestError, match="cpu does not do both at a time; leave --ahead out"):
+        Worker("cpu", Setting("demo", planner="demo", ahead=True), threads=1)
+    codes_alone = dict.fromkeys(("use_cot_metas", "use_cot_caption", "use_cot_language"), False)
+    asked = {"seed": 1, **SHORT, **codes_alone}
+    jobs = [Job(name, {"caption": f"piano {name}", **asked}) for name in "ab"]
+    alone = [worker.make(job) for job in jobs]
+    pool = AheadPool(worker)
+    for job in (jobs[0], Job("wrong", {"caption": "x", **asked, "bpm": 1}), jobs[1]):
+        pool.submit(job)
+    made = [pool.wait() for _ in range(3)]
+    assert made[1][1] == "bpm 1 is out of range; expected 30 to 300"
+    for (job, one), wanted, other in zip(made[::2], jobs, alone, strict=True):
+        assert job is wanted
+        assert isinstance(one, Made)
+        assert isinstance(other, Made)
+        assert one.audio == other.audio
+    unplanned_song = worker.make(Job("a", {**jobs[0].params, "thinking": False}))
+    assert isinstance(unplanned_song, Made)
+    assert unplanned_song.audio != made[0][1].audio, "the codes are heard"
+    pool.submit(jobs[1])
+    pool.close()
+    assert pool._under_way[0][1].done()

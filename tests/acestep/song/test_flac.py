@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,8 @@ def test_the_bytes_are_those_of_one_thread(
     bits: int, channels: int, extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over 128 frames, whose numbers take two bytes; silence and noise, whose frames differ."""
-    # Pieces of seven frames: there are many to be joined.
-    monkeypatch.setattr(flac, "PIECE", 7 * flac.BLOCK)
+    # Pieces of five frames: there are many to be joined.
+    monkeypatch.setattr(flac, "PIECE", 5 * flac.BLOCK)
     generator = np.random.default_rng(bits)
     samples = 130 * flac.BLOCK + extra
     whole = generator.integers(-(2**28), 2**28, (samples, channels), np.int32)
@@ -26,7 +28,7 @@ def test_the_bytes_are_those_of_one_thread(
     whole >>= np.arange(samples, dtype=np.int32)[:, None] % 3000 // 200
     whole = whole >> (32 - bits) << (32 - bits)
     alone, together = tmp_path / "alone.flac", tmp_path / "together.flac"
-    soundfile.write(alone, whole, 48000, subtype=f"PCM_{bits}")
+    soundfile.write(alone, whole, 48000, subtype=f"PCM_{bits}", compression_level=flac.LEVEL)
     stream = flac.Stream(samples, channels, 48000, bits)
     flac.write(together, stream, lambda start, end: whole[start:end], 3)
     assert together.read_bytes() == alone.read_bytes()
@@ -50,6 +52,29 @@ def test_a_song_is_written_so_and_read_back(
     assert (again - song).abs().max() <= 2.0**-24
     with pytest.raises(OSError, match="ormat"):
         write(path, flac.Stream(10, 9, 48000, 24), lambda *_: np.zeros((10, 9), np.int32))
+
+
+@pytest.mark.parametrize("reader", ["flac", "ffmpeg"])
+def test_other_readers_take_it(reader: str, tmp_path: Path) -> None:
+    """libFLAC's own program with its check of the MD5, and ffmpeg with its checks of every frame."""
+    program = shutil.which(reader)
+    if program is None:
+        pytest.skip(f"{reader} is not installed; on Debian: apt-get install {reader}")
+    song = torch.rand(2, 2 * flac.PIECE + 4711, generator=torch.Generator().manual_seed(3)) - 0.5
+    song[:, 9000:60_000] = 0.0
+    path = tmp_path / "song.flac"
+    audio_files.encode(path, song, 48000, audio_files.encoding("flac"))
+    check = {
+        "flac": ["-t", "--warnings-as-errors", "--silent", str(path)],
+        "ffmpeg": ["-v", "error", "-xerror", "-err_detect", "crccheck+explode", "-i", str(path), "-f", "null", "-"],
+    }[reader]  # fmt: skip
+    done = subprocess.run([program, *check], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    path.write_bytes(broken)
+    done = subprocess.run([program, *check], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 or done.stderr, "a reader that minds nothing shows nothing"
 
 
 @pytest.mark.parametrize("number", [0, 127, 128, 2047, 2048, 65535, 65536, 2**21, 2**26, 2**31 - 1])

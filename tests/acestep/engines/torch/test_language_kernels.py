@@ -45,13 +45,21 @@ class Engine:
         if on_gpu:
             shape = LmShape(512, 2, 8, 4, 64, 1024, tied=True)
         else:
-            for tiles in ("TILES", "WIDE_TILES", "WHOLE_TILES"):
+            for tiles in ("TILES", "WIDE_TILES", "WHOLE_TILES", "READING_TILES"):
                 patch.setattr(language_step, tiles, SMALL)
             patch.setattr(language_step, "STRETCH", 4)
-            # The parts of the attention are joined one after the other, as in a long song.
-            patch.setattr(language_step.kernels()[0], "_LAST_READ", 1)
+            patch.setattr(language_step, "READ_TILE", 8)
+            patch.setattr(language_step, "SLOT_TILE", 8)
             patch.setattr(fused, "WIDE", 16)
             patch.setattr(DevicePolicy, "has_language_kernels", lambda self, dtype: True)
+        # The parts of the attention are joined one after the other, as in a long song.
+        constexpr = importlib.import_module("triton.language").constexpr
+        patch.setattr(language_step.kernels()[0], "_LAST_READ", constexpr(1))
+        self.prompts, self.length = PROMPTS, 12
+        if on_gpu:
+            # Long enough for several parts, of the fewest places that a product takes.
+            patch.setattr(language_step, "STRETCH", 16)
+            self.prompts, self.length = [_long(61, 50, 1), _long(37, 70, 2)], 96
         # A bfloat16 of 8 bits against float32, and float32 in another order.
         self.tolerance = 0.03 if on_gpu else 2e-5
         self.model = _random_model(shape).to(self.policy.device, self.dtype)
@@ -73,6 +81,12 @@ class Engine:
         made = decoding._choice.logits[: len(rows)].cpu()
         atol = self.tolerance * float(expected.abs().max())
         torch.testing.assert_close(made, expected, atol=atol, rtol=0)
+
+
+def _long(count: int, other: int, seed: int) -> Prompt:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(2, 58, (count + other,), generator=generator).tolist()
+    return Prompt(ids[:count], ids[count:])
 
 
 def _random_model(shape: LmShape) -> Any:
@@ -98,10 +112,10 @@ def engine(own_kernels: bool) -> Any:
 def told(engine: Engine) -> Any:
     """A decoding that has read two prompts, and their sequences."""
     with torch.inference_mode():
-        decoding = engine.decoding(Plan(2, 12, 4, SAMPLING, masked=False))
-        decoding.start(PROMPTS, [5, 6])
-        rows = [list(p.conditional) for p in PROMPTS]
-        rows += [list(p.unconditional or ()) for p in PROMPTS]
+        decoding = engine.decoding(Plan(2, engine.length, 4, SAMPLING, masked=False))
+        decoding.start(engine.prompts, [5, 6])
+        rows = [list(p.conditional) for p in engine.prompts]
+        rows += [list(p.unconditional or ()) for p in engine.prompts]
         engine.check(decoding, rows)
         return decoding, rows
 
@@ -117,8 +131,8 @@ def test_steps_are_those_of_transformers(engine: Engine, told: Any) -> None:
             for row in (rows[item], rows[item + 2]):
                 row.append(TOKENS.codes[0] + code)
         engine.check(decoding, rows)
-        single = engine.decoding(Plan(1, 12, 4, SAMPLING, masked=False))
-        single.start(PROMPTS[1:], [6])
+        single = engine.decoding(Plan(1, engine.length, 4, SAMPLING, masked=False))
+        single.start(engine.prompts[1:], [6])
         single.choose_and_advance()
         assert torch.equal(single._choice.logits[:2], decoding._choice.logits[[1, 3]])
         given = [[20, 21, 22], [30, 31, 32]]
@@ -126,6 +140,23 @@ def test_steps_are_those_of_transformers(engine: Engine, told: Any) -> None:
         for number, row in enumerate(rows):
             row += given[number % 2]
         engine.check(decoding, rows)
+
+
+def test_songs_of_one_prompt_have_it_read_once(engine: Engine) -> None:
+    """And have all that each would have by itself."""
+    prompt, read = engine.prompts[0], list[int]()
+    with torch.inference_mode():
+        both = engine.decoding(Plan(2, engine.length, 4, SAMPLING, masked=False))
+        places = both._places
+        both._places = lambda rows: (read.extend(rows), places(rows))[1]  # type: ignore[method-assign]
+        both.start([prompt, prompt], [5, 6])
+        assert read == [0, 2], "the prompt, and its counterpart"
+        rows = [list(prompt.conditional)] * 2 + [list(prompt.unconditional or ())] * 2
+        assert both._lengths == [len(row) for row in rows]
+        engine.check(both, rows)
+        for held in (both._cache.keys, both._cache.values):
+            assert torch.equal(held[:, ::2], held[:, 1::2])
+            assert (held[:, :2, :, : len(rows[0])].abs().amax(dim=-1) > 0).all()
 
 
 def test_weights_in_eight_bits(engine: Engine, own_kernels: bool) -> None:
