@@ -108,6 +108,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
+        trace = core.thread.trace
+        if trace is not None:
+            trace.append(None)
         found = tensors_in(args, kwargs)
         blocks = core.ledger.blocks
         try:
@@ -151,15 +154,39 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         core = self.core
         if operator.support is Support.KERNEL:
             checks.check_sizes(operator.base, ours)
-        out = self._compute(func, operator, args, kwargs)
+        thread = core.thread
+        if operator.whole:
+            if not thread.inside:
+                core.recorder.operators[operator.name] += 1
+            try:
+                out = func._op(*args, **kwargs)
+            except (NotImplementedError, RuntimeError) as error:
+                out = widened(operator, func, args, kwargs, error)
+        else:
+            out = self._compute(func, operator, args, kwargs)
+        trace = thread.trace
+        if trace:
+            # Parts that were run one by one have been noted behind it.
+            trace[-1] = operator
+        blocks = core.ledger.blocks
         for tensor in (out,) if isinstance(out, torch.Tensor) else tensors_in((out,), {}):
-            if not core.ledger.holds(tensor) and not self._stays(tensor):
-                core.ledger.mark(tensor)
+            if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
+                if not core.ledger.holds(tensor):
+                    core.ledger.mark(tensor)
+                continue
+            address = storage_id(tensor)
+            if address not in blocks and not self._stays(tensor):
+                if tensor.dtype is not torch.float32:
+                    checks.check_dtype(tensor.dtype, core.machine)
+                if tensor.dim() > checks.MOST_DIMENSIONS:
+                    checks.check_layout(tensor, core.machine)
+                core.ledger.mark_fresh(tensor, address)
         return out
 
     def _stays(self, tensor: torch.Tensor) -> bool:
         """Whether a result is one of the 64-bit scalars that C++ computes with on the host."""
-        return tensor.dtype in _WIDE and self.core.thread.caller in _COMPUTES_IN_FLOAT64
+        dtype = tensor.dtype
+        return dtype in _WIDE and self.core.thread.caller in _COMPUTES_IN_FLOAT64
 
     def _created(self, func: Any, args: Args, kwargs: Kwargs, found: list[torch.Tensor]) -> Any:
         """Makes a tensor on the device, from nothing or from host tensors."""
