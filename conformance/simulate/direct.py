@@ -82,7 +82,7 @@ def _key(core: Core, args: Args, kwargs: Kwargs) -> tuple[Any, ...] | None:
         or other_function_modes()
         or core.thread.autocast
         or saving_hooks(False) is not None
-        or forward_ad._current_level >= 0  # type: ignore[attr-defined]
+        or forward_ad._current_level >= 0
     ):
         return None
     blocks = core.ledger.blocks

@@ -169,7 +169,7 @@ def _autocast(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _nested(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     made: torch.Tensor = torch.nested.as_nested_tensor([x, y], layout=torch.jagged)
-    values: torch.Tensor = (made * 2).values()  # type: ignore[no-untyped-call]
+    values: torch.Tensor = (made * 2).values()
     return values
 
 
@@ -188,7 +188,7 @@ def _strange(rng: random.Random, i: int, j: int) -> tuple[str, Step]:
         "sparse product": lambda x, y: torch.sparse.mm(x.to_sparse(), y),
         "jagged": _nested,
         "nested": lambda x, y: torch.nested.as_nested_tensor([x, y]).to_padded_tensor(0),
-        "jit.trace": lambda x, _: torch.jit.trace(_Doubled(), (x,))(x),
+        "jit.trace": lambda x, _: torch.jit.trace(_Doubled(), (x,))(x),  # type: ignore[no-untyped-call]
         "make_fx": lambda x, _: make_fx(_Doubled())(x)(x),
         "make_fx of fakes": lambda x, _: make_fx(_Doubled(), tracing_mode="fake")(x)(x),
         "vmap": lambda x, _: torch.vmap(torch.sin)(x.float()),
