@@ -61,6 +61,7 @@ class Suite:
     on_host: tuple[str, ...] = ()
     on_device: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
     source: str = ""
     """The folder, if any, that its package is imported from."""
     reasons: tuple[Reason, ...] = ()
@@ -69,6 +70,9 @@ class Suite:
 def _named(form: str, parts: str) -> tuple[str, ...]:
     return tuple(form.format(part) for part in parts.split())
 
+
+_BY_DEFAULT = ("-p", "conformance.simulate.pytest_plugin", "--mps-sim-default")
+"""For suites that name no device: theirs is the default."""
 
 SUITES = {
     "kornia": Suite(
@@ -122,8 +126,22 @@ SUITES = {
         "https://github.com/lucidrains/vector-quantize-pytorch",
         "0d7d1aa",
         ("tests",),
-        on_device=("-p", "conformance.simulate.pytest_plugin", "--mps-sim-default"),
+        on_device=_BY_DEFAULT,
         needs=("einops", "einx"),
+    ),
+    "x-transformers": Suite(
+        "https://github.com/lucidrains/x-transformers",
+        "9252ed7",
+        ("tests/test_x_transformers.py",),
+        on_device=_BY_DEFAULT,
+        needs=("einops", "einx", "loguru", "torch-einops-utils"),
+    ),
+    "einops": Suite(
+        "https://github.com/arogozhnikov/einops",
+        "ccb89f2",
+        ("einops/tests",),
+        on_device=_BY_DEFAULT,
+        variables=(("EINOPS_TEST_BACKENDS", "numpy,torch"),),
     ),
     "diffusers": Suite(
         "https://github.com/huggingface/diffusers",
@@ -253,7 +271,8 @@ def run(suite: Suite, root: Path, python: str, tests: Sequence[str], target: Pat
     """Runs a suite on the CPU and simulated. Raises RuntimeError where a JUnit file is missing."""
     package = str(Path(__file__).parents[2])
     paths = [str(root / suite.source), package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **dict(suite.variables)}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     simulated = [sys.executable, "-m", "conformance", "simulate", "mps", "--"]
     runs = []
     for name, before, arguments in (
