@@ -115,6 +115,22 @@ def run(core: Core, known: Calls, slow: Slow, func: Any, args: Args, kwargs: Kwa
     operator = known.get(key)
     if operator is None:
         return _learn(core, slow, func, args, kwargs, key)
+    return _straight(core, operator, slow, func, args, kwargs)
+
+
+def whole(core: Core, operator: Operator, slow: Slow, func: Any, args: Args) -> Any:
+    """`func(*args)` as one operator of the device, where its operands are all there, else `slow`.
+
+    Whatever its parts make and autograd may keep must be a view of an operand or of the result.
+    """
+    if _key(core, args, {}) is None:
+        return slow(core, func, args, {})
+    return _straight(core, operator, slow, func, args, {})
+
+
+def _straight(
+    core: Core, operator: Operator, slow: Slow, func: Any, args: Args, kwargs: Kwargs
+) -> Any:
     try:
         with core.thread.straight:
             out = func(*args, **kwargs) if kwargs else func(*args)

@@ -15,6 +15,7 @@ from conformance.simulate.core import Args, Core, Kwargs
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
 from conformance.simulate.internals import is_alias
 from conformance.simulate.memory import is_backend
+from conformance.simulate.operators import describe
 from conformance.simulate.transfer import move
 
 Handler = Callable[[Core, Any, Args, Kwargs], Any]
@@ -292,12 +293,19 @@ def from_dlpack(
     return plain(source, *args, **kwargs)
 
 
+_LINEAR = torch.ops.aten.linear.default
+
+
 @handles(torch.nn.functional.linear)
 def _linear(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     # MPS has a kernel for the whole of it; the CPU's parts would take integers.
     signal = args[0] if args else kwargs.get("input")
     if isinstance(signal, _Tensor) and core.ledger.holds(signal):
         checks.check_linear(signal)
+        # Of such operands nothing is made on the way but views.
+        alike = {operand.dtype for operand in args if isinstance(operand, _Tensor)}
+        if len(alike) == 1 and not kwargs and signal.dim() > 1 and signal.is_contiguous():
+            return direct.whole(core, describe(_LINEAR), call, func, args)
     return call(core, func, args, kwargs)
 
 

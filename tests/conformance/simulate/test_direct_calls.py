@@ -110,3 +110,19 @@ def test_reading_a_number_is_a_wait_at_the_users_line(sim: Simulation) -> None:
     assert sim.recorder.operators["aten::_local_scalar_dense"] == 4
     assert sum(waits.values()) == 4
     assert {place.rpartition(":")[0] for *_, place in waits} == {__file__}
+
+
+def test_a_linear_layer_is_one_operator(sim: Simulation) -> None:
+    """As MPS has it; its gradients find what they need on the device, and others go the long way."""
+    layer = torch.nn.Linear(3, 4, device="mps")
+    x = torch.ones(2, 5, 3, device="mps", requires_grad=True)
+    for _ in range(2):
+        layer(x).sum().backward()
+    assert sim.recorder.operators["aten::linear"] == 2
+    assert x.grad is not None
+    assert x.grad.device.type == "mps"
+    assert layer(x.transpose(0, 1)).device.type == "mps"
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        layer(torch.ones(2, 7, device="mps"))
+    with pytest.raises(RuntimeError, match="argument input is on cpu"):
+        layer(torch.ones(2, 3))
