@@ -80,8 +80,6 @@ def _seconds(work: Work, patience: float) -> float:
     return best
 
 
-_PASSES = 25
-"""The worlds take turns, for a machine has slow and fast seconds."""
 _WORLDS: dict[str, Callable[[], Any]] = {
     "CPU": nullcontext,
     "empty": _empty_modes,
@@ -89,9 +87,9 @@ _WORLDS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _table(patience: float) -> list[str]:
+def _table(patience: float, passes: int) -> list[str]:
     times: dict[str, dict[str, float]] = {}
-    for _ in range(_PASSES):
+    for _ in range(passes):
         for world, enter in _WORLDS.items():
             with enter(), torch.no_grad():
                 torch.manual_seed(0)
@@ -108,7 +106,7 @@ def _table(patience: float) -> list[str]:
     return lines
 
 
-def _parts(patience: float) -> list[str]:
+def _parts(patience: float, passes: int) -> list[str]:
     """Where the microseconds of one `add` of 64 numbers go."""
     few, best = torch.randn(64), dict[str, float]()
 
@@ -116,7 +114,7 @@ def _parts(patience: float) -> list[str]:
         best[name] = min(best.get(name, 1.0), _seconds(work, patience))
 
     with torch.no_grad():
-        for _ in range(_PASSES):
+        for _ in range(passes):
             timed("kernel", lambda: few + few)
             with _EmptyFunctionMode():
                 timed("function", lambda: few + few)
@@ -132,7 +130,7 @@ def _parts(patience: float) -> list[str]:
             made = alone()
             ledger.mark_fresh(made, made.untyped_storage()._cdata)
 
-        for _ in range(_PASSES):
+        for _ in range(passes):
             timed("whole", lambda: x + x)
             with torch._C.DisableTorchFunction():
                 timed("kinds", lambda: direct._kinds(ledger.blocks, (x, x)))
@@ -176,14 +174,12 @@ def main(arguments: list[str] | None = None) -> int:
     edge = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(prog="python -m conformance.bench.simulate")
     parser.add_argument("--patience", type=float, default=0.03, help="seconds a timing may take")
+    # A machine has slow and fast seconds, and the worlds take turns in them.
+    parser.add_argument("--passes", type=int, default=25, help="turns of each timing (25)")
     parser.add_argument("--repeat", type=int, default=5, help="runs of a command, the best counts")
     options = parser.parse_args(words[:edge])
-    lines = [
-        *_table(options.patience),
-        "",
-        "µs of one add, 64 numbers:",
-        *_parts(options.patience),
-    ]
+    effort = options.patience, options.passes
+    lines = [*_table(*effort), "", "µs of one add, 64 numbers:", *_parts(*effort)]
     if words[edge + 1 :]:
         lines.append(_command(words[edge + 1 :], options.repeat))
     sys.stdout.write("\n".join(lines) + "\n")
