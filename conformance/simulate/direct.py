@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from conformance.simulate import checks
 from conformance.simulate.core import Args, Core, Kwargs
 from conformance.simulate.internals import (
     dispatch_modes,
@@ -145,6 +146,9 @@ def _straight(
         address = storage_id(tensor)
         if address not in blocks:
             core.thread.operator = operator
+            # Torch's default type, which numbers take, may have changed since.
+            if tensor.dtype is not torch.float32:
+                checks.check_dtype(tensor.dtype, core.machine)
             core.ledger.mark_fresh(tensor, address)
     return out
 

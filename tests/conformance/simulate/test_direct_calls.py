@@ -47,6 +47,15 @@ def test_other_operands_are_looked_at_again(sim: Simulation) -> None:
         x.sum(dtype=torch.float64)
     with pytest.raises(RuntimeError, match="must match the size"):
         x + torch.ones(3, device="mps")
+    whole = torch.arange(3, device="mps")
+    for _ in range(2):
+        whole.div(2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(TypeError, match="float64"):
+            whole.div(2)
+    finally:
+        torch.set_default_dtype(torch.float32)
     torch.mps.set_per_process_memory_fraction(0.0)
     with pytest.raises(RuntimeError, match="out of memory"):
         x + x
@@ -75,6 +84,11 @@ def test_who_else_listens_hears_them(sim: Simulation) -> None:
     seen = []
 
     class Listener(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            """False: the compiler, which would be imported for it, takes seconds."""
+            return False
+
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
