@@ -123,6 +123,14 @@ SUITES = {
         source="src",
         reasons=(
             Reason(
+                r"test_disable_adapters\[.*PVeRA",
+                r"nan",
+                ASSUMPTION,
+                "its training becomes NaN by the luck of the numbers drawn: on the CPU too, with "
+                "1000 added to each seed: https://github.com/huggingface/peft/blob/5d602fd/tests/"
+                "test_custom_models.py",
+            ),
+            Reason(
                 r"Fsdp",
                 r"Custom backend 'mps' not implement 'torch.mps.current_device'",
                 LIMIT,
