@@ -167,8 +167,10 @@ def wanted(policy: Policy, dtypes: set[torch.dtype]) -> torch.dtype | None:
 class Autocast:
     """Torch's autocast kernels for MPS, replaced by ones that know a simulated tensor."""
 
-    def __init__(self, holds: Holds) -> None:
+    def __init__(self, holds: Holds, thread: Any) -> None:
+        """`thread` is told whether autocast is on there."""
         self._holds = holds
+        self._thread = thread
         self._cache = _Cache()
         self._library: Any = None
         self._guards = threading.local()
@@ -192,6 +194,7 @@ class Autocast:
 
     def _present(self, enabled: bool) -> None:
         """Puts the kernels in the way of this thread's operators, whose tensors are the host's."""
+        self._thread.autocast = enabled
         guard = getattr(self._guards, "guard", None)
         if enabled and guard is None:
             if self._library is None:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 
 import torch
 
-from conformance.simulate import limits
+from conformance.simulate import gaps, limits
 from conformance.simulate.device import DEVICE, Machine
 
 CONVOLUTION_EDGE = 1 << 16
 INT_MAX = 2**31 - 1
 NDARRAY_BYTES = 2**32
 MOST_DIMENSIONS = 16
+_BORDER = 1
+"""The padding mode of grid samplers that goes on with the border's values."""
 _LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.jagged)
 _GRAPH_FREE = ("aten::_local_scalar_dense", "aten::copy_", "aten::_to_copy")
 
@@ -246,6 +248,20 @@ def check_index_reduce(arguments: tuple[object, ...], machine: Machine) -> None:
         raise limits.INDEX_REDUCE_DTYPE.error(name=names[dtype])
 
 
+def check_grid(arguments: tuple[object, ...], machine: Machine) -> None:
+    """Refuses to continue an image's border, where the installed torch's kernel cannot."""
+    if arguments[3] == _BORDER and gaps.listed("nn.functional.grid_sample") is None:
+        raise limits.GRID_BORDER.error()
+
+
+def check_scatter_reduce(arguments: tuple[object, ...], machine: Machine) -> None:
+    """Refuses reductions in an element type that the installed list names for that reduction."""
+    dtype, how = _tensor(arguments[0]).dtype, arguments[4]
+    if dtype in (gaps.listed(f"scatter_reduce{how}") or ()):
+        name = str(dtype).removeprefix("torch.")
+        raise limits.DTYPE_GAP.error(operator="scatter_reduce", dtype=name)
+
+
 def check_nested(arguments: tuple[object, ...], machine: Machine) -> None:
     """Refuses nested tensors of strided layout, which no Mac has."""
     raise limits.NESTED.error(device=DEVICE)
@@ -273,6 +289,9 @@ CHECKS: dict[str, Callable[[tuple[object, ...], Machine], None]] = {
     "aten::linalg_qr": check_qr,
     "aten::linalg_inv_ex": check_inverse,
     "aten::cholesky_inverse": check_cholesky_inverse,
+    "aten::grid_sampler_2d": check_grid,
+    "aten::scatter_reduce": check_scatter_reduce,
+    "aten::scatter_reduce_": check_scatter_reduce,
     "aten::index_reduce": check_index_reduce,
     "aten::index_reduce_": check_index_reduce,
     "aten::_nested_tensor_from_tensor_list": check_nested,

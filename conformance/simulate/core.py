@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from conformance.simulate.device import DEVICE, HOST, Machine
+from conformance.simulate.internals import no_dispatch_modes
 from conformance.simulate.memory import Ledger
-from conformance.simulate.operators import describe
+from conformance.simulate.operators import Operator, describe
 from conformance.simulate.randomness import RandomState
 from conformance.simulate.record import Recorder
 
@@ -29,6 +30,15 @@ class Thread(threading.local):
     interpreted: bool = False
     """Whether TorchScript runs, which reads the host as the device of a simulated tensor."""
     noteworthy: int = 0
+    autocast: bool = False
+    """Whether operators of the device are converted by `torch.autocast`."""
+    straight: AbstractContextManager[object]
+    """A block whose operators reach no dispatch mode; one for each thread, for it is not nested."""
+    trace: list[Operator | None] | None = None
+    """Where operators are noted as they run: None for one with something about it to check."""
+
+    def __init__(self) -> None:
+        self.straight = no_dispatch_modes()
 
     @property
     def caller(self) -> str:
@@ -45,13 +55,18 @@ class Core:
         self.ledger = Ledger(machine)
         self.random = RandomState()
         self.thread = Thread()
+        self.calls: dict[Any, dict[tuple[Any, ...], Operator]] = {}
+        """Functions of torch that are one operator, by the kinds of their arguments (`direct.py`)."""
+        self.tries: dict[Any, int] = {}
         self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def refused(self, code: str, operator: str) -> None:
         """Notes a limit met by the operator, or by the function, under way on this thread."""
         func, self.thread.operator = self.thread.operator, None
-        if not operator and isinstance(func, torch._ops.OpOverload):
-            operator = describe(func).name
+        if isinstance(func, torch._ops.OpOverload):
+            func = describe(func)
+        if not operator and isinstance(func, Operator):
+            operator = func.name
         self.recorder.refusal(code, operator or getattr(func, "__name__", "torch"))
 
     def wanted(self) -> torch.device:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conformance.simulate import checks, gaps, limits
+from conformance.simulate import checks, gaps, limits, operands
 from conformance.simulate.core import Args, Core, Kwargs, tensors_in
 from conformance.simulate.device import DEVICE, HOST
 from conformance.simulate.internals import storage_id
@@ -108,6 +107,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
+        trace = core.thread.trace
+        if trace is not None:
+            trace.append(None)
         found = tensors_in(args, kwargs)
         blocks = core.ledger.blocks
         try:
@@ -127,7 +129,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._created(func, args, kwargs, found)
         if found and core.thread.target == DEVICE and describe(func).takes_device:
             return self._created(func, args, kwargs, found)
-        generator = _generator(args, kwargs)
+        generator = operands.generator(args, kwargs)
         if generator is not None and on_device(generator):
             raise limits.GENERATOR.error(expected="cpu", found=DEVICE.type)
         return func(*args, **kwargs)
@@ -151,15 +153,39 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         core = self.core
         if operator.support is Support.KERNEL:
             checks.check_sizes(operator.base, ours)
-        out = self._compute(func, operator, args, kwargs)
+        thread = core.thread
+        if operator.whole:
+            if not thread.inside:
+                core.recorder.operators[operator.name] += 1
+            try:
+                out = func._op(*args, **kwargs)
+            except (NotImplementedError, RuntimeError) as error:
+                out = widened(operator, func, args, kwargs, error)
+        else:
+            out = self._compute(func, operator, args, kwargs)
+        trace = thread.trace
+        if trace:
+            # Parts that were run one by one have been noted behind it.
+            trace[-1] = operator
+        blocks = core.ledger.blocks
         for tensor in (out,) if isinstance(out, torch.Tensor) else tensors_in((out,), {}):
-            if not core.ledger.holds(tensor) and not self._stays(tensor):
-                core.ledger.mark(tensor)
+            if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
+                if not core.ledger.holds(tensor):
+                    core.ledger.mark(tensor)
+                continue
+            address = storage_id(tensor)
+            if address not in blocks and not self._stays(tensor):
+                if tensor.dtype is not torch.float32:
+                    checks.check_dtype(tensor.dtype, core.machine)
+                if tensor.dim() > checks.MOST_DIMENSIONS:
+                    checks.check_layout(tensor, core.machine)
+                core.ledger.mark_fresh(tensor, address)
         return out
 
     def _stays(self, tensor: torch.Tensor) -> bool:
         """Whether a result is one of the 64-bit scalars that C++ computes with on the host."""
-        return tensor.dtype in _WIDE and self.core.thread.caller in _COMPUTES_IN_FLOAT64
+        dtype = tensor.dtype
+        return dtype in _WIDE and self.core.thread.caller in _COMPUTES_IN_FLOAT64
 
     def _created(self, func: Any, args: Args, kwargs: Kwargs, found: list[torch.Tensor]) -> Any:
         """Makes a tensor on the device, from nothing or from host tensors."""
@@ -177,14 +203,14 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if dtype is not None:
             checks.check_dtype(dtype, core.machine)
-        layout = _layout(found, kwargs)
+        layout = operands.layout(found, kwargs)
         if operator.on(layout, core.thread.caller) is Support.MISSING:
             self._refuse_or_fall_back(operator, layout, Support.MISSING)
         if found:
-            self._transfer("to device", operator.base, _nbytes(found))
+            self._transfer("to device", operator.base, operands.nbytes(found))
         kwargs = {**kwargs, "device": HOST} if "device" in kwargs else kwargs
         if operator.base == "aten::empty":
-            core.ledger.reserve(_planned(args[0], dtype))
+            core.ledger.reserve(operands.planned(args[0], dtype))
         if kwargs.get("pin_memory"):
             kwargs = {**kwargs, "pin_memory": False}
         return self._run(func, operator, args, kwargs, [])
@@ -207,9 +233,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check_devices(operator, args, kwargs, found)
         if operator.base in _MOVES:
             if target == HOST or not core.ledger.holds(found[0]):
-                self._transfer("to host", operator.base, _nbytes(found[-1:]))
+                self._transfer("to host", operator.base, operands.nbytes(found[-1:]))
             elif len(ours) < len(found):
-                self._transfer("to device", operator.base, _nbytes(found[-1:]))
+                self._transfer("to device", operator.base, operands.nbytes(found[-1:]))
         elif operator.base in _WAITS:
             self._transfer("to host", operator.base, 0, _WAITS[operator.base])
         elif operator.base in _INDEXED and any(t.dtype is torch.bool for t in found[1:]):
@@ -231,7 +257,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         """Raises what MPS would raise for this operator; otherwise records it."""
         core = self.core
-        layout = _layout(ours, kwargs)
+        layout = operands.layout(ours, kwargs)
         support = operator.on(layout, core.thread.caller)
         if support in (Support.MISSING, Support.HOST):
             self._refuse_or_fall_back(operator, layout, support)
@@ -321,7 +347,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = operator.reenter
         # Most operators run whole anyway; only for the others the layout is looked at.
         apart = key is not None and operator.sparse_apart
-        if apart and _layout(tensors_in(args, kwargs), {}) is not torch.strided:
+        if apart and operands.layout(tensors_in(args, kwargs), {}) is not torch.strided:
             key = None
         if operator.python is not None:
             return self._python(operator, args, kwargs)
@@ -371,7 +397,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _random(self, func: Any, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
         """Draws from the device's own stream, which differs from the CPU's."""
-        generator = _generator(args, kwargs)
+        generator = operands.generator(args, kwargs)
         if generator is not None and not on_device(generator):
             if operator.base == "aten::randperm":
                 raise limits.GENERATOR_PERMUTATION.error(expected=DEVICE, found=HOST)
@@ -380,29 +406,3 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._compute(func, operator, args, kwargs)
         with self.core.random.as_default():
             return self._compute(func, operator, args, kwargs)
-
-
-def _generator(args: Args, kwargs: Kwargs) -> torch._C.Generator | None:
-    values = (*args, *kwargs.values())
-    return next((value for value in values if isinstance(value, torch._C.Generator)), None)
-
-
-def _layout(tensors: list[torch.Tensor], kwargs: Kwargs) -> torch.layout:
-    """Whose kernels dispatch takes: a layout asked for, or the first that is not strided."""
-    asked: torch.layout | None = kwargs.get("layout")
-    layouts = [tensor.layout for tensor in tensors]
-    if asked is not None:
-        layouts.insert(0, asked)
-    return next((layout for layout in layouts if layout is not torch.strided), torch.strided)
-
-
-def _nbytes(tensors: list[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _planned(shape: Sequence[int], dtype: torch.dtype | None) -> int:
-    """Bytes that an empty tensor of this shape will take."""
-    total = (dtype or torch.get_default_dtype()).itemsize
-    for size in shape:
-        total *= size
-    return total

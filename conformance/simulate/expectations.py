@@ -37,6 +37,8 @@ PARTS_HAVE_KERNELS = {
     "lists say that signs follow the stream, so that its values differ from the CPU's",
     "masked.median": "it is torch.where and torch.nanmedian(dim).values, of which the lists name "
     "only bool as missing; no refusal of it is on record",
+    "linalg.pinvsingular": "listed by 2.11 and older for want of linalg_qr, by which the tests "
+    "make its matrices; itself it is a product and linalg_svd, which runs on the host",
 }
 """Operators listed for every element type that run all the same: name to what is known."""
 

@@ -8,8 +8,10 @@ on whether it runs.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import itertools
+import multiprocessing
 import random
 import re
 import sys
@@ -17,6 +19,7 @@ import types
 import unittest
 import warnings
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,6 +209,15 @@ def disagreements(found: Iterable[Outcome]) -> list[str]:
     ]
 
 
+def _share(
+    pattern: str, count: int | None, seed: int, most: int, jobs: int, job: int
+) -> list[Outcome]:
+    """The outcomes of every `jobs`-th operator, from the `job`-th on."""
+    warnings.simplefilter("ignore")
+    ops = operators(pattern, count, seed)[job::jobs]
+    return list(outcomes(ops, Expectations.installed(), most))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prints scores and the table of disagreements."""
     parser = argparse.ArgumentParser(prog="python -m conformance.simulate.fidelity")
@@ -213,12 +225,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="so many operators, picked at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=_SAMPLES, help="at most so many a type (25)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to share the work (1)")
     options = parser.parse_args(arguments)
     expectations = Expectations.installed()
-    warnings.simplefilter("ignore")
-    found = list(
-        outcomes(operators(options.ops, options.count, options.seed), expectations, options.samples)
+    jobs = max(options.jobs, 1)
+    share = functools.partial(
+        _share, options.ops, options.count, options.seed, options.samples, jobs
     )
+    if jobs == 1:
+        found = share(0)
+    else:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            found = [outcome for part in pool.map(share, range(jobs)) for outcome in part]
     answered = [o for o in found if not o.on_host]
     own = [o for o in answered if not expectations.settled_by_lists(o.name, o.dtype)]
     never = [o for o in found if o.expected is Expectation.NEVER]

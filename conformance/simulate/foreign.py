@@ -25,10 +25,15 @@ from conformance.simulate.limits import MISTAKES
 LIMIT = "limit of the Mac"
 ASSUMPTION = "assumption of the project"
 NOT_SHOWN = "not simulated, and refused in a line that says so"
+DOWNLOAD = "wants a download, and a run here makes none"
 UNEXPLAINED = "UNEXPLAINED"
 
 _LIMIT = re.compile(r"simulated failure '([\w-]+)'")
 _NOT_SHOWN = "is not simulated: what traces"
+_DOWNLOADS = re.compile(
+    r"LocalEntryNotFoundError|OfflineModeIsEnabled|does not appear to have a file named"
+    r"|couldn't connect to 'https"
+)
 _DEVICE = re.compile(r"\b(cpu|mps)(:0)?\b")
 
 
@@ -56,6 +61,7 @@ class Suite:
     on_host: tuple[str, ...] = ()
     on_device: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
     source: str = ""
     """The folder, if any, that its package is imported from."""
     reasons: tuple[Reason, ...] = ()
@@ -64,6 +70,9 @@ class Suite:
 def _named(form: str, parts: str) -> tuple[str, ...]:
     return tuple(form.format(part) for part in parts.split())
 
+
+_BY_DEFAULT = ("-p", "conformance.simulate.pytest_plugin", "--mps-sim-default")
+"""For suites that name no device: theirs is the default."""
 
 SUITES = {
     "kornia": Suite(
@@ -112,19 +121,74 @@ SUITES = {
         ("tests/test_custom_models.py",),
         needs=("parameterized", "datasets"),
         source="src",
+        reasons=(
+            Reason(
+                r"test_disable_adapters\[.*PVeRA",
+                r"nan",
+                ASSUMPTION,
+                "its training becomes NaN by the luck of the numbers drawn: on the CPU too, with "
+                "1000 added to each seed: https://github.com/huggingface/peft/blob/5d602fd/tests/"
+                "test_custom_models.py",
+            ),
+            Reason(
+                r"Fsdp",
+                r"Custom backend 'mps' not implement 'torch.mps.current_device'",
+                LIMIT,
+                "torch's FSDP asks torch.mps for what it has on no Mac: "
+                "https://docs.pytorch.org/docs/stable/mps.html",
+            ),
+        ),
     ),
     "vector-quantize-pytorch": Suite(
         "https://github.com/lucidrains/vector-quantize-pytorch",
         "0d7d1aa",
         ("tests",),
-        on_device=("-p", "conformance.simulate.pytest_plugin", "--mps-sim-default"),
+        on_device=_BY_DEFAULT,
         needs=("einops", "einx"),
+    ),
+    "x-transformers": Suite(
+        "https://github.com/lucidrains/x-transformers",
+        "9252ed7",
+        ("tests/test_x_transformers.py",),
+        on_device=_BY_DEFAULT,
+        needs=("einops", "einx", "loguru", "torch-einops-utils"),
+    ),
+    "einops": Suite(
+        "https://github.com/arogozhnikov/einops",
+        "ccb89f2",
+        ("einops/tests",),
+        on_device=_BY_DEFAULT,
+        variables=(("EINOPS_TEST_BACKENDS", "numpy,torch"),),
     ),
     "diffusers": Suite(
         "https://github.com/huggingface/diffusers",
         "58eb52c",
-        ("tests/schedulers", "tests/others"),
+        (
+            "tests/schedulers",
+            *_named("tests/models/test_{}.py", "layers_utils activations attention_processor"),
+            *_named("tests/models/unets/test_models_unet_{}.py", "1d 2d 2d_condition"),
+            *_named(
+                "tests/models/autoencoders/test_models_{}.py",
+                "autoencoder_kl vq autoencoder_oobleck",
+            ),
+            *_named(
+                "tests/models/transformers/test_models_{}.py",
+                "dit_transformer2d pixart_transformer2d transformer_ace_step transformer_flux "
+                "transformer_sd3 transformer_wan",
+            ),
+        ),
+        needs=("parameterized", "requests_mock"),
         source="src",
+        reasons=(
+            Reason(
+                r"",
+                r"Using streams for data transfer requires a CUDA device",
+                ASSUMPTION,
+                "its group offloading takes streams of CUDA and XPU alone, and says so on a Mac: "
+                "https://github.com/huggingface/diffusers/blob/58eb52c/src/diffusers/hooks/"
+                "group_offloading.py",
+            ),
+        ),
     ),
 }
 
@@ -161,6 +225,8 @@ class Comparison:
             return (ASSUMPTION if met.group(1) in MISTAKES else LIMIT), f"{met.group(1)}: {first}"
         if _NOT_SHOWN in text:
             return NOT_SHOWN, first
+        if _DOWNLOADS.search(text):
+            return DOWNLOAD, first
         known = next((reason for reason in self.reasons if reason.fits(test, text)), None)
         return (known.kind, known.why) if known else (UNEXPLAINED, first)
 
@@ -210,13 +276,22 @@ def results(path: Path) -> dict[str, Result]:
     return found
 
 
-def run(suite: Suite, root: Path, python: str, tests: Sequence[str], target: Path) -> list[Path]:
-    """Runs a suite twice; returns the two JUnit files. Raises RuntimeError where one is missing."""
+@dataclass(frozen=True)
+class Run:
+    """One run of a suite: its JUnit file, and the processor's seconds it took."""
+
+    junit: Path
+    seconds: float
+
+
+def run(suite: Suite, root: Path, python: str, tests: Sequence[str], target: Path) -> list[Run]:
+    """Runs a suite on the CPU and simulated. Raises RuntimeError where a JUnit file is missing."""
     package = str(Path(__file__).parents[2])
     paths = [str(root / suite.source), package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **dict(suite.variables)}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     simulated = [sys.executable, "-m", "conformance", "simulate", "mps", "--"]
-    files = []
+    runs = []
     for name, before, arguments in (
         ("cpu", [], suite.on_host),
         ("simulated", simulated, suite.on_device),
@@ -224,12 +299,19 @@ def run(suite: Suite, root: Path, python: str, tests: Sequence[str], target: Pat
         junit = target / f"{name}.xml"
         command = [*before, python, "-m", "pytest", *tests, *arguments, "-q", "--tb=short"]
         command += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
+        started = _used()
         with (target / f"{name}.log").open("w", encoding="utf-8") as log:
             subprocess.run(command, cwd=root, env=environment, stdout=log, stderr=log, check=False)
         if not junit.exists():
             raise RuntimeError(f"no result of the run on {name}; see {target / f'{name}.log'}")
-        files.append(junit)
-    return files
+        runs.append(Run(junit, _used() - started))
+    return runs
+
+
+def _used() -> float:
+    """The processor's seconds that finished child processes took, whatever else was running."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -252,12 +334,16 @@ def main(arguments: list[str] | None = None) -> int:
         target = options.out or Path(scratch)
         target.mkdir(parents=True, exist_ok=True)
         try:
-            files = run(suite, root, options.python, options.tests or suite.tests, target)
+            here, there = run(suite, root, options.python, options.tests or suite.tests, target)
         except RuntimeError as error:
             sys.stderr.write(f"{error}\n")
             return 1
-        compared = Comparison(results(files[0]), results(files[1]), suite.reasons)
-    sys.stdout.write("\n".join(compared.lines()) + "\n")
+        compared = Comparison(results(here.junit), results(there.junit), suite.reasons)
+    spent = (
+        f"processor: {here.seconds:.0f} s on the CPU, {there.seconds:.0f} s simulated "
+        f"({there.seconds / max(here.seconds, 1e-9):.2f} x), with starting and collecting"
+    )
+    sys.stdout.write("\n".join([*compared.lines(), spent]) + "\n")
     return 1 if compared.unexplained else 0
 
 

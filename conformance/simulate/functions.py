@@ -10,11 +10,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _device as torch_default
 
-from conformance.simulate import autocast, checks, limits
+from conformance.simulate import autocast, checks, direct, limits
 from conformance.simulate.core import Args, Core, Kwargs
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
 from conformance.simulate.internals import is_alias
 from conformance.simulate.memory import is_backend
+from conformance.simulate.operators import describe
 from conformance.simulate.transfer import move
 
 Handler = Callable[[Core, Any, Args, Kwargs], Any]
@@ -77,14 +78,17 @@ class FunctionMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        known = self.core.calls.get(func)
+        if known is not None:
+            return direct.run(self.core, known, call, func, args, kwargs or {})
         if func in _METADATA:
-            return func(*args, **kwargs)
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
         handler = HANDLERS.get(func)
         if handler is not None:
             self.core.thread.operator = func
             return handler(self.core, func, args, kwargs)
-        return call(self.core, func, args, kwargs)
+        return direct.first(self.core, call, func, args, kwargs)
 
 
 def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -247,6 +251,17 @@ def _tolist(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
+@handles(_Tensor.item, _Tensor.__bool__, _Tensor.__float__, _Tensor.__int__)
+def _item(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    tensor = args[0]
+    if tensor.numel() != 1 or not direct.alone(core, tensor):
+        return call(core, func, args, kwargs)
+    core.recorder.transfer("to host", "aten::_local_scalar_dense", 0, "reads one element")
+    core.recorder.operators["aten::_local_scalar_dense"] += 1
+    with core.thread.straight:
+        return func(tensor)
+
+
 @handles(_Tensor.__dlpack__)
 def _dlpack(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if core.ledger.holds(args[0]):
@@ -278,12 +293,19 @@ def from_dlpack(
     return plain(source, *args, **kwargs)
 
 
+_LINEAR = torch.ops.aten.linear.default
+
+
 @handles(torch.nn.functional.linear)
 def _linear(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     # MPS has a kernel for the whole of it; the CPU's parts would take integers.
     signal = args[0] if args else kwargs.get("input")
     if isinstance(signal, _Tensor) and core.ledger.holds(signal):
         checks.check_linear(signal)
+        # Of such operands nothing is made on the way but views.
+        alike = {operand.dtype for operand in args if isinstance(operand, _Tensor)}
+        if len(alike) == 1 and not kwargs and signal.dim() > 1 and signal.is_contiguous():
+            return direct.whole(core, describe(_LINEAR), call, func, args)
     return call(core, func, args, kwargs)
 
 

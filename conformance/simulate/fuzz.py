@@ -7,16 +7,20 @@ strides, errors, and which tensors share memory.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from conformance.simulate.device import BACKEND, REPORTED_NAME
 from conformance.simulate.session import mps
+from conformance.simulate.widening import LACKING
 
 Step = Callable[[list[torch.Tensor]], object]
 """Changes a pool of tensors, or returns one to add to it."""
@@ -42,6 +46,7 @@ _UNARY = [
     "detach",
     "sign",
 ]
+_LACKS = "no kernel"
 _DTYPES = (torch.float32, torch.float16, torch.int32, torch.int64, torch.bool, torch.uint8)
 
 
@@ -157,13 +162,51 @@ def _cast(rng: random.Random, i: int) -> tuple[str, Step]:
     return f"t[{i}].to({dtype}, copy={copy})", lambda t: t[i].to(dtype, copy=copy)
 
 
+def _autocast(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(x.device.type, dtype=torch.float16):
+        return x @ y
+
+
+def _nested(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = torch.nested.as_nested_tensor([x, y], layout=torch.jagged)
+    values: torch.Tensor = (made * 2).values()
+    return values
+
+
+class _Doubled(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+def _strange(rng: random.Random, i: int, j: int) -> tuple[str, Step]:
+    """What is not a plain eager operator: converted, of another layout, or traced."""
+    ways: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+        "autocast matmul": _autocast,
+        "autocast linear": lambda x, y: _autocast(x.float(), y.float().t()),
+        "sparse and back": lambda x, _: x.to_sparse().coalesce().to_dense(),
+        "sparse sum": lambda x, y: (x.to_sparse() + y.to_sparse()).to_dense(),
+        "sparse product": lambda x, y: torch.sparse.mm(x.to_sparse(), y),
+        "jagged": _nested,
+        "nested": lambda x, y: torch.nested.as_nested_tensor([x, y]).to_padded_tensor(0),
+        "jit.trace": lambda x, _: torch.jit.trace(_Doubled(), (x,))(x),  # type: ignore[no-untyped-call]
+        "make_fx": lambda x, _: make_fx(_Doubled())(x)(x),
+        "make_fx of fakes": lambda x, _: make_fx(_Doubled(), tracing_mode="fake")(x)(x),
+        "vmap": lambda x, _: torch.vmap(torch.sin)(x.float()),
+    }
+    # An export takes as long as a hundred programs.
+    if rng.random() < 0.02:
+        ways = {"export": lambda x, _: torch.export.export(_Doubled(), (x,)).module()(x)}
+    name = rng.choice(list(ways))
+    return f"{name}(t[{i}], t[{j}])", lambda t: ways[name](t[i], t[j])
+
+
 def program(seed: int, length: int = 10) -> Program:
     """The program of a seed; the same in every process."""
     rng = random.Random(seed)
     made = Program(seed)
     for _ in range(length):
         i, j = rng.randrange(6), rng.randrange(6)
-        kind = rng.randrange(6)
+        kind = rng.randrange(6) if rng.random() < 0.9 else 6
         makers: list[Callable[[], tuple[str, Step]]] = [
             lambda i=i: _unary(rng, i),  # type: ignore[misc]
             lambda i=i: _view(rng, i),  # type: ignore[misc]
@@ -171,6 +214,7 @@ def program(seed: int, length: int = 10) -> Program:
             lambda i=i, j=j: _in_place(rng, i, j),  # type: ignore[misc]
             lambda i=i: _index(rng, i),  # type: ignore[misc]
             lambda i=i: _cast(rng, i),  # type: ignore[misc]
+            lambda i=i, j=j: _strange(rng, i, j),  # type: ignore[misc]
         ]
         made.steps.append(makers[kind]())
     return made
@@ -194,6 +238,8 @@ def _apply(step: Step, pool: list[torch.Tensor]) -> str:
     try:
         made = step(pool)
     except Exception as error:  # noqa: BLE001 - both worlds must fail alike, whatever it is
+        if LACKING.search(str(error)):
+            return _LACKS
         return REPORTED_NAME if f"[{REPORTED_NAME}]" in str(error) else type(error).__name__
     if isinstance(made, torch.Tensor):
         pool[len(pool) % 6] = made
@@ -217,13 +263,14 @@ def _shared(pool: list[torch.Tensor]) -> list[tuple[int, int]]:
 def difference(made: Program) -> str:
     """What differs after running a program in both worlds; empty where nothing does.
 
-    Must be called inside a simulation. Programs that MPS refuses are compared up to there.
+    Must be called inside a simulation. Programs that MPS refuses are compared up to there, and so
+    are those for which the CPU lacks a kernel that the device may have.
     """
     host = start(made.seed)
     device = _on_device(host)
     for name, step in made.steps:
         errors = _apply(step, host), _apply(step, device)
-        if errors[1] == REPORTED_NAME:
+        if errors[1] == REPORTED_NAME or errors[0] == _LACKS:
             return ""
         if errors[0] != errors[1]:
             return f"{name}: the CPU said {errors[0] or 'nothing'}, the device {errors[1]}"
@@ -239,22 +286,34 @@ def difference(made: Program) -> str:
     return ""
 
 
+def _differences(seeds: range) -> list[str]:
+    """The programs of these seeds that differ, each with where."""
+    warnings.simplefilter("ignore")
+    found = []
+    with mps():
+        for seed in seeds:
+            made = program(seed)
+            text = difference(made)
+            if text:
+                found.append(f"{made.text()}\n-> {text}\n\n")
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs programs and prints the differences; 1 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m conformance.simulate.fuzz")
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes to share the work (1)")
     options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
-    found = 0
-    with mps():
-        for seed in range(options.seed, options.seed + options.count):
-            made = program(seed)
-            text = difference(made)
-            if text:
-                found += 1
-                sys.stdout.write(f"{made.text()}\n-> {text}\n\n")
-    sys.stdout.write(f"{options.count} programs, {found} differences\n")
+    jobs, end = max(options.jobs, 1), options.seed + options.count
+    shares = [range(options.seed + job, end, jobs) for job in range(jobs)]
+    if jobs == 1:
+        found = _differences(shares[0])
+    else:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            found = [text for part in pool.map(_differences, shares) for text in part]
+    sys.stdout.write("".join(found) + f"{options.count} programs, {len(found)} differences\n")
     return 1 if found else 0
 
 

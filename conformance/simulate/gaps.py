@@ -44,6 +44,23 @@ OPERATORS: dict[str, tuple[str, ...]] = {
     "nn.functional.silu": ("aten::silu",),
     "nn.functional.softplus": ("aten::softplus",),
     "bincount": (),
+    # Of lists before 2.13's.
+    "ceil": ("aten::ceil",),
+    "dot": ("aten::dot",),
+    "floor": ("aten::floor",),
+    "floor_divide": ("aten::floor_divide",),
+    "fmod": ("aten::fmod",),
+    "histc": ("aten::histc",),
+    "nn.functional.padreflect": (
+        "aten::reflection_pad1d",
+        "aten::reflection_pad2d",
+        "aten::reflection_pad3d",
+    ),
+    "nn.functional.threshold": ("aten::threshold",),
+    "pow": ("aten::pow",),
+    "remainder": ("aten::remainder",),
+    "trunc": ("aten::trunc",),
+    "vdot": ("aten::vdot",),
 }
 """Names in PyTorch's list to the aten operators whose kernels they speak of.
 
@@ -126,6 +143,9 @@ def complex_from(source: str) -> frozenset[str]:
 
 
 def _dtypes(node: ast.expr) -> frozenset[torch.dtype] | None:
+    if isinstance(node, ast.IfExp):
+        # All such conditions are of a macOS below 14 or 15.
+        node = node.orelse
     if not isinstance(node, ast.List):
         return None
     names = (entry.attr for entry in node.elts if isinstance(entry, ast.Attribute))
@@ -136,6 +156,12 @@ def installed_source() -> str:
     """The text of the installed torch's `common_mps.py`."""
     path = Path(torch.__file__).parent / "testing" / "_internal" / "common_mps.py"
     return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def listed(name: str) -> frozenset[torch.dtype] | None:
+    """The element types that the installed list names for an entry; None for all of them."""
+    return lists_from(installed_source()).get(name, frozenset())
 
 
 @functools.cache

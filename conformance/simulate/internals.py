@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,6 +18,25 @@ storage_device: Callable[[torch.UntypedStorage], torch.device] = _C.StorageBase.
 """The device C++ sees, whatever a simulation reports."""
 
 is_alias: Callable[[torch.Tensor, torch.Tensor], bool] = _C._is_alias_of
+
+dispatch_modes: Callable[[], int] = _C._len_torch_dispatch_stack
+other_function_modes: Callable[[], int] = _C._len_torch_function_stack
+"""How many function modes are active; in one's own code, how many besides it."""
+
+_KEYS: Any = _C.DispatchKeySet(_C.DispatchKey.Python)
+_MODES = _KEYS.add(_C.DispatchKey.PythonTLSSnapshot)
+
+
+def no_dispatch_modes() -> AbstractContextManager[object]:
+    """A block, usable again and again, whose operators reach no dispatch mode."""
+    guard: AbstractContextManager[object] = _C._ExcludeDispatchKeyGuard(_MODES)
+    return guard
+
+
+records_gradients: Callable[[], bool] = _C.is_grad_enabled
+
+saving_hooks: Callable[[bool], object] = _C._autograd._top_saved_tensors_default_hooks
+"""What a program has asked to be called with each tensor that autograd keeps, or None."""
 
 function_modes: Callable[[], list[Any]] = vars(overrides)["_get_current_function_mode_stack"]
 

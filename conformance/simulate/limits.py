@@ -216,6 +216,14 @@ INDEX_REDUCE_DTYPE = _limit(
     "https://github.com/pytorch/pytorch/pull/174936: its atomics are of 32 bits",
     torch_versions="2.12 and newer; before, there was no kernel",
 )
+GRID_BORDER = _limit(
+    "grid-border",
+    RuntimeError,
+    "MPS: Unsupported Border padding mode",
+    "native/mps/operations/GridSampler.mm; the installed torch/testing/_internal/common_mps.py "
+    "lists nn.functional.grid_sample for it",
+    torch_versions="2.11 and older",
+)
 LSTM_PROJECTIONS = _limit(
     "lstm-projections",
     RuntimeError,

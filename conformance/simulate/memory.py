@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
@@ -17,10 +17,12 @@ _GRANULE = 256
 """Bytes to which the driver rounds a buffer up (Metal's buffer alignment)."""
 
 
-@dataclass
-class _Block:
+class _Block(weakref.ref[torch.UntypedStorage]):
+    """One storage on the device, while it lives."""
+
+    __slots__ = ("key", "nbytes")
+    key: int
     nbytes: int
-    alive: weakref.ref[torch.UntypedStorage]
 
 
 def _rounded(nbytes: int) -> int:
@@ -41,7 +43,8 @@ class Ledger:
         self.peak = 0
         self.driver = 0
         self.driver_peak = 0
-        self.fraction = 1.0
+        self._freed = self._released
+        self.set_fraction(1.0)
         self._kept: Counter[int] = Counter()
 
     def holds(self, tensor: torch.Tensor) -> bool:
@@ -67,6 +70,31 @@ class Ledger:
             if storage_device(storage) == HOST:
                 self.mark_storage(storage)
 
+    def mark_fresh(self, tensor: torch.Tensor, key: int) -> None:
+        """As `mark`, in one step for the many: a strided result of a type that the device has.
+
+        `key` is its storage's address, which is not known here yet. Raises RuntimeError when
+        memory is full.
+        """
+        storage = tensor.untyped_storage()
+        nbytes = storage.nbytes()
+        if (
+            self._kept
+            or nbytes >= self.machine.buffer_bytes
+            or self.driver + nbytes > self._allowed
+        ):
+            self.mark_storage(storage)
+            return
+        block = _Block(storage, self._freed)
+        block.key, block.nbytes = key, nbytes
+        self.blocks[key] = block
+        self.allocated += nbytes
+        self.driver += -(-nbytes // _GRANULE) * _GRANULE
+        if self.allocated > self.peak:
+            self.peak = self.allocated
+        if self.driver > self.driver_peak:
+            self.driver_peak = self.driver
+
     def mark_storage(self, storage: torch.UntypedStorage) -> None:
         """Puts one storage on the device; nothing happens if it is there already."""
         key = storage._cdata
@@ -74,21 +102,19 @@ class Ledger:
             return
         nbytes = storage.nbytes()
         self.reserve(nbytes)
-
-        def freed(_: object) -> None:
-            self._release(key)
-
-        self.blocks[key] = _Block(nbytes, weakref.ref(storage, freed))
+        block = _Block(storage, self._freed)
+        block.key, block.nbytes = key, nbytes
+        self.blocks[key] = block
         self._grow(nbytes)
 
     def reserve(self, nbytes: int) -> None:
         """Raises RuntimeError, in the allocator's words, where `nbytes` more would not fit."""
-        checks.check_buffer(nbytes, self.machine)
-        allowed = self.machine.allowed_bytes
-        if allowed is None:
+        if nbytes >= self.machine.buffer_bytes:
+            checks.check_buffer(nbytes, self.machine)
+        allowed = self._allowed
+        if self.driver + nbytes <= allowed:
             return
-        allowed = int(allowed * self.fraction)
-        if self.driver + nbytes <= allowed or self._kept.get(_rounded(nbytes)):
+        if self._kept.get(_rounded(nbytes)):
             return
         self.empty_cache()
         if self.driver + nbytes > allowed:
@@ -104,6 +130,11 @@ class Ledger:
             self.reserve(change)
         block.nbytes += change
         self._grow(change)
+
+    def set_fraction(self, fraction: float) -> None:
+        """Lets the driver hold this share of what it is allowed."""
+        allowed = self.machine.allowed_bytes
+        self._allowed = sys.maxsize if allowed is None else int(allowed * fraction)
 
     def empty_cache(self) -> None:
         """Gives the freed blocks that the driver still holds back to the system."""
@@ -127,10 +158,10 @@ class Ledger:
         if self.driver > self.driver_peak:
             self.driver_peak = self.driver
 
-    def _release(self, key: int) -> None:
-        block = self.blocks.pop(key, None)
-        if block is None:
+    def _released(self, block: _Block) -> None:
+        if self.blocks.get(block.key) is not block:
             return
+        del self.blocks[block.key]
         self.allocated -= block.nbytes
         size = _rounded(block.nbytes)
         if self.machine.ratchet:

@@ -68,11 +68,17 @@ class Operator:
     arguments: tuple[str, ...]
     written: frozenset[int]
     base: str
+    results: int = 1
     refused_as: str = ""
     reenter: Any = None
     sparse_apart: bool = False
     python: Any = None
     seen: set[object] = field(default_factory=set)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the CPU's kernel runs all of it, whatever its operands."""
+        return self.reenter is None and self.python is None
 
     def on(self, layout: torch.layout, caller: str) -> Support:
         """How MPS runs it on operands of this layout, when torch's function `caller` is called."""
@@ -265,6 +271,7 @@ def describe(func: Any) -> Operator:
     return Operator(
         name=name,
         base=schema.name,
+        results=len(schema.returns),
         refused_as=_refused_as(name),
         support=support,
         sparse=_support(name, "coo") if in_aten else support,

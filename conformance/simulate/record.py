@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import warnings
@@ -23,12 +24,17 @@ class SimulationWarning(UserWarning):
     """Something works here that a Mac would do otherwise."""
 
 
+@functools.cache
+def _inside(file: str) -> bool:
+    return file.startswith((*_INSIDE, "<"))
+
+
 def place() -> str:
     """`file:line` of the innermost frame outside torch and this package."""
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((*_INSIDE, "<")):
+        if not _inside(name):
             return f"{name}:{frame.f_lineno}"
         if frame.f_back is None:
             break

@@ -55,7 +55,7 @@ def install(patches: Patches, core: Core) -> None:
     _tensors(patches, core)
     _storages(patches, core)
     _cuda(patches)
-    Autocast(core.ledger.holds).install(patches)
+    Autocast(core.ledger.holds, core.thread).install(patches)
     tracing.install(patches, core.thread, core.ledger.holds, is_backend_name)
     nested_module: Any = vars(torch._C)["_nested"]
     plain_tensor, plain_nested = torch.tensor, nested_module.nested_tensor
@@ -149,11 +149,8 @@ def _events(patches: Patches) -> None:
 def _memory(patches: Patches, core: Core) -> None:
     ledger, c = core.ledger, torch._C
 
-    def set_fraction(fraction: float) -> None:
-        ledger.fraction = fraction
-
     patches.set(c, "_mps_emptyCache", ledger.empty_cache)
-    patches.set(c, "_mps_setMemoryFraction", set_fraction)
+    patches.set(c, "_mps_setMemoryFraction", ledger.set_fraction)
     patches.set(c, "_mps_currentAllocatedMemory", lambda: ledger.allocated)
     patches.set(c, "_mps_driverAllocatedMemory", lambda: ledger.driver)
     patches.set(c, "_mps_recommendedMaxMemory", lambda: core.machine.recommended_bytes)

@@ -11,7 +11,8 @@ from torch.utils import _pytree
 
 from conformance.simulate.operators import Operator
 
-_LACKING = re.compile(r"not implemented for '(Half|BFloat16|Bool|ComplexHalf)'")
+LACKING = re.compile(r"not implemented for '(Half|BFloat16|Bool|ComplexHalf)'")
+"""The CPU's words for a kernel that it lacks, and Metal may have."""
 _WIDER = {
     "Half": (torch.float16, torch.float32),
     "BFloat16": (torch.bfloat16, torch.float32),
@@ -26,7 +27,7 @@ def widened(operator: Operator, run: Callable[..., Any], args: Any, kwargs: Any,
     Raises `error`, the CPU's refusal, where it is about something else, or where the operator
     writes to its operands.
     """
-    found = _LACKING.search(str(error))
+    found = LACKING.search(str(error))
     if found is None or operator.written or operator.random:
         raise error
     narrow, wide = _WIDER[found.group(1)]

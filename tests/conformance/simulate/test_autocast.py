@@ -131,3 +131,12 @@ def test_half_precision_of_the_other_kind_is_refused_in_torchs_words(
 ) -> None:
     with torch.autocast("mps", dtype=BRAIN), pytest.raises(RuntimeError, match="prioritize"):
         torch.dot(half(3), half(3))
+
+
+def test_a_call_that_is_known_is_converted_in_a_region(sim: simulate.Simulation) -> None:
+    x = single(2, 2)
+    for _ in range(2):
+        assert x.mm(x).dtype is SINGLE
+    with torch.autocast("mps", dtype=HALF):
+        assert x.mm(x).dtype is HALF
+    assert x.mm(x).dtype is SINGLE

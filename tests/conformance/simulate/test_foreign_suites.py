@@ -49,6 +49,8 @@ def test_each_change_is_of_one_kind(tmp_path: Path) -> None:
         foreign.NOT_SHOWN: ["t.A::test_d[<device>]"],
         foreign.UNEXPLAINED: ["t.A::test_e[<device>]"],
     }
+    offline = "OSError: a/b does not appear to have a file named config.json."
+    assert found.explained("t.A::test_f", offline)[0] == foreign.DOWNLOAD
     assert found.unexplained == ["t.A::test_e[<device>]"]
     text = "\n".join(found.lines())
     assert "6 s on the CPU, 12 s simulated (2.00 x)" in text

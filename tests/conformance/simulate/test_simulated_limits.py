@@ -152,7 +152,8 @@ def test_the_table_is_whole() -> None:
         "lstm-projections",
     }
     words |= {"adaptive-pool-mixed", "inverse-complex", "cholesky-inverse-dtype"}
-    words |= {"index-reduce-dtype"}
+    # What torch 2.11 refuses has its case in test_simulated_programs.py.
+    words |= {"index-reduce-dtype", "grid-border"}
     assert set(CASES) | before_sonoma | sparse | words == set(simulate.LIMITS)
     for limit in simulate.LIMITS.values():
         assert limit.source

@@ -174,3 +174,26 @@ def test_a_ledger_that_forgets_would_be_seen(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Ledger, "mark", lambda self, tensor: None)
     with simulate.mps():
         assert torch.ones(1, device="mps").is_cpu
+
+
+def test_lists_of_before_2_13_are_read() -> None:
+    """Their conditions are of an older macOS than any that is stood for by default."""
+    text = (
+        "UNIMPLEMENTED_XFAILLIST = {'scatter_reduceamax': [torch.int32, torch.int64]"
+        " if MACOS_VERSION < 15.0 else [torch.int64], 'put': None}"
+    )
+    assert gaps.lists_from(text) == {"scatter_reduceamax": {torch.int64}, "put": None}
+
+
+@pytest.mark.usefixtures("sim")
+def test_what_2_11_lists_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {"nn.functional.grid_sample": None, "scatter_reduceamax": frozenset({torch.int64})}
+    monkeypatch.setattr(gaps, "listed", lambda name: listed.get(name, frozenset()))
+    image, grid = torch.ones(1, 1, 2, 2, device="mps"), torch.zeros(1, 1, 1, 2, device="mps")
+    torch.nn.functional.grid_sample(image, grid, align_corners=False)
+    with pytest.raises(RuntimeError, match="MPS: Unsupported Border padding mode"):
+        torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    places = torch.tensor([0, 1], device="mps")
+    torch.ones(2, device="mps").scatter_reduce(0, places, torch.ones(2, device="mps"), "amax")
+    with pytest.raises(RuntimeError, match="scatter_reduce_int64"):
+        places.scatter_reduce(0, places, places, "amax")
