@@ -78,8 +78,9 @@ class _Stack(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """`[rows, 2048]` through every product."""
-        for layer in self.layers:
-            joined, out, opened, closed = layer  # type: ignore[misc]
+        parts: Any
+        for parts in self.layers:
+            joined, out, opened, closed = parts
             heard = out(joined(rows)[:, :2048])
             wide = opened(rows + heard)
             rows = rows + closed(wide[:, :6144] * wide[:, 6144:].sigmoid())

@@ -26,8 +26,9 @@ def without_copies(module: torch.nn.Module) -> torch.nn.Module:
     """The module without the normalised weights that it computed when it was made, as a loaded
     checkpoint's is: it computes them anew at each call."""
     for part in module.modules():
-        if hasattr(part, "weight_v"):
-            vars(part)["weight"] = part.weight_v.new_empty(0)
+        direction = getattr(part, "weight_v", None)
+        if isinstance(direction, torch.Tensor):
+            vars(part)["weight"] = direction.new_empty(0)
     return module
 
 
