@@ -48,10 +48,9 @@ class WithoutWeights(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """The result's shape for weight normalisation, nothing for draws, others as they are."""
-        if func in _DRAWS:
-            tensor: torch.Tensor = (kwargs or {}).get("tensor", args[0] if args else None)
-            if tensor.is_meta:
-                return tensor
+        drawn = (kwargs or {}).get("tensor") if func in _DRAWS else None
+        if isinstance(drawn, torch.Tensor) and drawn.is_meta:
+            return drawn
         if func is torch._weight_norm and args[0].is_meta:
             return torch.empty_like(args[0])
         if func is torch.norm_except_dim and args[0].is_meta:
