@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import tempfile
 from dataclasses import replace
@@ -56,10 +57,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Of a test with parameters only the first is traced for coverage, which takes up to half as
     long again: the others run the same lines of the runtime.
     """
-    traced: set[str] = set()
+    traced, runtime = set[str](), Path(__file__).parent / "acestep"
     for item in items:
         head, bracket, _ = item.nodeid.partition("[")
-        if bracket and "acestep" in item.path.parts:
+        if bracket and runtime in item.path.parents:
             if head in traced:
                 item.add_marker("no_cover")
             traced.add(head)
@@ -88,6 +89,11 @@ def pytest_collection_finish() -> None:
     """Leave what is imported out of the collections with which songs end on the page."""
     gc.collect()
     gc.freeze()
+    # pytest hangs a handler on each logger that keeps its words to itself, six times a test, which
+    # takes a small test half its time: fifty such are PyTorch's compiler's.
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch.") and isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 def _build_narrow(folder: Path) -> None:
