@@ -76,6 +76,9 @@ def test_policy_answers(api: Api, target: Target) -> None:
     assert policy.has_language_kernels(torch.float32) is False
     ahead = policy.launches_ahead
     assert target.device == "cuda" or ahead is False
+    assert policy.overlaps is (target.device == "cuda" and not on_mlx)
+    with policy.own_stream():
+        assert counter.add(1).item() > counter.item()
     policy.reset_peak_memory()
     with policy.autocast(), policy.full_precision(), policy.fixed_shapes():
         assert policy.with_dtype("auto") is policy
