@@ -112,6 +112,7 @@ def modules_of(made: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     "checkpoint.loading:*",
     "checkpoint.modules:*",
     "checkpoint.pretrained:load_pretrained",
+    "engines.protocol:Traits.of",
     "engines.torch.loading:Options",
     "engines.torch.loading:Options.check",
     "engines.torch.loading:flash_attention_problem",

@@ -114,6 +114,8 @@ def test_every_use_of_the_model(api: Api, target: Target, handler: Any, tmp_path
     assert made.gpu_config.tier
     # A device is judged by a few tokens as well as by hundreds.
     made.caption_lines, made.line_length, made.lyric_lines = 2, 12, 3
+    # A folder that only has the name of one.
+    (tmp_path / "acestep-5Hz-lm-none").mkdir()
     assert "demo" in made.get_available_5hz_lm_models()
     for by_grammar in (True, False):
         planned = made.generate_with_stop_condition(
