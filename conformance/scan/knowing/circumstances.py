@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator
 
 from conformance.scan.knowing.point import Point
@@ -88,6 +89,33 @@ def _left_for_ranks(point: Point, owner: ast.AST) -> list[int]:
             _GROUP.search(word.lower()) or _RANK.search(word.lower()) for word in _words(part.test)
         )
     ]
+
+
+def is_called_for_group(point: Point) -> bool:
+    """Whether the file calls the function that the line stands in, and only behind a test for
+    several processes."""
+    owner = point.scope.enclosing("function")
+    return owner is not None and point.once(_called_for_group, owner.node)
+
+
+def _called_for_group(point: Point, owner: ast.AST) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # The whole text: a caller that does not speak of devices is left out of the tree.
+            every = parts_of(ast.parse(point.source.text))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False  # a notebook, or text that only its own reader can read
+    tested = {
+        id(part)
+        for branch in every
+        if isinstance(branch, ast.If) and _asks_for_group(branch.test)
+        for statement in branch.body
+        for part in parts_of(statement)
+    }
+    name = getattr(owner, "name", "")
+    spoken = [id(part) for part in every if isinstance(part, ast.Name) and part.id == name]
+    return bool(spoken) and tested.issuperset(spoken)
 
 
 def is_left_by_one(point: Point) -> bool:
