@@ -95,17 +95,19 @@ def is_called_for_group(point: Point) -> bool:
     """Whether the file calls the function that the line stands in, and only behind a test for
     several processes."""
     owner = point.scope.enclosing("function")
-    return owner is not None and point.once(_called_for_group, owner.node)
+    held = point.once(_called_for_group, point.resolver.scopes.module.node)
+    return owner is not None and getattr(owner.node, "name", "") in held
 
 
-def _called_for_group(point: Point, owner: ast.AST) -> bool:
+def _called_for_group(point: Point, _: ast.AST) -> set[str]:
+    """The names that a file speaks of behind tests for several processes, and nowhere else."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             # The whole text: a caller that does not speak of devices is left out of the tree.
             every = parts_of(ast.parse(point.source.text))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False  # a notebook, or text that only its own reader can read
+            return set()  # a notebook, or text that only its own reader can read
     tested = {
         id(part)
         for branch in every
@@ -113,9 +115,8 @@ def _called_for_group(point: Point, owner: ast.AST) -> bool:
         for statement in branch.body
         for part in parts_of(statement)
     }
-    name = getattr(owner, "name", "")
-    spoken = [id(part) for part in every if isinstance(part, ast.Name) and part.id == name]
-    return bool(spoken) and tested.issuperset(spoken)
+    spoken = [part for part in every if isinstance(part, ast.Name)]
+    return {part.id for part in spoken} - {part.id for part in spoken if id(part) not in tested}
 
 
 def is_left_by_one(point: Point) -> bool:
