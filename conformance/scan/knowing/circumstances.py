@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator
 
 from conformance.scan.knowing.point import Point
@@ -88,6 +89,34 @@ def _left_for_ranks(point: Point, owner: ast.AST) -> list[int]:
             _GROUP.search(word.lower()) or _RANK.search(word.lower()) for word in _words(part.test)
         )
     ]
+
+
+def is_called_for_group(point: Point) -> bool:
+    """Whether the file calls the function that the line stands in, and only behind a test for
+    several processes."""
+    owner = point.scope.enclosing("function")
+    held = point.once(_called_for_group, point.resolver.scopes.module.node)
+    return owner is not None and getattr(owner.node, "name", "") in held
+
+
+def _called_for_group(point: Point, _: ast.AST) -> set[str]:
+    """The names that a file speaks of behind tests for several processes, and nowhere else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # The whole text: a caller that does not speak of devices is left out of the tree.
+            every = parts_of(ast.parse(point.source.text))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return set()  # a notebook, or text that only its own reader can read
+    tested = {
+        id(part)
+        for branch in every
+        if isinstance(branch, ast.If) and _asks_for_group(branch.test)
+        for statement in branch.body
+        for part in parts_of(statement)
+    }
+    spoken = [part for part in every if isinstance(part, ast.Name)]
+    return {part.id for part in spoken} - {part.id for part in spoken if id(part) not in tested}
 
 
 def is_left_by_one(point: Point) -> bool:

@@ -67,6 +67,23 @@ def is_for_collective(point: Point, key: Key | None, scope: Scope) -> bool:
     )
 
 
+def is_surely_sent(point: Point) -> bool:
+    """Whether the statement makes a tensor that its function gives to a collective in any case, so
+    that it needs a process group."""
+    owner = point.scope.enclosing("function")
+    if owner is None or not isinstance(point.statement, ast.Assign):
+        return False
+    sent = point.once(_surely_sent, owner.node)
+    return any(isinstance(t, ast.Name) and t.id in sent for t in point.statement.targets)
+
+
+def _surely_sent(point: Point, owner: ast.AST) -> set[str]:
+    """Of the variables that a function gives to collectives, those given without a condition."""
+    body = getattr(owner, "body", [])
+    plain = [s for s in body if isinstance(s, ast.Expr | ast.Assign)]
+    return {name for statement in plain for name in _sent(point, statement)}
+
+
 def _sent(point: Point, owner: ast.AST) -> set[str]:
     """The variables that a function gives to collectives of ``torch.distributed``."""
     scope = point.resolver.scopes.at(id(owner)) or point.scope

@@ -24,8 +24,23 @@ def _placement(context: Context, placement: Placement) -> None:
     )
 
 
+def _asserted(context: Context, node: ast.Call) -> None:
+    """``assert isinstance(x, torch.cuda.LongTensor)``: means a dtype, and refuses a Mac's tensors.
+
+    A note: what calls kernels of CUDA's may have to ask for that."""
+    if len(node.args) != 2 or not isinstance(context.statement, ast.Assert):
+        return
+    asked = context.dotted(node.args[1]) or ""
+    if not (asked.startswith("torch.cuda.") and asked.endswith("Tensor")):
+        return
+    if context.dotted(node.func) == "isinstance" and not context.guarded("cuda"):
+        message = f"only {asked} is let through: tensors of every other device are refused"
+        context.report(RULE, node, message, severity=Severity.NOTE)
+
+
 def _call(context: Context, node: ast.Call) -> None:
     """``Trainer(accelerator="gpu")``: whichever GPU there is, and an error where there is none."""
+    _asserted(context, node)
     for keyword in node.keywords:
         value = keyword.value
         if (
@@ -73,6 +88,7 @@ RULE = Rule(
         Bad("def f(x, use_gpu=True):\n    if use_gpu:\n        x = x.cuda()\n    return x", 3),
         Bad("import torch\ndef f(x):\n    return x.type(torch.cuda.FloatTensor)", 3),
         Bad("def f(x):\n    return x.type('torch.cuda.HalfTensor')", 2),
+        Bad("import torch as t\ndef f(x):\n    assert isinstance(x, t.cuda.LongTensor), x", 3),
         Bad("from lightning import Trainer\ntrainer = Trainer(accelerator='gpu', devices=1)", 2),
         Bad("import torch\nwith torch.device('cuda'):\n    pass", 2),
         Bad("dev = 'cuda'\ndef f(x):\n    return x.to(dev)", 1),
@@ -129,6 +145,9 @@ RULE = Rule(
         "import torch\nn = torch.cuda.device_count()\nx = [torch.ones(1, device=f'cuda:{i}') for i in range(n)]",
         "help_text = 'cuda'\nprint(help_text)",
         "def f(device):\n    return device == 'cuda'",
+        "import torch\ndef f(x):\n    assert torch.cuda.is_available()\n    assert isinstance(x, torch.cuda.LongTensor)",
+        "import torch\ndef f(x):\n    assert isinstance(x, (torch.LongTensor, torch.cuda.LongTensor))",
+        "import torch\ndef f(x):\n    return 1 if isinstance(x, torch.cuda.LongTensor) else 2",
         "import torch\ndef f(x):\n    return torch.device('cuda').type == x.device.type",
         "def f(x):\n    try:\n        return x.cuda()\n    except RuntimeError:\n        return x",
         "import pytest, torch\n@pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA')\n"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+from itertools import pairwise
 
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import mend_choice
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.verdicts import Placement
+from conformance.scan.knowing.markers import leaves_without
 from conformance.scan.reading.nodes import parts_of
 
 
 def _placement(context: Context, placement: Placement) -> None:
-    if placement.kind != "selection":
+    if placement.kind != "selection" or _is_refused_at_once(context, placement):
         return
     node = placement.probe if placement.probe is not None else placement.node
     if not hasattr(node, "lineno"):
@@ -29,6 +31,15 @@ def _placement(context: Context, placement: Placement) -> None:
         fix=_fix(context, placement),
         scope=placement.scope,
     )
+
+
+def _is_refused_at_once(context: Context, placement: Placement) -> bool:
+    """Whether the statement behind the choice does not go on without CUDA: the CPU is not taken."""
+    body = getattr(placement.scope.node, "body", None)
+    for choice, following in pairwise(body if isinstance(body, list) else ()):
+        if choice.lineno <= placement.node.lineno <= (choice.end_lineno or choice.lineno):
+            return leaves_without(context, following, telling=True)
+    return False
 
 
 def _types(context: Context, node: ast.IfExp) -> None:
@@ -82,6 +93,11 @@ RULE = Rule(
         Bad(
             "import torch\nif torch.cuda.is_available():\n    device = 'cuda'\nelse:\n    device = 'cpu'",
             2,
+        ),
+        Bad(
+            "import torch\ndef f(model):\n    device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+            "    if not torch.cuda.is_available():\n        print('This is slow without CUDA.')\n    return model.to(device)",
+            3,
         ),
         Bad(
             "import torch\ndevice = torch.device('cpu' if not torch.cuda.is_available() else 'cuda:0')",
@@ -206,6 +222,11 @@ RULE = Rule(
         "import torch\nimport torch.distributed as dist\ndef f(n):\n"
         "    t = torch.tensor(n).to('cuda' if torch.cuda.is_available() else 'cpu')\n    dist.all_reduce(t)\n    return t",
         "import torch\nprint('cuda' if torch.cuda.is_available() else 'cpu')",
+        "import torch\ndef measure(model):\n    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
+        "    if not torch.cuda.is_available():\n        print('This needs a CUDA-enabled GPU.')\n        return\n"
+        "    model.to(device)",
+        "import torch\ndevice = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+        "if not torch.cuda.is_available():\n    raise RuntimeError('no CUDA')\nx = torch.ones(1).to(device)",
         "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
         "    return torch.cuda.get_device_properties(torch.device('cuda')).major",
     ),

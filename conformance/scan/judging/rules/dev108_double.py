@@ -8,6 +8,7 @@ import re
 from conformance.scan.findings import Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
+from conformance.scan.knowing.shapes import is_surely_sent
 from conformance.scan.reading.nodes import parts_of
 
 _DOUBLE = {
@@ -95,7 +96,8 @@ def _call(context: Context, node: ast.Call) -> None:
     if dotted.startswith("torch.") and device is not None and not _on_host(context, device):
         # A test that names MPS asks what happens there.
         named = context.in_tests and {leaf.device for leaf in context.leaves(device)} == {"mps"}
-        level = Severity.NOTE if named else None
+        # No process group has a Mac's GPU.
+        level = Severity.NOTE if named or is_surely_sent(context) else None
         _report(context, dtype, found, "asked of a device that may be MPS", level)
 
 
@@ -309,6 +311,12 @@ RULE = Rule(
             "def f(x, device):\n    return x.to(device).double()",
             2,
             "def f(x, device):\n    return x.to(device).float()",
+        ),
+        Bad(
+            "import torch\nimport torch.distributed as dist\ndef f(n, device):\n"
+            "    x = torch.zeros(n, dtype=torch.float64, device=device)\n    if dist.is_initialized():\n"
+            "        dist.all_reduce(x)\n    return x",
+            4,
         ),
         Bad(
             "import torch\ndef f(x, y):\n    return torch.ones(3, dtype=torch.complex128, device=y.device)",

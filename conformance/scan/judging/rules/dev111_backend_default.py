@@ -10,6 +10,7 @@ from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.alternatives import mentions
 from conformance.scan.knowing.circumstances import (
     holds_group,
+    is_called_for_group,
     is_of_process_group,
     makes_group,
     may_not_be_group,
@@ -84,7 +85,10 @@ def _report(
     if held is not None and isinstance(held[0], ast.Constant):
         node = held[0]  # a process group has one backend: said once, where it is written
     grouped = engine == "NCCL" and (
-        not starts or is_of_process_group(context) or may_not_be_group(context)
+        not starts
+        or is_of_process_group(context)
+        or may_not_be_group(context)
+        or is_called_for_group(context)
     )
     word = engine.partition(" ")[0].lower()
     if not context.guarded("cuda") and word not in (setting or "").lower():

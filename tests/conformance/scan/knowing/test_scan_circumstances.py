@@ -32,6 +32,17 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("def f(backend='nccl'):\n    start(backend)", ["note"]),
         ("def f(rank):\n    if rank < 0:\n        return\n    dist.init_process_group('nccl')", ["note"]),
         ("dist.init_process_group('nccl')", ["error"]),
+        # a function that starts the group, called for several processes alone; also without a test
+        ("def f():\n    dist.init_process_group('nccl')\nif 'WORLD_SIZE' in os.environ:\n    f()", ["note"]),
+        ("def f():\n    dist.init_process_group('nccl')\nif 'WORLD_SIZE' in os.environ:\n    f()\nf()", ["error"]),
+        ("def f():\n    dist.init_process_group('nccl')\ndef main():\n    " + "print('long')\n    " * 99 + "if 'WORLD_SIZE' in os.environ:\n        f()", ["note"]),
+        ("def f():\n    dist.init_process_group('nccl')", ["error"]),
+        # double precision for a collective, in any case or perhaps
+        ("def f(n, device):\n    t = torch.zeros(n, dtype=torch.float64, device=device)\n    dist.all_reduce(t)", ["note"]),
+        ("def f(n, device, many):\n    t = torch.zeros(n, dtype=torch.float64, device=device)\n    if many:\n        dist.all_reduce(t)", ["warning"]),
+        # a type that is meant for its dtype; a test of it is a branch like any other
+        ("def f(x):\n    assert isinstance(x, torch.cuda.LongTensor)", ["note"]),
+        ("def f(x):\n    return isinstance(x, torch.cuda.LongTensor)", []),
         # CUDA's graphs, what CUDA raises, the GPU asked for by an option
         ("def f():\n    return torch.cuda.graphs.graph_pool_handle()", ["note"]),
         ("try:\n    f()\nexcept torch.cuda.OutOfMemoryError:\n    torch.cuda.empty_cache()", []),
@@ -55,6 +66,9 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # who has no CUDA is told that it is needed, or not
         ("def f():\n    if not torch.cuda.is_available():\n        print('measuring requires CUDA')\n        return\n    return torch.cuda.memory_allocated()", []),
         ("def f():\n    if not torch.cuda.is_available():\n        return\n    return torch.cuda.memory_allocated()", ["warning"]),
+        # the choice that stands before it; one that goes on after a word
+        ("def f(m):\n    d = 'cuda' if torch.cuda.is_available() else 'cpu'\n    if not torch.cuda.is_available():\n        print('measuring requires CUDA')\n        return\n    m.to(d)", []),
+        ("def f(m):\n    d = 'cuda' if torch.cuda.is_available() else 'cpu'\n    if not torch.cuda.is_available():\n        print('measuring requires CUDA')\n    m.to(d)", ["warning"]),
         # a buffer is placed; what is printed for one item of many goes on unnoticed
         ("class B(torch.nn.Module):\n    def __init__(self):\n        self.register_buffer('k', torch.zeros(2).cuda())", ["error"]),
         ("def f(batches):\n    for b in batches:\n        try:\n            b = b.cuda()\n            c = run(b)\n            d = run(c)\n            save(d)\n        except Exception as e:\n            print(e)", ["error"]),
