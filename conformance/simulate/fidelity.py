@@ -20,8 +20,10 @@ import unittest
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -126,6 +128,19 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
+@contextmanager
+def _untracked() -> Iterator[None]:
+    """Samples are made without looking for the test that they are for.
+
+    PyTorch searches the stack for it at each of them, and the search goes through all modules:
+    nine tenths of the time here.
+    """
+    from torch.testing._internal import common_utils
+
+    with patch.object(common_utils, "extract_test_fn", return_value=None):
+        yield
+
+
 def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
     """Runs an operator's samples on CPU and on the simulated device.
 
@@ -137,7 +152,8 @@ def attempt(op: Any, dtype: torch.dtype, limit: int) -> tuple[str, bool]:
     random.seed(0)
     on_host = False
     try:
-        every = list(itertools.islice(op.sample_inputs("cpu", dtype), limit))
+        with _untracked():
+            every = list(itertools.islice(op.sample_inputs("cpu", dtype), limit))
     except Exception as error:  # noqa: BLE001 - samples that the CPU itself cannot make
         return _first_line(error), True
     samples = [sample for sample in every if not _wide(sample)] or every
