@@ -65,7 +65,8 @@ def test_leaving_after_an_exception_restores_torch_too() -> None:
     before = attributes()
     with pytest.raises(ZeroDivisionError), simulate.mps():
         torch.ones(1 // 0, device=DEVICE)
-    assert all(value is attributes()[key] for key, value in before.items())
+    after = attributes()
+    assert all(value is after[key] for key, value in before.items())
     with pytest.raises(RuntimeError, match="without MPS backend"):
         torch.mps.empty_cache()
 
@@ -77,7 +78,8 @@ def test_a_failure_while_entering_leaves_nothing(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ZeroDivisionError):
             simulate.mps().__enter__()
     simulate.active()
-    assert all(value is attributes()[key] for key, value in before.items())
+    after = attributes()
+    assert all(value is after[key] for key, value in before.items())
 
 
 def test_one_at_a_time(sim: simulate.Simulation) -> None:
