@@ -163,7 +163,7 @@ def test_a_fused_step_equals_diffusers(
     monkeypatch.setattr(DevicePolicy, "has_tile_kernels", lambda self, dtype: True)
     shape = {"head_dim": 64, "hidden_size": 256} if own_kernels else {}
     model = odd_model(**shape)
-    song = inputs(batch, 19, 5)
+    song = inputs(batch, 13, 5)
     schedule = Schedule.make(steps)
     wanted = [expected(model, *song, time=time) for time in schedule.times]
     model.to(policy.device, dtype)
