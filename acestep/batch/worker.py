@@ -133,14 +133,15 @@ class Worker:
             quantization=setting.quantization,
             engine=setting.engine,
         )
+        # Before anything is loaded: it takes a minute with a real checkpoint.
+        if setting.ahead:
+            _check_ahead(policy)
         self._handler.load(
             setting.model,
             policy,
             project_root=setting.checkpoints,
             compile_model=setting.compiled,
         )
-        if setting.ahead:
-            _check_ahead(self._handler.policy)
         self._planner = self._loaded_planner()
 
     def _loaded_planner(self) -> LLMHandler | None:

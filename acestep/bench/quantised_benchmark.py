@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from acestep.console.terminal import result
 from acestep.device import DevicePolicy, resolve
 from acestep.engines.torch.quantised import quantise
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     _row(name, model, given, wanted, policy, arguments.repeats, spent)
                 except (ImportError, RuntimeError, AttributeError, NotImplementedError) as error:
                     reason = " ".join(str(error).split())[:120]
-                    print(f"{kind}, {side}: not here ({type(error).__name__}: {reason})")  # noqa: T201
+                    result(f"{kind}, {side}: not here ({type(error).__name__}: {reason})")
     return 0
 
 
@@ -123,7 +123,7 @@ def _row(
         cells.append(
             f"{len(rows)} rows: {warm:.0f} us a layer, first {first:.2f} s, error {error:.4f}"
         )
-    print(f"{name}: made in {made_in:.2f} s; {'; '.join(cells)}", flush=True)  # noqa: T201
+    result(f"{name}: made in {made_in:.2f} s; {'; '.join(cells)}")
 
 
 if __name__ == "__main__":
