@@ -92,7 +92,7 @@ def captured(
         step: works in place on tensors that stay where they are, and never waits for
             the device. On CUDA it is run a few times here, before it is recorded.
         pool: what `recording_pool` gave; by default a recording has its own memory.
-        warm_up: how often it is run first; kernels of our own have nothing to pick.
+        warm_up: how often it is run first; kernels of our own that have run have nothing to pick.
     """
     import torch
 

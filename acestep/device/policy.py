@@ -191,9 +191,9 @@ class DevicePolicy:
             step: works in place on tensors that stay where they are, and never waits for
                 the device. On CUDA it is run a few times here, before it is recorded.
             pool: what `recording_pool` gave; by default a recording has its own memory.
-            ours: only kernels of our own, which are run once before.
+            ours: only kernels of our own, which have run before: it is not run here.
         """
-        return kernels.captured(self.device, step, pool, *([1] if ours else []))
+        return kernels.captured(self.device, step, pool, *([0] if ours else []))
 
     def dtype_of(self, component: str) -> torch.dtype:
         """The dtype of one of `COMPONENTS`."""

@@ -123,18 +123,23 @@ class FusedDecoding:
         def choose() -> None:
             choice(step)
 
-        def advance() -> None:
-            step()
+        def advance(layers: int | None = None) -> None:
+            step(layers)
             step.head(head, choice.logits)
 
-        def both() -> None:
+        def both(layers: int | None = None) -> None:
             choose()
-            advance()
+            advance(layers)
+
+        def one_layer() -> None:
+            both(1)
+            self._wide(1)
 
         if self._policy.records:
             with compiling_together():
-                both()
-                self._wide()
+                one_layer()
+            # A kernel is loaded when it is first launched, which is nothing to be recorded.
+            one_layer()
         pool = self._policy.recording_pool()
         if self.plan.masked:
             self._choose_graph = self._policy.captured(choose, pool, ours=True)

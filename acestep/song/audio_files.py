@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,11 +158,15 @@ def _by_libsndfile(part: Path, audio: torch.Tensor, sample_rate: int, how: Encod
 def _in_pieces(path: Path, audio: torch.Tensor, sample_rate: int, bits: int) -> None:
     channels, samples = audio.shape
     numbers = audio.detach().to("cpu", torch.float32).numpy()
-    flac.write(
-        path,
-        flac.Stream(samples, channels, sample_rate, bits),
-        lambda start, end: _whole(numbers[:, start:end], bits),
-    )
+    kept = threading.local()
+
+    def part(start: int, end: int) -> np.ndarray[Any, Any]:
+        # A thread's memory is the same for all its pieces: new memory takes the system's time.
+        if not hasattr(kept, "room"):
+            kept.room = np.empty((flac.PIECE, channels), np.int32)
+        return _whole(numbers[:, start:end], bits, kept.room[: end - start])
+
+    flac.write(path, flac.Stream(samples, channels, sample_rate, bits), part)
 
 
 def _rate_options(how: Encoding, channels: int) -> dict[str, Any]:
@@ -185,20 +190,23 @@ def _blocks(audio: torch.Tensor, bits: int) -> Iterator[np.ndarray[Any, Any]]:
             yield _whole(block, bits)
 
 
-def _whole(block: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
+def _whole(
+    block: np.ndarray[Any, Any], bits: int, room: np.ndarray[Any, Any] | None = None
+) -> np.ndarray[Any, Any]:
     """Samples `[channels, samples]` as whole numbers `[samples, channels]`, in the upper bits.
 
     They are scaled by a power of two, as readers do: what was read from a file of as many bits
     is written back the same.
     """
-    full = np.float32(2.0 ** (bits - 1))
-    whole = np.empty(block.shape[::-1], np.int32)
+    full, up = np.float32(2.0 ** (bits - 1)), np.float32(2.0 ** (32 - bits))
+    whole = np.empty(block.shape[::-1], np.int32) if room is None else room
     for start in range(0, block.shape[1], _ROUNDED):
         for number, channel in enumerate(block[:, start : start + _ROUNDED]):
             scaled = channel * full
             np.rint(scaled, out=scaled)
-            whole[start : start + _ROUNDED, number] = np.clip(scaled, -full, full - 1, out=scaled)
-    whole <<= 32 - bits
+            np.clip(scaled, -full, full - 1, out=scaled)
+            # Into the upper bits: of 24 all are kept, for so many a float32 has.
+            whole[start : start + _ROUNDED, number] = np.multiply(scaled, up, out=scaled)
     return whole
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import mmap
 import os
 import tempfile
 import threading
@@ -81,14 +82,14 @@ def write(path: Path, stream: Stream, part: Part, workers: int | None = None) ->
         ValueError: the encoder's frames could not be told apart; nobody has seen that yet.
     """
 
-    def encoded(start: int) -> tuple[bytes, set[int], memoryview]:
+    def encoded(start: int) -> tuple[list[memoryview | bytes], set[int], memoryview]:
         samples = part(start, min(start + PIECE, stream.samples))
+        packed = _packed(samples, stream.bits)
         piece = _split(_alone(samples, stream))
         if start:
             piece.renumber(start // BLOCK)
-        made = b"".join([*([] if start else [piece.head]), *itertools.chain(*piece.frames)])
         sizes = {sum(map(len, frame)) for frame in piece.frames}
-        return made, sizes, _packed(samples, stream.bits)
+        return [*([] if start else [piece.head]), *itertools.chain(*piece.frames)], sizes, packed
 
     md5, sizes = hashlib.md5(usedforsecurity=False), set[int]()
     with (
@@ -100,7 +101,7 @@ def write(path: Path, stream: Stream, part: Part, workers: int | None = None) ->
         for made, lengths, packed in pool.map(encoded, range(0, stream.samples, PIECE)):
             # One piece after the other, and yet not in the way of the file.
             counted.append(counting.submit(md5.update, packed))
-            file.write(made)
+            _append(file, made)
             sizes |= lengths
         for count in counted:
             count.result()
@@ -121,12 +122,28 @@ class _Piece:
         ]
 
 
-def _alone(samples: Samples, stream: Stream) -> bytes:
+def _append(file: BinaryIO, parts: list[memoryview | bytes]) -> None:
+    """Write parts at the end of a file, without putting them together first where the system can."""
+    done = os.writev(file.fileno(), parts) if hasattr(os, "writev") else 0
+    if done < sum(map(len, parts)):
+        file.seek(0, os.SEEK_END)
+        file.write(b"".join(parts)[done:])
+        file.flush()
+
+
+def _place() -> BinaryIO:
+    """A file for a moment, in memory where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("acestep"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _alone(samples: Samples, stream: Stream) -> mmap.mmap:
     """A piece as a stream of its own."""
     import soundfile
 
     # To a file of the system's libsndfile writes by itself, while Python goes on.
-    with tempfile.TemporaryFile() as made:
+    with _place() as made:
         try:
             with soundfile.SoundFile(
                 made.fileno(), "w", stream.rate, stream.channels,
@@ -136,22 +153,21 @@ def _alone(samples: Samples, stream: Stream) -> bytes:
                 file.write(samples)
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from None
-        made.seek(0)
-        return made.read()
+        return mmap.mmap(made.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _packed(samples: Samples, bits: int) -> memoryview:
     """The samples as the MD5 counts them: whole bytes, the lowest first."""
     if bits == 16:
         return (samples >> 16).astype("<i2").data
-    place = np.ascontiguousarray(samples, "<i4").view(np.uint8).reshape(-1, 4)
-    packed = np.empty((len(place), bits // 8), np.uint8)
-    for byte in range(bits // 8):
-        packed[:, byte] = place[:, 4 - bits // 8 + byte]
-    return packed.data
+    size, numbers = bits // 8, np.ascontiguousarray(samples, "<u4").reshape(-1)
+    packed = np.empty(numbers.size * size + 4 - size, np.uint8)
+    # Numbers of four bytes, each of which goes over what of the one before it is too much.
+    np.ndarray(numbers.shape, "<u4", packed, strides=(size,))[:] = numbers >> (32 - bits)
+    return packed.data[: numbers.size * size]
 
 
-def _split(data: bytes) -> _Piece:
+def _split(data: mmap.mmap) -> _Piece:
     start, last, view = 4, False, memoryview(data)
     while not last:
         last = bool(data[start] & 0x80)
@@ -163,7 +179,7 @@ def _split(data: bytes) -> _Piece:
     return _Piece(view[:start], frames)
 
 
-def _starts(data: bytes, start: int) -> list[int]:
+def _starts(data: mmap.mmap, start: int) -> list[int]:
     """Where the frames begin.
 
     The stream says how large its frames are; where the next one can begin, one place alone may
@@ -188,14 +204,14 @@ def _starts(data: bytes, start: int) -> list[int]:
     return starts
 
 
-def _found(data: bytes, begin: int, end: int) -> Iterator[int]:
+def _found(data: mmap.mmap, begin: int, end: int) -> Iterator[int]:
     place = data.find(_SYNC, begin, end)
     while place >= 0:
         yield place
         place = data.find(_SYNC, place + 1, end)
 
 
-def _is_header(data: bytes, place: int, like: int, number: int) -> bool:
+def _is_header(data: mmap.mmap, place: int, like: int, number: int) -> bool:
     """Whether a frame's header of that number stands there, alike in rate and bits."""
     size = _header_size(data, place)
     header = data[place : place + size]
@@ -208,7 +224,7 @@ def _is_header(data: bytes, place: int, like: int, number: int) -> bool:
     )
 
 
-def _header_size(data: bytes | memoryview, place: int) -> int:
+def _header_size(data: mmap.mmap | bytes | memoryview, place: int) -> int:
     """Bytes of a frame's header with its checksum; 0 where none can be."""
     digits = _digits(data[place + 4])
     block, rate = data[place + 2] >> 4, data[place + 2] & 0x0F

@@ -72,21 +72,20 @@ def _root(powers, parts, width, eps, slots, room, PARTS: tl.constexpr):  # type:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gather(  # type: ignore[no-untyped-def]  # pragma: no cover
-    partial, taken, SPLITS: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr,
-    SLOTS: tl.constexpr,
+    partial, taken, SPLITS: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     """The sum of what the programs of one block left, always in the same order."""
     place = tl.arange(0, ROWS)[:, None] * SLOTS + tl.arange(0, SLOTS)[None, :]
     total = tl.load(partial + place, mask=taken, other=0.0)
     for split in tl.static_range(1, SPLITS):
-        total += tl.load(partial + split * SIZE + place, mask=taken, other=0.0)
+        total += tl.load(partial + split * (ROWS * SLOTS) + place, mask=taken, other=0.0)
     return total
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
-    total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
-    slots, room, ROWS: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr,
+    total, root, before, gains, scale, taken, block, out, stream, squares, outputs, slots, room,
+    ROWS: tl.constexpr, SLOTS: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """What follows a product: the norm of its input, the activation, the sum."""
     rows = block * ROWS + tl.arange(0, ROWS)
@@ -94,11 +93,10 @@ def _finish(  # type: ignore[no-untyped-def]  # pragma: no cover
     place = slots[None, :] * outputs + rows[:, None]
     total *= root[None, :]
     if WHOLE:
-        total *= tl.load(scales + rows, mask=rows < outputs, other=0.0).to(tl.float32)[:, None]
+        total *= scale[:, None]
     if KIND == GATED:
-        other *= root[None, :]
-        if WHOLE:
-            other *= tl.load(scales + outputs + rows).to(tl.float32)[:, None]
+        halves = tl.reshape(total, (2, ROWS, SLOTS))
+        total, other = tl.split(tl.permute(halves, (1, 2, 0)))
         total = total / (1.0 + tl.exp(-total)) * other
     if KIND == JOINED:
         total += before
@@ -121,6 +119,9 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
     The last program of a block to arrive adds the parts up and does what follows. With `WHOLE`
     the weight is held in whole numbers, with a scale for each output. With `MANY` there are more
     slots than one program takes: `SLOTS` of all `room`; those in use come first.
+
+    The two halves of a gate are rows of one product: of 64 rows a Hopper GPU takes both factors
+    from where they were copied to, of fewer it does not.
     """
     block, split = tl.program_id(0) // SPLITS, tl.program_id(0) % SPLITS
     counter, local = block, tl.arange(0, SLOTS)
@@ -131,20 +132,24 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
         counter += tile_of * (tl.num_programs(0) // SPLITS)
         if tl.load(positions + tile_of * SLOTS) < 0:
             return
-    rows = block * ROWS + tl.arange(0, ROWS)
+    wide: tl.constexpr = 2 * ROWS if KIND == GATED else ROWS
+    row = tl.arange(0, wide)
+    rows = block * ROWS + row % ROWS
+    within = rows < outputs
+    rows += row // ROWS * outputs
     begin, depth = split * (STEPS * DEPTH), tl.arange(0, DEPTH)
     place = weight + rows.to(tl.int64)[:, None] * width + (begin + depth)[None, :]
-    inside = (rows < outputs)[:, None]
-    beyond = outputs.to(tl.int64) * width
+    inside = within[:, None]
     if AHEAD:
         tl.extra.cuda.gdc_launch_dependents()
     # The first weights are asked for at once; what they are multiplied by may not be there yet.
     tile = tl.load(place) if EVEN else tl.load(place, mask=inside, other=0.0)
-    if KIND == GATED:
-        second = tl.load(place + beyond)
     gains = tl.full((ROWS,), 1.0, tl.float32)
     if KIND == JOINED:
         gains = tl.load(gain + rows).to(tl.float32)
+    scale = tl.full((wide,), 1.0, tl.float32)
+    if WHOLE:
+        scale = tl.load(scales + rows, mask=within, other=0.0).to(tl.float32)
     if AHEAD:
         tl.extra.cuda.gdc_wait()
     # Of a small batch most slots are not in use, and need not be read.
@@ -161,41 +166,29 @@ def product(  # type: ignore[no-untyped-def]  # pragma: no cover
         root = _root(powers, parts, width, eps, slots, room, PARTS)
     kind = given.dtype
     total = tl.dot(tile.to(kind), given, input_precision="ieee")
-    other = total
-    if KIND == GATED:
-        other = tl.dot(second.to(kind), given, input_precision="ieee")
     for _ in range(1, STEPS):
         place += DEPTH
         heard += DEPTH
         given = tl.load(heard, mask=taken, other=0.0)
         tile = tl.load(place) if EVEN else tl.load(place, mask=inside, other=0.0)
         total = tl.dot(tile.to(kind), given, total, input_precision="ieee")
-        if KIND == GATED:
-            second = tl.load(place + beyond)
-            other = tl.dot(second.to(kind), given, other, input_precision="ieee")
     if SPLITS == 1:
         _finish(
-            total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
-            slots, room, ROWS, KIND, WHOLE,
+            total, root, before, gains, scale, taken, block, out, stream, squares, outputs, slots,
+            room, ROWS, SLOTS, KIND, WHOLE,
         )  # fmt: skip
         return
-    halves: tl.constexpr = 2 if KIND == GATED else 1
-    size: tl.constexpr = ROWS * SLOTS * halves
+    size: tl.constexpr = wide * SLOTS
     left = partial + counter * (SPLITS * size)
-    own = left + split * size + tl.arange(0, ROWS)[:, None] * SLOTS + local[None, :]
-    tl.store(own, total, mask=taken)
-    if KIND == GATED:
-        tl.store(own + ROWS * SLOTS, other, mask=taken)
+    tl.store(left + split * size + row[:, None] * SLOTS + local[None, :], total, mask=taken)
     # All of this program's parts are written before its arrival is told.
     tl.debug_barrier()
     if tl.atomic_add(arrivals + counter, 1, sem="acq_rel") == SPLITS - 1:
         tl.store(arrivals + counter, 0)
-        total = _gather(left, taken, SPLITS, size, ROWS, SLOTS)
-        if KIND == GATED:
-            other = _gather(left + ROWS * SLOTS, taken, SPLITS, size, ROWS, SLOTS)
+        total = _gather(left, taken, SPLITS, wide, SLOTS)
         _finish(
-            total, other, root, before, gains, scales, taken, block, out, stream, squares, outputs,
-            slots, room, ROWS, KIND, WHOLE,
+            total, root, before, gains, scale, taken, block, out, stream, squares, outputs, slots,
+            room, ROWS, SLOTS, KIND, WHOLE,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from acestep.device import DevicePolicy
 from acestep.engines.torch.addresses import places
-from acestep.engines.torch.launching import launch
+from acestep.engines.torch.launching import Made, launch
 from acestep.engines.torch.quantised import Quantised, joined
 
 Weight = tuple[torch.Tensor, torch.Tensor | None]
@@ -41,14 +41,14 @@ class Tile:
 TILES: Mapping[str, Tile] = {
     "joined": Tile(64, 512, 1, 4),
     "out": Tile(64, 512, 1, 4),
-    "opened": Tile(32, 256, 8, 4),
+    "opened": Tile(32, 128, 16, 4, 4),
     "closed": Tile(64, 128, 6, 4, 4),
     "head": Tile(64, 128, 16, 4, 3),
 }
 """Of queries, keys and values; of what attention heard; of the gate; of what passed it; of the
 vocabulary. Measured on an H200 at the published shapes."""
 
-WIDE_TILES: Mapping[str, Tile] = {**TILES, "opened": Tile(64, 256, 2, 4)}
+WIDE_TILES: Mapping[str, Tile] = {**TILES, "opened": Tile(32, 128, 16, 4, 2)}
 """The same where so many slots take the room of the larger tile."""
 
 WHOLE_TILES: Mapping[str, Tile] = {
@@ -61,7 +61,7 @@ READING_TILES: Mapping[str, Tile] = {
     "joined": Tile(128, 64, _ALL, 8, 4),
     "out": Tile(64, 64, _ALL, 4, 6),
     "opened": Tile(128, 64, _ALL, 8, 3),
-    "closed": Tile(64, 64, _ALL, 4, 6),
+    "closed": Tile(64, 64, _ALL, 8, 6),
     "head": TILES["head"],
 }
 """The same where prompts are read: products that compute, and are not split."""
@@ -213,7 +213,7 @@ class Pass:
         self._heads, self._kv = config.num_attention_heads, config.num_key_value_heads
         self._dim, hidden = config.head_dim, config.hidden_size
         self._hidden, self._inner = hidden, config.intermediate_size
-        self.ahead = policy.launches_ahead
+        self.ahead, self._made = policy.launches_ahead, Made()
 
         def numbers(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=table.device)
@@ -255,8 +255,8 @@ class Pass:
         self._partial = self._partial.new_zeros(most)
         self._arrivals = self._arrivals.new_zeros(blocks)
 
-    def __call__(self) -> None:
-        """All layers, for all slots."""
+    def __call__(self, layers: int | None = None) -> None:
+        """All layers, or the first so many, for all slots."""
         weights, step = self._weights, kernels()[0]
         block = _power_of_two(self._hidden)
         launch(
@@ -266,7 +266,7 @@ class Pass:
             DIM=self._dim, AHEAD=self.ahead, **self._options(_EMBED_WARPS),
         )  # fmt: skip
         parts = 1
-        for number, layer in enumerate(weights.layers):
+        for number, layer in enumerate(weights.layers[:layers]):
             self._product("joined", self.ready, layer.joined, self._joined, parts=parts)
             self._attend(number, layer)
             self._product(
@@ -300,19 +300,19 @@ class Pass:
                 self._joined, layer.query_gain, layer.key_gain, self._turns, keys, values,
                 self.positions, self.sequences, self._heard, self._stretch_parts,
                 self._stretch_arrivals, self._stretches, cache.length, self._dim**-0.5, eps,
-                SPLIT=STRETCH, **shared,
+                SPLIT=STRETCH, made=self._made, key="attend", **shared,
             )  # fmt: skip
             return
         launch(
             step.append, (self._used,),
             self._joined, layer.key_gain, self._turns, keys, values, self.positions,
-            self.sequences, cache.length, eps, **shared,
+            self.sequences, cache.length, eps, made=self._made, key="append", **shared,
         )  # fmt: skip
         launch(
             step.read, (self._used // READ_TILE, self._kv),
             self._joined, layer.query_gain, self._turns, keys, values, self.positions,
             self.sequences, self._heard, cache.length, self._dim**-0.5, eps,
-            SPLIT=STRETCH, TILE=READ_TILE, **shared,
+            SPLIT=STRETCH, TILE=READ_TILE, made=self._made, key="read", **shared,
         )  # fmt: skip
 
     def _product(
@@ -344,8 +344,8 @@ class Pass:
             MANY=self._slots > self._tile, SLOTS=self._tile, ROWS=tile.rows, DEPTH=tile.depth,
             STEPS=width // tile.depth // splits, SPLITS=splits,
             PARTS=_power_of_two(self.parts), EVEN=outputs % tile.rows == 0,
-            NORMED=parts > 0, KIND=kind.value, WHOLE=scales is not None, AHEAD=self.ahead,
-            **self._options(tile.warps, tile.stages),
+            NORMED=parts > 0, KIND=kind.value, WHOLE=scales is not None,
+            AHEAD=self.ahead, made=self._made, key=name, **self._options(tile.warps, tile.stages),
         )  # fmt: skip
 
     def _options(self, warps: int, stages: int = 1) -> dict[str, Any]:

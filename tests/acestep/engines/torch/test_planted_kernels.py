@@ -51,7 +51,7 @@ DEFECTS = {
         STEP, "tl.rsqrt(power / width + eps)", "tl.rsqrt(power / (2 * width) + eps)", "steps",
     ),
     "a counter that does not begin anew": (
-        STEP, "tl.store(arrivals + counter, 0)", "tl.store(arrivals + counter, 1)", "steps",
+        STEP, "tl.store(arrivals + counter, 0)", "tl.store(arrivals + counter, SPLITS)", "steps",
     ),
     "queries of another group": (
         STEP, "queries = row + (head * group + member) * DIM", "queries = row + (head + member) * DIM",
