@@ -112,6 +112,21 @@ def is_short(policy: DevicePolicy) -> bool:
     return get_gpu_memory_gb(policy) < _SMALL_GB
 
 
+def check_ahead(policy: DevicePolicy) -> None:
+    """Refuse to plan a song while another is made where it gains nothing, or there is no room.
+
+    Raises:
+        RequestError: says why.
+    """
+    reason = None
+    if not policy.overlaps:
+        reason = f"{policy.name} does not do both at a time"
+    elif is_short(policy):
+        reason = f"{policy.name} has no memory for both at a time"
+    if reason:
+        raise RequestError(f"songs cannot be planned ahead: {reason}; leave --ahead out")
+
+
 def get_gpu_tier(gpu_memory_gb: float) -> str:
     """The name of the tier for so much accelerator memory, GB."""
     return next(row[1] for row in _TIERS if gpu_memory_gb <= row[0])

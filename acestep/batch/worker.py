@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.batch.jobs import Job, Made
-from acestep.errors import AceStepError, RequestError, first_line
-from acestep.gpu_config import is_short
+from acestep.errors import AceStepError, first_line
+from acestep.gpu_config import check_ahead
 
 if TYPE_CHECKING:
-    from acestep.device import DevicePolicy
     from acestep.llm_inference import LLMHandler
     from acestep.song.outcome import Song
     from acestep.song.params import GenerationConfig
@@ -90,21 +89,6 @@ def unplanned(job: Job) -> list[str]:
     return [f"left out, for the batch loads no language model (--think does): {names}"]
 
 
-def _check_ahead(policy: DevicePolicy) -> None:
-    """Refuse to plan ahead where it gains nothing, or there is no room for it.
-
-    Raises:
-        RequestError: says why.
-    """
-    reason = None
-    if not policy.overlaps:
-        reason = f"{policy.name} does not do both at a time"
-    elif is_short(policy):
-        reason = f"{policy.name} has no memory for both at a time"
-    if reason:
-        raise RequestError(f"songs cannot be planned ahead: {reason}; leave --ahead out")
-
-
 class Worker:
     """Loads the checkpoint once and makes one song at a time; its calls may come from several
     threads: then one is planned while another is made, and a third encoded.
@@ -135,7 +119,7 @@ class Worker:
         )
         # Before anything is loaded: it takes a minute with a real checkpoint.
         if setting.ahead:
-            _check_ahead(policy)
+            check_ahead(policy)
         self._handler.load(
             setting.model,
             policy,

@@ -102,6 +102,10 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         help="plan every song with it, whether or not it asks for thinking",
     )  # fmt: skip
     parser.add_argument(
+        "--ahead", action="store_true", default=None,
+        help="plan a song while the one before it is made, where the device does both at a time",
+    )  # fmt: skip
+    parser.add_argument(
         "--device", dest="devices", nargs="+", metavar="DEVICE",
         type=lambda text: text.strip().lower(), choices=DeviceNames(DEVICE_CHOICES),
         help="where to make music, one worker each: auto, cuda:0 cuda:1 (default: auto)",

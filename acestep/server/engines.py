@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,19 @@ class Engines:
         self.device, self.options = device, options
         self._music: dict[str, AceStepHandler] = {}
         self._planners: dict[tuple[str, str], LLMHandler] = {}
+        # Two tasks at a time ask for models that are there.
+        self._lock = threading.Lock()
+
+    def has_music(self, name: str) -> bool:
+        """Whether a checkpoint is loaded."""
+        return name in self._music
+
+    def has_planner(self, name: str, backend: str) -> bool:
+        """Whether a language model is loaded; arguments as for `planner`."""
+        return self._planner_key(name, backend) in self._planners
+
+    def _planner_key(self, name: str, backend: str) -> tuple[str, str]:
+        return name or self.options.lm_model, backend or self.options.lm_backend
 
     @property
     def policy(self) -> DevicePolicy:
@@ -52,9 +66,10 @@ class Engines:
         Raises:
             RequestError: the checkpoint cannot be loaded here.
         """
-        if (known := self._music.pop(name, None)) is not None:
-            self._music[name] = known
-            return known
+        with self._lock:
+            if (known := self._music.pop(name, None)) is not None:
+                self._music[name] = known
+                return known
         from acestep.checkpoint import finding
         from acestep.console.terminal import quiet_libraries
         from acestep.handler import AceStepHandler
@@ -81,11 +96,12 @@ class Engines:
         Raises:
             RequestError: it cannot be loaded here.
         """
-        name, backend = name or self.options.lm_model, backend or self.options.lm_backend
+        name, backend = self._planner_key(name, backend)
         if (known := self._planners.get((name, backend))) is not None:
             return known
         from acestep.llm_inference import LLMHandler
         from acestep.lm import models
+        from acestep.lm.pt import PtBackend
 
         policy = self.policy
         engine = backend_on(policy, backend)
@@ -105,6 +121,8 @@ class Engines:
             backend=engine,
             offload=self.options.offload != "none" and not policy.unified_memory,
         )
+        if self.options.ahead and isinstance(handler.backend, PtBackend):
+            handler.backend.beside = True
         self._planners[name, backend] = handler
         return handler
 

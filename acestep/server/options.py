@@ -82,6 +82,7 @@ class ServerOptions:
         models: checkpoints that can be asked for, the default first; empty for all there are.
         lm_model, lm_backend: the language model, see `lm.models.find`, and its engine.
         init_llm: plan every song with it, as far as the song lets it.
+        ahead: work on two tasks a device, so that one is planned while another is made.
         devices: one worker each.
         ray: address of the Ray cluster that the devices are part of, `local` to start Ray on this
             machine; empty for threads of this process.
@@ -105,6 +106,7 @@ class ServerOptions:
     lm_model: str = "auto"
     lm_backend: str = ""
     init_llm: bool = False
+    ahead: bool = False
     devices: tuple[str, ...] = ("auto",)
     ray: str = ""
     checkpoint: str | None = None
@@ -152,6 +154,8 @@ class ServerOptions:
             raise RequestError("--chat-port is the --port; give another one, or leave it out")
         if self.api_key is not None and not self.api_key.strip():
             raise RequestError("the API key is empty; give one that nobody guesses")
+        if self.ahead and self.ray:
+            raise RequestError("--ahead is for devices of this machine; leave out it or --ray")
         if not self.devices:
             raise RequestError("no device is named; give --device auto")
         if not self.on_loopback and self.api_key is None and not self.open_without_key:

@@ -20,6 +20,9 @@ from acestep.server.workers import Doing, Worker
 
 log = logging.getLogger("acestep.server")
 
+# Tasks of a device at a time: one is planned while the other is made and written.
+_AHEAD = 2
+
 
 class Service:
     """What the API asks.
@@ -80,7 +83,10 @@ class Service:
         source = self.catalogue.source
         if not self.options.ray:
             for device in devices:
-                yield device, Work(self._engines(device), self.store, self.sounds, source)
+                workers = _AHEAD if self.options.ahead else 1
+                work = Work(self._engines(device), self.store, self.sounds, source, workers)
+                for _ in range(workers):
+                    yield device, work
             return
         from acestep.server.distant import distant
 

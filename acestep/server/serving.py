@@ -16,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from acestep.device import resolve
 from acestep.errors import RequestError
+from acestep.gpu_config import check_ahead
 from acestep.server.app import CHAT_ROOT, create_app
 from acestep.server.options import Limits, ServerOptions
 
@@ -39,7 +40,9 @@ def serve(options: ServerOptions, say: Say) -> None:
     options = options.checked()
     # With Ray the devices are of other machines, whose workers say what they lack.
     for device in () if options.ray else options.devices:
-        resolve(device, quantization=options.quantize, engine=options.engine)
+        policy = resolve(device, quantization=options.quantize, engine=options.engine)
+        if options.ahead:
+            check_ahead(policy)
     sockets = [listening(options.host, port) for port in (options.port, options.chat_port) if port]
     try:
         app = create_app(options)

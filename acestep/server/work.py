@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from acestep.errors import AceStepError, GenerationError
 from acestep.server.asking import Asked
 from acestep.server.engines import Engines
+from acestep.server.turns import Turns
 
 if TYPE_CHECKING:
     import torch
@@ -30,19 +31,29 @@ _SEED_BITS = 32
 
 @dataclass
 class Work:
-    """What tasks are done with: the models of one device, and the folders of the service."""
+    """What tasks are done with: the models of one device, and the folders of the service.
+
+    Attributes:
+        workers: how many do their tasks with it, of which the last to end closes it.
+    """
 
     engines: Engines
     store: Shelf
     sounds: Reader
     default_model: Callable[[str], str]
+    workers: int = 1
+    turns: Turns = field(default_factory=Turns)
 
     def close(self) -> None:
         """Let the models go."""
-        self.engines.close()
+        with self.turns.counting():
+            self.workers -= 1
+            last = self.workers == 0
+        if last:
+            self.engines.close()
 
     def song(self, asked: Asked, report: Report) -> tuple[dict[str, Any], list[str]]:
-        """Make songs.
+        """Make songs, beside those of another worker where all models are there.
 
         Args:
             asked: checked.
@@ -54,6 +65,10 @@ class Work:
         Raises:
             AceStepError: it cannot be made, or it failed; nothing is left behind.
         """
+        with self.turns.working(lambda: self._is_loaded(asked)):
+            return self._song(asked, report)
+
+    def _song(self, asked: Asked, report: Report) -> tuple[dict[str, Any], list[str]]:
         from acestep.inference import run
 
         began = time.perf_counter()
@@ -82,6 +97,22 @@ class Work:
         Raises:
             AceStepError: the language model failed.
         """
+        with self.turns.working(lambda: self.engines.has_planner(asked.lm_model, asked.lm_backend)):
+            return self._sample(asked, report)
+
+    def _is_loaded(self, asked: Asked) -> bool:
+        """Whether the models are there that a song may need."""
+        if not self.engines.has_music(self.default_model(asked.model)):
+            return False
+        return not self._may_plan(asked) or self.engines.has_planner(
+            asked.lm_model, asked.lm_backend
+        )
+
+    def _may_plan(self, asked: Asked) -> bool:
+        invents = asked.query is not None or asked.rewrite or asked.titleless
+        return invents or bool(asked.params.get("thinking")) or self.engines.options.init_llm
+
+    def _sample(self, asked: Asked, report: Report) -> dict[str, Any]:
         planner = self._planner(asked, report)
         made = self._described(asked, planner, report)
         return {

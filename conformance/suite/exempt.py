@@ -77,6 +77,9 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "batch.pools:AheadPool.submit",
         "batch.pools:AheadPool.wait",
         "batch.worker:Worker.cancel",
+        "server.turns:Turns",
+        "server.turns:Turns.counting",
+        "server.turns:Turns.working",
     ),
     "draws a picture of numbers, or names devices": (
         "bench.picture:draw",
@@ -485,6 +488,8 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "server.door:put_in",
         "server.door:understand",
         "server.engines:Engines.close",
+        "server.engines:Engines.has_music",
+        "server.engines:Engines.has_planner",
         "server.fields:schema",
         "server.fields:sorted_out",
         "server.fields:squashed",

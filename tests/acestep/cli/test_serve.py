@@ -97,10 +97,22 @@ def test_options_that_do_not_fit(
     assert not told
 
 
+def test_songs_are_planned_ahead_where_the_device_does_both(told: list[ServerOptions]) -> None:
+    assert main(["serve", "--ahead"]) == 0
+    assert told == [ServerOptions(ahead=True)]
+    with pytest.raises(RequestError, match="leave out it or --ray"):
+        ServerOptions(ahead=True, ray="local").checked()
+
+
 def test_an_empty_key_is_none() -> None:
     with pytest.raises(RequestError, match="key is empty"):
         ServerOptions(api_key=" ").checked()
     assert ServerOptions(host="0.0.0.0", open_without_key=True).checked().hosts == ()
+
+
+def test_ahead_is_refused_before_anything_listens() -> None:
+    with pytest.raises(RequestError, match="cpu does not do both at a time"):
+        serving.serve(ServerOptions(devices=("cpu",), ahead=True), print)
 
 
 def test_without_the_extra(

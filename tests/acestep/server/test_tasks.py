@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,31 @@ def test_paths_lead_nowhere_unless_allowed(make_server: Make, song_file: Path) -
     assert task.asked["sounds"] == {"src_audio": str(song_file)}
     outside = {**cover, "src_audio_path": f"{song_file.parent}/../../../../etc/passwd"}
     assert allowed.client.post("/release_task", json=outside).status_code == 400
+
+
+def test_songs_planned_ahead_are_those_made_in_turn(make_server: Make) -> None:
+    """Two tasks at a time with the same models; the last worker to end lets them go."""
+    ahead, alone = make_server(working=False, ahead=True), make_server()
+    work = ahead.service.workers[0].work
+    assert [worker.work for worker in ahead.service.workers] == [work, work]
+    both, closed = threading.Barrier(2, timeout=60), list[int]()
+    find = work.engines.music
+    work.engines.music = lambda *told: (both.wait(), find(*told))[1]
+    work.engines.close = lambda: closed.append(work.workers)
+    ids = [ahead.release(thinking=True, seed=seed) for seed in (5, 6)]
+    ahead.service.start()
+    made = [heard(ahead, ahead.ended(task)) for task in ids]
+    assert made[0] == heard(alone, alone.ended(alone.release(thinking=True, seed=5)))
+    assert made[1] != made[0]
+    ahead.service.line.close()
+    assert all(worker.join(30) for worker in ahead.service.workers)
+    assert closed == [0]
+
+
+def heard(server: Server, item: dict[str, Any]) -> bytes:
+    """The file of a task's song."""
+    assert item["status"] == 1, item
+    return bytes(server.client.get(songs(item)[0]["file"]).content)
 
 
 def test_planning_inventing_and_rewriting(server: Server) -> None:
