@@ -10,37 +10,30 @@ from acestep.server.turns import Turns
 def test_who_loads_works_alone() -> None:
     """Loaded: beside another. Not so: after all others, who begin again when it is done."""
     turns, order = Turns(), list[str]()
-    inside, waiting = threading.Event(), threading.Event()
-    loaded = True
+    began, free = threading.Event(), threading.Event()
 
     def load() -> None:
-        nonlocal loaded
-        waiting.set()
         with turns.working(lambda: False):
             order.append("loads")
-            loaded = True
+            began.set()
+            free.wait(10)
 
     def use() -> None:
-        with turns.working(lambda: loaded):
+        with turns.working(lambda: True):
             order.append("uses")
-            inside.set()
 
-    with turns.working(lambda: loaded):
-        beside = threading.Thread(target=use)
+    loader, beside, late = (threading.Thread(target=work) for work in (load, use, use))
+    with turns.working(lambda: True):
         beside.start()
-        assert inside.wait(10)
         beside.join(10)
-        loader = threading.Thread(target=load)
         loader.start()
-        assert waiting.wait(10)
-        loader.join(0.05)
-        assert order == ["uses"], "nobody loads while another works"
-        # What is let go meanwhile is waited for too.
-        loaded = False
-        late = threading.Thread(target=use)
-        late.start()
-        late.join(0.05)
+        assert not began.wait(0.05), "nobody loads while another works"
         assert order == ["uses"]
+    assert began.wait(10)
+    late.start()
+    late.join(0.05)
+    assert order == ["uses", "loads"], "nobody works while another loads"
+    free.set()
     for thread in (loader, late):
         thread.join(10)
-    assert sorted(order) == ["loads", "uses", "uses"]
+    assert order == ["uses", "loads", "uses"]
