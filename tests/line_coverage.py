@@ -14,7 +14,9 @@ Processes that tests start are not measured.
 from __future__ import annotations
 
 import ast
+import builtins
 import os
+import zlib
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
@@ -26,40 +28,50 @@ from coverage import CoverageData
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = tuple(f"{ROOT / name}{os.sep}" for name in ("acestep", "conformance"))
-NAME = "__lines__"
 marked: dict[str, bytearray] = {}
 
 
-def marks(path: str) -> bytearray:
-    """What the statements of a file set: a byte for each line, counted from one."""
-    return marked.setdefault(path, bytearray(Path(path).read_bytes().count(b"\n") + 2))
+def begin(path: str) -> None:
+    """Give the statements of a file what they set: a byte for each line, counted from one.
+
+    It is a builtin, since the suite runs functions' code with other modules' globals.
+    """
+    lines = bytearray(Path(path).read_bytes().count(b"\n") + 2)
+    setattr(builtins, _name(path), marked.setdefault(path, lines))
+
+
+def _name(text: str) -> str:
+    return f"__lines_{zlib.crc32(text.encode()):08x}__"
 
 
 def instrument(tree: ast.Module, path: str) -> None:
     """Let each statement of a module, but for docstrings, mark its line before it runs."""
+    name = _name(path)
     for node in list(ast.walk(tree)):
         for field in ("body", "orelse", "finalbody"):
             statements = getattr(node, field, None)
             if isinstance(statements, list):
-                setattr(node, field, _marking(node, statements))
-    first = f"{NAME} = __import__({__name__!r}, fromlist=['']).marks({path!r})"
+                setattr(node, field, _marking(node, statements, name))
     start = _start(tree, tree.body)
+    first = f"__import__({__name__!r}, fromlist=['']).begin({path!r})"
     tree.body[start:start] = ast.parse(first).body
 
 
-def _marking(node: ast.AST, statements: list[ast.stmt]) -> list[ast.stmt]:
+def _marking(node: ast.AST, statements: list[ast.stmt], name: str) -> list[ast.stmt]:
     start = _start(node, statements)
     found = statements[:start]
+    lines: set[int] = {one.lineno for one in found if isinstance(one, ast.ImportFrom)}
     if isinstance(node, ast.ExceptHandler):
-        found.append(_mark(node.lineno))
+        lines = {node.lineno}
     elif isinstance(node, ast.match_case):
-        found.append(_mark(node.pattern.lineno))
+        lines = {node.pattern.lineno}
+    found += [_mark(name, line) for line in sorted(lines)]
     for statement in statements[start:]:
         lines = {
             statement.lineno,
             *(one.lineno for one in getattr(statement, "decorator_list", ())),
         }
-        found += [*map(_mark, sorted(lines)), statement]
+        found += [*(_mark(name, line) for line in sorted(lines)), statement]
     return found
 
 
@@ -76,7 +88,7 @@ def _start(node: ast.AST, statements: list[ast.stmt]) -> int:
     return start
 
 
-def _mark(line: int) -> ast.stmt:
+def _mark(name: str, line: int) -> ast.stmt:
     place: dict[str, Any] = {
         "lineno": line,
         "end_lineno": line,
@@ -84,7 +96,7 @@ def _mark(line: int) -> ast.stmt:
         "end_col_offset": 0,
     }
     target = ast.Subscript(
-        ast.Name(NAME, ast.Load(), **place), ast.Constant(line, **place), ast.Store(), **place
+        ast.Name(name, ast.Load(), **place), ast.Constant(line, **place), ast.Store(), **place
     )
     return ast.Assign([target], ast.Constant(1, **place), **place)
 
@@ -108,11 +120,11 @@ def _rewritten(
 
 _unmeasured = SourceFileLoader.get_code
 SourceFileLoader.get_code = _compiled  # type: ignore[method-assign, assignment]
-# Files of cases, in which pytest rewrites `assert`, are compiled by pytest, and kept under a name
-# of their own: without this module they do not run.
+# Files in which pytest rewrites `assert` are compiled by pytest, and kept: under a name of their own,
+# for without this module, or with another version of it, they do not run.
 _unmeasured_rewriting = rewrite.rewrite_asserts
 rewrite.rewrite_asserts = _rewritten
-rewrite.PYC_TAIL = f"-lines{rewrite.PYC_TAIL}"
+rewrite.PYC_TAIL = f"-{_name(Path(__file__).read_text(encoding='utf-8'))}{rewrite.PYC_TAIL}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
