@@ -235,8 +235,10 @@ def fits(memory: float) -> Iterator[Fit]:
                 yield fit(music, language, bits, memory)
 
 
-def fit(music: str, language: str, bits: int | None, memory: float) -> Fit:
-    """One choice of models in a working set, GiB."""
+def fit(
+    music: str, language: str, bits: int | None, memory: float, seconds: int | None = None
+) -> Fit:
+    """One choice of models in a working set, GiB, with the longest song or one of some seconds."""
     weights = music_gib(music, bits) + language_gib(language, bits)
 
     def peak(seconds: int) -> float:
@@ -244,7 +246,7 @@ def fit(music: str, language: str, bits: int | None, memory: float) -> Fit:
 
     lengths = range(_LONGEST, 0, -10)
     longest = next((seconds for seconds in lengths if peak(seconds) <= SAFE * memory), 0)
-    song = longest or 10
+    song = seconds or longest or 10
     needed, bound = peak(song), SAFE * memory
     taken = min(weights + _taken_gib(song, MUSIC[music], memory), bound)
     return Fit(music, language, bits, weights, longest, needed, max(needed, taken))
