@@ -19,7 +19,7 @@ from conformance.expect import write as write_expectations
 from conformance.pytest_entry import SUITE
 from conformance.recorder import Recorder
 from conformance.report import ReportError
-from conformance.session import PATIENCE, Session, target_of
+from conformance.session import PATIENCE, Session
 from conformance.targets import CHOICES, Target, TargetError, choose, find
 from conformance.tree import Tree, TreeError, install, locate
 from conformance.trees import scratch, shield
@@ -174,7 +174,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is expected to fail, and what need not be traced for coverage.
+    """Mark what is expected to fail.
 
     Raises:
         pytest.UsageError: an expectation matches no case.
@@ -182,11 +182,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     session = config.stash.get(_SESSION, None)
     if session is None:
         return
-    if config.pluginmanager.hasplugin("_cov"):
-        # A case runs the same lines on each device.
-        for item in items:
-            if _of_suite(item) and target_of(item) not in (None, session.targets[0]):
-                item.add_marker("no_cover")
     stale = session.expect(item for item in items if _of_suite(item))
     if stale:
         lines = ", ".join(f"line {e.line} ({e.pattern})" for e in stale)

@@ -52,18 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put together the tests of the suite's server of forks, and those of the page.
-
-    Of a test with parameters only the first is traced for coverage, which takes up to half as
-    long again: the others run the same lines of the runtime.
-    """
-    traced, runtime = set[str](), Path(__file__).parent / "acestep"
+    """Put together the tests of the suite's server of forks, and those of the page."""
     for item in items:
-        head, bracket, _ = item.nodeid.partition("[")
-        if bracket and runtime in item.path.parents:
-            if head in traced:
-                item.add_marker("no_cover")
-            traced.add(head)
         if "run_suite" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("suite"))
         elif "gradio_ui" in item.path.parts:

@@ -48,3 +48,11 @@ def test_ci_runs_the_readme_test_command() -> None:
     commands = [line for line in readme.splitlines() if "pytest" in line and "pip install" in line]
     assert len(commands) == 1
     assert commands[0].strip() in ci
+
+
+def test_what_tox_runs_is_there() -> None:
+    """pytest ends at once where a path is gone, before it has run anything."""
+    told = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    paths = re.findall(r"(?<![\w./-])tests/[\w/.-]+", told)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []

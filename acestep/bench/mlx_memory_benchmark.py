@@ -1,8 +1,9 @@
 """MLX's own count of memory for a song at turbo's size, beside what `acestep.device.budget` predicts.
 
-Random weights. Parts: a step of the transformer, a chunk of decoding, and with `--song` a whole song
-by a handler, with the smallest language model's weights beside it. What a step takes does not depend
-on how many there are, so one is enough (`--steps`). Run by hand, where MLX is quick:
+Random weights, in a Mac's precision: bfloat16, and the VAE in float32. Parts: a step of the
+transformer, a chunk of decoding, and with `--song` a whole song by a handler, with the smallest
+language model's weights beside it. What a step takes does not depend on how many there are, so one
+is enough (`--steps`). Run by hand, where MLX is quick:
 
     python -m acestep.bench.mlx_memory_benchmark --device cuda --bits 8 --mac 16 --song
 
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -113,15 +115,14 @@ def _song(arguments: argparse.Namespace, policy: DevicePolicy, place: Place) -> 
     """Weights and a song, all of it by the handler, as users have it."""
     with place.working():
         language = _language_model(arguments.bits)
-    known = budget.fit("turbo", _LANGUAGE, arguments.bits, policy.total_memory)
+    known = budget.fit(
+        "turbo", _LANGUAGE, arguments.bits, policy.total_memory, int(arguments.seconds)
+    )
     with tempfile.TemporaryDirectory() as folder:
         weights = _checkpoint(arguments.weights or Path(folder), policy)
         handler = AceStepHandler()
-        small = policy.with_dtype("bfloat16").with_quantization(
-            arguments.bits and str(arguments.bits)
-        )
         mx.reset_peak_memory()
-        handler.load(str(weights), small)
+        handler.load(str(weights), _as_on_a_mac(policy, arguments.bits))
     _tell("loading", mx.get_peak_memory(), known.weights * GIB)
     _tell("weights", mx.get_active_memory(), known.weights * GIB)
     mx.reset_peak_memory()
@@ -135,9 +136,14 @@ def _song(arguments: argparse.Namespace, policy: DevicePolicy, place: Place) -> 
     took, song = time.monotonic() - began, made["audios"][0]
     if (long := song["tensor"].shape[1] / song["sample_rate"]) < arguments.seconds:
         raise RuntimeError(f"only {long:g} s were made: {made['status_message']}")
-    need = budget.need_gib(arguments.seconds, 1, "turbo", None, policy.total_memory)
-    _tell("song", mx.get_peak_memory(), (known.weights + need) * GIB, took)
+    _tell("song", mx.get_peak_memory(), known.peak * GIB, took, known.most * GIB)
     del language
+
+
+def _as_on_a_mac(policy: DevicePolicy, bits: int | None) -> DevicePolicy:
+    half, whole = policy.with_dtype("bfloat16"), policy.with_dtype("float32")
+    dtypes = MappingProxyType({**half.dtypes, "vae": whole.dtypes["vae"]})
+    return dataclasses.replace(half, dtypes=dtypes).with_quantization(str(bits) if bits else None)
 
 
 def _checkpoint(folder: Path, policy: DevicePolicy) -> Path:
@@ -209,10 +215,17 @@ def _measured(run: Any, said: float, within: bool, place: Place) -> tuple[float,
     return measured, said, took
 
 
-def _tell(part: str, measured: float, predicted: float, seconds: float | None = None) -> None:
+def _tell(
+    part: str,
+    measured: float,
+    predicted: float,
+    seconds: float | None = None,
+    most: float | None = None,
+) -> None:
+    """A line of JSON; `predicted` is what is needed, `most` with what MLX begins ahead of time."""
+    counted = {"measured_mib": measured, "predicted_mib": predicted, "most_mib": most}
     figures: dict[str, Any] = {
-        "measured_mib": round(measured / 2**20, 1),
-        "predicted_mib": round(predicted / 2**20, 1),
+        name: round(value / 2**20, 1) for name, value in counted.items() if value is not None
     }
     if seconds is not None:
         figures["seconds"] = round(seconds, 3)

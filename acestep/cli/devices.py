@@ -84,7 +84,8 @@ def _plan(memory: float, as_json: bool) -> int:
             held = f"{row['bits']} bits" if row["bits"] else "bfloat16"
             models = f"{row['music']:<8}  {row['language']:<19}  {held:<8}"
             weights = f"weights {row['weights']:4.1f} GiB"
-            result(f"{models}  {weights}, with a song of {row['longest']} s {row['peak']:4.1f}")
+            taken = f"{row['peak']:4.1f} to {row['most']:4.1f}"
+            result(f"{models}  {weights}, with a song of {row['longest']} s {taken}")
     if not report["best"]:
         least = min(report["rows"], key=lambda row: row["peak"])
         result(f"nothing fits: the least that there is needs {least['peak']:.1f} GiB")

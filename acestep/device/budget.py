@@ -1,8 +1,9 @@
 """What a machine holds under MLX: weights and work of the published sizes, from their shapes.
 
 Memory here is what MLX counts (`mlx.core.get_peak_memory`); Python and PyTorch take about a gigabyte
-beside it. Figures of work were measured on MLX's CPU build, whose attention keeps its scores
-and whose convolutions go tap by tap: on Metal they are bounds, and nobody has measured there.
+beside it. What is needed was measured on MLX's CPU build, whose attention keeps its scores
+and whose convolutions go tap by tap: on Metal that is a bound, and nobody has measured there. Where
+there is room MLX begins work ahead of time and takes more, up to the bound that `Place` sets.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ _WAVE_ARRAYS = 14.1
 # in half precision, of which MLX's CPU kernels make float32 in between. Two layers of turbo's width,
 # 200 tokens: 44.0 MiB in float32 and 32.1 in bfloat16 where this says 44.2 and 31.2.
 _STEP_HIDDEN, _STEP_INNER, _HALF_BYTES = 9.0, 4.0, 3.1
+# What is ahead of time on a GPU: ten buffers of commands, each of an array that is beyond an M-chip's
+# 40 MB a buffer in songs of minutes; and what decoding has at once without them. On an H200 with such
+# buffers a chunk of 160 frames took 8.0 arrays where MLX waited, and one of 165 18.1 where it did not.
+_AHEAD, _WAVE_LIVE = 10, 8.0
 _MOST_SCORES, _FEWEST_ROWS = 2**27, 128
 _CONDITION_TOKENS = 600
 _CODES_A_SECOND, _PROMPT_TOKENS = 5, 600
@@ -97,7 +102,8 @@ class Fit:
         bits: of the weights; None for half precision.
         weights: GiB.
         longest: seconds of the longest song in nine tenths of a working set; 0 for none.
-        peak: GiB, with that song.
+        peak: GiB that are needed with that song.
+        most: GiB that it takes, with what MLX begins ahead of time where there is room.
     """
 
     music: str
@@ -106,6 +112,7 @@ class Fit:
     weights: float
     longest: int
     peak: float
+    most: float
 
 
 def working_set(memory: float) -> float:
@@ -228,8 +235,10 @@ def fits(memory: float) -> Iterator[Fit]:
                 yield fit(music, language, bits, memory)
 
 
-def fit(music: str, language: str, bits: int | None, memory: float) -> Fit:
-    """One choice of models in a working set, GiB."""
+def fit(
+    music: str, language: str, bits: int | None, memory: float, seconds: int | None = None
+) -> Fit:
+    """One choice of models in a working set, GiB, with the longest song or one of some seconds."""
     weights = music_gib(music, bits) + language_gib(language, bits)
 
     def peak(seconds: int) -> float:
@@ -237,7 +246,18 @@ def fit(music: str, language: str, bits: int | None, memory: float) -> Fit:
 
     lengths = range(_LONGEST, 0, -10)
     longest = next((seconds for seconds in lengths if peak(seconds) <= SAFE * memory), 0)
-    return Fit(music, language, bits, weights, longest, peak(longest or 10))
+    song = seconds or longest or 10
+    needed, bound = peak(song), SAFE * memory
+    taken = min(weights + _taken_gib(song, MUSIC[music], memory), bound)
+    return Fit(music, language, bits, weights, longest, needed, max(needed, taken))
+
+
+def _taken_gib(seconds: float, stack: Stack, memory: float, most: int = 160) -> float:
+    """What a song takes where MLX works ahead of time, GiB."""
+    largest = seconds * TOKENS_A_SECOND * stack.inner * _HALF / GIB
+    wave = wave_gib(chunk_frames(memory, most) + 2 * _HALO)
+    step = step_gib(seconds, 1, stack) + _AHEAD * largest
+    return max(step, wave / _WAVE_ARRAYS * (_WAVE_LIVE + _AHEAD))
 
 
 def best(memory: float) -> Fit | None:

@@ -30,7 +30,6 @@ from conformance.targets import Target
     "engines.torch.transformer:StepTransformer",
     "engines.torch.transformer:StepTransformer.rotary",
     "engines.torch.wave_decoder:WaveDecoder",
-    "gpu_config:is_short",
     "vae.convolution:folded",
     "engines.torch.wave_decoder:wave_decoder",
 )

@@ -57,6 +57,17 @@ def test_a_simulated_size(api: Api, target: Target, monkeypatch: pytest.MonkeyPa
     assert api.get("gpu_config:get_gpu_memory_gb")() == 8
 
 
+@covers("gpu_config:is_short")
+def test_a_small_card(api: Api, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short of memory is a card with little of its own, and nothing that shares the host's."""
+    policy = api.get("device:resolve")(target.device, engine=target.engine)
+    monkeypatch.setenv("MAX_CUDA_VRAM", "6")
+    own = policy.is_accelerator and not policy.unified_memory
+    assert api.get("gpu_config:is_short")(policy) is own
+    monkeypatch.setenv("MAX_CUDA_VRAM", "80")
+    assert not api.get("gpu_config:is_short")(policy)
+
+
 @covers("gpu_config:host_need_gb", "gpu_config:host_audio_gb", "song.limits:Room.need")
 def test_what_the_host_needs_grows_with_the_music(api: Api, target: Target) -> None:
     need, audio = api.get("gpu_config:host_need_gb"), api.get("gpu_config:host_audio_gb")

@@ -40,7 +40,7 @@ def mlx(target: Target) -> Any:
     "device.budget:song_gib",
     "device.budget:step_gib",
     "device.budget:wave_gib",
-    "engines.mlx.arrays:*",
+    *(f"engines.mlx.arrays:{name}" for name in ("dtype_of", "from_torch", "to_torch")),
     "engines.mlx.building:*",
     "engines.mlx.codec:Codec*",
     "engines.mlx.encoders:*",

@@ -22,9 +22,6 @@ from acestep.handler import AceStepHandler
 from acestep.song import level
 from acestep.song.request import Request
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 LYRICS = "[verse]\nla la\n[chorus]\nla"
 ROUNDING = 3e-4
 """Of latents whose values reach several units, after the trained weights have worked on it: those

@@ -18,9 +18,6 @@ from acestep.handler import AceStepHandler
 from acestep.song.request import Request
 from conformance import simulate
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.fixture
 def mac() -> Iterator[simulate.Simulation]:

@@ -18,9 +18,6 @@ from acestep.song.params import GenerationConfig, GenerationParams
 from acestep.song.request import Request
 from conformance import simulate
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 TASKS: dict[str, dict[str, Any]] = {
     "text2music": {"duration": 1.44},
     "cover": {"cover_strength": 0.5},

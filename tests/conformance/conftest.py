@@ -55,7 +55,7 @@ RunSuite = Callable[..., SuiteRun]
 
 @pytest.fixture(scope="session")
 def run_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSuite]:
-    """Runs the suite as `run_suite(*pytest_arguments, tree=…, device=…)`, each in a fresh fork."""
+    """Runs the suite as `run_suite(*cases, tree=…, device=…, suite=…)`, each in a fresh fork."""
     folder = tmp_path_factory.mktemp("suite")
     log, report = folder / "log.txt", folder / "report.json"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "SUITE_LOG": str(log)}
@@ -73,9 +73,15 @@ def run_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSuite]:
     assert server.stdin is not None
     assert server.stdout is not None
 
-    def run(*cases: str, tree: Path | None = None, device: str = "cpu", **options: Any) -> SuiteRun:
+    def run(
+        *cases: str,
+        tree: Path | None = None,
+        device: str = "cpu",
+        suite: Path = SUITE,
+        **options: Any,
+    ) -> SuiteRun:
         report.unlink(missing_ok=True)
-        arguments = [str(SUITE / case) for case in cases] + [f"--device={device}", "-q"]
+        arguments = [str(suite / case) for case in cases] + [f"--device={device}", "-q"]
         arguments += [
             "--assert=plain",
             "--tb=native",
@@ -89,7 +95,8 @@ def run_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSuite]:
         arguments += [f"--rootdir={folder}", f"--conformance-report={report}", "-W", "error"]
         arguments += [f"--tree={tree}"] if tree is not None else []
         arguments += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        server.stdin.write(json.dumps(arguments) + "\n")  # type: ignore[union-attr]
+        asked = json.dumps({"arguments": arguments, "suite": str(suite)})
+        server.stdin.write(asked + "\n")  # type: ignore[union-attr]
         server.stdin.flush()  # type: ignore[union-attr]
         status = int(server.stdout.readline())  # type: ignore[union-attr]
         made = json.loads(report.read_text()) if report.is_file() else None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +123,11 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_what_is_forgotten_fails_the_suite(tmp_path: Path) -> None:
+def test_what_is_forgotten_fails_the_suite(run_suite: Any, copy: Path) -> None:
     """A new function, a declaration taken away, and one that promises too much."""
-    # With their bytecode, which holds for every file that is not edited.
-    ignored = shutil.ignore_patterns(".mypy_cache")
-    for name in ("acestep", "conformance"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=ignored)
-    suite = tmp_path / "conformance" / "suite"
-    gpu_config = tmp_path / "acestep" / "gpu_config.py"
+    suite = copy / "conformance" / "suite"
+    shutil.copytree(REPOSITORY / "conformance", suite.parent)
+    gpu_config = copy / "acestep" / "gpu_config.py"
     gpu_config.write_text(gpu_config.read_text() + "\n\ndef new_and_forgotten() -> None: ...\n")
     edit(suite / "test_decode.py", '    "vae.windows:encoder_halo",\n', "")
     edit(
@@ -141,21 +135,10 @@ def test_what_is_forgotten_fails_the_suite(tmp_path: Path) -> None:
         '@covers("S6", "gpu_config:get_gpu_memory_gb")\n',
         '@covers("S6", "gpu_config:get_gpu_memory_gb", "gpu_config:check_duration_limit")\n',
     )
-    cases = ["test_entrypoints.py", "test_memory.py::test_a_simulated_size"]
-    options = ["--device=cpu", "-q", "-p", "no:cacheprovider", "-n", "0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *(str(suite / case) for case in cases), *options],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+    found = run_suite("test_entrypoints.py", QUICK, tree=copy, suite=suite)
+    assert found.status == 1
     told = "no case covers, and no reason excuses: "
-    line = next(
-        text for text in done.stdout.splitlines() if text.startswith("E  ") and told in text
-    )
+    line = next(text for text in found.log.splitlines() if text.startswith("AssertionError"))
     forgotten = line.partition(told)[2].split(", ")
     assert {"vae.windows:encoder_halo", "gpu_config:new_and_forgotten"} <= set(forgotten)
-    assert "declares gpu_config:check_duration_limit and did not call it" in done.stdout
+    assert "declares gpu_config:check_duration_limit and did not call it" in found.log

@@ -24,9 +24,6 @@ from acestep.handler import AceStepHandler
 from acestep.training.configs import LORA_TARGETS
 from acestep.training.data import find_examples
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 JUDGED = {
     "conditioning.safetensors": "685688143c8e9436",
     "planner.safetensors": "2b7a6d546c2e989d",

@@ -97,6 +97,9 @@ def test_a_folder_is_what_is_made_at_load(
         same = other[name][..., : value.shape[-2], :] if "silence" in name else other[name]
         assert bool((value == same).all()), name
     assert not list(roots.glob(".*"))
+    if engine == "torch":
+        song = handler.generate_music("piano", audio_duration=0.6, inference_steps=1)
+        assert song["success"], song["error"]
 
 
 def test_what_is_held_is_used_as_it_is_or_refused(roots: Path) -> None:

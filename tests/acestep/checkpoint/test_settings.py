@@ -23,9 +23,6 @@ from acestep.errors import CheckpointError
 from acestep.handler import AceStepHandler
 from acestep.song.request import Request
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 WriteOriginal = Callable[..., Path]
 FILE = Path("config.json")
 # Some 25 tokens, three windows.

@@ -18,9 +18,6 @@ from acestep.device import resolve
 from acestep.engines.recent import Recent
 from acestep.handler import AceStepHandler
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 HERE = Path(__file__).parent
 
 CASES = sorted((HERE / "cases").glob("*/*.json"))

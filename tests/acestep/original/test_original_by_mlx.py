@@ -21,7 +21,7 @@ from acestep.device import resolve
 from acestep.handler import AceStepHandler
 
 pytest.importorskip("mlx.core", reason="there is no MLX for this system")
-pytestmark = [pytest.mark.soak, pytest.mark.no_cover]
+pytestmark = pytest.mark.soak
 
 
 @lru_cache

@@ -13,9 +13,6 @@ from inputs import arguments_of
 from acestep.handler import AceStepHandler
 from conformance import simulate
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 HERE = Path(__file__).parent
 
 QUICK = {

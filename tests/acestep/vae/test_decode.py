@@ -22,9 +22,6 @@ from acestep.engines.torch import codec, wave_decoder
 from acestep.vae.convolution import conv1d
 from acestep.vae.windows import decoder_halo, encoder_halo, halo_of, windows
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 RATIO = 1920
 
 

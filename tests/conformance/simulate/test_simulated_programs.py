@@ -14,9 +14,6 @@ from conformance import simulate
 from conformance.simulate import expectations, fidelity, fuzz, gaps, operators
 from conformance.simulate.memory import Ledger
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=40)

@@ -204,7 +204,6 @@ def test_attention_mask_is_followed(model: Any) -> None:
     assert torch.equal(masked_by(additive), captured)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("how", ["wrapped", "in place", "by layers"])
 def test_compiled_model_is_read_eagerly_and_not_compiled_again(how: str) -> None:
     compiled_graphs: list[int] = []

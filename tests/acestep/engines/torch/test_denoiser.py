@@ -151,9 +151,7 @@ def odd_model(**shape: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize(
-    ("batch", "steps"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.no_cover)]
-)
+@pytest.mark.parametrize(("batch", "steps"), [(1, 2), (2, 1)])
 def test_a_fused_step_equals_diffusers(
     own_kernels: bool, batch: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

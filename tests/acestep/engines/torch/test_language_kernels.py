@@ -120,7 +120,6 @@ def told(engine: Engine) -> Any:
         return decoding, rows
 
 
-@pytest.mark.no_cover
 def test_steps_are_those_of_transformers(engine: Engine, told: Any) -> None:
     """A token chosen, then tokens given, over several stretches of cache; and to the last bit
     what an item gets alone."""

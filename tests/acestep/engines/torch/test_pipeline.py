@@ -18,9 +18,6 @@ from acestep.handler import AceStepHandler
 from acestep.song.request import Request
 from acestep.vae.convolution import folded
 
-# Tracing these would cost a minute for lines that cheaper tests run too.
-pytestmark = pytest.mark.no_cover
-
 REQUEST = Request("a harp nobody heard before", (1,), duration=0.6, steps=1)
 
 

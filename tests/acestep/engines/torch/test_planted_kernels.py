@@ -77,7 +77,6 @@ DEFECTS = {
 
 
 @pytest.mark.soak
-@pytest.mark.no_cover
 @pytest.mark.timeout(_LONGEST + 60)
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_defect_is_caught(name: str, tmp_path: Path) -> None:
