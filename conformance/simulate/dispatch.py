@@ -74,8 +74,7 @@ def _dispatches(kind: type) -> bool:
 def _plain(func: Any) -> Operator | None:
     """The description of an operator that needs no look at its arguments, else None."""
     operator = describe(func)
-    watched = operator.base in _WATCHED or operator.base in gaps.installed()
-    if watched or operator.random or operator.takes_device:
+    if operator.base in _WATCHED or operator.random or operator.takes_device:
         return None
     return operator if operator.support in (Support.KERNEL, Support.COMPOSITE) else None
 
@@ -149,10 +148,11 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _run_plain(
         self, func: Any, operator: Operator, args: Args, kwargs: Kwargs, ours: list[torch.Tensor]
     ) -> Any:
-        """The usual case, kept short: operands all on the device, nothing about them to check."""
+        """The usual case, kept short: operands all on the device, nothing but their types to check."""
         core = self.core
         if operator.support is Support.KERNEL:
             checks.check_sizes(operator.base, ours)
+            gaps.check(operator.base, ours)
         thread = core.thread
         if operator.whole:
             if not thread.inside:
