@@ -24,6 +24,7 @@ from conformance.simulate.internals import (
     records_gradients,
     saving_hooks,
     storage_id,
+    traced,
 )
 from conformance.simulate.operators import Operator
 from conformance.simulate.parts import PLAIN
@@ -88,6 +89,7 @@ def _others_listen(core: Core) -> bool:
         or core.thread.autocast
         or saving_hooks(False) is not None
         or forward_ad._current_level >= 0
+        or traced() is not None
     )
 
 
