@@ -120,7 +120,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if ours:
             refuse_traced()
             operator = _plain(func) if strided and len(ours) == len(found) else None
-            if operator is not None:
+            if operator is not None and operator.base not in core.machine.lacks:
                 return self._run_plain(func, operator, args, kwargs, ours)
             return self._on_device(func, args, kwargs, found, ours)
         device = kwargs.get("device")
@@ -259,6 +259,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         core = self.core
         layout = operands.layout(ours, kwargs)
         support = operator.on(layout, core.thread.caller)
+        if operator.base in core.machine.lacks:
+            support = Support.MISSING
         if support in (Support.MISSING, Support.HOST):
             self._refuse_or_fall_back(operator, layout, support)
         elif operator.base in checks.CHECKS:
