@@ -342,11 +342,10 @@ def test_an_older_torch_lacks_what_came_later() -> None:
         torch.linalg.qr(x)
         with pytest.raises(NotImplementedError, match="aten::lcm"):
             torch.lcm(x.int(), x.int())
-    with (
-        simulate.mps(torch="2.11", fallback=True) as sim,
-        pytest.warns(UserWarning, match="fall back"),
-    ):
-        torch.linalg.qr(torch.eye(2, device=DEVICE))
+    with simulate.mps(torch="2.11", fallback=True) as sim:
+        x = torch.eye(2, device=DEVICE)
+        with pytest.warns(UserWarning, match="fall back"):
+            torch.linalg.qr(x)
         assert sim.recorder.fallbacks
 
 
@@ -358,5 +357,5 @@ def test_the_installed_torch_has_what_came_before_it(monkeypatch: pytest.MonkeyP
         for name in names if releases._numbers(release) <= here else ():
             assert any(row["dense"] for key, row in rows.items() if key.split(".")[0] == name), name
     monkeypatch.setattr(releases, "version", lambda _: "2.11.1")
-    with pytest.raises(ValueError, match="is newer than the installed 2.11.1"):
+    with pytest.raises(ValueError, match="is newer than the installed"):
         releases.lacks("2.12")
