@@ -197,7 +197,10 @@ def first(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if core.tries.get(func, 0) > _TRIES or _others_listen(core):
         return slow(core, func, args, kwargs)
     key = _key(core, args, kwargs)
-    if key is None and func.__name__ not in parts.VIEWS:
+    # A slice is of no kind, and yet an index of slices may be known by its values.
+    named = getattr(func, "__name__", "")
+    sliced = named in parts.VIEWS and parts.key(core, func, args, kwargs) is not None
+    if key is None and not sliced:
         return slow(core, func, args, kwargs)
     return _learn(core, slow, func, args, kwargs, key)
 
