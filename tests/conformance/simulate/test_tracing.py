@@ -11,6 +11,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from conformance.simulate.dispatch import DeviceMode
+from conformance.simulate.session import Simulation
 from conformance.simulate.tracing import NotSimulatedError
 
 pytestmark = [
@@ -127,3 +129,10 @@ def test_a_scripted_module_does_too() -> None:
     made, unsaid = scripted(on())
     assert (made.device.type, unsaid.device.type) == ("mps", "cpu")
     assert {tensor.device.type for tensor in scripted(torch.ones(2))} == {"cpu"}
+
+
+def test_numbers_that_a_traced_program_keeps_as_tensors_are_compared(sim: Simulation) -> None:
+    """Its optimiser asks whether two are equal, and dispatch hands them to Python as numbers."""
+    mode = DeviceMode(sim.core)
+    assert mode._dispatch(torch.ops.aten.equal.default, (84, 84), {}) is True
+    assert mode._dispatch(torch.ops.aten.equal.default, (84, 2), {}) is False
