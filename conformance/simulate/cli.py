@@ -38,6 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--macos", default="15.5", help="macOS version to stand for (15.5)")
+    parser.add_argument(
+        "--torch", help="an older torch to stand for, such as 2.12: what it lacks is missing"
+    )
     parser.add_argument("--memory-gb", type=float, default=16, help="unified memory in GiB (16)")
     parser.add_argument("--ratchet", action="store_true", help="keep freed blocks, as the driver")
     parser.add_argument(
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not command:
             raise ValueError("no command given; write: conformance simulate mps -- python x.py")
-        Machine(args.macos, args.memory_gb)
+        _machine(args)
         for path in args.report:
             pages.checked(path)
     except ValueError as error:
@@ -100,6 +103,11 @@ def run(args: argparse.Namespace) -> int:
         if args.report:
             _report(Path(folder), status, args)
     return status
+
+
+def _machine(args: argparse.Namespace) -> Machine:
+    """The Mac to stand for. Raises ValueError where the options name none."""
+    return Machine(args.macos, args.memory_gb, torch=args.torch)
 
 
 def located(command: list[str]) -> list[str]:
@@ -120,6 +128,7 @@ def located(command: list[str]) -> list[str]:
 def _child(command: list[str], args: argparse.Namespace, folder: Path) -> int:
     options: dict[str, Any] = {
         "macos": args.macos,
+        "torch": args.torch,
         "memory_gb": args.memory_gb,
         "ratchet": args.ratchet,
         "start": args.start_method,
@@ -137,7 +146,7 @@ def _report(folder: Path, status: int, args: argparse.Namespace) -> None:
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     if not parts:
         # Nothing ran on the device: an empty report says so, rather than an old file.
-        parts = [report.empty(Machine(args.macos, args.memory_gb))]
+        parts = [report.empty(_machine(args))]
     tests: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*.tests")):
         tests += json.loads(path.read_text(encoding="utf-8"))

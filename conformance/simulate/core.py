@@ -57,6 +57,8 @@ class Core:
         self.thread = Thread()
         self.calls: dict[Any, dict[tuple[Any, ...], Operator]] = {}
         """Functions of torch that are one operator, by the kinds of their arguments (`direct.py`)."""
+        self.sequences: dict[Any, dict[tuple[Any, ...], tuple[str, ...]]] = {}
+        """Functions that are several operators, by all of their arguments (`parts.py`)."""
         self.tries: dict[Any, int] = {}
         self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
 

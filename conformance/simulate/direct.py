@@ -1,20 +1,22 @@
-"""Runs a call of torch's that is known to be one operator with nothing to check, and asks no more.
+"""Runs a call of torch's that is known to meet nothing to check, and asks no more.
 
 The first call of a function on operands of given types goes through both modes. Where it was one
 operator of the same name, whose kernel was run whole, the next such call runs torch's own function
-with the dispatch mode left out: what that would find is known, except for what comes out.
+with the dispatch mode left out: what that would find is known, except for what comes out. A call
+that came to several operators, or to one of another name, is known by the shapes and values of its
+arguments too (`parts.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
-from conformance.simulate import checks
+from conformance.simulate import checks, parts
 from conformance.simulate.core import Args, Core, Kwargs
 from conformance.simulate.internals import (
     dispatch_modes,
@@ -22,14 +24,14 @@ from conformance.simulate.internals import (
     records_gradients,
     saving_hooks,
     storage_id,
+    traced,
 )
 from conformance.simulate.operators import Operator
+from conformance.simulate.parts import PLAIN
 
 Calls = dict[tuple[Any, ...], Operator]
 Slow = Callable[[Core, Any, Args, Kwargs], Any]
 
-_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
-"""Classes without answers of their own."""
 _VALUES = (bool, str, torch.dtype, torch.layout, torch.memory_format)
 """Arguments by whose value another operator may be chosen; others are told by their type."""
 _ELSEWHERE = frozenset({"device", "out", "pin_memory", "generator", "layout"})
@@ -45,16 +47,19 @@ _ALIASES = {
     "log_softmax": "_log_softmax",
 }
 """Functions that are one operator of another name, whatever the sizes."""
-_IN_PYTHON = frozenset({"pow", "relu", "silu", "leaky_relu", "softmax", "log_softmax", "__rsub__"})
-"""Functions written in Python that come to the same operator whatever the values."""
+_IN_PYTHON = frozenset(
+    {"pow", "relu", "silu", "leaky_relu", "softmax", "log_softmax", "__rsub__", "einsum"}
+    | {"layer_norm", "group_norm", "mse_loss", "cross_entropy", "normalize"}
+)
+"""Functions written in Python that come to the same operators whatever the values."""
 
 
-def _kinds(blocks: dict[int, Any], values: Any) -> tuple[Any, ...] | None:
+def _kinds(blocks: dict[int, Any], values: Any, first: Any = None) -> tuple[Any, ...] | None:
     """What of a call's arguments decides its operators; None where they are out of the ordinary."""
-    kinds: list[Any] = []
+    kinds: list[Any] = [first]
     for value in values:
         kind = type(value)
-        if kind in _PLAIN:
+        if kind is torch.Tensor or kind is torch.nn.Parameter:
             # Fails for layouts without a storage, and for functorch's wrappers.
             if storage_id(value) not in blocks:
                 return None
@@ -76,47 +81,53 @@ def _kinds(blocks: dict[int, Any], values: Any) -> tuple[Any, ...] | None:
     return tuple(kinds)
 
 
-def _key(core: Core, args: Args, kwargs: Kwargs) -> tuple[Any, ...] | None:
-    """The kinds of a call's arguments, where nothing else on this thread has a say in it."""
-    if (
+def _others_listen(core: Core) -> bool:
+    """Whether anything else on this thread has a say in a call."""
+    return (
         dispatch_modes() != 1
-        or other_function_modes()
+        or other_function_modes() > 0
         or core.thread.autocast
         or saving_hooks(False) is not None
         or forward_ad._current_level >= 0
-    ):
-        return None
+        or traced() is not None
+    )
+
+
+def _key(core: Core, args: Args, kwargs: Kwargs) -> tuple[Any, ...] | None:
+    """The kinds of a call's arguments, where they can be told."""
     blocks = core.ledger.blocks
     try:
         if not kwargs:
-            kinds = _kinds(blocks, args)
-            return kinds and (records_gradients(), *kinds)
+            return _kinds(blocks, args, records_gradients())
         if not _ELSEWHERE.isdisjoint(kwargs):
             return None
-        placed, named = _kinds(blocks, args), _kinds(blocks, kwargs.values())
-        return (
-            None
-            if placed is None or named is None
-            else (records_gradients(), *placed, *kwargs, named)
-        )
+        placed = _kinds(blocks, args, records_gradients())
+        named = _kinds(blocks, kwargs.values())
+        return None if placed is None or named is None else (*placed, *kwargs, named)
     except (RuntimeError, NotImplementedError):
         return None
 
 
 def alone(core: Core, tensor: torch.Tensor) -> bool:
     """Whether a call on this tensor of the device concerns nobody but the simulation."""
-    return _key(core, (tensor,), {}) is not None
+    return not _others_listen(core) and _key(core, (tensor,), {}) is not None
 
 
 def run(core: Core, known: Calls, slow: Slow, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """`func(*args, **kwargs)`, straight where `known` has met such arguments, else by `slow`."""
-    key = _key(core, args, kwargs)
-    if key is None:
+    if _others_listen(core):
         return slow(core, func, args, kwargs)
-    operator = known.get(key)
-    if operator is None:
-        return _learn(core, slow, func, args, kwargs, key)
-    return _straight(core, operator, slow, func, args, kwargs)
+    # A function that never was one operator is looked up by its parts alone.
+    operator = known.get(_key(core, args, kwargs) or ()) if known else None
+    if operator is not None:
+        return _straight(core, operator, slow, func, args, kwargs)
+    run_before = core.sequences.get(func)
+    if run_before is not None:
+        exact = parts.key(core, func, args, kwargs)
+        names = None if exact is None else run_before.get(exact)
+        if names is not None:
+            return _in_parts(core, names, slow, func, args, kwargs)
+    return first(core, slow, func, args, kwargs)
 
 
 def whole(core: Core, operator: Operator, slow: Slow, func: Any, args: Args) -> Any:
@@ -124,7 +135,7 @@ def whole(core: Core, operator: Operator, slow: Slow, func: Any, args: Args) -> 
 
     Whatever its parts make and autograd may keep must be a view of an operand or of the result.
     """
-    if _key(core, args, {}) is None:
+    if _others_listen(core) or _key(core, args, {}) is None:
         return slow(core, func, args, {})
     return _straight(core, operator, slow, func, args, {})
 
@@ -141,30 +152,61 @@ def _straight(
         # Perhaps for want of a kernel in this type, which a wider one stands in for.
         return slow(core, func, args, kwargs)
     core.recorder.operators[operator.name] += 1
-    blocks = core.ledger.blocks
+    ledger = core.ledger
+    if isinstance(out, torch.Tensor) and out.dtype is torch.float32:
+        # The many, without the steps of the others.
+        address = storage_id(out)
+        if address not in ledger.blocks:
+            core.thread.operator = operator
+            ledger.mark_fresh(out, address)
+        return out
+    return _marked(core, operator, out)
+
+
+def _marked(core: Core, operator: Any, out: Any) -> Any:
+    """Puts on the device what `operator` made."""
+    ledger = core.ledger
     for tensor in (out,) if isinstance(out, torch.Tensor) else out:
         address = storage_id(tensor)
-        if address not in blocks:
+        if address not in ledger.blocks:
             core.thread.operator = operator
             # Torch's default type, which numbers take, may have changed since.
             if tensor.dtype is not torch.float32:
                 checks.check_dtype(tensor.dtype, core.machine)
-            core.ledger.mark_fresh(tensor, address)
+            ledger.mark_fresh(tensor, address)
     return out
+
+
+def _in_parts(
+    core: Core, names: tuple[str, ...], slow: Slow, func: Any, args: Args, kwargs: Kwargs
+) -> Any:
+    """The call again whose operators were these, none of which writes to an operand."""
+    try:
+        with core.thread.straight:
+            out = func(*args, **kwargs)
+    except (NotImplementedError, RuntimeError):
+        return slow(core, func, args, kwargs)
+    counts = core.recorder.operators
+    for name in names:
+        counts[name] += 1
+    return _marked(core, func, out)
 
 
 def first(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """`func(*args, **kwargs)` by `slow`, from which this learns if there is anything to learn."""
-    if core.tries.get(func, 0) > _TRIES:
+    if core.tries.get(func, 0) > _TRIES or _others_listen(core):
         return slow(core, func, args, kwargs)
     key = _key(core, args, kwargs)
-    if key is None:
+    # A slice is of no kind, and yet an index of slices may be known by its values.
+    named = getattr(func, "__name__", "")
+    sliced = named in parts.VIEWS and parts.key(core, func, args, kwargs) is not None
+    if key is None and not sliced:
         return slow(core, func, args, kwargs)
     return _learn(core, slow, func, args, kwargs, key)
 
 
 def _learn(
-    core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: tuple[Any, ...]
+    core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: tuple[Any, ...] | None
 ) -> Any:
     """Runs the call by both modes, and notes the operator if it was one."""
     if not _may_be_one(func):
@@ -182,11 +224,15 @@ def _learn(
     name = func.__name__
     if (
         operator is not None
+        and key is not None
         and operator.base.removeprefix("aten::") == _ALIASES.get(name, name)
         and _real(key)
         and _only_tensors(out, operator.results)
     ):
         core.calls.setdefault(func, {})[key] = operator
+        core.tries[func] = 0
+    elif parts.learned(core, func, args, kwargs, trace, out):
+        core.calls.setdefault(func, {})
         core.tries[func] = 0
     return out
 
@@ -194,7 +240,7 @@ def _learn(
 def _may_be_one(func: Any) -> bool:
     if isinstance(func, FunctionType):
         return func.__name__ in _IN_PYTHON and func.__module__.startswith("torch.")
-    return isinstance(func, (BuiltinFunctionType, MethodDescriptorType))
+    return isinstance(func, (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType))
 
 
 def _real(key: tuple[Any, ...]) -> bool:
@@ -208,4 +254,4 @@ def _real(key: tuple[Any, ...]) -> bool:
 def _only_tensors(out: Any, count: int) -> bool:
     """Whether all that the operator made came out: what autograd keeps besides would be the host's."""
     several = out if isinstance(out, (tuple, list)) else (out,)
-    return len(several) == count and all(type(tensor) in _PLAIN for tensor in several)
+    return len(several) == count and all(type(tensor) in PLAIN for tensor in several)

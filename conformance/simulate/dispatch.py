@@ -43,6 +43,7 @@ _WAITS = {
     "aten::unique_consecutive": "waits for the size of the result",
     "aten::bincount": "waits for the size of the result",
 }
+_EQUAL = torch.ops.aten.equal.default
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
 _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
@@ -74,8 +75,7 @@ def _dispatches(kind: type) -> bool:
 def _plain(func: Any) -> Operator | None:
     """The description of an operator that needs no look at its arguments, else None."""
     operator = describe(func)
-    watched = operator.base in _WATCHED or operator.base in gaps.installed()
-    if watched or operator.random or operator.takes_device:
+    if operator.base in _WATCHED or operator.random or operator.takes_device:
         return None
     return operator if operator.support in (Support.KERNEL, Support.COMPOSITE) else None
 
@@ -121,7 +121,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if ours:
             refuse_traced()
             operator = _plain(func) if strided and len(ours) == len(found) else None
-            if operator is not None:
+            if operator is not None and operator.base not in core.machine.lacks:
                 return self._run_plain(func, operator, args, kwargs, ours)
             return self._on_device(func, args, kwargs, found, ours)
         device = kwargs.get("device")
@@ -132,6 +132,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         generator = operands.generator(args, kwargs)
         if generator is not None and on_device(generator):
             raise limits.GENERATOR.error(expected="cpu", found=DEVICE.type)
+        if func is _EQUAL and not found:
+            # A traced program's optimiser compares numbers that it keeps as tensors.
+            return args[0] == args[1]
         return func(*args, **kwargs)
 
     def _follows(self, device: torch.device | None, kwargs: Kwargs) -> bool:
@@ -149,10 +152,11 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _run_plain(
         self, func: Any, operator: Operator, args: Args, kwargs: Kwargs, ours: list[torch.Tensor]
     ) -> Any:
-        """The usual case, kept short: operands all on the device, nothing about them to check."""
+        """The usual case, kept short: operands all on the device, nothing but their types to check."""
         core = self.core
         if operator.support is Support.KERNEL:
             checks.check_sizes(operator.base, ours)
+            gaps.check(operator.base, ours)
         thread = core.thread
         if operator.whole:
             if not thread.inside:
@@ -259,6 +263,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         core = self.core
         layout = operands.layout(ours, kwargs)
         support = operator.on(layout, core.thread.caller)
+        if operator.base in core.machine.lacks:
+            support = Support.MISSING
         if support in (Support.MISSING, Support.HOST):
             self._refuse_or_fall_back(operator, layout, support)
         elif operator.base in checks.CHECKS:

@@ -22,11 +22,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
+from conformance.simulate import checkout
 from conformance.simulate.device import BACKEND
 from conformance.simulate.expectations import (
     PARTS_HAVE_KERNELS,
@@ -234,30 +236,13 @@ def _share(
     return list(outcomes(ops, Expectations.installed(), most))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Prints scores and the table of disagreements."""
-    parser = argparse.ArgumentParser(prog="python -m conformance.simulate.fidelity")
-    parser.add_argument("--ops", default="", help="only names that match this expression")
-    parser.add_argument("--count", type=int, help="so many operators, picked at random")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=_SAMPLES, help="at most so many a type (25)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes to share the work (1)")
-    options = parser.parse_args(arguments)
-    expectations = Expectations.installed()
-    jobs = max(options.jobs, 1)
-    share = functools.partial(
-        _share, options.ops, options.count, options.seed, options.samples, jobs
-    )
-    if jobs == 1:
-        found = share(0)
-    else:
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            found = [outcome for part in pool.map(share, range(jobs)) for outcome in part]
+def report(found: list[Outcome], expectations: Expectations) -> list[str]:
+    """Scores, three ways, and the table of disagreements."""
     answered = [o for o in found if not o.on_host]
     own = [o for o in answered if not expectations.settled_by_lists(o.name, o.dtype)]
     never = [o for o in found if o.expected is Expectation.NEVER]
     refusals = [o for o in never if o.name not in PARTS_HAVE_KERNELS]
-    lines = [
+    return [
         f"torch {torch.__version__}; lists: torch/testing/_internal/common_mps.py",
         f"all: {Score.of(found)}",
         f"where the CPU has a kernel: {Score.of(answered)}",
@@ -269,7 +254,56 @@ def main(arguments: list[str] | None = None) -> int:
         "disagreements:",
         *disagreements(found),
     ]
-    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m conformance.simulate.fidelity")
+    parser.add_argument("--ops", default="", help="only names that match this expression")
+    parser.add_argument(
+        "--count", type=int, help="so many operators, and of a checkout's cases, picked at random"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=_SAMPLES, help="at most so many a type (25)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to share the work (1)")
+    parser.add_argument(
+        "--pytorch-checkout",
+        type=Path,
+        metavar="DIR",
+        help="also run the device-generic cases of DIR/test/test_mps.py under the simulation",
+    )
+    parser.add_argument("--cases", default="", help="of a checkout's cases these (pytest's -k)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints scores and disagreements; 2 for a folder without MPS tests, 1 if those do not run."""
+    options = _parser().parse_args(arguments)
+    folder: Path | None = options.pytorch_checkout
+    try:
+        if folder is not None:
+            checkout.test_file(folder)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    expectations = Expectations.installed()
+    jobs = max(options.jobs, 1)
+    share = functools.partial(
+        _share, options.ops, options.count, options.seed, options.samples, jobs
+    )
+    if jobs == 1:
+        found = share(0)
+    else:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            found = [outcome for part in pool.map(share, range(jobs)) for outcome in part]
+    sys.stdout.write("\n".join(report(found, expectations)) + "\n")
+    if folder is None:
+        return 0
+    try:
+        said = checkout.run(folder, options.count, options.seed, options.cases)
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write("\n".join(said) + "\n")
     return 0
 
 

@@ -131,6 +131,14 @@ SUITES = {
                 "test_custom_models.py",
             ),
             Reason(
+                r"test_multiple_active_adapters.*AdaMSS Same",
+                r"assert not True",
+                ASSUMPTION,
+                "it seeds every device and saves the streams of the CPU and CUDA alone, so that on "
+                "a Mac both adapters draw the same numbers: https://github.com/huggingface/peft/"
+                "blob/5d602fd/src/peft/tuners/adamss/utils.py, slice_pca",
+            ),
+            Reason(
                 r"Fsdp",
                 r"Custom backend 'mps' not implement 'torch.mps.current_device'",
                 LIMIT,
@@ -271,7 +279,8 @@ def results(path: Path) -> dict[str, Result]:
                     "failed", result.seconds, f"{child.get('message') or ''}\n{child.text or ''}"
                 )
             elif child.tag == "skipped":
-                result.outcome = "skipped"
+                expected = child.get("type") == "pytest.xfail"
+                result.outcome = "xfailed" if expected else "skipped"
         found[name] = result
     return found
 

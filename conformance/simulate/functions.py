@@ -11,11 +11,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _device as torch_default
 
 from conformance.simulate import autocast, checks, direct, limits
-from conformance.simulate.core import Args, Core, Kwargs
+from conformance.simulate.core import Args, Core, Kwargs, tensors_in
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
-from conformance.simulate.internals import is_alias
+from conformance.simulate.internals import is_alias, traced
 from conformance.simulate.memory import is_backend
 from conformance.simulate.operators import describe
+from conformance.simulate.tracing import refuse_jit_traced
 from conformance.simulate.transfer import move
 
 Handler = Callable[[Core, Any, Args, Kwargs], Any]
@@ -49,6 +50,7 @@ def placed(device: Any) -> torch.device:
         return made
     if made.index not in (None, 0):
         raise RuntimeError(f"MPS device index must be 0, but got {made.index}")
+    refuse_jit_traced()
     return DEVICE
 
 
@@ -93,6 +95,8 @@ class FunctionMode(TorchFunctionMode):
 
 def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Runs `func`, noting for the dispatch mode where tensors it makes belong."""
+    if traced() is not None and any(core.ledger.holds(t) for t in tensors_in(args, kwargs)):
+        refuse_jit_traced()
     device = kwargs.get("device")
     target = None
     if device is not None:

@@ -38,6 +38,9 @@ records_gradients: Callable[[], bool] = _C.is_grad_enabled
 saving_hooks: Callable[[bool], object] = _C._autograd._top_saved_tensors_default_hooks
 """What a program has asked to be called with each tensor that autograd keeps, or None."""
 
+traced: Callable[[], object] = _C._get_tracing_state
+"""What torch.jit.trace writes down on this thread, or None."""
+
 function_modes: Callable[[], list[Any]] = vars(overrides)["_get_current_function_mode_stack"]
 
 

@@ -124,7 +124,7 @@ MISSING = _limit(
     "variable `PYTORCH_ENABLE_MPS_FALLBACK=1` to use the CPU as a fallback for this op. WARNING: "
     "this will be slower than running natively on MPS.",
     "the installed torch's native_functions.yaml; wording from " + _SOURCES + "mps/MPSFallback.mm",
-    torch_versions="as installed",
+    torch_versions="as installed, or the older one that is stood for",
 )
 MISSING_SPARSE = _limit(
     "missing-sparse-operator",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from conformance.simulate import releases
+
 BACKEND = "mps"
 """The device type that simulated tensors report."""
 
@@ -37,7 +39,9 @@ class Machine:
     `macos` is a version such as "15.5"; `memory_gb` its unified memory in GiB; `fallback` whether
     missing operators run on the CPU (None reads PYTORCH_ENABLE_MPS_FALLBACK); `ratchet` whether
     the driver keeps every freed block of a size that nothing asked for again, as the real
-    allocator does until its cache is emptied. Raises ValueError for values that name no Mac.
+    allocator does until its cache is emptied; `torch` a release to stand for that is older than
+    the installed one, such as "2.12", whose missing operators are then `lacks` (`releases.py`).
+    Raises ValueError for values that name no Mac.
 
     `recommended_bytes` is Metal's recommended working set, two thirds of small memories and three
     quarters of large ones: inferred from limits users report, 18.13 GB allowed of 16 (10.67 · 1.7)
@@ -51,11 +55,13 @@ class Machine:
     memory_gb: float = 16
     fallback: bool | None = None
     ratchet: bool = False
+    torch: str | None = None
     version: tuple[int, int] = field(init=False)
     falls_back: bool = field(init=False)
     recommended_bytes: int = field(init=False)
     allowed_bytes: int | None = field(init=False)
     buffer_bytes: int = field(init=False)
+    lacks: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", _version(self.macos))
@@ -71,6 +77,7 @@ class Machine:
         object.__setattr__(self, "recommended_bytes", recommended)
         object.__setattr__(self, "allowed_bytes", int(recommended * ratio) if ratio > 0 else None)
         object.__setattr__(self, "buffer_bytes", int(self.memory_gb * GIB / 2))
+        object.__setattr__(self, "lacks", releases.lacks(self.torch))
 
     def at_least(self, major: int, minor: int = 0) -> bool:
         """Whether this machine runs macOS `major`.`minor` or newer."""

@@ -44,6 +44,8 @@ class Ledger:
         self.driver = 0
         self.driver_peak = 0
         self._freed = self._released
+        self._ratchet = machine.ratchet
+        self._longest = machine.buffer_bytes
         self.set_fraction(1.0)
         self._kept: Counter[int] = Counter()
 
@@ -78,22 +80,17 @@ class Ledger:
         """
         storage = tensor.untyped_storage()
         nbytes = storage.nbytes()
-        if (
-            self._kept
-            or nbytes >= self.machine.buffer_bytes
-            or self.driver + nbytes > self._allowed
-        ):
+        if self._kept or nbytes >= self._longest or self.driver + nbytes > self._allowed:
             self.mark_storage(storage)
             return
-        block = _Block(storage, self._freed)
+        self.blocks[key] = block = _Block(storage, self._freed)
         block.key, block.nbytes = key, nbytes
-        self.blocks[key] = block
-        self.allocated += nbytes
-        self.driver += -(-nbytes // _GRANULE) * _GRANULE
-        if self.allocated > self.peak:
-            self.peak = self.allocated
-        if self.driver > self.driver_peak:
-            self.driver_peak = self.driver
+        self.allocated = allocated = self.allocated + nbytes
+        self.driver = driver = self.driver - (-nbytes // _GRANULE) * _GRANULE
+        if allocated > self.peak:
+            self.peak = allocated
+        if driver > self.driver_peak:
+            self.driver_peak = driver
 
     def mark_storage(self, storage: torch.UntypedStorage) -> None:
         """Puts one storage on the device; nothing happens if it is there already."""
@@ -159,15 +156,15 @@ class Ledger:
             self.driver_peak = self.driver
 
     def _released(self, block: _Block) -> None:
-        if self.blocks.get(block.key) is not block:
+        blocks, key, nbytes = self.blocks, block.key, block.nbytes
+        if blocks.get(key) is not block:
             return
-        del self.blocks[block.key]
-        self.allocated -= block.nbytes
-        size = _rounded(block.nbytes)
-        if self.machine.ratchet:
-            self._kept[size] += 1
+        del blocks[key]
+        self.allocated -= nbytes
+        if self._ratchet:
+            self._kept[_rounded(nbytes)] += 1
         else:
-            self.driver -= size
+            self.driver += (-nbytes // _GRANULE) * _GRANULE
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="with --mps-sim: also make it the default device of torch",
     )
     group.addoption("--mps-sim-macos", default="15.5", help="macOS version to stand for (15.5)")
+    group.addoption("--mps-sim-torch", help="an older torch to stand for, such as 2.12")
     group.addoption(
         "--mps-sim-start",
         choices=("spawn", "fork"),
@@ -62,15 +63,14 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     if not options.mps_sim:
         return
     try:
-        Machine(options.mps_sim_macos, 16)
+        Machine(options.mps_sim_macos, 16, torch=options.mps_sim_torch)
     except ValueError as error:
-        raise pytest.UsageError(f"--mps-sim-macos: {error}") from error
+        raise pytest.UsageError(f"--mps-sim: {error}") from error
     undone = contextlib.ExitStack()
     early_config.stash[_UNDONE] = undone
     if hook.OPTIONS_VARIABLE not in os.environ:
-        undone.callback(
-            hook.hand_down({"macos": options.mps_sim_macos, "start": options.mps_sim_start})
-        )
+        machine = {"macos": options.mps_sim_macos, "torch": options.mps_sim_torch}
+        undone.callback(hook.hand_down({**machine, "start": options.mps_sim_start}))
     undone.callback(hook.ensure())
     if options.mps_sim_default:
         import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import threading
 import warnings
@@ -24,9 +23,15 @@ class SimulationWarning(UserWarning):
     """Something works here that a Mac would do otherwise."""
 
 
-@functools.cache
-def _inside(file: str) -> bool:
-    return file.startswith((*_INSIDE, "<"))
+class _Files(dict[str, bool]):
+    """Files by name: whether they are torch's or this package's."""
+
+    def __missing__(self, file: str) -> bool:
+        self[file] = inside = file.startswith((*_INSIDE, "<"))
+        return inside
+
+
+_FILES = _Files()
 
 
 def place() -> str:
@@ -34,7 +39,7 @@ def place() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not _inside(name):
+        if not _FILES[name]:
             return f"{name}:{frame.f_lineno}"
         if frame.f_back is None:
             break

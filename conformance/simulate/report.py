@@ -48,7 +48,11 @@ def empty(machine: Machine) -> Report:
     """The report of a run that did nothing on the device."""
     return {
         "device": REPORTED_NAME,
-        "simulated": {"macos": machine.macos, "memory_gb": machine.memory_gb},
+        "simulated": {
+            "macos": machine.macos,
+            "memory_gb": machine.memory_gb,
+            "torch": machine.torch,
+        },
         "torch": version("torch"),
         "peak_bytes": 0,
         "driver_peak_bytes": 0,
@@ -129,7 +133,9 @@ def _lines(report: Report) -> Iterator[str]:
     if last is not None:
         yield last
     operators = sum(row["count"] for row in report["operators"])
-    head = f"{REPORTED_NAME} (macOS {report['simulated']['macos']}, torch {report['torch']})"
+    older = report["simulated"].get("torch")
+    release = f"{report['torch']} as {older}" if older else report["torch"]
+    head = f"{REPORTED_NAME} (macOS {report['simulated']['macos']}, torch {release})"
     if last is not None and not operators:
         yield f"{head}: nothing was recorded on the device before that"
         return

@@ -132,16 +132,18 @@ def mps(
     memory_gb: float = 16,
     fallback: bool | None = None,
     ratchet: bool = False,
+    torch: str | None = None,
 ) -> Simulation:
     """A simulated MPS device for a `with` block.
 
     `macos` is the version to stand for, `memory_gb` the machine's memory in GiB, `fallback`
-    whether missing operators run on the host (None: as PYTORCH_ENABLE_MPS_FALLBACK says) and
-    `ratchet` whether the driver keeps freed blocks until the cache is emptied. Raises ValueError
+    whether missing operators run on the host (None: as PYTORCH_ENABLE_MPS_FALLBACK says),
+    `ratchet` whether the driver keeps freed blocks until the cache is emptied; `torch` an older release than
+    the installed one, whose missing operators are missing here. Raises ValueError
     for values that name no Mac, RuntimeError (on entering) inside another simulation. Tensors
     that outlive the block are ordinary CPU tensors.
     """
-    return Simulation(Machine(macos, memory_gb, fallback, ratchet))
+    return Simulation(Machine(macos, memory_gb, fallback, ratchet, torch))
 
 
 def active() -> Simulation | None:

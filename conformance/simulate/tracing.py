@@ -10,6 +10,7 @@ import torch
 from torch.utils import _pytree
 
 from conformance.simulate.device import REPORTED_NAME
+from conformance.simulate.internals import no_dispatch_modes, traced
 from conformance.simulate.patching import Patches
 
 _MODES = torch._C._TorchDispatchModeKey
@@ -35,6 +36,12 @@ def refuse_traced() -> None:
     for key, what in _KINDS.items():
         if torch._C._get_dispatch_mode(key) is not None:
             raise NotSimulatedError(what)
+
+
+def refuse_jit_traced() -> None:
+    """Raises NotSimulatedError inside torch.jit.trace, where the device is met."""
+    if traced() is not None:
+        raise NotSimulatedError("torch.jit.trace")
 
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:
@@ -92,6 +99,14 @@ def install(
         finally:
             thread.call, thread.interpreted = before
 
+    def traced_on_host(plain: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # Under any dispatch mode the tracer loses what a convolution made.
+            with no_dispatch_modes():
+                return plain(*args, **kwargs)
+
+        return call
+
     plain_load = patches.set(torch.jit, "load", load)
     plain_run_method = patches.set(torch._C.ScriptMethod, "__call__", run_method)
     plain_script = patches.set(torch.jit, "script", script)
@@ -107,4 +122,7 @@ def install(
         (scripted, "save_to_buffer"),
     ):
         what = f"{owner.__name__}.{name}"
-        patches.set(owner, name, guarded(what, getattr(owner, name)))
+        plain = getattr(owner, name)
+        if name in ("trace", "trace_module"):
+            plain = traced_on_host(plain)
+        patches.set(owner, name, guarded(what, plain))

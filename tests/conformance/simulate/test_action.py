@@ -16,7 +16,8 @@ ACTION = Path(__file__).parents[3] / ".github" / "actions" / "simulate" / "actio
 def test_the_actions_script(tmp_path: Path) -> None:
     action: dict[str, Any] = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
     (step,) = action["runs"]["steps"]
-    assert set(action["inputs"]) == {"command", "macos", "memory-gb", "junit-file", "python"}
+    named = {"command", "macos", "torch", "memory-gb", "junit-file", "python"}
+    assert set(action["inputs"]) == named
     # No input stands in the script itself, where it would be run.
     assert "${{" not in step["run"]
     summary, junit = tmp_path / "summary.md", tmp_path / "out.xml"
@@ -29,6 +30,7 @@ def test_the_actions_script(tmp_path: Path) -> None:
             **os.environ,
             "SIM_COMMAND": f"python {script}",
             "SIM_MACOS": "14.5",
+            "SIM_TORCH": "2.11",
             "SIM_MEMORY": "8",
             "SIM_JUNIT": str(junit),
             "SIM_PYTHON": sys.executable,
@@ -44,4 +46,5 @@ def test_the_actions_script(tmp_path: Path) -> None:
     page = summary.read_text()
     assert page.startswith("before\n## mps-sim: no Mac was at work\n\n**THE RUN FAILED with exit")
     assert "macOS 14.5" in page
+    assert " as 2.11)" in page
     assert 'failures="1"' in junit.read_text()

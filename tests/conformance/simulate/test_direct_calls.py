@@ -140,3 +140,57 @@ def test_a_linear_layer_is_one_operator(sim: Simulation) -> None:
         layer(torch.ones(2, 7, device="mps"))
     with pytest.raises(RuntimeError, match="argument input is on cpu"):
         layer(torch.ones(2, 3))
+
+
+def test_known_parts_count_and_stay_on_the_device(sim: Simulation) -> None:
+    """A call of several operators runs straight for shapes it has met, and is told by them."""
+    x = torch.arange(12.0, device="mps").reshape(2, 2, 3)
+    y = x.transpose(1, 2).contiguous()
+    counts = sim.recorder.operators
+    whole = (x @ y).cpu().tolist()
+    before = counts.copy()
+    x @ y
+    once = counts - before
+    assert sim.core.sequences[torch.Tensor.matmul]
+    before = counts.copy()
+    again = x @ y
+    assert counts - before == once
+    assert once["aten::bmm"] == 1
+    assert again.is_mps
+    assert again.cpu().tolist() == whole
+    known = len(sim.core.sequences[torch.Tensor.matmul])
+    for _ in range(2):
+        assert (x[:1] @ y[:1]).is_mps
+    assert len(sim.core.sequences[torch.Tensor.matmul]) == known + 1
+    with pytest.raises(RuntimeError, match="expected on mps"):
+        x @ y.cpu()
+
+
+def test_parts_that_autograd_keeps_are_not_run_straight(sim: Simulation) -> None:
+    """Its own results would lie on the host; an index of numbers keeps none."""
+    norm = torch.nn.LayerNorm(3, device="mps")
+    x = torch.ones(2, 2, 3, device="mps")
+    for _ in range(3):
+        norm(x[0] @ x[1].mT @ x[1]).sum().backward()
+        with torch.no_grad():
+            norm(x)
+    kinds = [exact[0] for exact in sim.core.sequences[functional.layer_norm]]
+    assert kinds == [False]
+    w = torch.ones(3, 4, device="mps", requires_grad=True)
+    for step in range(3):
+        row = w[1, ::2]
+        assert row._base is w
+        row.sum().backward()
+        assert w.grad is not None
+        assert w.grad.cpu().sum().item() == 2 * (step + 1)
+    assert sim.core.sequences[torch.Tensor.__getitem__]
+
+
+def test_an_element_type_without_a_kernel_is_refused_however_often(sim: Simulation) -> None:
+    """What lacks some types is known by its operands' types."""
+    x, whole = torch.ones(3, device="mps"), torch.ones(3, dtype=torch.int16, device="mps")
+    for _ in range(3):
+        functional.silu(x)
+        with pytest.raises(RuntimeError, match="silu_int16"):
+            functional.silu(whole)
+    assert straight(sim, torch._C._nn.silu) or straight(sim, functional.silu)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conformance import simulate
+from conformance.simulate import operators, releases
 
 DEVICE = "mps"
 OWNERS = (
@@ -94,6 +95,7 @@ def test_one_at_a_time(sim: simulate.Simulation) -> None:
         ({"macos": "Sonoma"}, "macos='Sonoma' is not a version"),
         ({"macos": "15.x"}, "is not a version"),
         ({"memory_gb": 0}, "memory_gb=0 must be above zero"),
+        ({"torch": "2.9"}, "torch='2.9': expected one of 2.11, 2.12"),
     ],
 )
 def test_values_that_name_no_mac(options: dict[str, object], words: str) -> None:
@@ -325,3 +327,35 @@ def test_the_package_needs_neither_pytest_nor_the_runtime() -> None:
     code = "import sys, conformance.simulate; print({'pytest', 'acestep'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_an_older_torch_lacks_what_came_later() -> None:
+    """However often it is asked for; what that release has runs."""
+    with simulate.mps(torch="2.11", fallback=False):
+        x = torch.eye(2, device=DEVICE)
+        for _ in range(3):
+            with pytest.raises(NotImplementedError, match="aten::linalg_qr"):
+                torch.linalg.qr(x)
+            assert (x @ x).is_mps
+    with simulate.mps(torch="2.12", fallback=False):
+        x = torch.eye(2, device=DEVICE)
+        torch.linalg.qr(x)
+        with pytest.raises(NotImplementedError, match="aten::lcm"):
+            torch.lcm(x.int(), x.int())
+    with simulate.mps(torch="2.11", fallback=True) as sim:
+        x = torch.eye(2, device=DEVICE)
+        with pytest.warns(UserWarning, match="fall back"):
+            torch.linalg.qr(x)
+        assert sim.recorder.fallbacks
+
+
+def test_the_installed_torch_has_what_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of releases says of each operator that MPS has it by now."""
+    rows = operators.read_tables(operators._text())
+    here = releases._numbers(torch.__version__)
+    for release, names in releases.ARRIVED.items():
+        for name in names if releases._numbers(release) <= here else ():
+            assert any(row["dense"] for key, row in rows.items() if key.split(".")[0] == name), name
+    monkeypatch.setattr(releases, "version", lambda _: "2.11.1")
+    with pytest.raises(ValueError, match="is newer than the installed"):
+        releases.lacks("2.12")

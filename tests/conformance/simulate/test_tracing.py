@@ -11,6 +11,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from conformance.simulate.dispatch import DeviceMode
+from conformance.simulate.session import Simulation
 from conformance.simulate.tracing import NotSimulatedError
 
 pytestmark = [
@@ -44,6 +46,11 @@ def faked_and_moved() -> Any:
         return torch.ones(2).to("mps")
 
 
+def traced_with_one_kept() -> Any:
+    kept = on()
+    return torch.jit.trace(lambda x: x + kept, torch.ones(2))
+
+
 def loaded(where: object) -> Any:
     kept = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), kept)
@@ -62,13 +69,16 @@ def loaded(where: object) -> Any:
         lambda: make_fx(lambda x: x + 1)(on()),
         lambda: make_fx(lambda x: torch.ones(2, device=x.device), tracing_mode="fake")(on()),
         lambda: torch.jit.trace(layer(), on()),
+        lambda: torch.jit.trace(lambda x: x + torch.ones(2, device="mps"), torch.ones(2)),
+        traced_with_one_kept,
         lambda: torch.jit.save(torch.jit.script(layer()), io.BytesIO()),
         lambda: torch.jit.script(layer()).save_to_buffer(),
         lambda: loaded("mps"),
         lambda: loaded(torch.device("mps", 0)),
     ],
     ids=(
-        "module,argument,inside,fake,moved in fake,fx,fx in fake,trace,save,method,load,load by device"
+        "module,argument,inside,fake,moved in fake,fx,fx in fake,trace,made in trace,kept for trace,"
+        "save,method,load,load by device"
     ).split(","),
 )
 def test_refused_in_a_line(use: Callable[[], Any]) -> None:
@@ -86,6 +96,8 @@ def test_on_the_host_all_of_it_works() -> None:
     wanted = module(signal)
     assert torch.equal(torch.export.export(module, (signal,)).module()(signal), wanted)
     assert torch.equal(torch.jit.trace(module, signal)(signal), wanted)
+    image, layer = torch.ones(1, 1, 3, 3), torch.nn.Conv2d(1, 1, 2)
+    assert torch.equal(torch.jit.trace(layer, image)(image), layer(image))
     assert torch.equal(torch.jit.script(module)(signal), wanted)
     assert torch.equal(make_fx(module)(signal)(signal), wanted)
     assert loaded(None).weight.device.type == "cpu"
@@ -117,3 +129,10 @@ def test_a_scripted_module_does_too() -> None:
     made, unsaid = scripted(on())
     assert (made.device.type, unsaid.device.type) == ("mps", "cpu")
     assert {tensor.device.type for tensor in scripted(torch.ones(2))} == {"cpu"}
+
+
+def test_numbers_that_a_traced_program_keeps_as_tensors_are_compared(sim: Simulation) -> None:
+    """Its optimiser asks whether two are equal, and dispatch hands them to Python as numbers."""
+    mode = DeviceMode(sim.core)
+    assert mode._dispatch(torch.ops.aten.equal.default, (84, 84), {}) is True
+    assert mode._dispatch(torch.ops.aten.equal.default, (84, 2), {}) is False
