@@ -151,6 +151,8 @@ def _study_source(
     try:
         binding = Binding(data, offsets, plain=source.encoding in AS_UTF8, foreign=foreign)
     except SourceError as error:
+        if "{{" in source.path:
+            return [], summary  # a template, whose names are filled in before it is Python
         failed = failure(source.path, error.line, f"syntax error: {error}")
         return [failed], replace(summary, hot=True)
     binding.complete()

@@ -128,6 +128,10 @@ RULE = Rule(
         ),
     ),
     valid=(
+        "class Model:\n    def parallelize(self, device_map):\n        self.layer = self.layer.to('cuda:' + str(min(device_map)))\n"
+        "    def forward(self, x):\n        if self.model_parallel:\n            x = x.to('cuda:' + str(self.last))\n        return x",
+        "import torch\ndef timed(x, timing=True):\n    timing = timing and torch.cuda.is_available()\n"
+        "    if timing:\n        torch.cuda.synchronize()\n        x = x.cuda()\n    return x",
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
         Good(
