@@ -111,6 +111,8 @@ class Placements:
         function = point.scope.enclosing("function")
         if function is None or not isinstance(function.node, FunctionNode):
             return
+        if point.alternatives.is_dead(point.statement):
+            return  # it neither places anything nor speaks for what does
         if isinstance(value, ast.Tuple):
             self._returned_tuple(function.node, value)
             return

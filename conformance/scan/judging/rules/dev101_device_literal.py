@@ -71,6 +71,11 @@ RULE = Rule(
         "`torch.accelerator.current_accelerator()`."
     ),
     invalid=(
+        Bad(
+            "import torch\ndef device(x):\n    return ['xpu' for y in x if torch.backends.mps.is_available()]\n"
+            "    return 'mps' if torch.backends.mps.is_available() else 'cpu'",
+            3,
+        ),
         Bad("import torch\nx = torch.zeros(3, device='cuda')", 2),
         Bad(
             "def f(x, device):\n    return x.to('cuda:0')",
