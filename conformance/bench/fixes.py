@@ -33,7 +33,8 @@ from conformance.scan.config import Config
 from conformance.scan.judging.rules import RULES
 from conformance.scan.reading.discover import discover
 
-_SECONDS = 10
+#: Of CPU; ten times as many of waiting, for on a busy machine an import takes long.
+_SECONDS = 60
 #: Errors of code that says what is not there.
 _WRONG = ("SyntaxError", "NameError", "UnboundLocalError", "AttributeError", "TypeError", "ended")
 #: What ``torch.accelerator`` got later than itself.
@@ -50,6 +51,9 @@ class _Open(type):
         if name.startswith("__"):
             raise AttributeError(name)
         return MagicMock(name=name)
+
+    def __getitem__(cls, item: object) -> type:
+        return cls  # ``Float[Tensor, "height width"]``
 
 
 class _Base(metaclass=_Open):
@@ -173,8 +177,10 @@ def _imported(root: Path, file: str, torch: Version | None) -> str:
     sink = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(sink, stream)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_SECONDS)
+    for ending in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(ending, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
+    signal.alarm(10 * _SECONDS)
     as_of(torch)
     sys.path[:0] = [str((root / file).parent), str(root), str(root / "src")]
     sys.meta_path.append(_Stubs(root))
@@ -189,12 +195,13 @@ def _imported(root: Path, file: str, torch: Version | None) -> str:
 
 def _import(root: Path, file: Path) -> None:
     """Import a file as a part of its package, or by its path where it is none of any."""
-    parts = [file.stem]
-    for folder in file.parents:
-        if not (folder / "__init__.py").is_file() or folder == root:
-            break
-        parts.insert(0, folder.name)
-    if len(parts) > 1 and all(part.isidentifier() for part in parts):
+    folders = list(file.relative_to(root).parent.parts)
+    while folders and not Path(root, *folders[:1], "__init__.py").is_file():
+        root /= folders.pop(0)
+    # What lies below a package belongs to it, also in a folder without an `__init__`.
+    parts = [*folders, *([] if file.stem == "__init__" else [file.stem])]
+    if folders and all(part.isidentifier() for part in parts):
+        sys.path.insert(0, str(root))
         importlib.import_module(".".join(parts))
         return
     spec = importlib.util.spec_from_file_location(file.stem, file)

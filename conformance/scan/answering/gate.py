@@ -109,10 +109,19 @@ def judge(
         (free if sight.holds(entry.path) or sight.is_gone(entry.path) else apart).append(entry)
     inside = [finding.at(logical.get(finding.path, finding.path)) for finding in findings]
     more = [finding.at(logical.get(finding.path, finding.path)) for finding in below]
-    result = compare([*inside, *more], free)
-    shown = {id(finding): original for finding, original in zip(inside, findings, strict=True)}
-    new = [shown[id(finding)] for finding in result.new if id(finding) in shown]
-    dropped = [entry for entry in result.left if sight.could_find(entry)]
+    # What could not be parsed still has its findings: no other file's answer for them.
+    parts = [
+        compare(
+            [f for f in (*inside, *more) if (f.path in sight.broken) is broken],
+            [entry for entry in free if (entry.path in sight.broken) is broken],
+        )
+        for broken in (False, True)
+    ]
+    found = {id(finding) for part in parts for finding in part.new}
+    new = [f for mark, f in zip(inside, findings, strict=True) if id(mark) in found]
+    unmet = [entry for part in parts for entry in part.left]
+    dropped = [entry for entry in unmet if sight.could_find(entry)]
     gone = set(map(id, dropped))
-    left = [entry for entry in result.left if id(entry) not in gone]
-    return Verdict(new, [*apart, *result.kept, *left], dropped)
+    left = [entry for entry in unmet if id(entry) not in gone]
+    kept = [entry for part in parts for entry in part.kept]
+    return Verdict(new, [*apart, *kept, *left], dropped)

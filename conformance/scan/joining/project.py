@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.joining.calls import Calls
 from conformance.scan.joining.imports import Imports, Name
+from conformance.scan.joining.written import is_from_host, saved_in
 from conformance.scan.judging.summary import Report, Summary
 from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.paths import is_test
@@ -61,6 +62,9 @@ class Project:
         self._again = again
         self._read = read
         self._places: dict[str, str] | None = None
+        self._saved = saved_in(
+            file.summary for path, file in files.items() if not is_test(logical[path])
+        )
         self._handing: dict[Name, list[tuple[str, str, str]]] = {}
         self._forwards: dict[tuple[Name, str], list[tuple[Name, str]]] = {}
         self._imports = Imports({path: file.summary for path, file in files.items()})
@@ -337,6 +341,8 @@ class Project:
     def _milder(self, path: str, summary: Summary, finding: Finding, calls: Calls) -> Finding:
         if finding.severity == Severity.NOTE:
             return finding
+        if finding.code == "DEV114" and is_from_host(finding, self._saved):
+            return replace(finding, severity=Severity.NOTE)
         if any(
             backend == "cuda" or backend in finding.text.lower()
             for owner in _owners_of(finding, summary)

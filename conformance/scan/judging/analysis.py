@@ -30,6 +30,7 @@ from conformance.scan.reading.fields import fields_of
 from conformance.scan.reading.imports import imports_of
 from conformance.scan.reading.kinds import is_other
 from conformance.scan.reading.notebooks import Notebook, NotebookError, read_notebook
+from conformance.scan.reading.saves import saves_of
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
 
 #: Code of "this file could not be analysed".
@@ -90,7 +91,7 @@ def _study_python(
 ) -> tuple[list[Finding], Summary]:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         data = decode(data)[0].encode()
-    summary = Summary(tuple(imports_of(data)), placing=fields_of(data))
+    summary = _told(data)
     words = prefilter.hot_words(data)
     ignores = may_hold(data)
     placed = {name for name, _ in foreign.placed}
@@ -110,6 +111,11 @@ def _study_python(
     return apply_ignores(source, findings, rules) if ignores else findings, summary
 
 
+def _told(data: bytes) -> Summary:
+    """What every file tells, also one that speaks of no device: read from its bytes."""
+    return Summary(tuple(imports_of(data)), placing=fields_of(data), saves=saves_of(data))
+
+
 def _study_notebook(
     path: str, data: bytes, rules: list[Rule], foreign: Foreign
 ) -> tuple[list[Finding], Summary]:
@@ -125,7 +131,7 @@ def _study_notebook(
     findings = [
         failure(path, line, f"syntax error: {message}") for line, message in notebook.errors
     ]
-    summary = Summary(tuple(imports_of(encoded)), placing=fields_of(encoded))
+    summary = _told(encoded)
     found, summary = _study_source(source, encoded, offsets, rules, foreign, summary)
     findings += found
     if may_hold(encoded):
@@ -145,6 +151,8 @@ def _study_source(
     try:
         binding = Binding(data, offsets, plain=source.encoding in AS_UTF8, foreign=foreign)
     except SourceError as error:
+        if "{{" in source.path:
+            return [], summary  # a template, whose names are filled in before it is Python
         failed = failure(source.path, error.line, f"syntax error: {error}")
         return [failed], replace(summary, hot=True)
     binding.complete()

@@ -62,6 +62,8 @@ def look(
                 spoken += prefilter.find_all(data, b"__init__")
             offsets = prefilter.hot_offsets(data, prefilter.hot_words(data))
             offsets = sorted({*offsets, *spoken})
+            if words and not defined:
+                offsets = prefilter.around(data, offsets, sorted(spoken))
         binding = Binding(data, offsets, plain=encoding in AS_UTF8, foreign=foreign)
     except (SourceError, NotebookError):
         return report

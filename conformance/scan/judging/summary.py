@@ -16,7 +16,7 @@ class Summary:
     constants that hold one, ``defaults`` the findings that a caller can override, ``methods``
     those that findings lie in and that only calls by name reach, ``fields`` the names under which
     objects are given one, and ``placing`` those under which they are asked for it, ``refusing`` the functions that do not
-    come back without CUDA. ``hot`` is a file that speaks of
+    come back without CUDA, ``saves`` where what it saves lies. ``hot`` is a file that speaks of
     devices at all; any other knows no guard."""
 
     imports: tuple[str, ...] = ()
@@ -29,6 +29,7 @@ class Summary:
     fields: tuple[str, ...] = ()
     placing: dict[str, str] = field(default_factory=dict)
     refusing: tuple[str, ...] = ()
+    saves: tuple[str, ...] = ()
 
     def to_row(self) -> list[Any]:
         """Plain values, as few as there are."""
@@ -36,7 +37,7 @@ class Summary:
         row += [[list(pair) for pair in self.passed], list(self.unplaced)]
         row += [[list(default) for default in self.defaults], int(self.hot)]
         row += [list(self.methods), list(self.fields), self.placing]
-        row.append(list(self.refusing))
+        row += [list(self.refusing), list(self.saves)]
         while row and not row[-1]:
             row.pop()
         return row
@@ -44,7 +45,7 @@ class Summary:
     @classmethod
     def from_row(cls, row: list[Any]) -> Summary:
         """Inverse of :meth:`to_row`; raises TypeError or ValueError on a bad row."""
-        none: list[Any] = [[], {}, [], [], [], 0, [], [], {}, []]
+        none: list[Any] = [[], {}, [], [], [], 0, [], [], {}, [], []]
         imports, offers, passed, unplaced, defaults, hot, *named = [*row, *none[len(row) :]]
         return cls(
             tuple(imports),
@@ -57,6 +58,7 @@ class Summary:
             tuple(named[1]),
             dict(named[2]),
             tuple(named[3]),
+            tuple(named[4]),
         )
 
 

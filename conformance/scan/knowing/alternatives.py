@@ -70,7 +70,11 @@ class Alternatives:
         for parent, block, child in self._climb(statement):
             if isinstance(parent, ast.If) and _chain_asks(parent, child, asks):
                 return True
+            # What stands behind a `return` in its own block is never reached.
+            ends = isinstance(child, ast.Return) and child is statement
             for other in self._asking(block, asks):
+                if ends and other.lineno > child.lineno:
+                    break
                 if other is not child and _branch_asks(other, does, asks):
                     return True
             if isinstance(parent, ast.Try) and any(
@@ -97,6 +101,13 @@ class Alternatives:
         return statement is not None and any(
             isinstance(parent, ast.If) and mentions(parent.test, asks)
             for parent, _, _ in self._climb(statement)
+        )
+
+    def is_dead(self, statement: ast.stmt) -> bool:
+        """Whether a statement stands behind a ``return`` of its own block: it never runs."""
+        held = self._fill().get(id(statement))
+        return held is not None and any(
+            isinstance(other, ast.Return | ast.Raise) for other in islice(held[1], held[2])
         )
 
     def is_overwritten(self, statement: ast.stmt, name: str) -> bool:

@@ -250,7 +250,7 @@ class Conditions:
                 pair = self._value(value[0], value[1], depth)
                 if pair[0] is not NOTHING or pair[1] is not NOTHING:
                     return pair[0].seen_at(test), pair[1].seen_at(test)
-            true = self._sometimes(test, scope, depth)
+            true = self._sometimes(test, scope, depth).both(self._narrowed(test, scope, depth))
             if true.known:
                 return true.seen_at(test), NOTHING
         if only_gpu(word) and (_is_option(test) or self._is_given(test, scope)):
@@ -294,6 +294,22 @@ class Conditions:
             facts = self._value(bound.value, owner, depth)[0]
             result = facts if result is None else result.either(facts)
         return result or NOTHING
+
+    def _narrowed(self, test: ast.Name | ast.Attribute, scope: Scope, depth: int) -> Facts:
+        """What a parameter teaches when true that its function first made one with a probe:
+        ``timed = timed and torch.cuda.is_available()``."""
+        bounds, owner = self._resolver.bounds(test, scope)
+        values = [bound.value for bound in bounds if bound.value is not None]
+        if not isinstance(test, ast.Name) or len(values) != 1 or len(bounds) != 2:
+            return NOTHING
+        value = values[0]
+        if not isinstance(value, ast.BoolOp) or not isinstance(value.op, ast.And):
+            return NOTHING
+        own = any(isinstance(v, ast.Name) and v.id == test.id for v in value.values)
+        straight = any(getattr(s, "value", 0) is value for s in getattr(owner.node, "body", ()))
+        if not own or not straight or value.lineno >= test.lineno or id(value) in self._active:
+            return NOTHING
+        return self._value(value, owner, depth)[0]
 
     def filled(self, held: ast.expr, scope: Scope) -> Facts:
         """What a variable teaches where it is not empty: a loop over it has something to do."""

@@ -30,6 +30,8 @@ def probed_backend(dotted: str) -> str | None:
 
 def flag(identifier: str, node: ast.AST) -> Pair:
     """What the name of a flag says about the backend."""
+    if identifier == "model_parallel":
+        return known("name", "cuda", node=node), NOTHING  # over several cards, which no Mac has
     if is_cpu_flag(identifier):
         return known("name", "cpu", node=node), excluded("cpu", node=node)
     backends = named_backends(identifier)

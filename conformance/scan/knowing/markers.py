@@ -187,8 +187,14 @@ def exits(point: Point, value: ast.expr) -> bool:
     )
 
 
+#: Methods that spread a model over several cards, and bring it back.
+_FOR_CARDS = frozenset({"parallelize", "deparallelize"})
+
+
 def declared(name: str) -> Facts:
     """What a name declares its code to be for (``_sync_cuda``, ``class MPSBackend``)."""
+    if name in _FOR_CARDS:
+        return known("name", "cuda")
     backends = () if is_negated(name) else declared_backends(name)
     return known("name", *backends) if backends else NOTHING
 

@@ -111,6 +111,8 @@ class Placements:
         function = point.scope.enclosing("function")
         if function is None or not isinstance(function.node, FunctionNode):
             return
+        if point.alternatives.is_dead(point.statement):
+            return  # it neither places anything nor speaks for what does
         if isinstance(value, ast.Tuple):
             self._returned_tuple(function.node, value)
             return
@@ -127,7 +129,7 @@ class Placements:
         """A device among other values: each place of the tuple is a variable of its own."""
         for index, item in enumerate(value.elts):
             leaves = self.point.leaves(item)
-            if any(leaf.device for leaf in leaves):
+            if any(leaf.device or self._is_chosen(leaf) for leaf in leaves):
                 self._held_by(function, f"return {index}", item, leaves, placed=False)
 
     def _held_by(
@@ -146,10 +148,16 @@ class Placements:
             _Candidate(leaves, self.point.scope, self.point.statement, False)
         )
         wrapped = any(leaf.device and isinstance(leaf.node, ast.Call) for leaf in leaves)
-        if placed or wrapped or any(_is_found(leaf, place) for leaf in leaves):
+        found = any(_is_found(leaf, place) or self._is_chosen(leaf) for leaf in leaves)
+        if placed or wrapped or found:
             self.used[key] = f"the device that {function.name}() returns"
         if key in self.used:
             self._consume(value, leaves)
+
+    def _is_chosen(self, leaf: Leaf) -> bool:
+        """Whether a variable holds what a test for an accelerator chose."""
+        held = self.held.get(leaf.key, ()) if leaf.key is not None else ()
+        return any(_is_found(inner, "return") for item in held for inner in item.leaves)
 
     def call(self, node: ast.Call) -> None:
         """Arguments of a call that say where to put something."""

@@ -9,7 +9,7 @@ def line_numbers(data: bytes, offsets: list[int]) -> list[int]:
     """Line numbers of byte offsets; a lone carriage return ends a line as well."""
     lines: list[int] = []
     line, done = 1, 0
-    lone = data.count(b"\r") != data.count(b"\r\n")
+    lone = b"\r" in data and data.count(b"\r") != data.count(b"\r\n")
     for offset in offsets:
         if lone:
             stretch = data[done:offset].replace(b"\r\n", b"\n")

@@ -73,6 +73,13 @@ _IS_DEFINITION = re.compile(rb"[ \t]*" + _DEFINITION)
 _IS_DECORATOR = re.compile(rb"[ \t]*@")
 _IS_CLASS = re.compile(rb"[ \t]*class[ \t]")
 
+#: The name of a definition, behind its decorators, and what runs though nothing calls its name.
+_NAMED = re.compile(
+    rb"(?:@[^\n]*\n(?:[ \t)][^\n]*\n)*)*(?:(?:async[ \t]+)?def|class)[ \t]+([^\W\d]\w*)"
+)
+_RUNS = re.compile(rb"\bautouse\b|\bglobal\b|(?:def|class)[ \t]+(?:[sS]et_?[uU]p|pytest_)")
+_WORD = re.compile(rb"[^\W\d]\w*")
+
 
 def hot_words(data: bytes) -> list[bytes]:
     """The words in a file that a rule could fire on; none means that it need not be parsed."""
@@ -197,6 +204,37 @@ def _blank(data: bytes, start: int, end: int) -> bytes:
     return indent + b"pass" + b"\n" * data.count(b"\n", start, end)
 
 
+def _within(places: list[tuple[int, int]], starts: list[int], at: int) -> bool:
+    index = bisect.bisect_right(starts, at) - 1
+    return index >= 0 and at < places[index][1]
+
+
+def around(data: bytes, offsets: list[int], spoken: list[int]) -> list[int]:
+    """Those of some offsets that matter to what is spoken of at others, which are among them.
+
+    Left out are those in functions and classes of the module that hold none of the latter and
+    that nothing which is left speaks of. What no name leads to but what runs (fixtures for every
+    test, ``setUpModule``, ``global``) stays.
+    """
+    waiting: dict[bytes, list[tuple[int, int]]] = {}
+    kept: list[tuple[int, int]] = []
+    for start, end in pairwise([0, *_segments(data, _TOP, 0, len(data)), len(data)]):
+        if not _IS_DEFINITION.match(data, start) or _holds(spoken, start, end):
+            kept.append((start, end))
+        elif _holds(offsets, start, end):
+            named = _NAMED.match(data, start, end)
+            if named is None or _RUNS.search(data, start, end) or not _blankable(data, start, end):
+                kept.append((start, end))
+            else:
+                waiting.setdefault(named[1], []).append((start, end))
+    while kept and waiting:
+        text = b"\n".join(data[start:end] for start, end in kept)
+        kept = [place for word in {*_WORD.findall(text)} for place in waiting.pop(word, ())]
+    dropped = sorted(place for places in waiting.values() for place in places)
+    starts = [start for start, _ in dropped]
+    return [at for at in offsets if not _within(dropped, starts, at)]
+
+
 def thin(data: bytes, offsets: list[int]) -> bytes:
     """The source with every function and class that holds no hot offset blanked out.
 
@@ -204,7 +242,7 @@ def thin(data: bytes, offsets: list[int]) -> bytes:
     constructs; the caller then parses the whole source. Source with lone carriage returns is
     returned as it is.
     """
-    if not offsets or data.count(b"\r") != data.count(b"\r\n"):
+    if not offsets or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return data
     parts: list[bytes] = []
     done = 0

@@ -71,6 +71,11 @@ RULE = Rule(
         "`torch.accelerator.current_accelerator()`."
     ),
     invalid=(
+        Bad(
+            "import torch\ndef device(x):\n    return ['xpu' for y in x if torch.backends.mps.is_available()]\n"
+            "    return 'mps' if torch.backends.mps.is_available() else 'cpu'",
+            3,
+        ),
         Bad("import torch\nx = torch.zeros(3, device='cuda')", 2),
         Bad(
             "def f(x, device):\n    return x.to('cuda:0')",
@@ -128,6 +133,10 @@ RULE = Rule(
         ),
     ),
     valid=(
+        "class Model:\n    def parallelize(self, device_map):\n        self.layer = self.layer.to('cuda:' + str(min(device_map)))\n"
+        "    def forward(self, x):\n        if self.model_parallel:\n            x = x.to('cuda:' + str(self.last))\n        return x",
+        "import torch\ndef timed(x, timing=True):\n    timing = timing and torch.cuda.is_available()\n"
+        "    if timing:\n        torch.cuda.synchronize()\n        x = x.cuda()\n    return x",
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
         Good(

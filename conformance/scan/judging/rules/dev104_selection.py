@@ -85,6 +85,11 @@ RULE = Rule(
     ),
     invalid=(
         Bad(
+            "import torch\ndef choose():\n    d = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+            "    return d, torch.float16",
+            3,
+        ),
+        Bad(
             "import torch\ndevice = 'cuda' if torch.cuda.is_available() else 'cpu'",
             2,
             "import torch\ndevice = (torch.accelerator.current_accelerator(check_available=True)"

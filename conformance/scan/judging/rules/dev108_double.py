@@ -48,8 +48,23 @@ def _on_host(context: Context, node: ast.expr | None, depth: int = 0) -> bool:
         value = context.resolver.only_value(node, context.scope)
         if value is not None:  # `host = torch.device("cpu")`
             return context.resolver.literal(*value) in ("cpu", "meta")
+        if _is_rebound(context, node):
+            return True
     leaves = context.leaves(node)
     return all(leaf.device in ("cpu", "meta") for leaf in leaves) and bool(leaves)
+
+
+def _is_rebound(context: Context, node: ast.Name) -> bool:
+    """Whether the function, or the module, makes a variable the host's on its way to a line."""
+    bounds, owner = context.resolver.bounds(node, context.scope)
+    before = [b.value for b in bounds if b.value is not None and b.value.lineno < node.lineno]
+    last = max(before, key=lambda value: value.lineno, default=None)
+    if last is None or context.resolver.literal(last, owner) != "cpu":
+        return False
+    # What a branch or a loop does may not have happened, or may happen again.
+    straight = any(getattr(s, "value", None) is last for s in getattr(owner.node, "body", ()))
+    later = any(b.value is not None and b.value.lineno > node.lineno for b in bounds)
+    return straight and not later
 
 
 def _call(context: Context, node: ast.Call) -> None:
@@ -303,6 +318,11 @@ RULE = Rule(
         ),
         Bad("import torch\ndef f(x, device):\n    return x.to(device, torch.float64)", 3),
         Bad(
+            'def f(x, y, device):\n    if y:\n        device = "cpu"\n    return x.to(device).double()',
+            4,
+            'def f(x, y, device):\n    if y:\n        device = "cpu"\n    return x.to(device).float()',
+        ),
+        Bad(
             "import torch\ndef f(n, device):\n    return torch.zeros(n, dtype=torch.float64, device=device)",
             3,
             "import torch\ndef f(n, device):\n    return torch.zeros(n, dtype=torch.float32, device=device)",
@@ -332,6 +352,7 @@ RULE = Rule(
         ),
     ),
     valid=(
+        'def f(x, device):\n    device = "cpu"\n    return x.to(device).double()',
         "def f(x):\n    return x.cpu().double()",
         "def f(x, device):\n    x = x.to(device)\n    x = x.cpu()\n    return x.double()",
         "import torch\ndef f(x, device):\n    x = x.to(device)\n    x = x.to('cpu')\n    return x.to(torch.float64)",

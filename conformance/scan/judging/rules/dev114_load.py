@@ -21,8 +21,10 @@ _HOST_STATE = re.compile(r"(?:^|[^a-z])rng|scheduler|scaler\.load_state_dict|sca
 _SAMPLES = re.compile(r"Data(?:set|[Ll]oader|[Mm]odule)|Sampler|Collat")
 _DATA = re.compile(
     r"(?:^|[^a-z])(?:data|dataset|mels?|spec(?:trogram)?s?|f0|audio|wavs?|feat(?:ure)?s?|stat(?:istic)?s"
-    r"|labels?|targets|samples?|mnist)(?:[^a-z]|$)"
+    r"|labels?|targets|samples?|mnist|corpus|corpora|vocab(?:ulary)?)(?:[^a-z]|$)"
 )
+#: Files of a tokeniser, which has tables of texts and numbers.
+_TOKENS = re.compile(r"tokeni[sz]|vocab")
 _WEIGHTS = re.compile(r"state|ckpt|checkpoint|weight|model|net(?:[^a-z]|$)")
 _NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
 
@@ -148,6 +150,8 @@ def _is_data(context: Context, node: ast.Call) -> bool:
     host, unlike weights."""
     if (context.dotted(node.func) or "").startswith("torch.jit."):
         return False
+    if _TOKENS.search(context.source.path.rpartition("/")[2]):
+        return True
     owner = context.scope.enclosing("class")
     if owner is not None and isinstance(owner.node, ast.ClassDef):
         bases = (spelled(base) for base in owner.node.bases)

@@ -185,6 +185,19 @@ def test_a_copy_elsewhere_is_new_though_its_original_was_not_looked_at(project: 
     assert main(["--baseline", "known.json", "pkg/deep", "-q"]) == 1
 
 
+def test_what_cannot_be_parsed_answers_for_no_other_file(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "e.py").write_text(SYNC)
+    (project / "a.py").write_text(SYNC + "def f(:\n")
+    (project / "pkg/deep/d.py").write_text("def g(:\n    torch.cuda.synchronize()\n")
+    assert main(["--baseline", "known.json", "--output-format", "concise"]) == 1
+    said = capsys.readouterr().out
+    assert "e.py:5:5: DEV102" in said
+    assert said.count("DEV102") == 1
+    assert len(entries(project)) == 6
+
+
 def test_what_was_recorded_dropped_and_kept_is_said(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,37 @@ def judged(root: Path, files: dict[str, str], *parts: str, **settings: object) -
     return [f"{Path(f.path).relative_to(root)}:{f.line} {f.code} {f.severity.label}" for f in found]
 
 
+LOAD = "import torch\ndef read(path):\n    return torch.load(path)\n"
+
+
+@pytest.mark.parametrize(
+    ("save", "severity"),
+    [
+        ("torch.save(x.cpu(), path)", "note"),
+        ("y = {'a': x.detach().to('cpu')}\n    torch.save(y, path)", "note"),
+        ("y = []\n    y.append(x.cpu())\n    torch.save(y, path)", "note"),
+        ("torch.save(x.state_dict(), path)", "warning"),
+        ("torch.save(x, path)", "warning"),
+        ("torch.save({'a': x.cpu(), 'b': x.state_dict()}, path)", "warning"),
+        ("print(z.cpu())\n    torch.save(x.state_dict(), path)", "warning"),
+    ],
+)
+def test_what_the_project_saves_from_the_host_is_loaded_anywhere(
+    tmp_path: Path, save: str, severity: str
+) -> None:
+    files = {"pkg/a.py": LOAD, "pkg/b.py": f"import torch\ndef keep(x, z, path):\n    {save}\n"}
+    assert judged(tmp_path, files) == [f"pkg/a.py:3 DEV114 {severity}"]
+
+
+def test_the_key_that_is_read_says_which_file_is_meant(tmp_path: Path) -> None:
+    train = "import torch\ndef keep(x, path):\n    torch.save({'model': x.state_dict()}, path)\n"
+    factor = "import torch\ndef keep(x, path):\n    torch.save({'factor': x.cpu()}, path)\n"
+    files = {"pkg/a.py": LOAD, "pkg/b.py": train, "pkg/c.py": factor}
+    assert judged(tmp_path, files) == ["pkg/a.py:3 DEV114 warning"]
+    files["pkg/a.py"] = "import torch\ndef read(path):\n    return torch.load(path)['factor']\n"
+    assert judged(tmp_path, files) == ["pkg/a.py:3 DEV114 note"]
+
+
 @pytest.mark.parametrize(
     ("files", "severity"),
     [
