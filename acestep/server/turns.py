@@ -11,12 +11,13 @@ class Turns:
     """Tasks of one device that share its models.
 
     A task whose models are all loaded works beside others of that kind; one that has something
-    loaded, and so perhaps something let go, waits until nobody works and then works alone.
+    loaded, and so perhaps something let go, waits until nobody works and then works alone. Who comes
+    while one waits so begins after it.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._together, self._alone = 0, False
+        self._together, self._alone, self._waiting = 0, False, 0
 
     def counting(self) -> AbstractContextManager[bool]:
         """A moment in which nobody begins or ends."""
@@ -31,9 +32,15 @@ class Turns:
         """
         with self._changed:
             # What is there may go while somebody works alone.
-            self._changed.wait_for(lambda: not self._alone and (self._together == 0 or is_loaded()))
+            while self._alone or (self._together if not is_loaded() else self._waiting):
+                waits = not is_loaded()
+                self._waiting += waits
+                self._changed.wait()
+                self._waiting -= waits
             alone = not is_loaded()
             self._alone, self._together = alone, self._together + (not alone)
+            # Who let this one go first may go too, if it waited for nothing but models.
+            self._changed.notify_all()
         try:
             yield
         finally:

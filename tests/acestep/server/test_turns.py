@@ -8,7 +8,7 @@ from acestep.server.turns import Turns
 
 
 def test_who_loads_works_alone() -> None:
-    """Loaded: beside another. Not so: after all others, who begin again when it is done."""
+    """Loaded: beside another. Not so: after who works, and before who comes while it waits."""
     turns, order = Turns(), list[str]()
     began, free = threading.Event(), threading.Event()
 
@@ -28,9 +28,10 @@ def test_who_loads_works_alone() -> None:
         beside.join(10)
         loader.start()
         assert not began.wait(0.05), "nobody loads while another works"
-        assert order == ["uses"]
+        late.start()
+        late.join(0.05)
+        assert order == ["uses"], "who comes later overtakes nobody"
     assert began.wait(10)
-    late.start()
     late.join(0.05)
     assert order == ["uses", "loads"], "nobody works while another loads"
     free.set()
