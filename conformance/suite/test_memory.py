@@ -68,6 +68,19 @@ def test_a_small_card(api: Api, target: Target, monkeypatch: pytest.MonkeyPatch)
     assert not api.get("gpu_config:is_short")(policy)
 
 
+@covers("gpu_config:check_ahead")
+def test_two_songs_at_a_time(api: Api, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A song is planned beside another where the device does both, and has room for it."""
+    policy = api.get("device:resolve")(target.device, engine=target.engine)
+    check = api.get("gpu_config:check_ahead")
+    monkeypatch.setenv("MAX_CUDA_VRAM", "80")
+    if policy.overlaps:
+        check(policy)
+        monkeypatch.setenv("MAX_CUDA_VRAM", "6")
+    with pytest.raises(api.get("errors:RequestError"), match="ahead"):
+        check(policy)
+
+
 @covers("gpu_config:host_need_gb", "gpu_config:host_audio_gb", "song.limits:Room.need")
 def test_what_the_host_needs_grows_with_the_music(api: Api, target: Target) -> None:
     need, audio = api.get("gpu_config:host_need_gb"), api.get("gpu_config:host_audio_gb")
@@ -79,7 +92,8 @@ def test_what_the_host_needs_grows_with_the_music(api: Api, target: Target) -> N
 
 
 @covers(
-    "gpu_config:check_*",
+    "gpu_config:check_batch_size_limit",
+    "gpu_config:check_duration_limit",
     "gpu_config:GPUConfig.max_duration",
     "gpu_config:GPUConfig.max_batch_size",
 )
