@@ -17,7 +17,7 @@ def test_a_project_is_mended_in_a_copy_and_imported_before_and_after(
     (project / "requirements.txt").write_text("torch>=2.1\n")
     (project / "pkg" / "__init__.py").write_text("")
     ops = project / "pkg" / "ops.py"
-    code = "import torch\nfrom no_such_package import Thing, decorate\nfrom pkg.more import x\nclass A(Thing):\n    size: Thing[int, \"3\"]\ntorch.cuda.empty_cache()\n"
+    code = 'import torch\nfrom no_such_package import Thing, decorate\nfrom pkg.more import x\nclass A(Thing):\n    size: Thing[int, "3"]\ntorch.cuda.empty_cache()\n'
     ops.write_text(code)
     (project / "pkg" / "more.py").write_text("import torch\nx = torch.load('no such file')\n")
     assert fixes.main([str(project)]) == 0
