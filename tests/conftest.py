@@ -8,10 +8,12 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # The same inputs in every run, and no limit of time: speed is for benchmarks.
 settings.register_profile("acestep", deadline=None, derandomize=True)
@@ -34,6 +36,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 # Large tensors come and go in the reference computations; huge pages halve their cost.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+TESTS = Path(__file__).parent
 # One cache for all workers of a run and for the next run: checkpoints are made once, in
 # folders that their recipes' versions name.
 CACHE = Path(tempfile.gettempdir()) / "acestep-test-cache"
@@ -41,23 +44,28 @@ NARROW = CACHE / "narrow-3"
 os.environ.setdefault("ACESTEP_CACHE", str(NARROW))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let one worker have all tests that share what takes long to start."""
-    if hasattr(config, "workerinput"):
-        # What the controller chose here comes too late for its workers to be told.
-        config.option.loadgroup = True
-    elif getattr(config.option, "dist", "no") == "load":
-        config.option.dist = "loadgroup"
+class Together(LoadScopeScheduling):
+    """Gives one worker all tests that share what takes long to start: a server of forks, a page.
+
+    (The groups of pytest-xdist 3.8 do nothing with pytest 9.1, where ids are no text.) In a browser
+    the page waits more than it works, so that two do so side by side.
+    """
+
+    forks = frozenset(
+        file.name for file in TESTS.rglob("test_*.py") if "run_suite" in file.read_text("utf-8")
+    )
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.partition("::")[0])
+        if "gradio_ui" in file.parts and file.name != "test_ui_browser.py":
+            return "page"
+        return "forks" if file.name in self.forks else nodeid
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put together the tests of the suite's server of forks, and those of the page."""
-    for item in items:
-        if "run_suite" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("suite"))
-        elif "gradio_ui" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("page"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together | None:
+    """Distribute tests as above, where nothing else was asked for."""
+    return Together(config, log) if config.getoption("dist") == "load" else None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -57,9 +57,11 @@ RunSuite = Callable[..., SuiteRun]
 def run_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSuite]:
     """Runs the suite as `run_suite(*cases, tree=…, device=…, suite=…)`, each in a fresh fork."""
     folder = tmp_path_factory.mktemp("suite")
-    log, report = folder / "log.txt", folder / "report.json"
+    log, report, temporary = folder / "log.txt", folder / "report.json", folder / "tmp"
+    temporary.mkdir()
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "SUITE_LOG": str(log)}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    # Where no other run sweeps up what is left of these.
+    environment |= {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     for name in [n for n in environment if n.startswith(("PYTEST_", "COVERAGE_", "COV_"))]:
         del environment[name]
     server = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,9 @@ def test_nothing_of_this_repository_leaks_in(run_suite: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_run_leaves_the_tree_clean(run_suite: Any, tmp_path: Path, number: int) -> None:
+def test_a_killed_run_leaves_the_tree_clean(
+    run_suite: Any, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed by its own tree, in the middle of a fact; what a kill leaves, the next run sweeps."""
     told = tmp_path / "told"
     killing = (
@@ -269,5 +272,6 @@ def test_a_killed_run_leaves_the_tree_clean(run_suite: Any, tmp_path: Path, numb
     assert not copied.is_relative_to(root)
     folder = next(above for above in copied.parents if above.name.startswith(PREFIX))
     assert folder.exists() == (number == signal.SIGKILL)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
     sweep()
     assert not folder.exists()
