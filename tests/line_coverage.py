@@ -119,12 +119,17 @@ def _rewritten(
 
 
 _unmeasured = SourceFileLoader.get_code
-SourceFileLoader.get_code = _compiled  # type: ignore[method-assign, assignment]
-# Files in which pytest rewrites `assert` are compiled by pytest, and kept: under a name of their own,
-# for without this module, or with another version of it, they do not run.
 _unmeasured_rewriting = rewrite.rewrite_asserts
-rewrite.rewrite_asserts = _rewritten
-rewrite.PYC_TAIL = f"-{_name(Path(__file__).read_text(encoding='utf-8'))}{rewrite.PYC_TAIL}"
+
+
+def pytest_addoption() -> None:
+    """Begin, before any other plugin is imported: this hook is called as soon as it is known."""
+    SourceFileLoader.get_code = _compiled  # type: ignore[method-assign, assignment]
+    # Files in which pytest rewrites `assert` are compiled by pytest, and kept: under a name of their
+    # own, for without this module, or with another version of it, they do not run.
+    rewrite.rewrite_asserts = _rewritten
+    version = _name(Path(__file__).read_text(encoding="utf-8"))
+    rewrite.PYC_TAIL = f"-{version}{rewrite.PYC_TAIL}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
