@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import line_coverage
+import line_coverage
 
 SAMPLE = '''"""What it is for."""
 from __future__ import annotations
