@@ -31,6 +31,8 @@ _STEP_HIDDEN, _STEP_INNER, _HALF_BYTES = 9.0, 4.0, 3.1
 # 40 MB a buffer in songs of minutes; and what decoding has at once without them. On an H200 with such
 # buffers a chunk of 160 frames took 8.0 arrays where MLX waited, and one of 165 18.1 where it did not.
 _AHEAD, _WAVE_LIVE = 10, 8.0
+# Latent frames of a chunk, where there is room for them.
+_BEST_FRAMES = 160
 _MOST_SCORES, _FEWEST_ROWS = 2**27, 128
 _CONDITION_TOKENS = 600
 _CODES_A_SECOND, _PROMPT_TOKENS = 5, 600
@@ -189,7 +191,12 @@ def planning_gib(seconds: float, songs: int, stack: Stack, item: int = _HALF) ->
 
 
 def need_gib(
-    seconds: float, songs: int, music: str, language: str | None, memory: float, most: int = 160
+    seconds: float,
+    songs: int,
+    music: str,
+    language: str | None,
+    memory: float,
+    most: int = _BEST_FRAMES,
 ) -> float:
     """What a song takes beside the weights of the models, GiB.
 
@@ -223,7 +230,7 @@ def song_gib(seconds: float, songs: int, width: int, memory: float) -> float:
     heads = max(1, round(16 * share))
     stack = Stack(24, width, 3 * width, heads, max(1, heads // 2), attentions=2)
     widest = int(_WIDEST * share)
-    frames = chunk_frames(memory, 160, _HALO, widest) + 2 * _HALO
+    frames = chunk_frames(memory, _BEST_FRAMES, _HALO, widest) + 2 * _HALO
     return max(step_gib(seconds, songs, stack), wave_gib(frames, widest))
 
 
@@ -252,10 +259,10 @@ def fit(
     return Fit(music, language, bits, weights, longest, needed, max(needed, taken))
 
 
-def _taken_gib(seconds: float, stack: Stack, memory: float, most: int = 160) -> float:
+def _taken_gib(seconds: float, stack: Stack, memory: float) -> float:
     """What a song takes where MLX works ahead of time, GiB."""
     largest = seconds * TOKENS_A_SECOND * stack.inner * _HALF / GIB
-    wave = wave_gib(chunk_frames(memory, most) + 2 * _HALO)
+    wave = wave_gib(chunk_frames(memory, _BEST_FRAMES) + 2 * _HALO)
     step = step_gib(seconds, 1, stack) + _AHEAD * largest
     return max(step, wave / _WAVE_ARRAYS * (_WAVE_LIVE + _AHEAD))
 

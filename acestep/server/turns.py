@@ -32,12 +32,10 @@ class Turns:
         """
         with self._changed:
             # What is there may go while somebody works alone.
-            while self._alone or (self._together if not is_loaded() else self._waiting):
-                waits = not is_loaded()
-                self._waiting += waits
+            while not self._may_begin(alone := not is_loaded()):
+                self._waiting += alone
                 self._changed.wait()
-                self._waiting -= waits
-            alone = not is_loaded()
+                self._waiting -= alone
             self._alone, self._together = alone, self._together + (not alone)
             # Who let this one go first may go too, if it waited for nothing but models.
             self._changed.notify_all()
@@ -47,3 +45,6 @@ class Turns:
             with self._changed:
                 self._alone, self._together = False, self._together - (not alone)
                 self._changed.notify_all()
+
+    def _may_begin(self, alone: bool) -> bool:
+        return not (self._alone or (self._together if alone else self._waiting))
