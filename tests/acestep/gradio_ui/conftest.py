@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,15 +95,5 @@ def serve_page(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Ca
                 shared.close()
             studio.line.close()
             blocks.close(verbose=False)
-            _wait_for_threads()
 
     return serve
-
-
-def _wait_for_threads() -> None:
-    """Give the server's thread a moment to end, so that tests do not see each other's."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(
-        thread.name == "device" for thread in threading.enumerate()
-    ):
-        time.sleep(0.01)
