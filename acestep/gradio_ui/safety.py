@@ -172,7 +172,7 @@ class Guard:
             return
         most = self._most(scope["path"])
         body = _Body(receive, most, self.limits.body_pause)
-        sender = _Sender(send, _new_cookie(scope, headers))
+        sender = _Sender(send, _new_cookie(scope, headers), body)
         try:
             await self.app(scope, body, sender)
         except _TooMuch:
@@ -213,6 +213,7 @@ class _Body:
     def __init__(self, receive: Receive, most: int, pause: float) -> None:
         self._receive, self._most, self._pause = receive, most, pause
         self._taken, self._whole = 0, False
+        self.abandoned = False
 
     async def __call__(self) -> Message:
         if self._whole:
@@ -222,6 +223,7 @@ class _Body:
             message = await asyncio.wait_for(self._receive(), self._pause)
         except TimeoutError:
             log.warning("a client stopped in the middle of a request")
+            self.abandoned = True
             return {"type": "http.disconnect"}
         self._taken += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
@@ -233,8 +235,8 @@ class _Body:
 class _Sender:
     """A response on its way out, with the page's headers added."""
 
-    def __init__(self, send: Send, cookie: str | None) -> None:
-        self._send, self._cookie = send, cookie
+    def __init__(self, send: Send, cookie: str | None, body: _Body) -> None:
+        self._send, self._cookie, self._body = send, cookie, body
         self.started = False
 
     async def __call__(self, message: Message) -> None:
@@ -244,6 +246,9 @@ class _Sender:
             headers += [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
             if self._cookie:
                 headers.append((b"set-cookie", self._cookie.encode()))
+            if self._body.abandoned:
+                # What may still come would be read as the next request.
+                headers.append((b"connection", b"close"))
             message["headers"] = headers
         await self._send(message)
 

@@ -109,7 +109,11 @@ def test_the_guard_refuses_and_adds_headers() -> None:
     assert ask(guard, headers={**host, "content-length": "-1"})[0]["status"] == 400
     assert ask(guard, headers={**host, "content-length": "11"})[0]["status"] == 413
     assert ask(guard, headers=host, parts=(b"123456", b"123456"))[0]["status"] == 413
-    assert ask(guard, headers=host, parts=(b"1", b"2"), pause=0.2)[1]["body"] == b"http.disconnect"
+    head, said = ask(guard, headers=host, parts=(b"1", b"2"), pause=0.2)
+    assert said["body"] == b"http.disconnect"
+    # What may still come must not be taken for the next request.
+    assert dict(head["headers"])[b"connection"] == b"close"
+    assert b"connection" not in sent
     assert ask(guard, kind="websocket") == [{"type": "websocket.close", "code": 1008}]
 
 
