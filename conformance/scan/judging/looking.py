@@ -55,6 +55,8 @@ def look(
             spoken = prefilter.find_all(data, b"import")
         elif not defined and wanted == words and len(spoken) <= len(words):
             return report  # it only defines or imports the names
+        if words and not defined and not prefilter.mentions(data, wanted):
+            return report
         if defined and not wanted:
             offsets = _definition_offsets(data, words)  # the rest of the file adds nothing
         else:

@@ -69,7 +69,9 @@ def makes_group(node: ast.AST) -> bool:
 
 def holds_group(point: Point, owner: ast.AST) -> bool:
     """Whether a function makes a group of processes."""
-    return any(makes_group(node) for node in point.parts_of(owner))
+    return point.says(owner, "init_process_group") and any(
+        makes_group(node) for node in point.parts_of(owner)
+    )
 
 
 def may_not_be_group(point: Point) -> bool:
@@ -172,8 +174,7 @@ def is_mocked(point: Point, method: str) -> bool:
 
 def _mocked(point: Point, owner: ast.AST) -> set[str]:
     """The last words of what a function of a test replaces."""
-    text = point.source.text
-    if not ("patch" in text or "setattr" in text or ".object(" in text):
+    if not point.says(owner, "patch", "setattr", "object"):
         return set()
     return {
         argument.value.rpartition(".")[2]

@@ -63,6 +63,15 @@ class Point:
         """A node and all below it, found once."""
         return self.once(_parts, node)
 
+    def says(self, node: ast.AST, *words: str) -> bool:
+        """Whether one of some words stands on the lines of a node, whatever it is part of there."""
+        source = self.source
+        head: list[ast.AST] = [*getattr(node, "decorator_list", ()), node]
+        start = source.starts[max(getattr(head[0], "lineno", 1), 1) - 1]
+        last = getattr(node, "end_lineno", None)
+        end = source.starts[last] if last is not None and last < len(source.starts) else None
+        return any(source.text.find(word, start, end) >= 0 for word in words)
+
     def dotted(self, node: ast.expr | None) -> str | None:
         """Dotted path that an expression names in the current scope."""
         return self.resolver.dotted(node, self.scope)
