@@ -80,6 +80,8 @@ _NAMED = re.compile(
 )
 _RUNS = re.compile(rb"\bautouse\b|\bglobal\b|(?:def|class)[ \t]+(?:[sS]et_?[uU]p|pytest_)")
 _WORD = re.compile(rb"[^\W\d]\w*")
+#: The beginning of a line that uses no name: a comment, an import, with nothing behind it.
+_IMPORTED = re.compile(rb"#[^\r]*\Z|(?:import |from [^;\r]* import\b)[^;\r]*\Z")
 #: What may stand between the names of a chain and its dots.
 _GAP = rb"(?:\s|\\|#[^\n]*\n)*"
 _DOT = _GAP + rb"\." + _GAP
@@ -142,7 +144,7 @@ def _is_used(data: bytes, name: bytes) -> bool:
     for match in re.finditer(start + chain.removeprefix(_GAP) + rb"(?!\w)", data):
         at = data.rfind(b"\n", 0, match.start()) + 1
         line = data[at : match.start()].lstrip()
-        imported = line.startswith((b"#", b"from ", b"import ")) and b";" not in line
+        imported = _IMPORTED.match(line) is not None
         defined = line in (b"def ", b"async def ", b"class ") and data[at - 2 : at] == b"\n\n"
         if not imported and not defined:
             return True

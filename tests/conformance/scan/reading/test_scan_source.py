@@ -188,6 +188,8 @@ def test_nothing_of_a_file_waits_for_the_collector() -> None:
         ("from m import f\nf()\n", "f", True),
         ("from m import f\nself.f(f1, _f)\n", "f", False),
         ("# f(x)\n", "f", False),
+        ("import m\rf()\r", "f", True),  # old Macs' line ends
+        ("(yield\nfrom f())\n", "f", True),
         ("\n\ndef f(x): ...\n", "f", False),
         ("@register\ndef f(x): ...\n", "f", True),  # the decorator may hand it on
         ("a.m.f()\n", "m.f", False),
