@@ -117,7 +117,12 @@ def second_look(asked: tuple[Target, frozenset[str], frozenset[str], Foreign]) -
         data = read_bytes(target.path)
     except OSError:
         return Report()  # gone since the first look
-    return look(target.logical, data, names, own, foreign.spoken_of(data))
+    return look(target.logical, data, names, own, _spoken_of(target, data, foreign))
+
+
+def _spoken_of(target: Target, data: bytes, foreign: Foreign) -> Foreign:
+    """What is told of names that a file uses; a notebook's code stands in other words in it."""
+    return foreign if target.logical.endswith(".ipynb") else foreign.spoken_of(data)
 
 
 def third_look(told: tuple[Target, tuple[str, ...], Foreign]) -> Looked | None:
@@ -128,7 +133,7 @@ def third_look(told: tuple[Target, tuple[str, ...], Foreign]) -> Looked | None:
         data = read_bytes(target.path)
     except OSError:
         return None
-    foreign = foreign.spoken_of(data)
+    foreign = _spoken_of(target, data, foreign)
     if foreign == ALONE:
         return None
     findings, summary = study(target.logical, data, [BY_CODE[code] for code in codes], foreign)

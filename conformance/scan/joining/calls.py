@@ -139,10 +139,15 @@ class Calls:
             for target in self._users
             if not self._callers[target].open and self._callers[target].calls
         }
-        spoken = self._speakers(self._imports.files, left.values())
-        for target, method in left.items():
-            if len(spoken[method]) > len(self._users[target]):
+        waiting = set(left)
+        for path in sorted(self._imports.files):
+            if not waiting:
+                break
+            spoken = self._speakers([path], {left[target] for target in waiting})
+            found = {t for t in waiting if spoken[left[t]] and path not in self._users[t]}
+            for target in found:
                 self._callers[target].open = True
+            waiting -= found
         return bool(left)
 
     def _unguarded(self, target: Name) -> set[Name]:

@@ -13,7 +13,15 @@ from conformance.scan.knowing.placements import Placements
 from conformance.scan.reading.lines import HotLines
 from conformance.scan.reading.nodes import parts_of
 
-_LEAVES = (ast.Constant, ast.Name, ast.expr_context, ast.operator, ast.boolop, ast.cmpop)
+#: What holds no expression to look into.
+_LEAVES = frozenset(
+    {int, str, type(None), ast.Constant, ast.Name}.union(
+        *(
+            base.__subclasses__()
+            for base in (ast.expr_context, ast.operator, ast.boolop, ast.cmpop, ast.unaryop)
+        )
+    )
+)
 
 
 class Expressions:
@@ -85,17 +93,15 @@ class Expressions:
             self._children(node, facts)
 
     def _children(self, node: ast.AST, facts: Facts) -> None:
-        for name in node._fields:
-            child = getattr(node, name)
-            if isinstance(child, list):
+        for child in node.__dict__.values():
+            kind = type(child)
+            if kind is list:
                 for item in child:
                     self._child(item, facts)
-            else:
+            elif kind not in _LEAVES:
                 self._child(child, facts)
 
     def _child(self, child: object, facts: Facts) -> None:
-        if isinstance(child, _LEAVES):
-            return
         if isinstance(child, ast.expr):
             self.expression(child, facts)
         elif isinstance(child, ast.AST):

@@ -23,7 +23,7 @@ from conformance.scan.knowing.signatures import (
 )
 from conformance.scan.reading import prefilter
 from conformance.scan.reading.lines import HotLines, line_numbers
-from conformance.scan.reading.nodes import parts_of
+from conformance.scan.reading.nodes import parts_of, parts_on
 from conformance.scan.reading.notebooks import NotebookError, read_notebook
 from conformance.scan.reading.source import AS_UTF8, Source, SourceError, decode
 
@@ -55,6 +55,8 @@ def look(
             spoken = prefilter.find_all(data, b"import")
         elif not defined and wanted == words and len(spoken) <= len(words):
             return report  # it only defines or imports the names
+        if words and not defined and not prefilter.mentions(data, wanted):
+            return report
         if defined and not wanted:
             offsets = _definition_offsets(data, words)  # the rest of the file adds nothing
         else:
@@ -152,7 +154,7 @@ class _Looker:
         lasts = {name.rpartition(".")[2] for name in self.names}
         left = [
             node
-            for node in (_on_lines(tree, self._lines) if lasts else ())
+            for node in (parts_on(tree, self._lines) if lasts else ())
             if isinstance(node, ast.Name | ast.Attribute)
             and (node.id if isinstance(node, ast.Name) else node.attr) in lasts
             and isinstance(node.ctx, ast.Load)
@@ -240,19 +242,6 @@ class _Looker:
             else:
                 key = f"{alias.name}:"
             self.report.imports.setdefault(key, []).append(known)
-
-
-def _on_lines(tree: ast.AST, lines: HotLines) -> Iterator[ast.AST]:
-    """The nodes of a tree that stand on some of the lines, or hold such."""
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        first = getattr(node, "lineno", None)
-        decorated = getattr(node, "decorator_list", ())  # those stand above the first line
-        if first is not None and not decorated and not lines.any(first, node.end_lineno or first):  # type: ignore[attr-defined]
-            continue
-        yield node
-        waiting.extend(ast.iter_child_nodes(node))
 
 
 def _last(node: ast.Name | ast.Attribute) -> str:

@@ -18,7 +18,7 @@ def forks_others(point: Point) -> bool:
     return point.once(_forks_others, (point.scope.enclosing("function") or point.scope).node)
 
 
-def _forks_others(_: Point, owner: ast.AST) -> bool:
+def _forks_others(point: Point, owner: ast.AST) -> bool:
     return any(
         isinstance(node, ast.Call)
         and getattr(node.func, "attr", "") == "fork_rng"
@@ -26,7 +26,7 @@ def _forks_others(_: Point, owner: ast.AST) -> bool:
             isinstance(part, ast.Constant) and part.value in ACCELERATORS - {"cuda"}
             for part in parts_of(node)
         )
-        for node in parts_of(owner)
+        for node in point.parts_saying(owner, "fork_rng")
     )
 
 
@@ -69,7 +69,7 @@ def makes_group(node: ast.AST) -> bool:
 
 def holds_group(point: Point, owner: ast.AST) -> bool:
     """Whether a function makes a group of processes."""
-    return any(makes_group(node) for node in point.parts_of(owner))
+    return any(makes_group(node) for node in point.parts_saying(owner, "init_process_group"))
 
 
 def may_not_be_group(point: Point) -> bool:
@@ -170,17 +170,16 @@ def is_mocked(point: Point, method: str) -> bool:
     return owner is not None and method in point.once(_mocked, owner.node)
 
 
+_REPLACING = ("patch", "setattr", "object")
+
+
 def _mocked(point: Point, owner: ast.AST) -> set[str]:
     """The last words of what a function of a test replaces."""
-    text = point.source.text
-    if not ("patch" in text or "setattr" in text or ".object(" in text):
-        return set()
     return {
         argument.value.rpartition(".")[2]
-        for part in point.parts_of(owner)
+        for part in point.parts_saying(owner, *_REPLACING)
         if isinstance(part, ast.Call)
-        and getattr(part.func, "attr", getattr(part.func, "id", ""))
-        in ("patch", "setattr", "object")
+        and getattr(part.func, "attr", getattr(part.func, "id", "")) in _REPLACING
         for argument in part.args
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from conformance.scan.knowing.facts import Facts, known
 from conformance.scan.knowing.scopes import Bound, Scope, Scopes
 from conformance.scan.reading.nodes import parts_of
+from conformance.scan.reading.prefilter import mentions
 
 #: Before the text of a value: it is what a function returns.
 FUNCTION = "()"
@@ -49,10 +50,8 @@ class Foreign:
 
     def spoken_of(self, data: bytes) -> Foreign:
         """The same without the values that a file does not speak of."""
-        kept = tuple(
-            (name, text) for name, text in self.values if name.rpartition(".")[2].encode() in data
-        )
-        called = tuple(n for n in self.refusing if n.rpartition(".")[2].encode() in data)
+        kept = tuple((name, text) for name, text in self.values if mentions(data, (name,)))
+        called = tuple(name for name in self.refusing if mentions(data, (name,)))
         same = len(kept) == len(self.values) and len(called) == len(self.refusing)
         return self if same else replace(self, values=kept, refusing=called)
 

@@ -45,7 +45,8 @@ def _texts(bounds: Iterable[Bound], resolver: Resolver, conditions: Conditions) 
             return []
         value = resolver.scopes.flag_tests.get(id(value), value)
         values.append((mark, value, scope))
-        if not isinstance(value, ast.Constant):
+        made = bool(mark) and resolver.definition(value, scope) is not None
+        if not isinstance(value, ast.Constant) and not made:  # a function is no answer
             pair = conditions.of(value, scope)
             teaches = teaches or any(side.known or side.excluded for side in pair)
         teaches = teaches or (not mark and resolver.device_set(value, scope) is not None)

@@ -39,6 +39,11 @@ class _Candidate:
     statement: ast.stmt
     standing_in: bool
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it chooses among CUDA, a Mac's GPU and the CPU."""
+        return {"cuda", "mps", "cpu"} <= {leaf.device for leaf in self.leaves}
+
 
 class Placements:
     """Collects device expressions during the walk; has them judged, the last when it is over."""
@@ -391,6 +396,9 @@ class Placements:
             if not any(leaf.device in ACCELERATORS for leaf in leaves if leaf.device):
                 continue
             for item in candidates:
+                # A binding that knows a Mac's GPU by itself says nothing of the others.
+                beside = [c for c in candidates if c is item or not c.is_whole]
+                leaves = [leaf for other in beside for leaf in other.leaves]
                 self.point.statement = item.statement
                 self.judge(
                     item.leaves,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from conformance.scan.knowing.alternatives import Alternatives, calls, moves_like, stores
@@ -14,7 +15,8 @@ from conformance.scan.knowing.paths import is_benchmark, is_test
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import Key, Scope
 from conformance.scan.knowing.vocabulary import asks_other
-from conformance.scan.reading.nodes import parts_of
+from conformance.scan.reading.lines import HotLines
+from conformance.scan.reading.nodes import parts_of, parts_on
 from conformance.scan.reading.source import Source
 
 T = TypeVar("T")
@@ -31,6 +33,9 @@ class Point:
 
     def __init__(self, source: Source, resolver: Resolver) -> None:
         self.source = source
+        #: Whether the file is a test, or a benchmark, by its name or folder.
+        self.in_tests = is_test(source.path)
+        self.measures = is_benchmark(source.path)
         self.resolver = resolver
         self.conditions = Conditions(resolver)
         self.scope: Scope = resolver.scopes.module
@@ -48,6 +53,7 @@ class Point:
         self.refusing: set[int] = set()
         self._leaves = Leaves(resolver, self.conditions)
         self.alternatives = Alternatives(resolver.scopes.module.node)
+        self._lines: dict[tuple[str, ...], HotLines] = {}
         self._told: dict[tuple[object, int], Any] = {}
 
     def once(self, about: Callable[[Point, ast.AST], T], node: ast.AST) -> T:
@@ -63,19 +69,18 @@ class Point:
         """A node and all below it, found once."""
         return self.once(_parts, node)
 
+    def parts_saying(self, node: ast.AST, *words: str) -> Iterator[ast.AST]:
+        """The parts of a node on lines that hold one of some words, and what these stand in."""
+        lines = self._lines.get(words)
+        if lines is None:
+            found = re.finditer("|".join(map(re.escape, words)), self.source.text)
+            lines = HotLines(self.source.line_of(match.start()) for match in found)
+            self._lines[words] = lines
+        return parts_on(node, lines) if lines.numbers else iter(())
+
     def dotted(self, node: ast.expr | None) -> str | None:
         """Dotted path that an expression names in the current scope."""
         return self.resolver.dotted(node, self.scope)
-
-    @property
-    def in_tests(self) -> bool:
-        """Whether the file is a test by its name or folder."""
-        return is_test(self.source.path)
-
-    @property
-    def measures(self) -> bool:
-        """Whether the file is a benchmark by its name or folder."""
-        return is_benchmark(self.source.path)
 
     def leaves(self, node: ast.expr) -> list[Leaf]:
         """Values that a device expression can take here."""

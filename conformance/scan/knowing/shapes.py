@@ -89,7 +89,7 @@ def _sent(point: Point, owner: ast.AST) -> set[str]:
     scope = point.resolver.scopes.at(id(owner)) or point.scope
     return {
         inner.id
-        for part in point.parts_of(owner)
+        for part in point.parts_saying(owner, *_COLLECTIVES)
         if isinstance(part, ast.Call)
         and getattr(part.func, "attr", "") in _COLLECTIVES
         and (point.resolver.dotted(part.func, scope) or "").startswith("torch.distributed.")

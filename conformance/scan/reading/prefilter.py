@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 
 #: Words without which no rule can fire. A file that holds none of them is never parsed.
@@ -79,6 +80,11 @@ _NAMED = re.compile(
 )
 _RUNS = re.compile(rb"\bautouse\b|\bglobal\b|(?:def|class)[ \t]+(?:[sS]et_?[uU]p|pytest_)")
 _WORD = re.compile(rb"[^\W\d]\w*")
+#: The beginning of a line that uses no name: a comment, an import, with nothing behind it.
+_IMPORTED = re.compile(rb"#[^\r]*\Z|(?:import |from [^;\r]* import\b)[^;\r]*\Z")
+#: What may stand between the names of a chain and its dots.
+_GAP = rb"(?:\s|\\|#[^\n]*\n)*"
+_DOT = _GAP + rb"\." + _GAP
 
 
 def hot_words(data: bytes) -> list[bytes]:
@@ -119,6 +125,30 @@ def occurrences(data: bytes, names: set[str]) -> list[int]:
             if not (before.isalnum() or before == b"_" or after.isalnum() or after == b"_"):
                 found.append(at)
     return found
+
+
+def mentions(data: bytes, names: Iterable[str]) -> bool:
+    """Whether one of some names, as they are spelled, may be used beyond its import.
+
+    A name with a dot before it is a method's, whatever that is called on.
+    """
+    return any(_is_used(data, name.encode("utf-8", "surrogatepass")) for name in names)
+
+
+def _is_used(data: bytes, name: bytes) -> bool:
+    *base, last = name.split(b".")
+    if last not in data:
+        return False
+    chain = _DOT.join(map(re.escape, [*base, last]))
+    start = b"" if base[:1] == [b""] else rb"(?<![\w.])"
+    for match in re.finditer(start + chain.removeprefix(_GAP) + rb"(?!\w)", data):
+        at = data.rfind(b"\n", 0, match.start()) + 1
+        line = data[at : match.start()].lstrip()
+        imported = _IMPORTED.match(line) is not None
+        defined = line in (b"def ", b"async def ", b"class ") and data[at - 2 : at] == b"\n\n"
+        if not imported and not defined:
+            return True
+    return False
 
 
 def hot_offsets(data: bytes, words: list[bytes]) -> list[int]:

@@ -13,7 +13,7 @@ from conformance.scan.answering.fixing import apply_edits, fix_source, passes, p
 from conformance.scan.answering.writing import replace_file
 from conformance.scan.findings import Edit
 from conformance.scan.judging.analysis import analyse
-from conformance.scan.judging.rules import RULES
+from conformance.scan.judging.rules import BY_CODE, RULES
 from conformance.scan.proving.fuzz import Tally, check, hidden, inputs, main, program
 
 
@@ -176,6 +176,13 @@ def test_what_is_said_of_a_device_elsewhere_does_not_speak_for_a_selection(besid
         (line,) = [n for n, text in enumerate(fixed.splitlines(), 1) if "device = " in text]
         found = [(f.code, f.line) for f in analyse("m.py", fixed.encode(), RULES)]
         assert ("DEV104", line) in found
+
+
+def test_a_binding_that_was_mended_does_not_speak_for_another_of_the_same_name() -> None:
+    code = _SELECTION + 'print(device)\ndevice = given or f"cuda:{rank}"\n'
+    (made,) = passes("m.py", code.encode(), [BY_CODE["DEV103"]], unsafe=True)
+    assert b'"mps" if torch.backends.mps' in made.after
+    assert [(f.code, f.line) for f in analyse("m.py", made.after, RULES)] == [("DEV104", 2)]
 
 
 @given(st.integers(0, 2**32 - 1))

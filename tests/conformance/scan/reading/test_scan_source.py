@@ -178,3 +178,29 @@ def test_nothing_of_a_file_waits_for_the_collector() -> None:
     finally:
         gc.enable()
     assert left == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "used"),
+    [
+        ("from m import f\n", "f", False),
+        ("from m import f; f()\n", "f", True),
+        ("from m import f\nf()\n", "f", True),
+        ("from m import f\nself.f(f1, _f)\n", "f", False),
+        ("# f(x)\n", "f", False),
+        ("import m\rf()\r", "f", True),  # old Macs' line ends
+        ("(yield\nfrom f())\n", "f", True),
+        ("\n\ndef f(x): ...\n", "f", False),
+        ("@register\ndef f(x): ...\n", "f", True),  # the decorator may hand it on
+        ("a.m.f()\n", "m.f", False),
+        ("m.g(f)\n", "m.f", False),
+        ("m.f()\n", "m.f", True),
+        ("(m  # why\n  .f())\n", "m.f", True),
+        ("m. \\\n f()\n", "m.f", True),
+        ("f(x)\n", ".f", False),
+        ("x.f()\n", ".f", True),
+        ("g(x)\\\n  .f()\n", ".f", True),
+    ],
+)
+def test_a_second_look_is_taken_only_where_a_name_is_used(code: str, name: str, used: bool) -> None:
+    assert prefilter.mentions(code.encode(), [name]) is used
