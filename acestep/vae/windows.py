@@ -36,6 +36,13 @@ SHORT_CHUNK_FRAMES = 80
 HOST_CHUNK_BYTES = 24 * 2**20
 ACCELERATOR_CHUNK_BYTES = 384 * 2**20
 
+PIECE_BYTES = 8 * 2**20
+"""The widest signal of a piece that the host takes through a block of the decoder at once: what
+is made of it stays in the cache, and in memory that the process has already."""
+
+PIECED_CHUNK_FRAMES = 384
+"""A chunk's core where blocks go through it in pieces: only what lies between blocks is whole."""
+
 
 def decoder_halo(vae: AutoencoderOobleck) -> int:
     """Latent frames on each side that a frame's audio depends on, from the layers."""
@@ -46,6 +53,12 @@ def encoder_halo(vae: AutoencoderOobleck) -> int:
     """Latent frames of audio on each side that a latent depends on, from the layers."""
     ratio: int = math.prod(vae.config.downsampling_ratios)
     return math.ceil(halo_of(vae.encoder) / ratio)
+
+
+def in_pieces(module: Module, policy: DevicePolicy) -> bool:
+    """Whether blocks are computed in pieces: on the host in half precision. Float32 is what all
+    else is held to, and oneDNN's convolutions of other lengths round otherwise."""
+    return not policy.is_accelerator and next(module.parameters()).element_size() < 4
 
 
 @dataclass(frozen=True)
@@ -77,8 +90,12 @@ def windows(frames: int, core: int, halo: int, even: bool = False) -> Iterator[W
         yield Window(max(first - halo, 0), first, last, min(last + halo, frames))
 
 
-def chunk_frames_of(module: Module, ratio: int, halo: int, policy: DevicePolicy) -> int:
+def chunk_frames_of(
+    module: Module, ratio: int, halo: int, policy: DevicePolicy, pieced: bool = False
+) -> int:
     """How many frames fit the byte budget at the widest activation, halos included."""
+    if pieced:
+        return PIECED_CHUNK_FRAMES
     convolutions = [m for m in module.modules() if isinstance(m, Conv1d | ConvTranspose1d)]
     ends = (convolutions[0], convolutions[-1])
     # The full-rate end of the network is the one whose far side carries audio.
