@@ -55,9 +55,11 @@ def encoder_halo(vae: AutoencoderOobleck) -> int:
     return math.ceil(halo_of(vae.encoder) / ratio)
 
 
-def in_pieces(module: Module, policy: DevicePolicy) -> bool:
-    """Whether blocks are computed in pieces: on the host in half precision. Float32 is what all
-    else is held to, and oneDNN's convolutions of other lengths round otherwise."""
+def is_pieced(module: Module, policy: DevicePolicy) -> bool:
+    """Whether a decoder's blocks are computed in pieces: on the host, in half precision.
+
+    Float32 is what all else is held to, and oneDNN's convolutions of other lengths round otherwise.
+    """
     return not policy.is_accelerator and next(module.parameters()).element_size() < 4
 
 
@@ -90,12 +92,8 @@ def windows(frames: int, core: int, halo: int, even: bool = False) -> Iterator[W
         yield Window(max(first - halo, 0), first, last, min(last + halo, frames))
 
 
-def chunk_frames_of(
-    module: Module, ratio: int, halo: int, policy: DevicePolicy, pieced: bool = False
-) -> int:
+def chunk_frames_of(module: Module, ratio: int, halo: int, policy: DevicePolicy) -> int:
     """How many frames fit the byte budget at the widest activation, halos included."""
-    if pieced:
-        return PIECED_CHUNK_FRAMES
     convolutions = [m for m in module.modules() if isinstance(m, Conv1d | ConvTranspose1d)]
     ends = (convolutions[0], convolutions[-1])
     # The full-rate end of the network is the one whose far side carries audio.

@@ -20,12 +20,13 @@ from acestep.engines.torch.wave_encoder import wave_encoder
 from acestep.gpu_config import is_short
 from acestep.vae.windows import (
     MIN_CHUNK_FRAMES,
+    PIECED_CHUNK_FRAMES,
     SHORT_CHUNK_FRAMES,
     chunk_frames_of,
     decoder_halo,
     encoded_length,
     encoder_halo,
-    in_pieces,
+    is_pieced,
     windows,
 )
 
@@ -60,8 +61,10 @@ def decode(
     batch, _, frames = latents.shape
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = decoder_halo(vae)
-    pieced = in_pieces(vae.decoder, policy) and not compiled
-    core = chunk_frames or chunk_frames_of(vae.decoder, ratio, halo, policy, pieced)
+    pieced = is_pieced(vae.decoder, policy) and not compiled
+    core = chunk_frames or (
+        PIECED_CHUNK_FRAMES if pieced else chunk_frames_of(vae.decoder, ratio, halo, policy)
+    )
     # Chunks of one length are worth choosing kernels for, and recording. Half as long they
     # compute 2 % more, and need half the memory.
     even = compiled and policy.tunes

@@ -13,8 +13,7 @@ from torch import nn
 from acestep.device import DevicePolicy
 from acestep.engines.torch.offloading import bring
 from acestep.engines.torch.wave_layers import Signal, WaveLayers, in_pieces, units_of
-from acestep.vae.windows import PIECE_BYTES, halo_of
-from acestep.vae.windows import in_pieces as are_in_pieces
+from acestep.vae.windows import PIECE_BYTES, halo_of, is_pieced
 
 
 class WaveDecoder(WaveLayers):
@@ -181,7 +180,7 @@ def wave_decoder(
     if name not in made:
         # What cuDNN takes without trying was far slower side by side; see `DevicePolicy`.
         layout = even or policy.channels_last
-        pieced = layout and not compiled and are_in_pieces(vae.decoder, policy)
+        pieced = layout and not compiled and is_pieced(vae.decoder, policy)
         with torch.no_grad():
             made[name] = (
                 tiled(vae.decoder)

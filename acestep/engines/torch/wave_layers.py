@@ -104,7 +104,7 @@ class WaveLayers:
 
         def run(signal: torch.Tensor) -> torch.Tensor:
             made = F.conv2d(signal, weight, bias, 1, (0, 1)).permute(0, 2, 3, 1)
-            made = made.reshape(1, 1, -1, outputs).permute(0, 3, 1, 2)
+            made = made.reshape(len(made), 1, -1, outputs).permute(0, 3, 1, 2)
             return made[..., padding : made.shape[-1] - padding]
 
         return run
