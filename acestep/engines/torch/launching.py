@@ -65,13 +65,13 @@ def compiling_together() -> Iterator[None]:
 
     token = _COMPILING.set(True)
     try:
-        with _Compilers() as pool, triton.AsyncCompileMode(pool, ignore_errors=True):
+        with Compilers() as pool, triton.AsyncCompileMode(pool, ignore_errors=True):
             yield
     finally:
         _COMPILING.reset(token)
 
 
-class _Compilers(ThreadPoolExecutor):
+class Compilers(ThreadPoolExecutor):
     """Threads that compile a kernel each, and load it too.
 
     To launch a kernel Triton has a compiler of C make some code for it, a fifth of a second
