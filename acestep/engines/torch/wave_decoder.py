@@ -15,6 +15,9 @@ from acestep.engines.torch.offloading import bring
 from acestep.engines.torch.wave_layers import Signal, WaveLayers, in_pieces, units_of
 from acestep.vae.windows import PIECE_BYTES, halo_of, is_pieced
 
+# Pieces of fewer samples would compute more than a quarter twice.
+_FEWEST_HALOS = 8
+
 
 class WaveDecoder(WaveLayers):
     """Latents to waveforms with the weights of a `diffusers` `OobleckDecoder`.
@@ -44,16 +47,17 @@ class WaveDecoder(WaveLayers):
             self._layers.append(self._fused(decoder))
             self._layers.append(self._convolution(decoder.conv2))
             return
+        tail = [self._snake(decoder.snake1), self._convolution(decoder.conv2)]
         for block in decoder.block:
             widen = self._phased if piece_bytes else self._transposed
             layers = [self._snake(block.snake1), widen(block.conv_t1)]
             layers += [self._residual(unit) for unit in units_of(block)]
             parts = [block]
             if block is decoder.block[-1]:
-                layers += [self._snake(decoder.snake1), self._convolution(decoder.conv2)]
-                parts.append(decoder.conv2)
+                layers, parts = layers + tail, [block, decoder.conv2]
             if piece_bytes:
-                layers = [_in_pieces(layers, nn.ModuleList(parts), piece_bytes)]
+                halo = halo_of(nn.ModuleList(parts))
+                layers = [_in_pieces(layers, block.conv_t1, halo, piece_bytes)]
             self._layers += layers
 
     def _fused(self, decoder: Any) -> Signal:
@@ -87,12 +91,12 @@ class WaveDecoder(WaveLayers):
         return run
 
 
-def _in_pieces(layers: list[Signal], parts: nn.ModuleList, size: int) -> Signal:
+def _in_pieces(layers: list[Signal], widen: Any, halo: int, size: int) -> Signal:
     """The layers of a block on pieces whose widest signal is of so many bytes, halos included."""
-    widen = parts[0].conv_t1
-    (ratio,), halo = widen.stride, halo_of(parts)
+    ratio: int = widen.stride[0]
     each = widen.out_channels * ratio * widen.weight.element_size()
-    return in_pieces(layers, max(size // each - 2 * halo, 8 * halo), halo, ratio)
+    core = max(size // each - 2 * halo, _FEWEST_HALOS * halo)
+    return in_pieces(layers, core, halo, ratio)
 
 
 def _snakes(block: Any) -> list[Any]:
