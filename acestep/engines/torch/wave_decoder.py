@@ -94,7 +94,7 @@ class WaveDecoder(WaveLayers):
 def _in_pieces(layers: list[Signal], widen: Any, halo: int, size: int) -> Signal:
     """The layers of a block on pieces whose widest signal is of so many bytes, halos included."""
     ratio: int = widen.stride[0]
-    each = widen.out_channels * ratio * widen.weight.element_size()
+    each = widen.out_channels * ratio * widen.bias.element_size()
     core = max(size // each - 2 * halo, _FEWEST_HALOS * halo)
     return in_pieces(layers, core, halo, ratio)
 

@@ -97,8 +97,9 @@ class WaveLayers:
         channels do: nothing has to be moved.
         """
         (stride,), (padding,) = module.stride, module.padding
-        inputs, outputs, _ = module.weight.shape
-        taps = folded(module).view(inputs, outputs, 2, stride).flip(2).permute(3, 1, 0, 2)
+        taps = folded(module)
+        inputs, outputs, _ = taps.shape
+        taps = taps.view(inputs, outputs, 2, stride).flip(2).permute(3, 1, 0, 2)
         weight = self._image(taps.reshape(stride * outputs, inputs, 2))
         bias = module.bias.detach().repeat(stride)
 
