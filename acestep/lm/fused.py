@@ -24,7 +24,7 @@ from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold
 from acestep.lm.tokens import AudioTokens
 
-WIDE = 512
+WIDE = 1024
 """Tokens of prompts, or such that a grammar forces, that are read in one pass."""
 
 _FEWEST, _MOST = 16, 64
