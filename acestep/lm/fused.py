@@ -6,6 +6,8 @@ on. So what an item gets does not depend on the rest of its batch, not even in i
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +24,7 @@ from acestep.lm.prompts import Prompt
 from acestep.lm.sampling import Sampling, fold
 from acestep.lm.tokens import AudioTokens
 
-WIDE = 512
+WIDE = 1024
 """Tokens of prompts, or such that a grammar forces, that are read in one pass."""
 
 _FEWEST, _MOST = 16, 64
@@ -132,8 +134,9 @@ class FusedDecoding:
             advance(layers)
 
         def one_layer() -> None:
-            both(1)
+            # What takes longest to compile comes first.
             self._wide(1)
+            both(1)
 
         if self._policy.records:
             with compiling_together():
@@ -152,19 +155,21 @@ class FusedDecoding:
         """Append tokens to sequences, and leave what follows the last ones where a step would."""
         placed, ends = self._places(rows)
         wide, step = self._wide, self._step
+        last = list(itertools.accumulate(len(row) for row in rows.values()))
         for start in range(0, placed.shape[1], WIDE):
             wide.placed.copy_(placed[:, start : start + WIDE])
             self._wide_graph()
-            inside = (ends[0] >= start) & (ends[0] < start + WIDE)
-            source, target = ends[:, inside].to(self._policy.device)
+            # Rows that end in this pass. What they are is there already: nothing is waited for.
+            first, stop = (bisect_right(last, place) for place in (start, start + WIDE))
+            source, target = ends[:, first:stop]
             step.ready.index_copy_(0, target, wide.ready[source - start])
             step.powers.index_copy_(1, target, wide.powers[:, source - start])
         for sequence, row in rows.items():
             self._lengths[sequence] += len(row)
 
     def _places(self, rows: Mapping[int, Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens to be read with their places and sequences, for whole passes, on the device;
-        and on the host, which of them end a row, and of which sequence."""
+        """Tokens to be read with their places and sequences, for whole passes; and which of them
+        end a row, and of which sequence."""
         tokens, places, sequences, ends, count = [], [], [], [], 0
         for sequence, row in rows.items():
             begin, count = self._lengths[sequence], count + len(row)
@@ -177,7 +182,8 @@ class FusedDecoding:
         whole[:, :count] = placed
         # Unused slots have no place, but must have a token that there is.
         whole[0, count:] = 0
-        return whole.to(self._policy.device), torch.tensor(ends).T
+        device = self._policy.device
+        return whole.to(device), torch.tensor(ends).T.to(device)
 
     def _repeat(self, origin: int, number: int) -> None:
         """Let a sequence be what another one is."""

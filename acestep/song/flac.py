@@ -34,7 +34,8 @@ many frames are asked about where one stream would be."""
 
 LEVEL = 0.5
 """How hard libsndfile tries, of 1: libFLAC's level 4. Its usual level 5 takes 10 % longer for
-a whole file, and made those of two songs smaller by less than one part in ten thousand."""
+a whole file, and made those of three songs smaller by 0.01 to 0.8 %; level 3 takes up to 7 % less,
+for 0.2 to 1.1 % more."""
 
 _MOST_THREADS = 8
 _SYNC = b"\xff\xf8"

@@ -36,6 +36,13 @@ SHORT_CHUNK_FRAMES = 80
 HOST_CHUNK_BYTES = 24 * 2**20
 ACCELERATOR_CHUNK_BYTES = 384 * 2**20
 
+PIECE_BYTES = 8 * 2**20
+"""The widest signal of a piece that the host takes through a block of the decoder at once: what
+is made of it stays in the cache, and in memory that the process has already."""
+
+PIECED_CHUNK_FRAMES = 384
+"""A chunk's core where blocks go through it in pieces: only what lies between blocks is whole."""
+
 
 def decoder_halo(vae: AutoencoderOobleck) -> int:
     """Latent frames on each side that a frame's audio depends on, from the layers."""
@@ -46,6 +53,14 @@ def encoder_halo(vae: AutoencoderOobleck) -> int:
     """Latent frames of audio on each side that a latent depends on, from the layers."""
     ratio: int = math.prod(vae.config.downsampling_ratios)
     return math.ceil(halo_of(vae.encoder) / ratio)
+
+
+def is_pieced(module: Module, policy: DevicePolicy) -> bool:
+    """Whether a decoder's blocks are computed in pieces: on the host, in half precision.
+
+    Float32 is what all else is held to, and oneDNN's convolutions of other lengths round otherwise.
+    """
+    return not policy.is_accelerator and next(module.parameters()).element_size() < 4
 
 
 @dataclass(frozen=True)

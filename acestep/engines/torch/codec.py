@@ -20,11 +20,13 @@ from acestep.engines.torch.wave_encoder import wave_encoder
 from acestep.gpu_config import is_short
 from acestep.vae.windows import (
     MIN_CHUNK_FRAMES,
+    PIECED_CHUNK_FRAMES,
     SHORT_CHUNK_FRAMES,
     chunk_frames_of,
     decoder_halo,
     encoded_length,
     encoder_halo,
+    is_pieced,
     windows,
 )
 
@@ -59,13 +61,16 @@ def decode(
     batch, _, frames = latents.shape
     ratio = math.prod(vae.config.downsampling_ratios)
     halo = decoder_halo(vae)
-    core = chunk_frames or chunk_frames_of(vae.decoder, ratio, halo, policy)
+    pieced = is_pieced(vae.decoder, policy) and not compiled
+    core = chunk_frames or (
+        PIECED_CHUNK_FRAMES if pieced else chunk_frames_of(vae.decoder, ratio, halo, policy)
+    )
     # Chunks of one length are worth choosing kernels for, and recording. Half as long they
     # compute 2 % more, and need half the memory.
     even = compiled and policy.tunes
     if even and chunk_frames is None:
         core = max(MIN_CHUNK_FRAMES, core // 2)
-    if policy.quantization and chunk_frames is None:
+    if policy.quantization and chunk_frames is None and not pieced:
         # Whoever holds weights in few bits is short of memory, and what is decoded counts too.
         core = max(MIN_CHUNK_FRAMES, core // 2)
     if chunk_frames is None and is_short(policy):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -11,7 +14,8 @@ from typing import Any
 import torch
 
 _COMPILING: ContextVar[bool] = ContextVar("compiling", default=False)
-_THREADS = 8
+# As many as there are kernels in a step and in the reading of a prompt.
+_MOST_THREADS = 16
 # Triton compiles another kernel for addresses that do not divide by so many bytes.
 _ALIGNED = 16
 
@@ -61,13 +65,36 @@ def compiling_together() -> Iterator[None]:
 
     token = _COMPILING.set(True)
     try:
-        with (
-            ThreadPoolExecutor(_THREADS) as pool,
-            triton.AsyncCompileMode(pool, ignore_errors=True),
-        ):
+        with Compilers() as pool, triton.AsyncCompileMode(pool, ignore_errors=True):
             yield
     finally:
         _COMPILING.reset(token)
+
+
+class Compilers(ThreadPoolExecutor):
+    """Threads that compile a kernel each, and load it too.
+
+    To launch a kernel Triton has a compiler of C make some code for it, a fifth of a second
+    each, when it is first launched: one after the other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(min(os.cpu_count() or 1, _MOST_THREADS))
+        self._device = torch.accelerator.current_device_index()
+        # Kernels of one name as a rule share that code: the second finds what the first had made.
+        self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def submit(self, compiled: Callable[[], Any], /) -> Future[Any]:  # type: ignore[override]
+        """Triton's work of one kernel, and its loading."""
+        return super().submit(self._loaded, compiled)
+
+    def _loaded(self, compiled: Callable[[], Any]) -> Any:
+        torch.accelerator.set_device_index(self._device)
+        kernel = compiled()
+        with self._turns[kernel.name]:
+            # A property: to ask for it is what loads the kernel.
+            _ = kernel.run
+        return kernel
 
 
 def _is_aligned(argument: Any) -> bool:

@@ -94,7 +94,7 @@ class Quantised(nn.Module):
         if spare:
             whole = F.pad(whole, (0, 0, 0, spare))
         made = torch._int_mm(whole, self.weight.T)[: len(rows)]
-        return (made * top * self.scale).to(rows.dtype)
+        return (made * top).mul_(self.scale).to(rows.dtype)
 
 
 def packed(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,11 @@ from torch import nn
 
 from acestep.device import DevicePolicy
 from acestep.engines.torch.offloading import bring
-from acestep.engines.torch.wave_layers import Signal, WaveLayers, units_of
+from acestep.engines.torch.wave_layers import Signal, WaveLayers, in_pieces, units_of
+from acestep.vae.windows import PIECE_BYTES, halo_of, is_pieced
+
+# Pieces of fewer samples would compute more than a quarter twice.
+_FEWEST_HALOS = 8
 
 
 class WaveDecoder(WaveLayers):
@@ -24,6 +28,8 @@ class WaveDecoder(WaveLayers):
         channels_last: see `WaveLayers`.
         compiled: let inductor make one kernel of all that lies between two convolutions:
             biases, sums and activations.
+        piece_bytes: size of a signal that the cache holds with what is made of it: longer ones go
+            through each block in pieces. None for none.
     """
 
     def __init__(
@@ -33,17 +39,26 @@ class WaveDecoder(WaveLayers):
         *,
         channels_last: bool = True,
         compiled: bool = False,
+        piece_bytes: int | None = None,
     ) -> None:
         super().__init__(limit, channels_last)
         self._layers.append(self._convolution(decoder.conv1))
         if compiled:
             self._layers.append(self._fused(decoder))
-        else:
-            for block in decoder.block:
-                self._layers += [self._snake(block.snake1), self._transposed(block.conv_t1)]
-                self._layers += [self._residual(unit) for unit in units_of(block)]
-            self._layers.append(self._snake(decoder.snake1))
-        self._layers.append(self._convolution(decoder.conv2))
+            self._layers.append(self._convolution(decoder.conv2))
+            return
+        tail = [self._snake(decoder.snake1), self._convolution(decoder.conv2)]
+        for block in decoder.block:
+            widen = self._phased if piece_bytes else self._transposed
+            layers = [self._snake(block.snake1), widen(block.conv_t1)]
+            layers += [self._residual(unit) for unit in units_of(block)]
+            parts = [block]
+            if block is decoder.block[-1]:
+                layers, parts = layers + tail, [block, decoder.conv2]
+            if piece_bytes:
+                halo = halo_of(nn.ModuleList(parts))
+                layers = [_in_pieces(layers, block.conv_t1, halo, piece_bytes)]
+            self._layers += layers
 
     def _fused(self, decoder: Any) -> Signal:
         """All blocks and the last activation, with nothing but kernels between convolutions."""
@@ -74,6 +89,14 @@ class WaveDecoder(WaveLayers):
             return active
 
         return run
+
+
+def _in_pieces(layers: list[Signal], widen: Any, halo: int, size: int) -> Signal:
+    """The layers of a block on pieces whose widest signal is of so many bytes, halos included."""
+    ratio: int = widen.stride[0]
+    each = widen.out_channels * ratio * widen.bias.element_size()
+    core = max(size // each - 2 * halo, _FEWEST_HALOS * halo)
+    return in_pieces(layers, core, halo, ratio)
 
 
 def _snakes(block: Any) -> list[Any]:
@@ -161,12 +184,17 @@ def wave_decoder(
     if name not in made:
         # What cuDNN takes without trying was far slower side by side; see `DevicePolicy`.
         layout = even or policy.channels_last
+        pieced = layout and not compiled and is_pieced(vae.decoder, policy)
         with torch.no_grad():
             made[name] = (
                 tiled(vae.decoder)
                 if tiled
                 else WaveDecoder(
-                    vae.decoder, policy.max_conv_output, channels_last=layout, compiled=compiled
+                    vae.decoder,
+                    policy.max_conv_output,
+                    channels_last=layout,
+                    compiled=compiled,
+                    piece_bytes=PIECE_BYTES if pieced else None,
                 )
             )
     if not (even and policy.records):

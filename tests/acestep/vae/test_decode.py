@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from acestep.corrections.weight_norm import without_copies
 from acestep.device import MPS_MAX_CONV_OUTPUT, DevicePolicy
 from acestep.engines.torch import codec, wave_decoder
 from acestep.vae.convolution import conv1d
@@ -74,6 +75,36 @@ def test_encode_equals_the_whole_encode(vae: Any, policy: DevicePolicy, samples:
     sampled = codec.encode(vae, audio, policy, generator=policy.generator(3))
     expected = whole.sample(generator=policy.generator(3))
     torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("ratios", [[2, 4, 6], [3, 5]])
+def test_blocks_in_pieces(make_vae: Callable[..., Any], ratios: list[int]) -> None:
+    """Of the fewest samples; and transposed convolutions as plain ones, with odd strides too."""
+    vae = make_vae(ratios)
+    latents = torch.randn(1, 4, 90, generator=torch.Generator().manual_seed(0))
+    whole = vae.decode(latents).sample
+    run = wave_decoder.WaveDecoder(without_copies(vae.decoder), piece_bytes=1)
+    with ConvolutionLengths() as seen:
+        made = run(latents)
+    assert max(seen.plain) < whole.shape[-1] / 2
+    torch.testing.assert_close(made, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_host_takes_pieces_in_half_precision(
+    make_vae: Callable[..., Any],
+    policy: DevicePolicy,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wave_decoder, "PIECE_BYTES", 1)
+    vae = make_vae([2, 3, 4])
+    latents = torch.randn(1, 4, 150, generator=torch.Generator().manual_seed(0))
+    whole = vae.decode(latents).sample
+    with ConvolutionLengths() as seen:
+        made = codec.decode(vae.to(dtype), latents, policy)
+    assert (max(seen.plain) < whole.shape[-1] / 2) == (dtype is torch.bfloat16)
+    assert (made - whole).norm() < whole.norm() * (0.03 if dtype is torch.bfloat16 else 1e-5)
 
 
 def test_songs_of_a_batch_are_as_alone(vae: Any, policy: DevicePolicy) -> None:
