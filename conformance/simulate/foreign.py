@@ -170,6 +170,16 @@ SUITES = {
         needs=("scikit-learn",),
         variables=(("TEST_DEVICE", "{device}"), ("TEST_DTYPES", "float16,float32")),
         source="src",
+        reasons=(
+            Reason(
+                r"TestInstanceLoss",
+                r"False_ is not true",
+                ASSUMPTION,
+                "holds half precision to 1e-3, which the numbers drawn may miss: so on the CPU with "
+                "6 of the seeds 0 to 19: https://github.com/KevinMusgrave/pytorch-metric-learning/"
+                "blob/216a792/tests/losses/test_instance_loss.py",
+            ),
+        ),
     ),
     "einops": Suite(
         "https://github.com/arogozhnikov/einops",
@@ -318,7 +328,7 @@ def run(suite: Suite, root: Path, python: str, tests: Sequence[str], target: Pat
             variable: value.format(device=device) for variable, value in suite.variables
         }
         junit = target / f"{name}.xml"
-        command = [*before, python, "-m", "pytest", *tests, *arguments, "-q", "--tb=short"]
+        command = [*before, python, "-m", "pytest", *tests, *arguments, "-q", "--tb=native"]
         command += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
         started = _used()
         with (target / f"{name}.log").open("w", encoding="utf-8") as log:
