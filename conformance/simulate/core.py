@@ -18,6 +18,9 @@ from conformance.simulate.record import Recorder
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+Kinds = tuple[Any, ...]
+Known = dict[Kinds, tuple[Operator, bool]]
+"""Operators by the kinds of a call's arguments, and whether nothing above their kernels matters."""
 
 
 class Thread(threading.local):
@@ -55,12 +58,20 @@ class Core:
         self.ledger = Ledger(machine)
         self.random = RandomState()
         self.thread = Thread()
-        self.calls: dict[Any, dict[tuple[Any, ...], Operator]] = {}
+        self.calls: dict[Any, Known] = {}
         """Functions of torch that are one operator, by the kinds of their arguments (`direct.py`)."""
         self.sequences: dict[Any, dict[tuple[Any, ...], tuple[str, ...]]] = {}
         """Functions that are several operators, by all of their arguments (`parts.py`)."""
         self.tries: dict[Any, int] = {}
+        self.negated = False
+        """Whether a tensor may carry a sign that is resolved above the kernels."""
         self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def heed_signs(self) -> None:
+        """Has no kernel called by itself any more, once a view that negates has been made."""
+        self.negated = True
+        for known in self.calls.values():
+            known.update({kinds: (operator, False) for kinds, (operator, _) in known.items()})
 
     def refused(self, code: str, operator: str) -> None:
         """Notes a limit met by the operator, or by the function, under way on this thread."""

@@ -9,7 +9,7 @@ arguments too (`parts.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
@@ -17,9 +17,12 @@ import torch
 from torch.autograd import forward_ad
 
 from conformance.simulate import checks, parts
-from conformance.simulate.core import Args, Core, Kwargs
+from conformance.simulate.core import Args, Core, Kinds, Known, Kwargs, tensors_in
 from conformance.simulate.internals import (
+    NAMES,
+    bare,
     dispatch_modes,
+    functorch,
     other_function_modes,
     records_gradients,
     saving_hooks,
@@ -29,14 +32,17 @@ from conformance.simulate.internals import (
 from conformance.simulate.operators import Operator
 from conformance.simulate.parts import PLAIN
 
-Calls = dict[tuple[Any, ...], Operator]
 Slow = Callable[[Core, Any, Args, Kwargs], Any]
 
 _VALUES = (bool, str, torch.dtype, torch.layout, torch.memory_format)
 """Arguments by whose value another operator may be chosen; others are told by their type."""
 _ELSEWHERE = frozenset({"device", "out", "pin_memory", "generator", "layout"})
-_MOST_ELEMENTS = 2**28
+_MOST_BYTES = 2**28
 """Above it an operand may be longer than MPSGraph's arrays, which is looked at each time."""
+_Tensor, _Parameter, _FLOAT32 = torch.Tensor, torch.nn.Parameter, torch.float32
+_EMPTY, _WATCHED = object(), object()
+"""What follows a tensor's type and dimensions in a key, where it has no elements, or gradients."""
+_NOTHING: Kwargs = {}
 _TRIES = 16
 """Calls in vain after which a function is taken for one that is never a single operator."""
 _ALIASES = {
@@ -54,23 +60,25 @@ _IN_PYTHON = frozenset(
 """Functions written in Python that come to the same operators whatever the values."""
 
 
-def _kinds(blocks: dict[int, Any], values: Any, first: Any = None) -> tuple[Any, ...] | None:
+def _kinds(blocks: Container[int], values: Iterable[Any], recording: bool) -> Kinds | None:
     """What of a call's arguments decides its operators; None where they are out of the ordinary."""
-    kinds: list[Any] = [first]
+    kinds: list[Any] = [recording]
     for value in values:
         kind = type(value)
-        if kind is torch.Tensor or kind is torch.nn.Parameter:
-            # Fails for layouts without a storage, and for functorch's wrappers.
-            if storage_id(value) not in blocks:
+        if kind is _Tensor or kind is _Parameter:
+            nbytes = value.nbytes
+            # The address fails for layouts without a storage, and for functorch's wrappers.
+            if storage_id(value) not in blocks or nbytes > _MOST_BYTES:
                 return None
-            elements = value.numel()
-            if elements > _MOST_ELEMENTS:
-                return None
-            kinds += value.dtype, value.dim(), not elements, value.requires_grad
+            kinds += value.dtype, value.ndim
+            if not nbytes:
+                kinds.append(_EMPTY)
+            if recording and value.requires_grad:
+                kinds.append(_WATCHED)
         elif kind is int or kind is float:
             kinds.append(kind)
         elif kind is list or kind is tuple:
-            inner = _kinds(blocks, value)
+            inner = _kinds(blocks, value, recording)
             if inner is None:
                 return None
             kinds.append(inner)
@@ -88,12 +96,13 @@ def _others_listen(core: Core) -> bool:
         or other_function_modes() > 0
         or core.thread.autocast
         or saving_hooks(False) is not None
+        or functorch()
         or forward_ad._current_level >= 0
         or traced() is not None
     )
 
 
-def _key(core: Core, args: Args, kwargs: Kwargs) -> tuple[Any, ...] | None:
+def _key(core: Core, args: Args, kwargs: Kwargs) -> Kinds | None:
     """The kinds of a call's arguments, where they can be told."""
     blocks = core.ledger.blocks
     try:
@@ -101,8 +110,9 @@ def _key(core: Core, args: Args, kwargs: Kwargs) -> tuple[Any, ...] | None:
             return _kinds(blocks, args, records_gradients())
         if not _ELSEWHERE.isdisjoint(kwargs):
             return None
-        placed = _kinds(blocks, args, records_gradients())
-        named = _kinds(blocks, kwargs.values())
+        recording = records_gradients()
+        placed = _kinds(blocks, args, recording)
+        named = _kinds(blocks, kwargs.values(), recording)
         return None if placed is None or named is None else (*placed, *kwargs, named)
     except (RuntimeError, NotImplementedError):
         return None
@@ -113,14 +123,14 @@ def alone(core: Core, tensor: torch.Tensor) -> bool:
     return not _others_listen(core) and _key(core, (tensor,), {}) is not None
 
 
-def run(core: Core, known: Calls, slow: Slow, func: Any, args: Args, kwargs: Kwargs) -> Any:
+def run(core: Core, known: Known, slow: Slow, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """`func(*args, **kwargs)`, straight where `known` has met such arguments, else by `slow`."""
     if _others_listen(core):
         return slow(core, func, args, kwargs)
     # A function that never was one operator is looked up by its parts alone.
-    operator = known.get(_key(core, args, kwargs) or ()) if known else None
-    if operator is not None:
-        return _straight(core, operator, slow, func, args, kwargs)
+    found = known.get(_key(core, args, kwargs) or ()) if known else None
+    if found is not None:
+        return _straight(core, *found, slow, func, args, kwargs)
     run_before = core.sequences.get(func)
     if run_before is not None:
         exact = parts.key(core, func, args, kwargs)
@@ -130,6 +140,63 @@ def run(core: Core, known: Calls, slow: Slow, func: Any, args: Args, kwargs: Kwa
     return first(core, slow, func, args, kwargs)
 
 
+def met(core: Core, known: Known, func: Any, args: Args) -> Any:
+    """`func(*args)` straight, where it is one of `known` on nothing but tensors and numbers; else None.
+
+    The way of nearly all calls, and so in one piece: as `run`, with nothing else to be looked at.
+    """
+    if (
+        dispatch_modes() != 1
+        or core.thread.autocast
+        or functorch()
+        or forward_ad._current_level >= 0
+        or traced() is not None
+    ):
+        return None
+    recording = records_gradients()
+    key: Kinds = (recording,)
+    ledger = core.ledger
+    blocks = ledger.blocks
+    try:
+        for value in args:
+            kind = type(value)
+            if kind is _Tensor or kind is _Parameter:
+                if storage_id(value) not in blocks or not 0 < value.nbytes <= _MOST_BYTES:
+                    return None
+                key += (value.dtype, value.ndim)
+                if recording and value.requires_grad:
+                    key += (_WATCHED,)
+            elif kind is int or kind is float:
+                key += (kind,)
+            else:
+                return None
+    except (RuntimeError, NotImplementedError):
+        return None
+    found = known.get(key)
+    if found is None or (recording and saving_hooks(False) is not None):
+        return None
+    operator, alone = found
+    try:
+        if alone:
+            out = bare(func, (), args, _NOTHING)
+        else:
+            with core.thread.straight:
+                out = func(*args)
+    except (NotImplementedError, RuntimeError):
+        if operator.written:
+            raise
+        # Perhaps for want of a kernel in this type, which a wider one stands in for.
+        return None
+    core.recorder.operators[operator.name] += 1
+    if alone and type(out) is _Tensor and out.dtype is _FLOAT32:
+        storage = out.untyped_storage()
+        if not ledger.takes(storage):
+            core.thread.operator = operator
+            ledger.mark_storage(storage)
+        return out
+    return _marked(core, operator, out)
+
+
 def whole(core: Core, operator: Operator, slow: Slow, func: Any, args: Args) -> Any:
     """`func(*args)` as one operator of the device, where its operands are all there, else `slow`.
 
@@ -137,29 +204,25 @@ def whole(core: Core, operator: Operator, slow: Slow, func: Any, args: Args) -> 
     """
     if _others_listen(core) or _key(core, args, {}) is None:
         return slow(core, func, args, {})
-    return _straight(core, operator, slow, func, args, {})
+    return _straight(core, operator, False, slow, func, args, {})
 
 
 def _straight(
-    core: Core, operator: Operator, slow: Slow, func: Any, args: Args, kwargs: Kwargs
+    core: Core, operator: Operator, alone: bool, slow: Slow, func: Any, args: Args, kwargs: Kwargs
 ) -> Any:
+    """Runs a known call; `alone` where nothing but the kernel has a say in it."""
     try:
-        with core.thread.straight:
-            out = func(*args, **kwargs) if kwargs else func(*args)
+        if alone:
+            out = bare(func, (), args, kwargs)
+        else:
+            with core.thread.straight:
+                out = func(*args, **kwargs) if kwargs else func(*args)
     except (NotImplementedError, RuntimeError):
         if operator.written:
             raise
         # Perhaps for want of a kernel in this type, which a wider one stands in for.
         return slow(core, func, args, kwargs)
     core.recorder.operators[operator.name] += 1
-    ledger = core.ledger
-    if isinstance(out, torch.Tensor) and out.dtype is torch.float32:
-        # The many, without the steps of the others.
-        address = storage_id(out)
-        if address not in ledger.blocks:
-            core.thread.operator = operator
-            ledger.mark_fresh(out, address)
-        return out
     return _marked(core, operator, out)
 
 
@@ -167,13 +230,15 @@ def _marked(core: Core, operator: Any, out: Any) -> Any:
     """Puts on the device what `operator` made."""
     ledger = core.ledger
     for tensor in (out,) if isinstance(out, torch.Tensor) else out:
-        address = storage_id(tensor)
-        if address not in ledger.blocks:
-            core.thread.operator = operator
+        if storage_id(tensor) not in ledger.blocks:
             # Torch's default type, which numbers take, may have changed since.
-            if tensor.dtype is not torch.float32:
+            if tensor.dtype is not _FLOAT32:
+                core.thread.operator = operator
                 checks.check_dtype(tensor.dtype, core.machine)
-            ledger.mark_fresh(tensor, address)
+            storage = tensor.untyped_storage()
+            if not ledger.takes(storage):
+                core.thread.operator = operator
+                ledger.mark_storage(storage)
     return out
 
 
@@ -205,9 +270,7 @@ def first(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return _learn(core, slow, func, args, kwargs, key)
 
 
-def _learn(
-    core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: tuple[Any, ...] | None
-) -> Any:
+def _learn(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: Kinds | None) -> Any:
     """Runs the call by both modes, and notes the operator if it was one."""
     if not _may_be_one(func):
         core.tries[func] = _TRIES + 1
@@ -229,12 +292,24 @@ def _learn(
         and _real(key)
         and _only_tensors(out, operator.results)
     ):
-        core.calls.setdefault(func, {})[key] = operator
+        core.calls.setdefault(func, {})[key] = (
+            operator,
+            _kernel_alone(core, operator, args, kwargs, out),
+        )
         core.tries[func] = 0
     elif parts.learned(core, func, args, kwargs, trace, out):
         core.calls.setdefault(func, {})
         core.tries[func] = 0
     return out
+
+
+def _kernel_alone(core: Core, operator: Operator, args: Args, kwargs: Kwargs, out: Any) -> bool:
+    """Whether nothing above the kernel has a say in a call: autograd, names, what is a view."""
+    given = tensors_in(args, kwargs)
+    kept = records_gradients() and any(tensor.requires_grad for tensor in given)
+    lying = {storage_id(tensor) for tensor in given}
+    views = operator.aliases or any(storage_id(made) in lying for made in tensors_in((out,), {}))
+    return not (operator.implicit or views or kept or NAMES or core.negated)
 
 
 def _may_be_one(func: Any) -> bool:
@@ -243,7 +318,7 @@ def _may_be_one(func: Any) -> bool:
     return isinstance(func, (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType))
 
 
-def _real(key: tuple[Any, ...]) -> bool:
+def _real(key: Kinds) -> bool:
     """Whether no operand is complex: those may carry a conjugation, to be resolved by itself."""
     return all(
         _real(kind) if isinstance(kind, tuple) else not getattr(kind, "is_complex", False)

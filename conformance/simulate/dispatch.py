@@ -44,6 +44,7 @@ _WAITS = {
     "aten::bincount": "waits for the size of the result",
 }
 _EQUAL = torch.ops.aten.equal.default
+_NEGATING = torch.ops.aten._neg_view.default
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
 _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
@@ -120,6 +121,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             strided = False
         if ours:
             refuse_traced()
+            if func is _NEGATING:
+                core.heed_signs()
             operator = _plain(func) if strided and len(ours) == len(found) else None
             if operator is not None and operator.base not in core.machine.lacks:
                 return self._run_plain(func, operator, args, kwargs, ours)
@@ -177,13 +180,14 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if not core.ledger.holds(tensor):
                     core.ledger.mark(tensor)
                 continue
-            address = storage_id(tensor)
-            if address not in blocks and not self._stays(tensor):
+            if storage_id(tensor) not in blocks and not self._stays(tensor):
                 if tensor.dtype is not torch.float32:
                     checks.check_dtype(tensor.dtype, core.machine)
                 if tensor.dim() > checks.MOST_DIMENSIONS:
                     checks.check_layout(tensor, core.machine)
-                core.ledger.mark_fresh(tensor, address)
+                storage = tensor.untyped_storage()
+                if not core.ledger.takes(storage):
+                    core.ledger.mark_storage(storage)
         return out
 
     def _stays(self, tensor: torch.Tensor) -> bool:

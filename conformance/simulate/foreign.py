@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+from conformance.simulate.device import BACKEND, HOST
 from conformance.simulate.limits import MISTAKES
 
 LIMIT = "limit of the Mac"
@@ -62,6 +63,7 @@ class Suite:
     on_device: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    """Its environment, where `{device}` stands for the device."""
     source: str = ""
     """The folder, if any, that its package is imported from."""
     reasons: tuple[Reason, ...] = ()
@@ -160,6 +162,24 @@ SUITES = {
         ("tests/test_x_transformers.py",),
         on_device=_BY_DEFAULT,
         needs=("einops", "einx", "loguru", "torch-einops-utils"),
+    ),
+    "pytorch-metric-learning": Suite(
+        "https://github.com/KevinMusgrave/pytorch-metric-learning",
+        "216a792",
+        _named("tests/{}", "distances losses miners reducers regularizers"),
+        needs=("scikit-learn",),
+        variables=(("TEST_DEVICE", "{device}"), ("TEST_DTYPES", "float16,float32")),
+        source="src",
+        reasons=(
+            Reason(
+                r"TestInstanceLoss",
+                r"False_ is not true",
+                ASSUMPTION,
+                "holds half precision to 1e-3, which the numbers drawn may miss: so on the CPU with "
+                "6 of the seeds 0 to 19: https://github.com/KevinMusgrave/pytorch-metric-learning/"
+                "blob/216a792/tests/losses/test_instance_loss.py",
+            ),
+        ),
     ),
     "einops": Suite(
         "https://github.com/arogozhnikov/einops",
@@ -297,16 +317,18 @@ def run(suite: Suite, root: Path, python: str, tests: Sequence[str], target: Pat
     """Runs a suite on the CPU and simulated. Raises RuntimeError where a JUnit file is missing."""
     package = str(Path(__file__).parents[2])
     paths = [str(root / suite.source), package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, **dict(suite.variables)}
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    plain = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     simulated = [sys.executable, "-m", "conformance", "simulate", "mps", "--"]
     runs = []
-    for name, before, arguments in (
-        ("cpu", [], suite.on_host),
-        ("simulated", simulated, suite.on_device),
+    for name, device, before, arguments in (
+        ("cpu", HOST.type, [], suite.on_host),
+        ("simulated", BACKEND, simulated, suite.on_device),
     ):
+        environment = plain | {
+            variable: value.format(device=device) for variable, value in suite.variables
+        }
         junit = target / f"{name}.xml"
-        command = [*before, python, "-m", "pytest", *tests, *arguments, "-q", "--tb=short"]
+        command = [*before, python, "-m", "pytest", *tests, *arguments, "-q", "--tb=native"]
         command += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
         started = _used()
         with (target / f"{name}.log").open("w", encoding="utf-8") as log:

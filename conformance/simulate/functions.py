@@ -13,7 +13,7 @@ from torch.utils import _device as torch_default
 from conformance.simulate import autocast, checks, direct, limits
 from conformance.simulate.core import Args, Core, Kwargs, tensors_in
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
-from conformance.simulate.internals import is_alias, traced
+from conformance.simulate.internals import bare, is_alias, other_function_modes, traced
 from conformance.simulate.memory import is_backend
 from conformance.simulate.operators import describe
 from conformance.simulate.tracing import refuse_jit_traced
@@ -82,6 +82,10 @@ class FunctionMode(TorchFunctionMode):
     ) -> Any:
         known = self.core.calls.get(func)
         if known is not None:
+            if not kwargs and known and not other_function_modes():
+                made = direct.met(self.core, known, func, args)
+                if made is not None:
+                    return made
             return direct.run(self.core, known, call, func, args, kwargs or {})
         if func in _METADATA:
             return func(*args, **kwargs) if kwargs else func(*args)
@@ -262,8 +266,7 @@ def _item(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         return call(core, func, args, kwargs)
     core.recorder.transfer("to host", "aten::_local_scalar_dense", 0, "reads one element")
     core.recorder.operators["aten::_local_scalar_dense"] += 1
-    with core.thread.straight:
-        return func(tensor)
+    return bare(func, (), (tensor,), {})
 
 
 @handles(_Tensor.__dlpack__)

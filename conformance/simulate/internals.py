@@ -14,6 +14,9 @@ _C: Any = torch._C
 storage_id: Callable[[torch.Tensor], int] = _C._storage_id
 """The address of a tensor's storage; raises for layouts without one."""
 
+use_count: Callable[[int], int] = _C._storage_Use_Count
+"""How many tensors, and Python itself where it knows it, hold the storage at this address."""
+
 storage_device: Callable[[torch.UntypedStorage], torch.device] = _C.StorageBase.device.__get__
 """The device C++ sees, whatever a simulation reports."""
 
@@ -33,10 +36,23 @@ def no_dispatch_modes() -> AbstractContextManager[object]:
     return guard
 
 
+bare: Callable[[Any, tuple[()], tuple[Any, ...], dict[str, Any]], Any] = (
+    _C._disabled_torch_dispatch_impl
+)
+"""Calls a function below every dispatch mode, and so below autograd; the second is not read."""
+
+functorch: Callable[[], bool] = _C._are_functorch_transforms_active
+
+NAMES = hasattr(_C.TensorBase, "has_names")
+"""Whether dimensions may have names, which are seen to above autograd; up to torch 2.12."""
+
 records_gradients: Callable[[], bool] = _C.is_grad_enabled
 
 saving_hooks: Callable[[bool], object] = _C._autograd._top_saved_tensors_default_hooks
 """What a program has asked to be called with each tensor that autograd keeps, or None."""
+
+pop_function_mode: Callable[[], Any] = _C._pop_torch_function_stack
+push_function_mode: Callable[[Any], None] = _C._push_on_torch_function_stack
 
 traced: Callable[[], object] = _C._get_tracing_state
 """What torch.jit.trace writes down on this thread, or None."""

@@ -6,15 +6,20 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from sys import getrefcount
 
 import torch
 
 from conformance.simulate import checks
 from conformance.simulate.device import BACKEND, HOST, Machine
-from conformance.simulate.internals import storage_device, storage_id
+from conformance.simulate.internals import storage_device, storage_id, use_count
 
 _GRANULE = 256
 """Bytes to which the driver rounds a buffer up (Metal's buffer alignment)."""
+_MOST_FRESH = 2**16
+"""Bytes of fresh storages that are looked at together: so much may lie dead for a while."""
+_OURS = 3
+"""References to a storage that nobody else holds: the table's, a variable's, an argument's."""
 
 
 class _Block(weakref.ref[torch.UntypedStorage]):
@@ -33,21 +38,38 @@ class Ledger:
     """The storages marked as lying on the device, by address, with their sizes in bytes.
 
     A tensor is on the simulated device exactly when its storage is marked here. Storages leave
-    by themselves when torch frees them.
+    by themselves when torch frees them. Small ones that operators made are first kept alive and
+    looked at some time later, when most of them are dead: that costs less than a weak reference.
+    Peaks above `_MOST_FRESH` are exact all the same, for that time comes before all of them
+    together, the dead included, could have passed a peak.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.blocks: dict[int, _Block] = {}
-        self.allocated = 0
+        self.blocks: dict[int, _Block | torch.UntypedStorage] = {}
         self.peak = 0
-        self.driver = 0
         self.driver_peak = 0
+        self._fresh: list[torch.UntypedStorage] = []
+        self._room = 0
+        self._bytes = 0
+        self._driver = 0
         self._freed = self._released
         self._ratchet = machine.ratchet
-        self._longest = machine.buffer_bytes
-        self.set_fraction(1.0)
+        self._allowed = sys.maxsize
         self._kept: Counter[int] = Counter()
+        self.set_fraction(1.0)
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of the storages that live."""
+        self._settle()
+        return self._bytes
+
+    @property
+    def driver(self) -> int:
+        """Bytes that the driver holds for them, and for freed ones that it keeps."""
+        self._settle()
+        return self._driver
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Whether `tensor`, of any layout or functorch wrapper, lies on the device."""
@@ -72,99 +94,134 @@ class Ledger:
             if storage_device(storage) == HOST:
                 self.mark_storage(storage)
 
-    def mark_fresh(self, tensor: torch.Tensor, key: int) -> None:
-        """As `mark`, in one step for the many: a strided result of a type that the device has.
-
-        `key` is its storage's address, which is not known here yet. Raises RuntimeError when
-        memory is full.
-        """
-        storage = tensor.untyped_storage()
-        nbytes = storage.nbytes()
-        if self._kept or nbytes >= self._longest or self.driver + nbytes > self._allowed:
-            self.mark_storage(storage)
-            return
-        self.blocks[key] = block = _Block(storage, self._freed)
-        block.key, block.nbytes = key, nbytes
-        self.allocated = allocated = self.allocated + nbytes
-        self.driver = driver = self.driver - (-nbytes // _GRANULE) * _GRANULE
-        if allocated > self.peak:
-            self.peak = allocated
-        if driver > self.driver_peak:
-            self.driver_peak = driver
+    def takes(self, storage: torch.UntypedStorage) -> bool:
+        """Marks a small fresh storage in one step, where there is room for it beyond doubt."""
+        room = self._room - storage.nbytes() - _GRANULE
+        if room < 0:
+            self._settle()
+            room = self._room - storage.nbytes() - _GRANULE
+            if room < 0:
+                return False
+        key = storage._cdata
+        if key not in self.blocks:
+            self._room = room
+            self.blocks[key] = storage
+            self._fresh.append(storage)
+        return True
 
     def mark_storage(self, storage: torch.UntypedStorage) -> None:
         """Puts one storage on the device; nothing happens if it is there already."""
-        key = storage._cdata
-        if key in self.blocks:
+        if storage._cdata in self.blocks:
             return
         nbytes = storage.nbytes()
         self.reserve(nbytes)
-        block = _Block(storage, self._freed)
-        block.key, block.nbytes = key, nbytes
-        self.blocks[key] = block
+        self._keep(storage, nbytes)
         self._grow(nbytes)
+        self._make_room()
 
     def reserve(self, nbytes: int) -> None:
         """Raises RuntimeError, in the allocator's words, where `nbytes` more would not fit."""
+        self._settle()
         if nbytes >= self.machine.buffer_bytes:
             checks.check_buffer(nbytes, self.machine)
         allowed = self._allowed
-        if self.driver + nbytes <= allowed:
+        if self._driver + nbytes <= allowed:
             return
         if self._kept.get(_rounded(nbytes)):
             return
         self.empty_cache()
-        if self.driver + nbytes > allowed:
-            raise checks.out_of_memory(self.allocated, self.driver, allowed, nbytes)
+        if self._driver + nbytes > allowed:
+            raise checks.out_of_memory(self._bytes, self._driver, allowed, nbytes)
 
     def resized(self, tensor: torch.Tensor) -> None:
         """Accounts for a storage that changed its size in place."""
+        self._settle()
         storage = tensor.untyped_storage()
         block = self.blocks[storage._cdata]
+        assert isinstance(block, _Block)
         change = storage.nbytes() - block.nbytes
-        if change > 0:
-            checks.check_buffer(storage.nbytes(), self.machine)
-            self.reserve(change)
+        checks.check_buffer(storage.nbytes(), self.machine)
+        # One that was fresh has been counted with its new size by now, which may not fit.
+        self.reserve(max(change, 0))
         block.nbytes += change
         self._grow(change)
+        self._make_room()
 
     def set_fraction(self, fraction: float) -> None:
         """Lets the driver hold this share of what it is allowed."""
         allowed = self.machine.allowed_bytes
         self._allowed = sys.maxsize if allowed is None else int(allowed * fraction)
+        self._settle()
 
     def empty_cache(self) -> None:
         """Gives the freed blocks that the driver still holds back to the system."""
-        self.driver -= sum(size * count for size, count in self._kept.items())
+        self._driver -= sum(size * count for size, count in self._kept.items())
         self._kept.clear()
 
     def reset_peak(self) -> None:
         """Makes the present use the peak."""
-        self.peak = self.allocated
-        self.driver_peak = self.driver
+        self._settle()
+        self.peak = self._bytes
+        self.driver_peak = self._driver
+        self._make_room()
+
+    def _settle(self) -> None:
+        """Forgets the fresh storages that are dead, and keeps the others as long as they live."""
+        fresh, blocks = self._fresh, self.blocks
+        try:
+            while fresh:
+                storage = fresh.pop()
+                key = storage._cdata
+                # No tensor's (before torch 2.13 Python does not count those), and no program's.
+                if use_count(key) == 1 and getrefcount(storage) == _OURS:
+                    del blocks[key]
+                else:
+                    nbytes = storage.nbytes()
+                    self._keep(storage, nbytes)
+                    self._grow(nbytes)
+        except IndexError:
+            pass  # Another thread was at it too.
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Says how much may come before the next look at what lives."""
+        if self._ratchet:
+            # What is freed, and when, decides what the driver keeps.
+            return
+        self._room = min(
+            _MOST_FRESH,
+            max(self.peak, _MOST_FRESH) - self._bytes,
+            max(self.driver_peak, _MOST_FRESH) - self._driver,
+            self._allowed - self._driver,
+        )
+
+    def _keep(self, storage: torch.UntypedStorage, nbytes: int) -> None:
+        block = _Block(storage, self._freed)
+        block.key, block.nbytes = key, nbytes = storage._cdata, nbytes
+        self.blocks[key] = block
 
     def _grow(self, nbytes: int) -> None:
-        self.allocated += nbytes
+        self._bytes += nbytes
         size = _rounded(nbytes)
         if self._kept and self._kept[size]:
             self._kept[size] -= 1
         else:
-            self.driver += size
-        if self.allocated > self.peak:
-            self.peak = self.allocated
-        if self.driver > self.driver_peak:
-            self.driver_peak = self.driver
+            self._driver += size
+        if self._bytes > self.peak:
+            self.peak = self._bytes
+        if self._driver > self.driver_peak:
+            self.driver_peak = self._driver
 
     def _released(self, block: _Block) -> None:
         blocks, key, nbytes = self.blocks, block.key, block.nbytes
         if blocks.get(key) is not block:
             return
         del blocks[key]
-        self.allocated -= nbytes
+        self._bytes -= nbytes
         if self._ratchet:
             self._kept[_rounded(nbytes)] += 1
         else:
-            self.driver += (-nbytes // _GRANULE) * _GRANULE
+            self._driver += (-nbytes // _GRANULE) * _GRANULE
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

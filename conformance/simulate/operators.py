@@ -69,6 +69,9 @@ class Operator:
     written: frozenset[int]
     base: str
     results: int = 1
+    aliases: bool = False
+    implicit: bool = False
+    """Whether its derivative is that of its parts."""
     refused_as: str = ""
     reenter: Any = None
     sparse_apart: bool = False
@@ -272,6 +275,7 @@ def describe(func: Any) -> Operator:
         name=name,
         base=schema.name,
         results=len(schema.returns),
+        aliases=any(made.alias_info is not None for made in schema.returns),
         refused_as=_refused_as(name),
         support=support,
         sparse=_support(name, "coo") if in_aten else support,
@@ -283,6 +287,9 @@ def describe(func: Any) -> Operator:
             index
             for index, argument in enumerate(arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
+        ),
+        implicit=torch._C._dispatch_has_kernel_for_dispatch_key(
+            name.removesuffix(".default"), "CompositeImplicitAutograd"
         ),
         python=_written_in_python(schema.name),
         sparse_apart=torch._C._dispatch_has_kernel_for_dispatch_key(

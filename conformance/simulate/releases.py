@@ -1,8 +1,8 @@
 """Which operators MPS gained with each release of torch, to stand for an older one.
 
 Read from the dispatch tables (`torchgen/packaged/ATen/native/native_functions.yaml`) of the wheels
-2.11.0, 2.12.0 and 2.13.0. None of them lost an operator to the next one; the kernel registered in
-Python (`linalg_lu_solve`) is in all three.
+2.9.1, 2.10.0, 2.11.0, 2.12.0 and 2.13.0. None of them lost an operator to the next one; the kernel
+registered in Python (`linalg_lu_solve`, in `torch/_refs/linalg`) is there since 2.10.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from __future__ import annotations
 from importlib.metadata import version
 
 ARRIVED = {
-    "2.11": frozenset[str](),
+    "2.9": frozenset[str](),
+    "2.10": frozenset(
+        {"_embedding_bag", "_embedding_bag_backward", "_embedding_bag_dense_backward"}
+        | {"_embedding_bag_forward_only", "_embedding_bag_per_sample_weights_backward"}
+        | {"linalg_householder_product", "linalg_lu", "linalg_lu_solve", "unique_dim"}
+    ),
+    "2.11": frozenset(
+        {"_unique", "cauchy_", "cholesky_inverse", "gcd", "gcd_", "geometric_", "log_normal_"}
+        | {"special_erfcx", "vdot"}
+    ),
     "2.12": frozenset(
         {"_cholesky_solve_helper", "_standard_gamma", "_standard_gamma_grad", "index_reduce"}
         | {"index_reduce_", "linalg_qr", "mvlgamma", "nonzero_static"}

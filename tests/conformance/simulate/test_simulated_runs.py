@@ -248,4 +248,4 @@ def test_the_benchmark_prints_ratios(capsys: pytest.CaptureFixture[str]) -> None
     text = capsys.readouterr().out
     assert "add, 64 numbers" in text
     assert "ratio" in text
-    assert "leaving the dispatch mode out" in text
+    assert "below the dispatch mode" in text
