@@ -268,6 +268,9 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "lm.demo:build_trained",
         "lm.demo:planner_tokenizer",
     ),
+    "the host's path of a decoder in half precision; unit tests hold it to the decoder of diffusers": (
+        "engines.torch.wave_layers:in_pieces",
+    ),
     "songs on the host on their way to a file or from one, and what a kind of file can hold": (
         "batch.worker:Setting.config",
         "song.aac_encoder:encode",
@@ -415,6 +418,8 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "engines.torch.language_step:Pass.make_room",
         "engines.torch.language_step:fits",
         "engines.torch.language_step:kernels",
+        "engines.torch.launching:Compilers",
+        "engines.torch.launching:Compilers.submit",
         "engines.torch.launching:compiling_together",
         "engines.torch.launching:launch",
         "lm.fused:FusedDecoding",

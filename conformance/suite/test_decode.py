@@ -42,6 +42,7 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     "handler:AceStepHandler.pipeline",
     "vae.windows:decoder_halo",
     "vae.windows:halo_of",
+    "vae.windows:is_pieced",
     "vae.convolution:conv1d",
     "vae.convolution:padding_of",
     "device.choosing:resolve",
