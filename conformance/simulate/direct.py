@@ -153,7 +153,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
         or traced() is not None
     ):
         return None
-    recording = records_gradients()
+    recording, watched = records_gradients(), False
     key: Kinds = (recording,)
     ledger = core.ledger
     blocks = ledger.blocks
@@ -165,6 +165,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
                     return None
                 key += (value.dtype, value.ndim)
                 if recording and value.requires_grad:
+                    watched = True
                     key += (_WATCHED,)
             elif kind is int or kind is float:
                 key += (kind,)
@@ -173,7 +174,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
     except (RuntimeError, NotImplementedError):
         return None
     found = known.get(key)
-    if found is None or (recording and saving_hooks(False) is not None):
+    if found is None or (watched and saving_hooks(False) is not None):
         return None
     operator, alone = found
     try:
