@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from conformance.simulate.core import Core
 from conformance.simulate.device import BACKEND
 from conformance.simulate.patching import Patches
 
 _C: Any = torch._C
 _KEY: Any = _C.DispatchKey.AutocastMPS
 _LOW = (torch.float16, torch.bfloat16)
-
-Holds = Callable[[torch.Tensor], bool]
 
 
 class Policy(enum.Enum):
@@ -167,10 +166,9 @@ def wanted(policy: Policy, dtypes: set[torch.dtype]) -> torch.dtype | None:
 class Autocast:
     """Torch's autocast kernels for MPS, replaced by ones that know a simulated tensor."""
 
-    def __init__(self, holds: Holds, thread: Any) -> None:
-        """`thread` is told whether autocast is on there."""
-        self._holds = holds
-        self._thread = thread
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._holds = core.ledger.holds
         self._cache = _Cache()
         self._library: Any = None
         self._guards = threading.local()
@@ -194,7 +192,9 @@ class Autocast:
 
     def _present(self, enabled: bool) -> None:
         """Puts the kernels in the way of this thread's operators, whose tensors are the host's."""
-        self._thread.autocast = enabled
+        core = self._core
+        core.thread.autocast = enabled
+        core.autocasts = core.autocasts or enabled
         guard = getattr(self._guards, "guard", None)
         if enabled and guard is None:
             if self._library is None:

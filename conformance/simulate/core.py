@@ -55,6 +55,7 @@ class Core:
     def __init__(self, machine: Machine, recorder: Recorder) -> None:
         self.machine = machine
         self.recorder = recorder
+        self.counts = recorder.operators
         self.ledger = Ledger(machine)
         self.random = RandomState()
         self.thread = Thread()
@@ -63,6 +64,8 @@ class Core:
         self.sequences: dict[Any, dict[tuple[Any, ...], tuple[str, ...]]] = {}
         """Functions that are several operators, by all of their arguments (`parts.py`)."""
         self.tries: dict[Any, int] = {}
+        self.autocasts = False
+        """Whether autocast has been on in any thread: sooner asked than this thread's."""
         self.negated = False
         """Whether a tensor may carry a sign that is resolved above the kernels."""
         self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext

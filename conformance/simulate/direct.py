@@ -94,7 +94,7 @@ def _others_listen(core: Core) -> bool:
     return (
         dispatch_modes() != 1
         or other_function_modes() > 0
-        or core.thread.autocast
+        or (core.autocasts and core.thread.autocast)
         or saving_hooks(False) is not None
         or functorch()
         or forward_ad._current_level >= 0
@@ -147,7 +147,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
     """
     if (
         dispatch_modes() != 1
-        or core.thread.autocast
+        or (core.autocasts and core.thread.autocast)
         or functorch()
         or forward_ad._current_level >= 0
         or traced() is not None
@@ -188,7 +188,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
             raise
         # Perhaps for want of a kernel in this type, which a wider one stands in for.
         return None
-    core.recorder.operators[operator.name] += 1
+    core.counts[operator.name] += 1
     if alone and type(out) is _Tensor and out.dtype is _FLOAT32:
         storage = out.untyped_storage()
         if not ledger.takes(storage):
@@ -223,7 +223,7 @@ def _straight(
             raise
         # Perhaps for want of a kernel in this type, which a wider one stands in for.
         return slow(core, func, args, kwargs)
-    core.recorder.operators[operator.name] += 1
+    core.counts[operator.name] += 1
     return _marked(core, operator, out)
 
 
@@ -252,7 +252,7 @@ def _in_parts(
             out = func(*args, **kwargs)
     except (NotImplementedError, RuntimeError):
         return slow(core, func, args, kwargs)
-    counts = core.recorder.operators
+    counts = core.counts
     for name in names:
         counts[name] += 1
     return _marked(core, func, out)

@@ -163,7 +163,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         thread = core.thread
         if operator.whole:
             if not thread.inside:
-                core.recorder.operators[operator.name] += 1
+                core.counts[operator.name] += 1
             try:
                 out = func._op(*args, **kwargs)
             except (NotImplementedError, RuntimeError) as error:
@@ -365,7 +365,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             signature = (*map(_kind, args), *((name, _kind(v)) for name, v in kwargs.items()))
         if key is None or signature in operator.seen:
             if not thread.inside:
-                self.core.recorder.operators[operator.name] += 1
+                self.core.counts[operator.name] += 1
             try:
                 return func(*args, **kwargs)
             except (NotImplementedError, RuntimeError) as error:
@@ -374,7 +374,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Parts of what autograd would have decomposed count by themselves, of others with them.
         thread.target, thread.inside = DEVICE, thread.inside or key is not _IMPLICIT
         if thread.inside and not before[1]:
-            self.core.recorder.operators[operator.name] += 1
+            self.core.counts[operator.name] += 1
         # Entered before it is proven: some composites, such as detach, dispatch to themselves.
         operator.seen.add(signature)
         proven = False
@@ -391,7 +391,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _python(self, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
         """Runs an operator that a library wrote in Python as the user's own code, modes on."""
         core, thread = self.core, self.core.thread
-        core.recorder.operators[operator.name] += 1
+        core.counts[operator.name] += 1
         before = thread.target, thread.call
         thread.target = thread.call = None
         try:

@@ -55,7 +55,7 @@ def install(patches: Patches, core: Core) -> None:
     _tensors(patches, core)
     _storages(patches, core)
     _cuda(patches)
-    Autocast(core.ledger.holds, core.thread).install(patches)
+    Autocast(core).install(patches)
     tracing.install(patches, core.thread, core.ledger.holds, is_backend_name)
     nested_module: Any = vars(torch._C)["_nested"]
     plain_tensor, plain_nested = torch.tensor, nested_module.nested_tensor
