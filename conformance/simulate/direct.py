@@ -77,7 +77,7 @@ def _kinds(blocks: Container[int], values: Iterable[Any], recording: bool) -> Ki
                 kinds.append(_WATCHED)
         elif kind is int or kind is float:
             kinds.append(kind)
-        elif kind is list or kind is tuple:
+        elif kind is list or kind is tuple or kind is torch.Size:
             inner = _kinds(blocks, value, recording)
             if inner is None:
                 return None

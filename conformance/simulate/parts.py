@@ -41,7 +41,7 @@ def key(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Exact | None:
     """All that chooses a call's operators; None where that is not to be told."""
     views = func.__name__ in VIEWS
     recording = records_gradients()
-    found: list[Any] = [recording]
+    found: list[Any] = [recording, torch.get_default_dtype()]
     try:
         if views:
             _tensor(core, args[0], False, found)

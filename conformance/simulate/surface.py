@@ -56,6 +56,7 @@ def install(patches: Patches, core: Core) -> None:
     _storages(patches, core)
     _cuda(patches)
     Autocast(core).install(patches)
+    _metadata(patches, core)
     tracing.install(patches, core.thread, core.ledger.holds, is_backend_name)
     nested_module: Any = vars(torch._C)["_nested"]
     plain_tensor, plain_nested = torch.tensor, nested_module.nested_tensor
@@ -283,6 +284,17 @@ def _refuse_sharing(patches: Patches, core: Core, name: str) -> None:
         return plain(storage, *args, **kwargs)
 
     plain = patches.set(torch.UntypedStorage, name, share)
+
+
+def _metadata(patches: Patches, core: Core) -> None:
+    """What is loaded may carry a sign, which C++ sets without an operator."""
+
+    def set_metadata(tensor: torch.Tensor, metadata: dict[str, bool]) -> None:
+        if metadata.get("neg"):
+            core.heed_signs()
+        plain(tensor, metadata)
+
+    plain = patches.set(torch._utils, "set_tensor_metadata", set_metadata)
 
 
 def _cuda(patches: Patches) -> None:

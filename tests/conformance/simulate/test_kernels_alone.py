@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import weakref
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from conformance import simulate
-from conformance.simulate import memory
+from conformance.simulate import memory, mps
 from conformance.simulate.session import Simulation
 
 
@@ -139,3 +140,43 @@ def test_only_a_little_lies_dead(sim: Simulation, monkeypatch: pytest.MonkeyPatc
     for _ in range(1000):
         x + x
     assert len(sim.core.ledger.blocks) < 4096 / 256 + 2
+
+
+def test_a_sign_of_a_number_is_read_with_it() -> None:
+    """Of views that negate or conjugate, of the device's own and of loaded ones."""
+    with mps():
+        ones = torch.ones(3, device="mps")
+        for _ in range(4):
+            assert (ones + ones).tolist() == [2, 2, 2]
+        negated = torch.complex(ones, ones).conj().imag
+        assert [negated[0].item(), float(negated[0]), int(negated[0])] == [-1, -1, -1]
+        assert torch.tensor([1 + 2j], device="mps").conj().item() == 1 - 2j
+    file, host = io.BytesIO(), torch.ones(3)
+    torch.save(torch.complex(host, host).conj().imag, file)
+    file.seek(0)
+    with mps():
+        ones = torch.ones(3, device="mps")
+        for _ in range(4):
+            assert (ones + ones).tolist() == [2, 2, 2]
+        assert (ones + torch.load(file, map_location="mps")).tolist() == [0, 0, 0]
+
+
+def test_signs_by_their_names_and_in_vain() -> None:
+    with mps():
+        ones = torch.ones(3, device="mps")
+        for _ in range(4):
+            assert (ones + ones).tolist() == [2, 2, 2]
+        assert ones.__add__(other=2).tolist() == [3, 3, 3]
+        assert ones.__sub__(ones, alpha=2).tolist() == [-1, -1, -1]
+        with pytest.raises(TypeError):
+            ones + "one"
+        assert ones.cpu().device.type == "cpu"
+
+
+def test_a_shape_is_learned_with_its_length() -> None:
+    with mps():
+        numbers = torch.ones(4, device="mps")
+        for _ in range(3):
+            assert numbers.repeat(torch.Size([2, 1])).shape == (2, 4)
+        with pytest.raises(RuntimeError, match="dimensions <= 16"):
+            numbers.repeat(torch.Size([1] * 17))
