@@ -178,6 +178,12 @@ class Guard:
         except _TooMuch:
             if not sender.started:
                 await _answer(send, 413, f"the request is larger than {most // MIB} MiB")
+        except Exception:
+            # Whoever reads an upload raises where its sender is gone.
+            if not body.abandoned:
+                raise
+            if not sender.started:
+                await _answer(send, 408, "the request stopped in the middle")
 
     def _refusal(self, scope: Message, headers: Mapping[str, str]) -> tuple[int, str] | None:
         if self.hosts and _hostname(headers.get("host", "")) not in self.hosts:

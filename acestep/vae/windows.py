@@ -60,7 +60,8 @@ def is_pieced(module: Module, policy: DevicePolicy) -> bool:
 
     Float32 is what all else is held to, and oneDNN's convolutions of other lengths round otherwise.
     """
-    return not policy.is_accelerator and next(module.parameters()).element_size() < 4
+    half = next(module.parameters()).element_size() < 4
+    return half and policy.channels_last and not policy.is_accelerator
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,13 @@ async def _echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": message["type"].encode()})
 
 
+async def _refusing(scope: Any, receive: Any, send: Any) -> None:
+    """As who reads an upload, whose sender may be gone, and has an error of its own."""
+    await receive()
+    await receive()
+    raise ConnectionError
+
+
 def ask(*given: Any, **named: Any) -> list[dict[str, Any]]:
     return asyncio.run(_ask(*given, **named))
 
@@ -111,6 +118,10 @@ def test_the_guard_refuses_and_adds_headers() -> None:
     assert ask(guard, headers=host, parts=(b"123456", b"123456"))[0]["status"] == 413
     head, said = ask(guard, headers=host, parts=(b"1", b"2"), pause=0.2)
     assert said["body"] == b"http.disconnect"
+    left = safety.Guard(_refusing, Limits(body_pause=0.05))
+    assert ask(left, headers=host, parts=(b"1", b"2"), pause=0.2)[0]["status"] == 408
+    with pytest.raises(ConnectionError):
+        ask(left, headers=host, parts=(b"1", b"2"))
     # What may still come must not be taken for the next request.
     assert dict(head["headers"])[b"connection"] == b"close"
     assert b"connection" not in sent
