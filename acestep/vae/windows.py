@@ -56,7 +56,8 @@ def encoder_halo(vae: AutoencoderOobleck) -> int:
 
 
 def is_pieced(module: Module, policy: DevicePolicy) -> bool:
-    """Whether a decoder's blocks are computed in pieces: on the host, in half precision.
+    """Whether a decoder's blocks are computed in pieces: on the host, in half precision, where a
+    signal's channels lie side by side.
 
     Float32 is what all else is held to, and oneDNN's convolutions of other lengths round otherwise.
     """

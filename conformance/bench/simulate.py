@@ -20,12 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.simulate.device import BACKEND, HOST
-from conformance.simulate.internals import (
-    bare,
-    pop_function_mode,
-    push_function_mode,
-    storage_id,
-)
+from conformance.simulate.internals import bare, no_function_modes, storage_id
 from conformance.simulate.session import mps
 
 Work = Callable[[], object]
@@ -141,17 +136,14 @@ def _parts(patience: float, passes: int) -> list[str]:
             return out
 
         def modeless() -> torch.Tensor:
-            mode = pop_function_mode()
-            try:
+            with no_function_modes():
                 return alone()
-            finally:
-                push_function_mode(mode)
 
         for _ in range(passes):
             timed("whole", lambda: x + x)
             timed("method", lambda: x.add(x))
             timed("modeless", modeless)
-            with torch._C.DisableTorchFunction():
+            with no_function_modes():
                 timed("asked", lambda: (storage_id(x), type(x), x.dtype, x.ndim, x.nbytes))
                 timed("alone", alone)
                 timed("storage", lambda: alone().untyped_storage()._cdata)

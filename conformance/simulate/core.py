@@ -56,6 +56,7 @@ class Core:
         self.machine = machine
         self.recorder = recorder
         self.counts = recorder.operators
+        """How often each operator ran, by name; every call asks for it."""
         self.ledger = Ledger(machine)
         self.random = RandomState()
         self.thread = Thread()

@@ -266,7 +266,7 @@ def _item(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if tensor.numel() != 1 or signed or not direct.alone(core, tensor):
         return call(core, func, args, kwargs)
     core.recorder.transfer("to host", "aten::_local_scalar_dense", 0, "reads one element")
-    core.recorder.operators["aten::_local_scalar_dense"] += 1
+    core.counts["aten::_local_scalar_dense"] += 1
     return bare(func, (), (tensor,), {})
 
 

@@ -56,9 +56,6 @@ function_mode_at: Callable[[int], object] = _C._get_function_stack_at
 no_function_modes: Callable[[], AbstractContextManager[object]] = _C.DisableTorchFunction
 """A block whose calls reach no function mode, nor any class of tensors with answers of its own."""
 
-pop_function_mode: Callable[[], Any] = _C._pop_torch_function_stack
-push_function_mode: Callable[[Any], None] = _C._push_on_torch_function_stack
-
 traced: Callable[[], object] = _C._get_tracing_state
 """What torch.jit.trace writes down on this thread, or None."""
 

@@ -184,7 +184,7 @@ def wave_decoder(
     if name not in made:
         # What cuDNN takes without trying was far slower side by side; see `DevicePolicy`.
         layout = even or policy.channels_last
-        pieced = layout and not compiled and is_pieced(vae.decoder, policy)
+        pieced = is_pieced(vae.decoder, policy) and not compiled
         with torch.no_grad():
             made[name] = (
                 tiled(vae.decoder)
