@@ -51,15 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each measurement, as it is made; all are made in this one process."""
     arguments = _parser().parse_args(argv)
     policy = resolve(arguments.device, dtype=arguments.dtype)
-    measure(
-        policy,
-        arguments.shape,
-        arguments.batch,
-        arguments.codes,
-        arguments.repeats,
-        compiled=arguments.compile,
-        bandwidth=arguments.bandwidth,
-    )
+    with policy.current():
+        measure(
+            policy,
+            arguments.shape,
+            arguments.batch,
+            arguments.codes,
+            arguments.repeats,
+            compiled=arguments.compile,
+            bandwidth=arguments.bandwidth,
+        )
     return 0
 
 

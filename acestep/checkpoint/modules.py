@@ -13,6 +13,7 @@ from torch import nn
 
 from acestep.checkpoint.files import header
 from acestep.checkpoint.settings import DEFAULT_WINDOW, layer_types, understood
+from acestep.corrections.empty_weights import without_storage
 from acestep.corrections.layer_types import set_layer_types
 from acestep.corrections.weight_norm import WithoutWeights, old_weight_norm
 from acestep.device import DevicePolicy
@@ -27,12 +28,10 @@ def empty(cls: Any, config: dict[str, Any], config_file: Path) -> nn.Module:
     Raises:
         CheckpointError: the config does not describe one, see `settings.understood`.
     """
-    from accelerate import init_empty_weights
-
     config = understood(config, config_file)
     listed = config.pop("layer_types", None)
     try:
-        with init_empty_weights(include_buffers=False), old_weight_norm(), WithoutWeights():
+        with without_storage(), old_weight_norm(), WithoutWeights():
             module: Any = cls(**config)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise CheckpointError(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from acestep.corrections.empty_weights import without_storage
 from acestep.errors import CheckpointError, first_line
 
 # The libraries' bars are switched for the whole process.
@@ -53,12 +54,11 @@ def empty_pretrained(auto: Any, folder: Path, what: str) -> nn.Module:
     Raises:
         CheckpointError: the config describes none; `what` names the part.
     """
-    from accelerate import init_empty_weights
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with init_empty_weights(include_buffers=False):
+        with without_storage():
             module: nn.Module = auto.from_config(config)
     except Exception as error:  # noqa: BLE001
         # Odd configs make the libraries raise their own kinds, down to plain Exception.

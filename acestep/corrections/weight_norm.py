@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+# Filters are the process's: two threads that set them side by side would leave one behind.
+_filtering = threading.RLock()
 _DRAWS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
 
 
 @contextmanager
 def old_weight_norm() -> Iterator[None]:
     """Build or load diffusers' VAE without the warning: its checkpoints have the old form."""
-    with warnings.catch_warnings():
+    with _filtering, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*weight_norm.* is deprecated", FutureWarning)
         yield
 

@@ -18,6 +18,7 @@ from acestep.device.dtypes import (
     has_bfloat16,
     quick_dtype,
 )
+from acestep.device.switches import Switch
 from acestep.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # the machine has no memory left. Flushing costs about 0.3 s, so it is done between steps
 # only once this much is held but unused.
 MPS_CACHE_SLACK = memory.GIB
+# Of `torch.backends.cudnn`.
+_WITHOUT_TF32, _TRYING = Switch("allow_tf32", False), Switch("benchmark", True)
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,18 @@ class DevicePolicy:
             with kernels.RECORDING:
                 torch.accelerator.empty_cache()
 
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """This device is the one that is meant meanwhile where this thread names none: kernels of
+        our own are launched there, libraries start there, and no other GPU is touched."""
+        import torch
+
+        if self.device.type != "cuda" or self.device.index is None or self.on_mlx:
+            yield
+            return
+        with torch.accelerator.device_index(self.device.index):
+            yield
+
     def host_buffer(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A tensor on the host, float32 by default, that the device can write to and read
         while it computes."""
@@ -284,7 +299,7 @@ class DevicePolicy:
         if self.device.type != "cuda" or self.dtype != torch.float32:
             yield
             return
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with _WITHOUT_TF32.held(torch.backends.cudnn):
             yield
 
     @contextmanager
@@ -296,7 +311,7 @@ class DevicePolicy:
         if not self.tunes:
             yield
             return
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        with _TRYING.held(torch.backends.cudnn):
             yield
 
     def for_training(self, dtype: str | None = None) -> DevicePolicy:

@@ -6,7 +6,7 @@ Where the device runs kernels of our own they compute its step (`fused`), else i
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ class PtBackend:
         audio = tokens.audio_tokens(tokenizer, folder)
         self._offload, self._compile = offload, compile_model
         place = torch.device("cpu") if offload else policy.device
-        self._hold(load_model(folder, policy, place), tokenizer, audio, policy)
+        with policy.current():
+            self._hold(load_model(folder, policy, place), tokenizer, audio, policy)
         if self._rows <= max(self.tokens.codes):
             raise CheckpointError(
                 f"{folder}: its weights have {self._rows} tokens, its tokenizer has more; fetch it "
@@ -185,11 +186,12 @@ class _Running:
     """While it lasts the model is on its device; running out of memory is one line."""
 
     def __init__(self, backend: PtBackend) -> None:
-        self._backend = backend
-        self._stream = backend._policy.own_stream() if backend.beside else nullcontext()
+        self._backend, self._place = backend, ExitStack()
 
     def __enter__(self) -> None:
-        self._stream.__enter__()
+        self._place.enter_context(self._backend._policy.current())
+        if self._backend.beside:
+            self._place.enter_context(self._backend._policy.own_stream())
         if self._backend._offload:
             self._backend.model.to(self._backend._policy.device)
 
@@ -202,7 +204,7 @@ class _Running:
             backend.model.to("cpu")
         if backend._offload or backend.short:
             backend._policy.flush()
-        self._stream.__exit__(None, None, None)
+        self._place.close()
         if isinstance(error, torch.OutOfMemoryError):
             raise GenerationError(
                 f"{backend._policy.name} ran out of memory in the language model "

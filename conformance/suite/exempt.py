@@ -22,6 +22,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "checkpoint.names:folders_of",
         "checkpoint.names:short_name",
         "checkpoint.original:original_name",
+        "corrections.empty_weights:without_storage",
         "corrections.layer_types:set_layer_types",
         "corrections.layer_types:stacks",
         "checkpoint.settings:is_turbo",
@@ -80,6 +81,10 @@ EXEMPT: dict[str, tuple[str, ...]] = {
         "server.turns:Turns",
         "server.turns:Turns.counting",
         "server.turns:Turns.working",
+    ),
+    "sets what PyTorch does on GPUs, for what the suite's case of the policy asks": (
+        "device.switches:Switch",
+        "device.switches:Switch.held",
     ),
     "draws a picture of numbers, or names devices": (
         "bench.picture:draw",

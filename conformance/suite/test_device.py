@@ -80,7 +80,7 @@ def test_policy_answers(api: Api, target: Target) -> None:
     with policy.own_stream():
         assert counter.add(1).item() > counter.item()
     policy.reset_peak_memory()
-    with policy.autocast(), policy.full_precision(), policy.fixed_shapes():
+    with policy.current(), policy.autocast(), policy.full_precision(), policy.fixed_shapes():
         assert policy.with_dtype("auto") is policy
     assert policy.peak_memory() >= 0
     assert policy.generator(7).device.type == "cpu", api.decided_at(lambda: policy.generator(7))

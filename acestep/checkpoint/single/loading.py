@@ -38,6 +38,7 @@ from acestep.checkpoint.single.parts import (
     oobleck_name,
     parts_of,
 )
+from acestep.corrections.empty_weights import without_storage
 from acestep.device import DevicePolicy
 from acestep.errors import CheckpointError, first_line
 
@@ -159,11 +160,10 @@ def _text(
 
 
 def _text_encoder(part: Part, policy: DevicePolicy, put: Put | None) -> nn.Module:
-    from accelerate import init_empty_weights
     from transformers import Qwen3Config, Qwen3Model
 
     try:
-        with init_empty_weights(include_buffers=False):
+        with without_storage():
             module: nn.Module = Qwen3Model(Qwen3Config(**text_config(part)))
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise CheckpointError(

@@ -65,7 +65,7 @@ class TorchEngine:
     def working(self) -> Iterator[None]:
         """The time of one request; modules that wait on the host are back there afterwards."""
         try:
-            with self.policy.full_precision(), torch.inference_mode():
+            with self.policy.current(), self.policy.full_precision(), torch.inference_mode():
                 yield
         except torch.OutOfMemoryError as error:
             raise GenerationError(out_of_memory(self.policy, error)) from None

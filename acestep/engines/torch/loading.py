@@ -81,15 +81,16 @@ def load_engine(
     visits = options.offload == "all"
     shrinks = policy.quantization is not None and checkpoint.held is None
     home = resolve("cpu") if visits or shrinks else policy
+    placed = dataclasses.replace(policy, device=home.device)
     try:
-        placed = dataclasses.replace(policy, device=home.device)
-        pipeline = load_pipeline(checkpoint, placed, on_component)
-        if shrinks:
-            make_small(pipeline, placed if visits else policy)
-        if options.use_flash_attention:
-            pipeline.transformer.set_attention_backend("flash")
-        pipeline.compiles = options.compile_model
-        return TorchEngine(pipeline, policy, options.offload)
+        with policy.current():
+            pipeline = load_pipeline(checkpoint, placed, on_component)
+            if shrinks:
+                make_small(pipeline, placed if visits else policy)
+            if options.use_flash_attention:
+                pipeline.transformer.set_attention_backend("flash")
+            pipeline.compiles = options.compile_model
+            return TorchEngine(pipeline, policy, options.offload)
     except torch.OutOfMemoryError as error:
         raise GenerationError(out_of_memory(policy, error)) from None
 
