@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
+from server_support import Server
 
 from acestep.errors import RequestError
 from acestep.llm_inference import LLMHandler
 from acestep.server import engines as room
+from acestep.server.app import create_app
 from acestep.server.catalogue import Catalogue
 from acestep.server.engines import Engines, backend_on
 from acestep.server.options import ServerOptions
+from acestep.server.service import Service
 
 
 def test_models_come_and_go(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +85,24 @@ def test_names_of_language_models() -> None:
     for path in ("/etc", "../x", "~/x", "..", "C:\\x", "/"):
         with pytest.raises(RequestError, match=r"names no language model here; choose from .*demo"):
             found.planner(path)
+
+
+def test_two_workers_load_and_sing_at_once(tmp_path: Path) -> None:
+    """Each has models of its own: what one loads is none of the other's."""
+    options = ServerOptions(
+        models=("demo",), lm_model="demo", devices=("cpu", "cpu"), data_dir=tmp_path / "data"
+    )
+    service = Service(options.checked())
+    service.start()
+    try:
+        with TestClient(create_app(options, service), base_url="http://127.0.0.1:8001") as client:
+            server = Server(service, client)
+            asked = [server.release(seed=3, thinking=True) for _ in range(2)]
+            files = [json.loads(server.ended(task)["result"])[0]["file"] for task in asked]
+            songs = [client.get(file).content for file in files]
+        loaded = [worker.work.engines.has_music("demo") for worker in service.workers]
+    finally:
+        service.close()
+    assert loaded == [True, True]
+    assert len(songs[0]) > 90_000
+    assert songs[0] == songs[1]
