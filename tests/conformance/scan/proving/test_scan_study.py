@@ -115,6 +115,10 @@ def test_the_benchmark_prints_ratios_from_one_run(
     benchmark.drawn([tmp_path], 0.3, 1, part)
     copied = {file.read_text() for file in part.rglob("*.py")}
     assert len(copied) == 3
+    growth = ["--growth", "0.5", "1", "--repeat", "1", "--ruff", tool]
+    assert benchmark.main([str(tmp_path / "part"), *growth]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["2", "3"], "lines, of files of a line each"
     other.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(RuntimeError, match="no cache failed"):
         benchmark.main([str(tmp_path), "--ruff", tool, "--repeat", "1"])
