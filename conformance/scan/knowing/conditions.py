@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
+from conformance.scan.knowing.answers import answer_of
 from conformance.scan.knowing.facts import (
     ANY,
     NOTHING,
@@ -38,6 +39,7 @@ class Conditions:
         self._resolver = resolver
         self._active: set[int] = set()
         self._values: dict[int, Pair] = {}
+        self._answers: dict[int, ast.expr | None] = {}
 
     def of(self, test: ast.expr, scope: Scope, depth: int = 0) -> Pair:
         """Facts when the test is true, and when it is false."""
@@ -215,19 +217,15 @@ class Conditions:
         node = self._resolver.definition(function, scope)
         if not isinstance(node, FunctionNode) or id(node) in self._active:
             return None
-        returns = [
-            statement.value
-            for statement in node.body
-            if isinstance(statement, ast.Return) and statement.value is not None
-        ]
-        if len(returns) != 1:
-            return None
+        if id(node) not in self._answers:
+            self._answers[id(node)] = answer_of(node)
+        answer = self._answers[id(node)]
         inner = self._resolver.scopes.of.get(id(node))
-        if inner is None:
+        if answer is None or inner is None:
             return None
         self._active.add(id(node))
         try:
-            pair = self.of(returns[0], inner, depth + 1)
+            pair = self.of(answer, inner, depth + 1)
         finally:
             self._active.discard(id(node))
         silent = not any(side.known or side.excluded for side in pair)
