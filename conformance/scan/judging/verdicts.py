@@ -134,7 +134,7 @@ class Judge:
         ):
             level = min(level, Severity.NOTE)
         elif device == "cuda" and has_cpu and is_of_process_group(context, leaf.node):
-            choice = Severity.NOTE  # gloo, on the CPU, is what else there is
+            level = choice = Severity.NOTE  # gloo, on the CPU, is what else there is
         if guard is None:
             if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
                 leaf.chosen or only_not_cpu(leaf.facts)

@@ -31,8 +31,13 @@ def _forks_others(point: Point, owner: ast.AST) -> bool:
 
 
 _GROUP = re.compile(r"(?:^|_)(?:distributed|ddp|fsdp|dist|world_size|local_rank|multiprocessing)")
-#: Functions named for a collective that they wrap.
-_COLLECTIVE = re.compile(r"_*(?:dist_|distributed_)?(?:all_?gather|all_?reduce|broadcast)(?:_|$)")
+#: Functions named for a collective that they wrap, or for the several processes that they serve.
+_COLLECTIVE = re.compile(
+    r"_*(?:(?:dist_|distributed_)?(?:all_?gather|all_?reduce|broadcast)(?:_|$)"
+    r"|(?:dist|distributed|ddp|multi_?gpu)_)"
+)
+#: Functions that collect from all processes, if they call a collective as well.
+_COLLECTING = re.compile(r"gather|reduce|collect|broadcast")
 _RANK = re.compile(r"(?:^|_)(?:rank|gpu|proc_id|device_id)(?:_id|$)")
 
 
@@ -42,7 +47,10 @@ def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
     if any(_asks_for_group(branch) for branch in point.branches):
         return True
     function = point.scope.enclosing("function")
-    if function is not None and _COLLECTIVE.match(function.name.lower()):
+    name = function.name.lower() if function is not None else ""
+    if _COLLECTIVE.match(name):
+        return True
+    if function is not None and _COLLECTING.search(name) and point.once(_sends, function.node):
         return True
     if given is None or "init_process_group" not in point.source.text:
         return False
@@ -57,6 +65,20 @@ def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
         return False
     owner = point.scope.enclosing("function") or point.scope
     return point.once(holds_group, owner.node)
+
+
+def _sends(point: Point, owner: ast.AST) -> bool:
+    """Whether a function calls a collective of ``torch.distributed``."""
+    return any(
+        isinstance(part, ast.Call)
+        and (point.dotted(part.func) or "").rpartition(".")[0] in ("torch.distributed", "dist")
+        and part.func.attr.startswith(_SENDING)  # type: ignore[attr-defined]
+        for part in point.parts_saying(owner, *_SENDING)
+    )
+
+
+#: How the collectives begin that hand tensors about.
+_SENDING = ("all_", "broadcast", "gather", "reduce", "scatter")
 
 
 def makes_group(node: ast.AST) -> bool:

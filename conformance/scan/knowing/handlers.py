@@ -67,9 +67,24 @@ def _prints(statement: ast.stmt) -> bool:
 
 
 def is_of_cuda(point: Point, handler: ast.ExceptHandler) -> bool:
-    """Whether a handler takes what CUDA alone raises (``torch.cuda.OutOfMemoryError``)."""
+    """Whether a handler takes what CUDA alone raises (``torch.cuda.OutOfMemoryError``), by its
+    type or by its words: ``if "CUDA out of memory" not in str(error): raise``."""
     kind = handler.type
-    return kind is not None and (point.dotted(kind) or "").startswith("torch.cuda.")
+    if kind is None:
+        return False
+    return (point.dotted(kind) or "").startswith("torch.cuda.") or _is_narrowed(handler.body[0])
+
+
+def _is_narrowed(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.If(
+            test=ast.Compare(left=ast.Constant(value=str(text)), ops=[ast.NotIn()]),
+            body=[*_, ast.Raise()],
+            orelse=[],
+        ):
+            return "CUDA" in text
+        case _:
+            return False
 
 
 def is_for_older(point: Point, handler: ast.ExceptHandler) -> bool:

@@ -41,6 +41,15 @@ MISSING = frozenset(
         "tinycudann",
         "nvdiffrast",
         "spconv",
+        "torchsparse",
+        "torch2trt",
+        "torch_int",
+        "pynvrtc",
+        "pointnet2_ops",
+        "MultiScaleDeformableAttention",
+        "diff_gaussian_rasterization",
+        "simple_knn",
+        "fused_ssim",
     }
 )
 #: Languages in which kernels are written: a file that imports one is CUDA code through and
