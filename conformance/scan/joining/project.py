@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.joining.calls import Calls
 from conformance.scan.joining.imports import Imports, Name
+from conformance.scan.joining.lacking import Lacking
 from conformance.scan.joining.written import is_from_host, saved_in
 from conformance.scan.judging.summary import Report, Summary
 from conformance.scan.knowing.foreign import ALONE, Foreign
@@ -68,6 +69,7 @@ class Project:
         self._handing: dict[Name, list[tuple[str, str, str]]] = {}
         self._forwards: dict[tuple[Name, str], list[tuple[Name, str]]] = {}
         self._imports = Imports({path: file.summary for path, file in files.items()})
+        self._lacking = Lacking(self._imports, read, logical, self._is_test)
         #: What the settled files were told of the others.
         self.told: dict[str, Foreign] = {}
         self._values: dict[str, Foreign] = {}
@@ -115,6 +117,7 @@ class Project:
         return replace(
             self.values(path) if loud else ALONE,
             backends=tuple(sorted(self.backends(path))) if loud else (),
+            extensions=tuple(sorted(self._lacking.extensions.get(path, ()))) if loud else (),
             parameters=tuple(self._parameters(path, file.summary)),
             placed=tuple(self._placed(path, file.summary)),
             fields=tuple(self._fields(file.summary)),
@@ -341,6 +344,9 @@ class Project:
     def _milder(self, path: str, summary: Summary, finding: Finding, calls: Calls) -> Finding:
         if finding.severity == Severity.NOTE:
             return finding
+        cut_off = path in self._lacking.files and finding.code != "DEV113"
+        if cut_off and (path in self._lacking.roots or self._is_test(path)):
+            return replace(finding, severity=Severity.NOTE)  # the import is what fails
         if finding.code == "DEV114" and is_from_host(finding, self._saved):
             return replace(finding, severity=Severity.NOTE)
         if any(
@@ -349,6 +355,9 @@ class Project:
             for backend in calls.guarded((path, owner)) & ACCELERATORS
         ):
             return replace(finding, severity=Severity.NOTE)
+        if finding.severity == Severity.ERROR and cut_off:
+            # An import further down fails before this can.
+            return replace(finding, severity=Severity.WARNING)
         if finding.severity == Severity.ERROR and finding.code == "DEV103":
             for line, column, function, name, place in summary.defaults:
                 if (line, column) == (finding.line, finding.column) and calls.overridden(

@@ -85,6 +85,16 @@ def imported_packages(node: ast.Import | ast.ImportFrom) -> list[str]:
     return [name.partition(".")[0] for name in names]
 
 
+def imported_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """Modules inside of packages that a statement may import; none for a relative import."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names if "." in alias.name]
+    if node.level or not node.module:
+        return []
+    inner = [f"{node.module}.{alias.name}" for alias in node.names]
+    return [*([node.module] if "." in node.module else []), *inner]
+
+
 def needed_package(node: ast.Import | ast.ImportFrom) -> str | None:
     """The package that a statement imports and that cannot be had without CUDA, if any."""
     return next((name for name in imported_packages(node) if name in _NEEDED), None)

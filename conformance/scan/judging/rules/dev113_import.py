@@ -9,7 +9,13 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Good, Rule
 from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.markers import is_script_for_cuda
-from conformance.scan.knowing.packages import KERNELS, MISSING, POORER, imported_packages
+from conformance.scan.knowing.packages import (
+    KERNELS,
+    MISSING,
+    POORER,
+    imported_modules,
+    imported_packages,
+)
 
 _NAMED = MISSING | POORER | KERNELS
 
@@ -17,8 +23,11 @@ _NAMED = MISSING | POORER | KERNELS
 def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
     if context.scope.kind == "function" or _optional(context):
         return
-    for package in imported_packages(node):
-        if package in _NAMED and package not in context.source.path.split("/"):
+    for package in (*imported_packages(node), *imported_modules(node)):
+        if package in context.extensions:
+            message = f"{package}, which is built for CUDA, is imported with the module"
+            context.report(RULE, node, message, severity=_severity(context))
+        elif package in _NAMED and package not in context.source.path.split("/"):
             context.report(
                 RULE,
                 node,
