@@ -130,10 +130,10 @@ class Judge:
         elif (
             device == "cuda"
             and not has_cpu
-            and (is_of_process_group(context, leaf.node) or is_left_by_one(context))
+            and (is_of_process_group(context, leaf.node, scope) or is_left_by_one(context))
         ):
             level = min(level, Severity.NOTE)
-        elif device == "cuda" and has_cpu and is_of_process_group(context, leaf.node):
+        elif device == "cuda" and has_cpu and is_of_process_group(context, leaf.node, scope):
             level = choice = Severity.NOTE  # gloo, on the CPU, is what else there is
         if guard is None:
             if set(leaf.facts.excluded) & ACCELERATORS - {device} and (

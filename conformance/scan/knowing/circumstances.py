@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 
 from conformance.scan.knowing.point import Point
-from conformance.scan.knowing.scopes import FunctionNode
+from conformance.scan.knowing.scopes import FunctionNode, Scope
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.nodes import parts_of
 
@@ -41,12 +41,15 @@ _COLLECTING = re.compile(r"gather|reduce|collect|broadcast")
 _RANK = re.compile(r"(?:^|_)(?:rank|gpu|proc_id|device_id)(?:_id|$)")
 
 
-def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
+def is_of_process_group(
+    point: Point, given: ast.AST | None = None, scope: Scope | None = None
+) -> bool:
     """Whether a line runs in one of several processes only, each with a card of its own: behind a
-    test for that, or ``given`` a rank where the group of processes is made."""
+    test for that, in a function for them (``scope`` if the walk has left it), or ``given`` a rank
+    where the group of processes is made."""
     if any(_asks_for_group(branch) for branch in point.branches):
         return True
-    function = point.scope.enclosing("function")
+    function = (scope or point.scope).enclosing("function")
     name = function.name.lower() if function is not None else ""
     if _COLLECTIVE.match(name):
         return True

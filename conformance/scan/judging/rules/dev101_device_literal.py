@@ -78,6 +78,11 @@ RULE = Rule(
         ),
         Bad("import torch\nx = torch.zeros(3, device='cuda')", 2),
         Bad(
+            "def usable(x):\n    if not enabled:\n        return True\n    return x.device.type == 'cuda'\n"
+            "def f(x):\n    return x.to('cuda:0') if usable(x) else x",
+            6,
+        ),
+        Bad(
             "def f(x, device):\n    return x.to('cuda:0')",
             2,
             "def f(x, device):\n    return x.to(device)",
@@ -137,6 +142,8 @@ RULE = Rule(
         "    def forward(self, x):\n        if self.model_parallel:\n            x = x.to('cuda:' + str(self.last))\n        return x",
         "import torch\ndef timed(x, timing=True):\n    timing = timing and torch.cuda.is_available()\n"
         "    if timing:\n        torch.cuda.synchronize()\n        x = x.cuda()\n    return x",
+        "def usable(x):\n    if not enabled:\n        return False\n    if x.device.type != 'cuda':\n        return False\n"
+        "    return True\ndef f(x):\n    return x.to('cuda:0') if usable(x) else x",
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
         Good(

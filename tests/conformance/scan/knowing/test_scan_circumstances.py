@@ -27,6 +27,13 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # what one process alone has left
         ("def f(n):\n    if world_size() == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["note"]),
         ("def f(n):\n    if n == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["error"]),
+        # a function that is named for several processes, or collects from them; one that does not
+        ("def dist_validation(n):\n    return torch.zeros(n, device='cuda')", ["note"]),
+        ("def collect_results(n):\n    t = torch.zeros(n, device='cuda')\n    dist.all_gather(n, t + 1)", ["note"]),
+        ("def collect_results(n):\n    return torch.zeros(n, device='cuda')", ["error"]),
+        ("def all_gather_cpu(n, group):\n    d = 'cuda' if group is None else 'cpu'\n    return torch.ones(n).to(d)", ["note"]),
+        ("def multi_gpu_test(x):\n    return x.cuda()", []),
+        ("class MyDistributedDataParallel:\n    def scatter(self, x):\n        return x.cuda()", []),
         # settings that a process group reads; the group itself
         ("settings = dict(dist_backend='nccl')", ["note"]),
         ("def f(backend='nccl'):\n    start(backend)", ["note"]),
@@ -46,6 +53,12 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # CUDA's graphs, what CUDA raises, the GPU asked for by an option
         ("def f():\n    return torch.cuda.graphs.graph_pool_handle()", ["note"]),
         ("try:\n    f()\nexcept torch.cuda.OutOfMemoryError:\n    torch.cuda.empty_cache()", []),
+        ("try:\n    f()\nexcept RuntimeError as e:\n    if 'CUDA out' not in str(e):\n        raise\n    torch.cuda.empty_cache()", []),
+        ("try:\n    f()\nexcept RuntimeError as e:\n    if 'out of' not in str(e):\n        raise\n    torch.cuda.empty_cache()", ["warning"]),
+        # TensorRT's files; a name that was tried to import, called whatever happens or perhaps
+        ("def f(x, trt_file=None):\n    if trt_file is not None:\n        x.cuda()", []),
+        ("try:\n    from cupy import fuse\nexcept ImportError:\n    pass\ndef f(x):\n    x = fuse(x)\n    return x.cuda()", []),
+        ("try:\n    from cupy import fuse\nexcept ImportError:\n    pass\ndef f(x, y):\n    if y:\n        x = fuse(x)\n    return x.cuda()", ["error"]),
         ("def f(m, args):\n    if args.gpu is not None:\n        m.cuda(args.gpu)", ["warning"]),
         # containers; a callback runs whatever it is called
         ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self, m):\n        m.to('cuda')", []),
