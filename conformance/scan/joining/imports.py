@@ -45,11 +45,13 @@ class Imports:
             self._stars[path] = [item for item in every if item.name == "*"]
         return self._locals[path]
 
+    def every(self, path: str) -> Iterator[Import]:
+        """All imports of a file, also of what another of them overwrites."""
+        return (Import.from_text(text) for text in self._summaries[path].imports)
+
     def at_margin(self, path: str) -> Iterator[Import]:
         """What is imported whenever a file is."""
-        for text in self._summaries[path].imports:
-            if not text.startswith(">"):
-                yield Import.from_text(text)
+        return (item for item in self.every(path) if not item.inner)
 
     def stars(self, path: str) -> list[Import]:
         """``from MODULE import *`` in a file."""

@@ -358,12 +358,19 @@ class Project:
         if finding.severity == Severity.ERROR and cut_off:
             # An import further down fails before this can.
             return replace(finding, severity=Severity.WARNING)
-        if finding.severity == Severity.ERROR and finding.code == "DEV103":
-            for line, column, function, name, place in summary.defaults:
-                if (line, column) == (finding.line, finding.column) and calls.overridden(
-                    (path, function), name, place
-                ):
-                    return replace(finding, severity=Severity.WARNING)
+        if finding.code == "DEV103":
+            return self._overridden(path, summary, finding, calls)
+        return finding
+
+    def _overridden(self, path: str, summary: Summary, finding: Finding, calls: Calls) -> Finding:
+        """A default that no call in the project uses, or only where CUDA is known."""
+        for line, column, function, name, place in summary.defaults:
+            if (line, column) != (finding.line, finding.column):
+                continue
+            if "cuda" in calls.guarded((path, function)):
+                return replace(finding, severity=Severity.NOTE)
+            if calls.overridden((path, function), name, place):
+                return replace(finding, severity=min(finding.severity, Severity.WARNING))
         return finding
 
     def _speakers(self, paths: Iterable[str], methods: Iterable[str]) -> dict[str, list[str]]:

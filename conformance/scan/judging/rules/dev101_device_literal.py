@@ -98,6 +98,15 @@ RULE = Rule(
         Bad("def f(x, use_gpu=True):\n    if use_gpu:\n        x = x.cuda()\n    return x", 3),
         Bad("import torch\ndef f(x):\n    return x.type(torch.cuda.FloatTensor)", 3),
         Bad("def f(x):\n    return x.type('torch.cuda.HalfTensor')", 2),
+        Bad(
+            "import torch\ndef f(x, half):\n    kind = torch.cuda.HalfTensor if half else torch.cuda.FloatTensor\n"
+            "    return x.type(kind)",
+            3,
+        ),
+        Bad(
+            "import torch\ndef f(x, i):\n    loc = 'cuda:{}'.format(i)\n    return torch.load(x, loc)",
+            3,
+        ),
         Bad("import torch as t\ndef f(x):\n    assert isinstance(x, t.cuda.LongTensor), x", 3),
         Bad("from lightning import Trainer\ntrainer = Trainer(accelerator='gpu', devices=1)", 2),
         Bad("import torch\nwith torch.device('cuda'):\n    pass", 2),
@@ -144,6 +153,8 @@ RULE = Rule(
         "    if timing:\n        torch.cuda.synchronize()\n        x = x.cuda()\n    return x",
         "def usable(x):\n    if not enabled:\n        return False\n    if x.device.type != 'cuda':\n        return False\n"
         "    return True\ndef f(x):\n    return x.to('cuda:0') if usable(x) else x",
+        "import torch\ndef f(x, i):\n    loc = 'cuda:{}'.format(i)\n    return torch.load(x, 'cpu')",
+        "import torch\ndef f(x):\n    kind = torch.cuda.HalfTensor if x.is_cuda else torch.HalfTensor\n    return x.type(kind)",
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
         Good(

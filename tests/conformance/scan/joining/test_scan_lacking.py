@@ -64,6 +64,31 @@ def test_what_is_imported_elsewhere_or_not_for_certain_changes_nothing(
     assert [row.split()[1:] for row in found] == [["DEV101", "error"]] * 2
 
 
+JIT = "from torch.utils.cpp_extension import load\n_ext = load(name='_ext', sources=['a.cu'], extra_cuda_cflags=[])\n"
+
+
+@pytest.mark.parametrize(
+    ("tried", "severity"),
+    [
+        ("from .jit import _ext", "warning"),
+        ("try:\n    import _ext\nexcept ImportError:\n    from .jit import _ext", "warning"),
+        ("try:\n    import _ext\nexcept ImportError:\n    from torch.utils.cpp_extension import load\n    _ext = load('a')", "warning"),
+        ("try:\n    import _ext\nexcept ImportError:\n    _ext = None", "error"),
+        ("try:\n    import other\nexcept ImportError:\n    from .jit import _ext", "error"),
+    ],
+)  # fmt: skip
+def test_an_extension_that_is_compiled_as_it_is_imported(
+    tmp_path: Path, tried: str, severity: str
+) -> None:
+    files = {
+        "kernels/setup.py": SETUP.format("_ext"),
+        "pkg/jit.py": JIT,
+        "pkg/ops.py": f"{tried}\ndef f(x):\n    return x.cuda()\n",
+        "pkg/user.py": USER,
+    }
+    assert judged(tmp_path, files)[-1] == f"pkg/user.py:3 DEV101 {severity}"
+
+
 def test_a_package_for_cuda_alone_cuts_off_whoever_imports_its_user(tmp_path: Path) -> None:
     files = {"pkg/ops.py": "import flash_attn\n", "pkg/user.py": USER}
     assert "pkg/user.py:3 DEV101 warning" in judged(tmp_path, files)
@@ -102,6 +127,16 @@ def test_a_class_that_a_decorator_hands_on_and_every_call_overrides(tmp_path: Pa
     assert judged(tmp_path, files) == ["pkg/layers.py:3 DEV103 warning"]
     files["pkg/layers.py"] = made + "def net(d):\n    return Layer(3)\n"
     assert judged(tmp_path, files) == ["pkg/layers.py:3 DEV103 error"]
+
+
+def test_a_helper_that_only_several_processes_call(tmp_path: Path) -> None:
+    helper = "import torch\ndef pack(x, device='cuda'):\n    torch.cuda.synchronize()\n    return x.to(device)\n"
+    gather = "from .pack import pack\ndef gather(x):\n    if get_world_size() == 1:\n        return x\n    return all(pack(x)), 'cuda'\n"
+    files = {"pkg/pack.py": helper, "pkg/gather.py": gather}
+    assert judged(tmp_path, files) == ["pkg/pack.py:2 DEV103 note", "pkg/pack.py:3 DEV102 note"]
+    files["pkg/gather.py"] = gather.replace("world_size", "batch_size")
+    found = judged(tmp_path, files)
+    assert found == ["pkg/pack.py:2 DEV103 error", "pkg/pack.py:3 DEV102 error"]
 
 
 def test_guard_clauses_count_in_other_files_as_well(tmp_path: Path) -> None:
