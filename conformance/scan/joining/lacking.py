@@ -71,7 +71,7 @@ class Lacking:
 
         for path in self._compiling():
             data = self._read(path)
-            if _COMPILED.search(data) and b"cuda" in data:
+            if _COMPILED.search(data) and (b"cuda" in data or b'.cu"' in data or b".cu'" in data):
                 yield path
 
     def _compiling(self) -> Iterator[str]:

@@ -176,7 +176,9 @@ def _says_one(test: ast.expr) -> bool:
 
 def _asks_for_group(test: ast.expr) -> bool:
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        return False
+        inner = test.operand  # the other branch of `if not distributed:`
+        negated = isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not)
+        return negated and _asks_for_group(inner.operand)  # type: ignore[attr-defined]
     return any(_GROUP.search(word.lower()) for word in _words(test))
 
 

@@ -114,6 +114,8 @@ def _code(source: object) -> list[tuple[str, str]]:
         shown = _python(line)
         going_on = shown != line and line.rstrip().endswith("\\")
         code.append((line, shown))
+    if any(shown != line for line, shown in code) and _problem("\n".join(lines)) is None:
+        return [(line, line) for line in lines]  # a text of several lines has some that begin so
     return code
 
 

@@ -17,6 +17,7 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("def f(m, args):\n    if args.distributed:\n        m.cuda(args.gpu)", ["note"]),
         ("def f(m, args):\n    if args.distributed:\n        pass\n    else:\n        m.cuda()", ["error"]),
         ("def f(m, args):\n    if not args.distributed:\n        m.cuda()", ["error"]),
+        ("def f(m, distributed):\n    if not distributed:\n        pass\n    else:\n        m.cuda()", ["note"]),
         # a rank where the group is made; a rank anywhere else
         ("def f(rank):\n    torch.cuda.set_device(rank)\n    dist.init_process_group('gloo')", ["note"]),
         ("def f(rank):\n    torch.cuda.set_device(rank)", ["error"]),

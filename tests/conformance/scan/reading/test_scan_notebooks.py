@@ -58,6 +58,7 @@ def test_other_languages_and_prose_are_not_code() -> None:
         "%time SYNC",
         "%timeit -n 10 SYNC",
         "for f in files:\n    !cat {f} \\\n      more\n    SYNC",
+        "show('''A picture:\n![one](a.jpg)''')\nSYNC",
     ],
 )
 def test_what_is_ipythons_is_no_syntax_error(cell: str) -> None:
