@@ -171,7 +171,7 @@ class Judge:
             )
         # `"cuda" if backend == "nccl" else "cpu"`: the engine decides, and rightly.
         # And what a function's name declares (no test does) chooses nothing.
-        engine = guard.node is None or isinstance(guard.node, ast.Compare)
+        engine = guard.node is None or isinstance(guard.node, ast.Compare | ast.ClassDef)
         selecting = guard.kind == "probe" or (
             guard.kind == "name" and has_cpu and chosen and not engine
         )

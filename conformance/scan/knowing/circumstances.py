@@ -179,7 +179,25 @@ def _asks_for_group(test: ast.expr) -> bool:
         inner = test.operand  # the other branch of `if not distributed:`
         negated = isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not)
         return negated and _asks_for_group(inner.operand)  # type: ignore[attr-defined]
-    return any(_GROUP.search(word.lower()) for word in _words(test))
+    return _counts_several(test) or any(_GROUP.search(word.lower()) for word in _words(test))
+
+
+#: Counts of cards or processes.
+_COUNT = re.compile(r"(?:^|_)(?:n|num|number_of|count)_?(?:gpu|device|card|proc|process|rank|node)")
+
+
+def _counts_several(test: ast.expr) -> bool:
+    """``num_devices > 1``."""
+    match test:
+        case (
+            ast.Compare(left=left, ops=[ast.Gt()], comparators=[ast.Constant(value=1)])
+            | ast.Compare(left=left, ops=[ast.GtE()], comparators=[ast.Constant(value=2)])
+        ):
+            return any(_COUNT.search(word.lower()) for word in _words(left))
+        case ast.BoolOp(op=ast.And(), values=values):
+            return any(map(_counts_several, values))
+        case _:
+            return False
 
 
 def _words(node: ast.AST) -> Iterator[str]:

@@ -54,6 +54,12 @@ def _call(context: Context, node: ast.Call) -> None:
                 'accelerator="gpu" raises where there is no GPU; "auto" takes what is there',
                 severity=Severity.WARNING,
             )
+        wanted = isinstance(value, ast.Constant) and value.value is True
+        if wanted and keyword.arg in ("use_cuda", "cuda") and not context.in_tests:
+            # What takes it may look whether CUDA is there.
+            message = f"{keyword.arg}=True asks for CUDA, and for no other device"
+            if not context.guarded("cuda"):
+                context.report(RULE, value, message, severity=Severity.NOTE)
 
 
 RULE = Rule(
@@ -110,6 +116,11 @@ RULE = Rule(
         Bad("import torch as t\ndef f(x):\n    assert isinstance(x, t.cuda.LongTensor), x", 3),
         Bad("from lightning import Trainer\ntrainer = Trainer(accelerator='gpu', devices=1)", 2),
         Bad("import torch\nwith torch.device('cuda'):\n    pass", 2),
+        Bad("cam = GradCAM(model, use_cuda=True)", 1),
+        Bad(
+            "import torch\nfast = False\ndef f(x):\n    if fast:\n        x = x.cuda()\n    return x",
+            5,
+        ),
         Bad("dev = 'cuda'\ndef f(x):\n    return x.to(dev)", 1),
         Bad("class A:\n    def __init__(self):\n        self.device = 'cuda'", 3),
         Bad("def f(x, i):\n    return x.to(f'cuda:{i}')", 2),
@@ -157,6 +168,7 @@ RULE = Rule(
         "import torch\ndef f(x):\n    kind = torch.cuda.HalfTensor if x.is_cuda else torch.HalfTensor\n    return x.type(kind)",
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
+        "import torch\ncam = GradCAM(model, use_cuda=torch.cuda.is_available())",
         Good(
             "import pytest, torch\n@pytest.fixture\ndef kernels():\n    _require_cuda()\n    return 1\n"
             "def test_a(kernels):\n    torch.ones(1, device='cuda')",

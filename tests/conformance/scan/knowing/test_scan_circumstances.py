@@ -18,6 +18,8 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("def f(m, args):\n    if args.distributed:\n        pass\n    else:\n        m.cuda()", ["error"]),
         ("def f(m, args):\n    if not args.distributed:\n        m.cuda()", ["error"]),
         ("def f(m, distributed):\n    if not distributed:\n        pass\n    else:\n        m.cuda()", ["note"]),
+        ("def f(m, num_gpus):\n    if num_gpus > 1:\n        m.cuda()\n        dist.init_process_group('nccl')", ["note", "note"]),
+        ("def f(m, num_layers):\n    if num_layers > 1:\n        m.cuda()", ["error"]),
         # a rank where the group is made; a rank anywhere else
         ("def f(rank):\n    torch.cuda.set_device(rank)\n    dist.init_process_group('gloo')", ["note"]),
         ("def f(rank):\n    torch.cuda.set_device(rank)", ["error"]),
@@ -63,6 +65,7 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("def f(m, args):\n    if args.gpu is not None:\n        m.cuda(args.gpu)", ["warning"]),
         # containers; a callback runs whatever it is called
         ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self, m):\n        m.to('cuda')", []),
+        ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self):\n        self.device = 'cuda' if torch.cuda.is_available() else 'cpu'", []),
         ("class CUDACallback(Callback):\n    def on_start(self):\n        torch.cuda.synchronize()", ["error"]),
         # samples are written from the host, weights wherever they were
         ("class D(torch.utils.data.Dataset):\n    def __getitem__(self, i):\n        return torch.load(self.files[i])", ["note"]),
