@@ -53,6 +53,9 @@ def is_of_process_group(
     name = function.name.lower() if function is not None else ""
     if _COLLECTIVE.match(name):
         return True
+    started = point.once(_started, (function or point.resolver.scopes.module).node)
+    if any(line < getattr(given or point.statement, "lineno", 0) for line in started):
+        return True
     if function is not None and _COLLECTING.search(name) and point.once(_sends, function.node):
         return True
     if given is None or "init_process_group" not in point.source.text:
@@ -90,6 +93,25 @@ def makes_group(node: ast.AST) -> bool:
         isinstance(node, ast.Call)
         and getattr(node.func, "attr", getattr(node.func, "id", "")) == "init_process_group"
     )
+
+
+def _started(_: Point, owner: ast.AST) -> list[int]:
+    """Where a function, or a program, makes a group of NCCL's in any case: nothing that follows
+    is reached without CUDA."""
+    body = list(getattr(owner, "body", ()))
+    for statement in body:
+        if isinstance(statement, ast.If) and "__name__" in ast.dump(statement.test):
+            body += statement.body
+    return [
+        statement.lineno
+        for statement in body
+        if isinstance(statement, ast.Expr)
+        and makes_group(statement.value)
+        and any(
+            isinstance(part, ast.Constant) and part.value == "nccl"
+            for part in parts_of(statement.value)
+        )
+    ]
 
 
 def holds_group(point: Point, owner: ast.AST) -> bool:

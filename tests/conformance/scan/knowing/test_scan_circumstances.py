@@ -23,6 +23,10 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # a rank where the group is made; a rank anywhere else
         ("def f(rank):\n    torch.cuda.set_device(rank)\n    dist.init_process_group('gloo')", ["note"]),
         ("def f(rank):\n    torch.cuda.set_device(rank)", ["error"]),
+        # after a group of NCCL's, which nothing gets past without CUDA; perhaps after one
+        ("def f(m):\n    dist.init_process_group('nccl')\n    m.cuda()", ["error", "note"]),
+        ("def f(m):\n    m.cuda()\n    dist.init_process_group('nccl')", ["error", "error"]),
+        ("def f(m, way):\n    dist.init_process_group(way)\n    m.cuda()", ["error"]),
         # a tensor for a collective; one that is used besides
         ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    dist.all_reduce(t)", ["note"]),
         ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    return t", ["error"]),
