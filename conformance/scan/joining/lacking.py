@@ -121,6 +121,18 @@ class Lacking:
         names = (item.module or item.name, f"{item.module}.{item.name}")
         return next((name for name in names if name in self._built), None)
 
+    def behind(self, path: str) -> Iterator[str]:
+        """Modules that a file imports behind a test or in a function, and that are cut off: what
+        follows such an import needs CUDA as well."""
+        if path in self.files:
+            return
+        for item in self._imports.every(path):
+            if item.inner and not item.module.startswith("."):
+                source = self._imports.source(item, path)
+                loaded = self._imports.modules.find(item.module, path)
+                if loaded in self.files or (source is not None and source[0] in self.files):
+                    yield item.module or item.name
+
     def _missing(self, path: str, item: Import) -> str | None:
         """The extension that an import wants, empty for anything else that CUDA alone has, None
         where it can be had anywhere."""

@@ -117,7 +117,6 @@ class Project:
         return replace(
             self.values(path) if loud else ALONE,
             backends=tuple(sorted(self.backends(path))) if loud else (),
-            extensions=tuple(sorted(self._lacking.extensions.get(path, ()))) if loud else (),
             parameters=tuple(self._parameters(path, file.summary)),
             placed=tuple(self._placed(path, file.summary)),
             fields=tuple(self._fields(file.summary)),
@@ -129,9 +128,16 @@ class Project:
         if path not in self._values:
             found = dict(self._valued(path))
             self._values[path] = Foreign(
-                values=tuple(sorted(found.items())), refusing=tuple(sorted(self._refusing(path)))
+                values=tuple(sorted(found.items())),
+                refusing=tuple(sorted(self._refusing(path))),
+                extensions=self._extensions(path),
             )
         return self._values[path]
+
+    def _extensions(self, path: str) -> tuple[str, ...]:
+        """What a file imports that cannot be imported without CUDA, as it spells it."""
+        lacking = self._lacking
+        return tuple(sorted({*lacking.extensions.get(path, ()), *lacking.behind(path)}))
 
     def _valued(self, path: str) -> Iterator[tuple[str, str]]:
         imports = self._imports

@@ -64,6 +64,23 @@ def test_what_is_imported_elsewhere_or_not_for_certain_changes_nothing(
     assert [row.split()[1:] for row in found] == [["DEV101", "error"]] * 2
 
 
+@pytest.mark.parametrize(
+    ("imported", "severities"),
+    [("pkg.ops", []), ("pkg.other", ["error"])],
+)
+def test_what_follows_an_import_of_what_is_cut_off(
+    tmp_path: Path, imported: str, severities: list[str]
+) -> None:
+    late = f"def run(x):\n    from {imported} import f\n    return f(x.to('cuda'))\n"
+    files = {
+        "kernels/setup.py": SETUP.format("vren"),
+        "pkg/ops.py": "import vren\ndef f(x):\n    return x\n",
+        "pkg/other.py": "def f(x):\n    return x\n",
+        "pkg/run.py": late,
+    }
+    assert [row.split()[-1] for row in judged(tmp_path, files)] == severities
+
+
 JIT = "from torch.utils.cpp_extension import load\n_ext = load(name='_ext', sources=['a.cu'], extra_cuda_cflags=[])\n"
 
 
