@@ -21,6 +21,7 @@ from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
+    is_negated,
     named_backends,
     only_gpu,
 )
@@ -75,8 +76,13 @@ class Conditions:
         conjunction = isinstance(test.op, ast.And)
         through = NOTHING
         stop: Facts | None = None
-        for value in test.values:
-            true, false = self.of(value, scope, depth)
+        pairs = [self.of(value, scope, depth) for value in test.values]
+        probed = conjunction and any(
+            guard.kind == "probe" for true, _ in pairs for guard in true.known.values()
+        )
+        for value, (true, false) in zip(test.values, pairs, strict=True):
+            if probed and _is_opt_out(value):
+                true = NOTHING  # `and not args.no_cuda`: what is asked is still what there is
             go, leave = (true, false) if conjunction else (false, true)
             left = through.both(leave)
             stop = left if stop is None else stop.either(left)
@@ -324,6 +330,14 @@ class Conditions:
                 self._active.discard(id(value))
             self._values[id(value)] = held
         return held
+
+
+def _is_opt_out(test: ast.expr) -> bool:
+    """``not args.no_cuda``."""
+    if not isinstance(test, ast.UnaryOp) or not isinstance(test.op, ast.Not):
+        return False
+    word = getattr(test.operand, "attr", getattr(test.operand, "id", ""))
+    return is_negated(word)
 
 
 def _is_empty(node: ast.expr) -> bool:

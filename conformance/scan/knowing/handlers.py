@@ -25,8 +25,8 @@ _EXPECTED = frozenset(
 )
 
 
-#: Fewer statements than this are tried for one answer; around more a handler only goes on.
-_TRIAL = 4
+#: Fewer statements and lines than this are tried for one answer; around more a handler only goes on.
+_TRIAL, _LONG = 4, 12
 
 
 def expects(point: Point, handler: ast.ExceptHandler, tried: list[ast.stmt]) -> bool:
@@ -37,9 +37,12 @@ def expects(point: Point, handler: ast.ExceptHandler, tried: list[ast.stmt]) -> 
         return False
     if isinstance(last, ast.Expr) and exits(point, last.value):
         return False
-    if all(_shows_trace(point, statement) for statement in handler.body):
+    shown = [_shows_trace(point, statement) for statement in handler.body]
+    printed = [_prints(statement) for statement in handler.body]
+    if any(shown) and all(map(any, zip(shown, printed, strict=True))):
         return False
-    if len(tried) >= _TRIAL and all(_prints(statement) for statement in handler.body):
+    long = len(tried) >= _TRIAL or handler.lineno - tried[0].lineno > _LONG
+    if long and all(printed):
         return False
     if handler.type is None:
         return True
