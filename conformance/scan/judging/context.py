@@ -81,7 +81,10 @@ class Context(Point):
         if severity == Severity.ERROR and self.measures:
             return Severity.WARNING
         asked = any(
-            (isinstance(part, ast.Name) and only_gpu(part.id))
+            (
+                isinstance(part, ast.Name)
+                and (only_gpu(part.id) or self.conditions.is_on(part, self.scope))
+            )
             or (isinstance(part, ast.Attribute) and only_gpu(part.attr))
             for branch in self.branches
             for part in parts_of(branch)

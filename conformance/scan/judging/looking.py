@@ -249,7 +249,7 @@ def _last(node: ast.Name | ast.Attribute) -> str:
 
 
 def _passive(tree: ast.Module) -> set[int]:
-    """Names that are only spoken of: annotations and tests of a type."""
+    """Names that are only spoken of: annotations, tests of a type, the class in ``super(A, self)``."""
     found: set[int] = set()
     for node in parts_of(tree):
         parts: list[ast.AST | None] = []
@@ -259,6 +259,8 @@ def _passive(tree: ast.Module) -> set[int]:
             parts = [node.returns]
         elif isinstance(node, ast.Call) and spelled(node.func) == "isinstance":
             parts = list(node.args[1:])
+        elif isinstance(node, ast.Call) and spelled(node.func) == "super":
+            parts = list(node.args[:1])
         found.update(id(inner) for part in parts if part is not None for inner in parts_of(part))
     return found
 

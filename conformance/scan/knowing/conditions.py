@@ -19,6 +19,7 @@ from conformance.scan.knowing.facts import (
 from conformance.scan.knowing.flags import asked, flag, matched, probed_backend, version
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
+from conformance.scan.knowing.signatures import parameters_of
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
     is_negated,
@@ -257,11 +258,29 @@ class Conditions:
             true = self._sometimes(test, scope, depth).both(self._narrowed(test, scope, depth))
             if true.known:
                 return true.seen_at(test), NOTHING
-        if only_gpu(word) and (_is_option(test) or self._is_given(test, scope)):
+        if self.is_on(test, scope) or (
+            only_gpu(word) and (_is_option(test) or self._is_given(test, scope))
+        ):
             true, false = flag(word, test)
             asked_for = {name: Guard("asked", test) for name in true.known}
             return Facts(asked_for, true.excluded), Facts({}, false.excluded)
         return flag(word, test)
+
+    def is_on(self, test: ast.expr, scope: Scope) -> bool:
+        """Whether a parameter asks for CUDA unless a caller switches it off (``to_cuda=True``)."""
+        if not isinstance(test, ast.Name) or "cuda" not in test.id or is_negated(test.id):
+            return False
+        owner = self._resolver.bounds(test, scope)[1].node
+        return (
+            self._is_given(test, scope)
+            and isinstance(owner, FunctionNode)
+            and any(
+                parameter.name == test.id
+                and isinstance(parameter.default, ast.Constant)
+                and parameter.default.value is True
+                for parameter in parameters_of(owner)[0]
+            )
+        )
 
     def _is_given(self, test: ast.Name | ast.Attribute, scope: Scope) -> bool:
         """Whether a variable is a parameter, and nothing else is ever stored in it."""

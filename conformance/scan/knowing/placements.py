@@ -285,7 +285,9 @@ class Placements:
     def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
         point = self.point
         if any(
-            k.arg not in (None, "device", "non_blocking", "memory_format") for k in node.keywords
+            # The last was `async` once (see the parser).
+            k.arg not in (None, "device", "non_blocking", "memory_format", "_sync")
+            for k in node.keywords
         ):
             return  # another library's method of that name
         if not node.args and not node.keywords and isinstance(function.value, ast.Call):

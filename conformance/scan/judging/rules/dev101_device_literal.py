@@ -116,6 +116,11 @@ RULE = Rule(
         Bad("import torch as t\ndef f(x):\n    assert isinstance(x, t.cuda.LongTensor), x", 3),
         Bad("from lightning import Trainer\ntrainer = Trainer(accelerator='gpu', devices=1)", 2),
         Bad("import torch\nwith torch.device('cuda'):\n    pass", 2),
+        Bad("def f(x):\n    return x.cuda(async=True)", 2),
+        Bad(
+            "def load(model, to_cuda=True):\n    if to_cuda:\n        model.cuda()\n    return model",
+            3,
+        ),
         Bad("cam = GradCAM(model, use_cuda=True)", 1),
         Bad(
             "import torch\nfast = False\ndef f(x):\n    if fast:\n        x = x.cuda()\n    return x",
@@ -168,6 +173,7 @@ RULE = Rule(
         "import torch\ndef f(x):\n    kind = torch.cuda.HalfTensor if x.is_cuda else torch.HalfTensor\n    return x.type(kind)",
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
+        "def load(model, to_cuda=False):\n    if to_cuda:\n        model.cuda()\n    return model",
         "import torch\ncam = GradCAM(model, use_cuda=torch.cuda.is_available())",
         Good(
             "import pytest, torch\n@pytest.fixture\ndef kernels():\n    _require_cuda()\n    return 1\n"

@@ -162,3 +162,14 @@ def test_guard_clauses_count_in_other_files_as_well(tmp_path: Path) -> None:
     assert judged(tmp_path, {"pkg/ask.py": usable, "pkg/run.py": run}) == []
     other = usable.replace("return True", "return x.is_floating_point()").replace("'cuda'", "'cpu'")
     assert judged(tmp_path, {"pkg/ask.py": other, "pkg/run.py": run}) != []
+
+
+def test_a_class_that_is_made_behind_an_assertion(tmp_path: Path) -> None:
+    loss = "import torch\nclass Loss(torch.nn.Module):\n    def __init__(self):\n        super(Loss, self).__init__()\n        self.weight = torch.ones(1).cuda()\n"
+    train = (
+        "import torch\nfrom .loss import Loss\nassert torch.cuda.is_available()\nloss = Loss()\n"
+    )
+    files = {"pkg/loss.py": loss, "pkg/train.py": train}
+    assert judged(tmp_path, files) == ["pkg/loss.py:5 DEV101 note"]
+    files["pkg/train.py"] = train.replace("assert ", "print() or ")
+    assert judged(tmp_path, files)[0] == "pkg/loss.py:5 DEV101 error"
