@@ -146,10 +146,11 @@ class Lacking:
         source = self._imports.source(item, path)
         if source is None:
             return "" if top in _NEEDED else top if _NAMED.search(top) else None
-        # The tests of a module that is named for CUDA.
+        # The tests of a module that is named for CUDA, and loads something as it is imported.
         tests = named and self._is_test(path) and not self._is_test(source[0])
         guard = path_facts(self._logical[source[0]]).guard("cuda") if tests else None
-        return None if guard is None else ""
+        loads = guard is not None and _COMPILED.search(self._read(source[0])) is not None
+        return "" if loads else None
 
     def _is_code(self, path: str, item: Import) -> bool:
         """Whether an import stands in code: summaries take one in a docstring for one as well."""

@@ -50,13 +50,10 @@ def is_of_process_group(
     if any(_asks_for_group(branch) for branch in point.branches):
         return True
     function = (scope or point.scope).enclosing("function")
-    name = function.name.lower() if function is not None else ""
-    if _COLLECTIVE.match(name):
+    if serves_group(point, function):
         return True
     started = point.once(_started, (function or point.resolver.scopes.module).node)
     if any(line < getattr(given or point.statement, "lineno", 0) for line in started):
-        return True
-    if function is not None and _COLLECTING.search(name) and point.once(_sends, function.node):
         return True
     if given is None or "init_process_group" not in point.source.text:
         return False
@@ -71,6 +68,16 @@ def is_of_process_group(
         return False
     owner = point.scope.enclosing("function") or point.scope
     return point.once(holds_group, owner.node)
+
+
+def serves_group(point: Point, function: Scope | None) -> bool:
+    """Whether a function is named for several processes, or for what it collects from them."""
+    if function is None:
+        return False
+    name = function.name.lower()
+    return _COLLECTIVE.match(name) is not None or (
+        _COLLECTING.search(name) is not None and point.once(_sends, function.node)
+    )
 
 
 def _sends(point: Point, owner: ast.AST) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from conformance.scan.knowing.facts import NOTHING, UNKNOWN, Facts, known
 from conformance.scan.knowing.packages import needed_package
@@ -168,14 +168,26 @@ def refused(point: Point, body: list[ast.stmt]) -> Facts:
 
 def _tried_for(_: Point, tree: ast.AST) -> set[str]:
     """Names that a module has only where it could import a package for CUDA."""
-    return {
-        (alias.asname or alias.name).partition(".")[0]
-        for attempt in getattr(tree, "body", ())
-        if isinstance(attempt, ast.Try)
-        for statement in attempt.body
-        if isinstance(statement, ast.Import | ast.ImportFrom) and needed_package(statement)
-        for alias in statement.names
-    }
+    found: set[str] = set()
+    for attempt in getattr(tree, "body", ()):
+        if isinstance(attempt, ast.Try):
+            imports = [s for s in attempt.body if isinstance(s, ast.Import | ast.ImportFrom)]
+            tried = {name for s in imports if needed_package(s) for name in _names_of(s)}
+            instead = [part for h in attempt.handlers for part in parts_of(h)] if tried else []
+            found |= tried.difference(name for part in instead for name in _names_of(part))
+    return found
+
+
+def _names_of(node: ast.AST) -> Iterator[str]:
+    """Names that a statement binds to something."""
+    match node:
+        case ast.Import() | ast.ImportFrom():
+            yield from ((a.asname or a.name).partition(".")[0] for a in node.names)
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+            yield name
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            if not (isinstance(value, ast.Constant) and not value.value):
+                yield name
 
 
 def _calls_one(statement: ast.stmt, names: set[str]) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import lru_cache
 
 from conformance.scan.findings import Finding, Severity
-from conformance.scan.knowing.circumstances import is_left_by_one, is_of_process_group
 from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.packages import KERNELS
 from conformance.scan.knowing.point import Point
@@ -101,13 +100,9 @@ def _text(path: str) -> str | None:
 
 
 def in_use(point: Point) -> set[str]:
-    """Accelerators that are known to be in use at a call; what only runs in one of several
-    processes has a card of CUDA's."""
+    """Accelerators that are known to be in use at a call."""
     known = point.facts.known
-    several = {"cuda"} if is_of_process_group(point) or is_left_by_one(point) else set()
-    return several | {
-        name for name, guard in known.items() if guard.kind != "asked" and name in ACCELERATORS
-    }
+    return {name for name, guard in known.items() if guard.kind != "asked" and name in ACCELERATORS}
 
 
 class Helpers:

@@ -115,8 +115,11 @@ def test_a_package_for_cuda_alone_cuts_off_whoever_imports_its_user(tmp_path: Pa
 
 def test_tests_of_a_module_that_is_named_for_cuda(tmp_path: Path) -> None:
     test = "from pkg.cuda import fast\ndef test_it(x):\n    return fast.f(x.to('cuda'))\n"
-    files = {"pkg/cuda/__init__.py": "", "pkg/cuda/fast.py": "def f(x):\n    return x\n"}
+    fast = "from . import load\nkernels = load.load()\ndef f(x):\n    return x\n"
+    files = {"pkg/cuda/__init__.py": "", "pkg/cuda/fast.py": fast}
     assert judged(tmp_path, {**files, "tests/test_fast.py": test})[-1].endswith("note")
+    plain = {**files, "pkg/cuda/fast.py": "def f(x):\n    return x\n"}
+    assert judged(tmp_path, {**plain, "tests/test_fast.py": test})[-1].endswith("error")
     assert judged(tmp_path, {**files, "tests/test_fast.py": test.replace(".cuda ", ".slow ")}) == [
         "tests/test_fast.py:3 DEV101 error"
     ]

@@ -66,6 +66,8 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("def f(x, trt_file=None):\n    if trt_file is not None:\n        x.cuda()", []),
         ("try:\n    from cupy import fuse\nexcept ImportError:\n    pass\ndef f(x):\n    x = fuse(x)\n    return x.cuda()", []),
         ("try:\n    from cupy import fuse\nexcept ImportError:\n    pass\ndef f(x, y):\n    if y:\n        x = fuse(x)\n    return x.cuda()", ["error"]),
+        ("try:\n    from cupy import fuse\nexcept ImportError:\n    def fuse(x):\n        return x\ndef f(x):\n    x = fuse(x)\n    return x.cuda()", ["error"]),
+        ("try:\n    from cupy import fuse\nexcept ImportError:\n    fuse = None\ndef f(x):\n    x = fuse(x)\n    return x.cuda()", []),
         ("def f(m, args):\n    if args.gpu is not None:\n        m.cuda(args.gpu)", ["warning"]),
         # containers; a callback runs whatever it is called
         ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self, m):\n        m.to('cuda')", []),
