@@ -34,8 +34,10 @@ _GROUP = re.compile(r"(?:^|_)(?:distributed|ddp|fsdp|dist|world_size|local_rank|
 #: Functions named for a collective that they wrap, or for the several processes that they serve.
 _COLLECTIVE = re.compile(
     r"_*(?:(?:dist_|distributed_)?(?:all_?gather|all_?reduce|broadcast)(?:_|$)"
-    r"|(?:dist|distributed|ddp|multi_?gpu)_)"
+    r"|(?:dist|distributed|multi_?gpu)_|(?:\w+_)?ddp(?:_|$))"
 )
+#: Classes named for them.
+_SHARED = re.compile(r"_*(?:Distributed|DDP)[A-Z]")
 #: Functions that collect from all processes, if they call a collective as well.
 _COLLECTING = re.compile(r"gather|reduce|collect|broadcast")
 _RANK = re.compile(r"(?:^|_)(?:rank|gpu|proc_id|device_id)(?:_id|$)")
@@ -50,7 +52,8 @@ def is_of_process_group(
     if any(_asks_for_group(branch) for branch in point.branches):
         return True
     function = (scope or point.scope).enclosing("function")
-    if serves_group(point, function):
+    owner = (scope or point.scope).enclosing("class")
+    if serves_group(point, function) or (owner is not None and _SHARED.match(owner.name)):
         return True
     started = point.once(_started, (function or point.resolver.scopes.module).node)
     if any(line < getattr(given or point.statement, "lineno", 0) for line in started):

@@ -26,6 +26,7 @@ from conformance.scan.knowing.vocabulary import (
     named_backends,
     only_gpu,
 )
+from conformance.scan.reading.nodes import parts_of
 
 _DEPTH = 4
 _OFF = re.compile(r"(?i)(?:none|off|never|disabled?|no_graphs?)\Z")
@@ -42,6 +43,7 @@ class Conditions:
         self._active: set[int] = set()
         self._values: dict[int, Pair] = {}
         self._answers: dict[int, ast.expr | None] = {}
+        self._on: frozenset[str] | None = None
 
     def of(self, test: ast.expr, scope: Scope, depth: int = 0) -> Pair:
         """Facts when the test is true, and when it is false."""
@@ -267,20 +269,35 @@ class Conditions:
         return flag(word, test)
 
     def is_on(self, test: ast.expr, scope: Scope) -> bool:
-        """Whether a parameter asks for CUDA unless a caller switches it off (``to_cuda=True``)."""
-        if not isinstance(test, ast.Name) or "cuda" not in test.id or is_negated(test.id):
+        """Whether a parameter or an option asks for CUDA unless somebody switches it off
+        (``to_cuda=True``, ``add_argument("--cuda", default=True)``)."""
+        word = getattr(test, "attr", getattr(test, "id", ""))
+        if "cuda" not in word or is_negated(word):
             return False
+        if isinstance(test, ast.Attribute):
+            return _is_option(test) and word in self._options()
         owner = self._resolver.bounds(test, scope)[1].node
         return (
-            self._is_given(test, scope)
+            isinstance(test, ast.Name)
+            and self._is_given(test, scope)
             and isinstance(owner, FunctionNode)
-            and any(
-                parameter.name == test.id
-                and isinstance(parameter.default, ast.Constant)
-                and parameter.default.value is True
-                for parameter in parameters_of(owner)[0]
-            )
+            and any(p.name == word and _is_true(p.default) for p in parameters_of(owner)[0])
         )
+
+    def _options(self) -> frozenset[str]:
+        """Options of the file's command line that are on by default."""
+        if self._on is None:
+            self._on = frozenset(
+                call.args[-1].value.lstrip("-").replace("-", "_")
+                for call in parts_of(self._resolver.scopes.module.node)
+                if isinstance(call, ast.Call)
+                and getattr(call.func, "attr", "") == "add_argument"
+                and call.args
+                and isinstance(call.args[-1], ast.Constant)
+                and isinstance(call.args[-1].value, str)
+                and any(k.arg == "default" and _is_true(k.value) for k in call.keywords)
+            )
+        return self._on
 
     def _is_given(self, test: ast.Name | ast.Attribute, scope: Scope) -> bool:
         """Whether a variable is a parameter, and nothing else is ever stored in it."""
@@ -349,6 +366,10 @@ class Conditions:
                 self._active.discard(id(value))
             self._values[id(value)] = held
         return held
+
+
+def _is_true(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
 
 
 def _is_opt_out(test: ast.expr) -> bool:

@@ -121,6 +121,11 @@ RULE = Rule(
             "def load(model, to_cuda=True):\n    if to_cuda:\n        model.cuda()\n    return model",
             3,
         ),
+        Bad(
+            "import argparse\np = argparse.ArgumentParser()\np.add_argument('--cuda', default=True, type=flag)\n"
+            "args = p.parse_args()\nif args.cuda:\n    net = net.cuda()",
+            6,
+        ),
         Bad("cam = GradCAM(model, use_cuda=True)", 1),
         Bad(
             "import torch\nfast = False\ndef f(x):\n    if fast:\n        x = x.cuda()\n    return x",
@@ -173,6 +178,8 @@ RULE = Rule(
         "import torch\ndef f(x):\n    kind = torch.cuda.HalfTensor if x.is_cuda else torch.HalfTensor\n    return x.type(kind)",
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--cuda', action='store_true')\n"
+        "args = p.parse_args()\nif args.cuda:\n    net = net.cuda()",
         "def load(model, to_cuda=False):\n    if to_cuda:\n        model.cuda()\n    return model",
         "import torch\ncam = GradCAM(model, use_cuda=torch.cuda.is_available())",
         Good(

@@ -39,6 +39,8 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("def collect_results(n):\n    t = torch.zeros(n, device='cuda')\n    dist.all_gather(n, t + 1)", ["note"]),
         ("def collect_results(n):\n    return torch.zeros(n, device='cuda')", ["error"]),
         ("def all_gather_cpu(n, group):\n    d = 'cuda' if group is None else 'cpu'\n    return torch.ones(n).to(d)", ["note"]),
+        ("def init_ddp():\n    dist.init_process_group('nccl')", ["note"]),
+        ("class DistributedTrainer:\n    def move(self, x, rank):\n        device = torch.device(f'cuda:{rank}')\n        return x.to(device)", ["note"]),
         ("def multi_gpu_test(x):\n    return x.cuda()", []),
         ("class MyDistributedDataParallel:\n    def scatter(self, x):\n        return x.cuda()", []),
         # settings that a process group reads; the group itself
