@@ -20,6 +20,8 @@ class _Callers:
     open: bool = False
     #: Other files hand the class on, to calls that are not seen.
     handed: bool = False
+    #: Its own file does so, or a decorator.
+    marked: bool = False
 
 
 class Calls:
@@ -71,7 +73,7 @@ class Calls:
         """Whether every call gives a parameter, so that its default is never used, as far as calls
         are seen: a class in a table of classes is made somewhere else."""
         callers = self._callers.get(target)
-        if callers is None or (callers.open and not callers.handed):
+        if callers is None or (callers.open and not (callers.handed or callers.marked)):
             return False
         if not callers.handed and not self._has_callers(callers):
             return False
@@ -101,6 +103,7 @@ class Calls:
                         callers.open = True
                         made = target[1][:1].isupper()
                         callers.handed |= made and path != target[0] and not self._is_test(path)
+                        callers.marked |= made and path == target[0]
                     callers.calls += [(path, call) for call in report.calls.get(text, ())]
 
     def _is_used_cold(self, target: Name, users: Mapping[str, set[str]]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from conformance.scan.joining.modules import Modules, stem
 from conformance.scan.judging.summary import Summary
@@ -44,6 +44,14 @@ class Imports:
             self._locals[path] = {item.local: item for item in every if item.name != "*"}
             self._stars[path] = [item for item in every if item.name == "*"]
         return self._locals[path]
+
+    def every(self, path: str) -> Iterator[Import]:
+        """All imports of a file, also of what another of them overwrites."""
+        return (Import.from_text(text) for text in self._summaries[path].imports)
+
+    def at_margin(self, path: str) -> Iterator[Import]:
+        """What is imported whenever a file is."""
+        return (item for item in self.every(path) if not item.inner)
 
     def stars(self, path: str) -> list[Import]:
         """``from MODULE import *`` in a file."""

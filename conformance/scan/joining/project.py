@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from conformance.scan.findings import Finding, Severity
 from conformance.scan.joining.calls import Calls
 from conformance.scan.joining.imports import Imports, Name
+from conformance.scan.joining.lacking import Lacking
 from conformance.scan.joining.written import is_from_host, saved_in
 from conformance.scan.judging.summary import Report, Summary
 from conformance.scan.knowing.foreign import ALONE, Foreign
@@ -68,6 +69,7 @@ class Project:
         self._handing: dict[Name, list[tuple[str, str, str]]] = {}
         self._forwards: dict[tuple[Name, str], list[tuple[Name, str]]] = {}
         self._imports = Imports({path: file.summary for path, file in files.items()})
+        self._lacking = Lacking(self._imports, read, logical, self._is_test)
         #: What the settled files were told of the others.
         self.told: dict[str, Foreign] = {}
         self._values: dict[str, Foreign] = {}
@@ -126,9 +128,16 @@ class Project:
         if path not in self._values:
             found = dict(self._valued(path))
             self._values[path] = Foreign(
-                values=tuple(sorted(found.items())), refusing=tuple(sorted(self._refusing(path)))
+                values=tuple(sorted(found.items())),
+                refusing=tuple(sorted(self._refusing(path))),
+                extensions=self._extensions(path),
             )
         return self._values[path]
+
+    def _extensions(self, path: str) -> tuple[str, ...]:
+        """What a file imports that cannot be imported without CUDA, as it spells it."""
+        lacking = self._lacking
+        return tuple(sorted({*lacking.extensions.get(path, ()), *lacking.behind(path)}))
 
     def _valued(self, path: str) -> Iterator[tuple[str, str]]:
         imports = self._imports
@@ -341,6 +350,9 @@ class Project:
     def _milder(self, path: str, summary: Summary, finding: Finding, calls: Calls) -> Finding:
         if finding.severity == Severity.NOTE:
             return finding
+        cut_off = path in self._lacking.files and finding.code != "DEV113"
+        if cut_off and (path in self._lacking.roots or self._is_test(path)):
+            return replace(finding, severity=Severity.NOTE)  # the import is what fails
         if finding.code == "DEV114" and is_from_host(finding, self._saved):
             return replace(finding, severity=Severity.NOTE)
         if any(
@@ -349,12 +361,22 @@ class Project:
             for backend in calls.guarded((path, owner)) & ACCELERATORS
         ):
             return replace(finding, severity=Severity.NOTE)
-        if finding.severity == Severity.ERROR and finding.code == "DEV103":
-            for line, column, function, name, place in summary.defaults:
-                if (line, column) == (finding.line, finding.column) and calls.overridden(
-                    (path, function), name, place
-                ):
-                    return replace(finding, severity=Severity.WARNING)
+        if finding.severity == Severity.ERROR and cut_off:
+            # An import further down fails before this can.
+            return replace(finding, severity=Severity.WARNING)
+        if finding.code == "DEV103":
+            return self._overridden(path, summary, finding, calls)
+        return finding
+
+    def _overridden(self, path: str, summary: Summary, finding: Finding, calls: Calls) -> Finding:
+        """A default that no call in the project uses, or only where CUDA is known."""
+        for line, column, function, name, place in summary.defaults:
+            if (line, column) != (finding.line, finding.column):
+                continue
+            if "cuda" in calls.guarded((path, function)):
+                return replace(finding, severity=Severity.NOTE)
+            if calls.overridden((path, function), name, place):
+                return replace(finding, severity=min(finding.severity, Severity.WARNING))
         return finding
 
     def _speakers(self, paths: Iterable[str], methods: Iterable[str]) -> dict[str, list[str]]:

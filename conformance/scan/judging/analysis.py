@@ -189,6 +189,7 @@ def walk(
     context = Context(source, Resolver(binding.scopes))
     context.refusing_own = refusing(context, binding.tree)
     context.guarding = frozenset(context.refusing_own).union(binding.foreign.refusing)
+    context.extensions = frozenset(binding.foreign.extensions)
     judge = Judge(context, [kind["placement"] for kind in hooks if "placement" in kind])
     placements = Placements(context, judge, binding.foreign)
     walker = Walker(context, placements, hooks, binding.hot)

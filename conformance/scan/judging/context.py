@@ -81,10 +81,11 @@ class Context(Point):
         if severity == Severity.ERROR and self.measures:
             return Severity.WARNING
         asked = any(
-            (isinstance(part, ast.Name) and only_gpu(part.id))
-            or (isinstance(part, ast.Attribute) and only_gpu(part.attr))
+            only_gpu(getattr(part, "attr", getattr(part, "id", "")))
+            or self.conditions.is_on(part, self.scope)
             for branch in self.branches
             for part in parts_of(branch)
+            if isinstance(part, ast.Name | ast.Attribute)
         )
         return min(severity, Severity.WARNING) if asked else severity
 

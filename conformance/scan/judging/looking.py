@@ -9,6 +9,7 @@ from conformance.scan.judging.analysis import walk
 from conformance.scan.judging.rule import Hook
 from conformance.scan.judging.summary import Call, Report
 from conformance.scan.knowing.binding import Binding
+from conformance.scan.knowing.circumstances import is_left_by_one, serves_group
 from conformance.scan.knowing.foreign import ALONE, Foreign
 from conformance.scan.knowing.handed import Handed
 from conformance.scan.knowing.point import Point
@@ -194,8 +195,11 @@ class _Looker:
         starred = any(isinstance(a, ast.Starred) for a in node.args) or any(
             k.arg is None for k in node.keywords
         )
+        known = in_use(point)
+        if serves_group(point, point.scope.enclosing("function")) or is_left_by_one(point):
+            known = known | {"cuda"}  # one of several processes, each with a card of its own
         call = Call(
-            tuple(sorted(in_use(point))),
+            tuple(sorted(known)),
             point.scope.qualname.partition(".")[0],
             len(node.args) if whole and not starred else -1,
             tuple(k.arg for k in node.keywords if k.arg),
@@ -249,7 +253,7 @@ def _last(node: ast.Name | ast.Attribute) -> str:
 
 
 def _passive(tree: ast.Module) -> set[int]:
-    """Names that are only spoken of: annotations and tests of a type."""
+    """Names that are only spoken of: annotations, tests of a type, the class in ``super(A, self)``."""
     found: set[int] = set()
     for node in parts_of(tree):
         parts: list[ast.AST | None] = []
@@ -259,6 +263,8 @@ def _passive(tree: ast.Module) -> set[int]:
             parts = [node.returns]
         elif isinstance(node, ast.Call) and spelled(node.func) == "isinstance":
             parts = list(node.args[1:])
+        elif isinstance(node, ast.Call) and spelled(node.func) == "super":
+            parts = list(node.args[:1])
         found.update(id(inner) for part in parts if part is not None for inner in parts_of(part))
     return found
 

@@ -130,11 +130,11 @@ class Judge:
         elif (
             device == "cuda"
             and not has_cpu
-            and (is_of_process_group(context, leaf.node) or is_left_by_one(context))
+            and (is_of_process_group(context, leaf.node, scope) or is_left_by_one(context))
         ):
             level = min(level, Severity.NOTE)
-        elif device == "cuda" and has_cpu and is_of_process_group(context, leaf.node):
-            choice = Severity.NOTE  # gloo, on the CPU, is what else there is
+        elif device == "cuda" and has_cpu and is_of_process_group(context, leaf.node, scope):
+            level = choice = Severity.NOTE  # gloo, on the CPU, is what else there is
         if guard is None:
             if set(leaf.facts.excluded) & ACCELERATORS - {device} and (
                 leaf.chosen or only_not_cpu(leaf.facts)
@@ -171,7 +171,7 @@ class Judge:
             )
         # `"cuda" if backend == "nccl" else "cpu"`: the engine decides, and rightly.
         # And what a function's name declares (no test does) chooses nothing.
-        engine = guard.node is None or isinstance(guard.node, ast.Compare)
+        engine = guard.node is None or isinstance(guard.node, ast.Compare | ast.ClassDef)
         selecting = guard.kind == "probe" or (
             guard.kind == "name" and has_cpu and chosen and not engine
         )

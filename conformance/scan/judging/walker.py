@@ -22,7 +22,13 @@ from conformance.scan.knowing.markers import (
     set_up,
     wraps_for_cards,
 )
-from conformance.scan.knowing.packages import needed_package, provided_backend, wraps_engine
+from conformance.scan.knowing.packages import (
+    imported_modules,
+    imported_packages,
+    needed_package,
+    provided_backend,
+    wraps_engine,
+)
 from conformance.scan.knowing.shapes import passes_through, pattern_devices, pattern_truth
 from conformance.scan.knowing.signatures import spelled
 from conformance.scan.reading.nodes import parts_of
@@ -92,7 +98,14 @@ class Walker(Expressions):
 
     def _on_Import(self, node: ast.Import | ast.ImportFrom, facts: Facts) -> Facts:  # noqa: N802
         self._show("import", node)
-        if needed_package(node) is not None:
+        context = self.context
+        inner = bool(context.branches) or context.scope.kind == "function"
+        if needed_package(node) is not None or (
+            inner
+            and not context.extensions.isdisjoint(
+                (*imported_packages(node), *imported_modules(node))
+            )
+        ):
             # What follows cannot be reached without the package: one finding says it all.
             return facts.knowing("name", "cuda", node=node)
         backend = provided_backend(node)

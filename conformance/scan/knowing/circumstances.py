@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 
 from conformance.scan.knowing.point import Point
-from conformance.scan.knowing.scopes import FunctionNode
+from conformance.scan.knowing.scopes import FunctionNode, Scope
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.nodes import parts_of
 
@@ -31,18 +31,32 @@ def _forks_others(point: Point, owner: ast.AST) -> bool:
 
 
 _GROUP = re.compile(r"(?:^|_)(?:distributed|ddp|fsdp|dist|world_size|local_rank|multiprocessing)")
-#: Functions named for a collective that they wrap.
-_COLLECTIVE = re.compile(r"_*(?:dist_|distributed_)?(?:all_?gather|all_?reduce|broadcast)(?:_|$)")
+#: Functions named for a collective that they wrap, or for the several processes that they serve.
+_COLLECTIVE = re.compile(
+    r"_*(?:(?:dist_|distributed_)?(?:all_?gather|all_?reduce|broadcast)(?:_|$)"
+    r"|(?:dist|distributed|multi_?gpu)_|(?:\w+_)?ddp(?:_|$))"
+)
+#: Classes named for them.
+_SHARED = re.compile(r"_*(?:Distributed|DDP)[A-Z]")
+#: Functions that collect from all processes, if they call a collective as well.
+_COLLECTING = re.compile(r"gather|reduce|collect|broadcast")
 _RANK = re.compile(r"(?:^|_)(?:rank|gpu|proc_id|device_id)(?:_id|$)")
 
 
-def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
+def is_of_process_group(
+    point: Point, given: ast.AST | None = None, scope: Scope | None = None
+) -> bool:
     """Whether a line runs in one of several processes only, each with a card of its own: behind a
-    test for that, or ``given`` a rank where the group of processes is made."""
+    test for that, in a function for them (``scope`` if the walk has left it), or ``given`` a rank
+    where the group of processes is made."""
     if any(_asks_for_group(branch) for branch in point.branches):
         return True
-    function = point.scope.enclosing("function")
-    if function is not None and _COLLECTIVE.match(function.name.lower()):
+    function = (scope or point.scope).enclosing("function")
+    owner = (scope or point.scope).enclosing("class")
+    if serves_group(point, function) or (owner is not None and _SHARED.match(owner.name)):
+        return True
+    started = point.once(_started, (function or point.resolver.scopes.module).node)
+    if any(line < getattr(given or point.statement, "lineno", 0) for line in started):
         return True
     if given is None or "init_process_group" not in point.source.text:
         return False
@@ -59,12 +73,55 @@ def is_of_process_group(point: Point, given: ast.AST | None = None) -> bool:
     return point.once(holds_group, owner.node)
 
 
+def serves_group(point: Point, function: Scope | None) -> bool:
+    """Whether a function is named for several processes, or for what it collects from them."""
+    if function is None:
+        return False
+    name = function.name.lower()
+    return _COLLECTIVE.match(name) is not None or (
+        _COLLECTING.search(name) is not None and point.once(_sends, function.node)
+    )
+
+
+def _sends(point: Point, owner: ast.AST) -> bool:
+    """Whether a function calls a collective of ``torch.distributed``."""
+    return any(
+        isinstance(part, ast.Call)
+        and (point.dotted(part.func) or "").rpartition(".")[0] in ("torch.distributed", "dist")
+        and part.func.attr.startswith(_SENDING)  # type: ignore[attr-defined]
+        for part in point.parts_saying(owner, *_SENDING)
+    )
+
+
+#: How the collectives begin that hand tensors about.
+_SENDING = ("all_", "broadcast", "gather", "reduce", "scatter")
+
+
 def makes_group(node: ast.AST) -> bool:
     """Whether it is the call that makes a group of processes."""
     return (
         isinstance(node, ast.Call)
         and getattr(node.func, "attr", getattr(node.func, "id", "")) == "init_process_group"
     )
+
+
+def _started(_: Point, owner: ast.AST) -> list[int]:
+    """Where a function, or a program, makes a group of NCCL's in any case: nothing that follows
+    is reached without CUDA."""
+    body = list(getattr(owner, "body", ()))
+    for statement in body:
+        if isinstance(statement, ast.If) and "__name__" in ast.dump(statement.test):
+            body += statement.body
+    return [
+        statement.lineno
+        for statement in body
+        if isinstance(statement, ast.Expr)
+        and makes_group(statement.value)
+        and any(
+            isinstance(part, ast.Constant) and part.value == "nccl"
+            for part in parts_of(statement.value)
+        )
+    ]
 
 
 def holds_group(point: Point, owner: ast.AST) -> bool:
@@ -151,8 +208,28 @@ def _says_one(test: ast.expr) -> bool:
 
 def _asks_for_group(test: ast.expr) -> bool:
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        return False
-    return any(_GROUP.search(word.lower()) for word in _words(test))
+        inner = test.operand  # the other branch of `if not distributed:`
+        negated = isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not)
+        return negated and _asks_for_group(inner.operand)  # type: ignore[attr-defined]
+    return _counts_several(test) or any(_GROUP.search(word.lower()) for word in _words(test))
+
+
+#: Counts of cards or processes.
+_COUNT = re.compile(r"(?:^|_)(?:n|num|number_of|count)_?(?:gpu|device|card|proc|process|rank|node)")
+
+
+def _counts_several(test: ast.expr) -> bool:
+    """``num_devices > 1``."""
+    match test:
+        case (
+            ast.Compare(left=left, ops=[ast.Gt()], comparators=[ast.Constant(value=1)])
+            | ast.Compare(left=left, ops=[ast.GtE()], comparators=[ast.Constant(value=2)])
+        ):
+            return any(_COUNT.search(word.lower()) for word in _words(left))
+        case ast.BoolOp(op=ast.And(), values=values):
+            return any(map(_counts_several, values))
+        case _:
+            return False
 
 
 def _words(node: ast.AST) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
+from conformance.scan.knowing.answers import answer_of
 from conformance.scan.knowing.facts import (
     ANY,
     NOTHING,
@@ -18,11 +19,14 @@ from conformance.scan.knowing.facts import (
 from conformance.scan.knowing.flags import asked, flag, matched, probed_backend, version
 from conformance.scan.knowing.resolve import Resolver
 from conformance.scan.knowing.scopes import FunctionNode, Scope
+from conformance.scan.knowing.signatures import parameters_of
 from conformance.scan.knowing.vocabulary import (
     ACCELERATORS,
+    is_negated,
     named_backends,
     only_gpu,
 )
+from conformance.scan.reading.nodes import parts_of
 
 _DEPTH = 4
 _OFF = re.compile(r"(?i)(?:none|off|never|disabled?|no_graphs?)\Z")
@@ -38,6 +42,8 @@ class Conditions:
         self._resolver = resolver
         self._active: set[int] = set()
         self._values: dict[int, Pair] = {}
+        self._answers: dict[int, ast.expr | None] = {}
+        self._on: frozenset[str] | None = None
 
     def of(self, test: ast.expr, scope: Scope, depth: int = 0) -> Pair:
         """Facts when the test is true, and when it is false."""
@@ -73,8 +79,13 @@ class Conditions:
         conjunction = isinstance(test.op, ast.And)
         through = NOTHING
         stop: Facts | None = None
-        for value in test.values:
-            true, false = self.of(value, scope, depth)
+        pairs = [self.of(value, scope, depth) for value in test.values]
+        probed = conjunction and any(
+            guard.kind == "probe" for true, _ in pairs for guard in true.known.values()
+        )
+        for value, (true, false) in zip(test.values, pairs, strict=True):
+            if probed and _is_opt_out(value):
+                true = NOTHING  # `and not args.no_cuda`: what is asked is still what there is
             go, leave = (true, false) if conjunction else (false, true)
             left = through.both(leave)
             stop = left if stop is None else stop.either(left)
@@ -215,19 +226,15 @@ class Conditions:
         node = self._resolver.definition(function, scope)
         if not isinstance(node, FunctionNode) or id(node) in self._active:
             return None
-        returns = [
-            statement.value
-            for statement in node.body
-            if isinstance(statement, ast.Return) and statement.value is not None
-        ]
-        if len(returns) != 1:
-            return None
+        if id(node) not in self._answers:
+            self._answers[id(node)] = answer_of(node)
+        answer = self._answers[id(node)]
         inner = self._resolver.scopes.of.get(id(node))
-        if inner is None:
+        if answer is None or inner is None:
             return None
         self._active.add(id(node))
         try:
-            pair = self.of(returns[0], inner, depth + 1)
+            pair = self.of(answer, inner, depth + 1)
         finally:
             self._active.discard(id(node))
         silent = not any(side.known or side.excluded for side in pair)
@@ -253,11 +260,44 @@ class Conditions:
             true = self._sometimes(test, scope, depth).both(self._narrowed(test, scope, depth))
             if true.known:
                 return true.seen_at(test), NOTHING
-        if only_gpu(word) and (_is_option(test) or self._is_given(test, scope)):
+        if self.is_on(test, scope) or (
+            only_gpu(word) and (_is_option(test) or self._is_given(test, scope))
+        ):
             true, false = flag(word, test)
             asked_for = {name: Guard("asked", test) for name in true.known}
             return Facts(asked_for, true.excluded), Facts({}, false.excluded)
         return flag(word, test)
+
+    def is_on(self, test: ast.expr, scope: Scope) -> bool:
+        """Whether a parameter or an option asks for CUDA unless somebody switches it off
+        (``to_cuda=True``, ``add_argument("--cuda", default=True)``)."""
+        word = getattr(test, "attr", getattr(test, "id", ""))
+        if "cuda" not in word or is_negated(word):
+            return False
+        if isinstance(test, ast.Attribute):
+            return _is_option(test) and word in self._options()
+        owner = self._resolver.bounds(test, scope)[1].node
+        return (
+            isinstance(test, ast.Name)
+            and self._is_given(test, scope)
+            and isinstance(owner, FunctionNode)
+            and any(p.name == word and _is_true(p.default) for p in parameters_of(owner)[0])
+        )
+
+    def _options(self) -> frozenset[str]:
+        """Options of the file's command line that are on by default."""
+        if self._on is None:
+            self._on = frozenset(
+                call.args[-1].value.lstrip("-").replace("-", "_")
+                for call in parts_of(self._resolver.scopes.module.node)
+                if isinstance(call, ast.Call)
+                and getattr(call.func, "attr", "") == "add_argument"
+                and call.args
+                and isinstance(call.args[-1], ast.Constant)
+                and isinstance(call.args[-1].value, str)
+                and any(k.arg == "default" and _is_true(k.value) for k in call.keywords)
+            )
+        return self._on
 
     def _is_given(self, test: ast.Name | ast.Attribute, scope: Scope) -> bool:
         """Whether a variable is a parameter, and nothing else is ever stored in it."""
@@ -326,6 +366,18 @@ class Conditions:
                 self._active.discard(id(value))
             self._values[id(value)] = held
         return held
+
+
+def _is_true(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
+
+
+def _is_opt_out(test: ast.expr) -> bool:
+    """``not args.no_cuda``."""
+    if not isinstance(test, ast.UnaryOp) or not isinstance(test.op, ast.Not):
+        return False
+    word = getattr(test.operand, "attr", getattr(test.operand, "id", ""))
+    return is_negated(word)
 
 
 def _is_empty(node: ast.expr) -> bool:

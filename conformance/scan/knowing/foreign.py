@@ -25,7 +25,8 @@ class Foreign:
     given a device, each with the place that it reaches there, if any. ``placed`` are the file's
     own constants that others place something with, ``fields`` the names under which they ask
     objects for what they place, ``reached`` its own functions that others call
-    without a guard, ``refusing`` functions that do not come back without CUDA, and ``backends`` those without which it is not imported.
+    without a guard, ``refusing`` functions that do not come back without CUDA, ``backends`` those
+    without which it is not imported, and ``extensions`` modules that the project builds for CUDA.
     """
 
     values: tuple[tuple[str, str], ...] = ()
@@ -35,6 +36,7 @@ class Foreign:
     fields: tuple[tuple[str, str], ...] = ()
     refusing: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -25,8 +25,8 @@ _EXPECTED = frozenset(
 )
 
 
-#: Fewer statements than this are tried for one answer; around more a handler only goes on.
-_TRIAL = 4
+#: Fewer statements and lines than this are tried for one answer; around more a handler only goes on.
+_TRIAL, _LONG = 4, 12
 
 
 def expects(point: Point, handler: ast.ExceptHandler, tried: list[ast.stmt]) -> bool:
@@ -37,9 +37,12 @@ def expects(point: Point, handler: ast.ExceptHandler, tried: list[ast.stmt]) -> 
         return False
     if isinstance(last, ast.Expr) and exits(point, last.value):
         return False
-    if all(_shows_trace(point, statement) for statement in handler.body):
+    shown = [_shows_trace(point, statement) for statement in handler.body]
+    printed = [_prints(statement) for statement in handler.body]
+    if any(shown) and all(map(any, zip(shown, printed, strict=True))):
         return False
-    if len(tried) >= _TRIAL and all(_prints(statement) for statement in handler.body):
+    long = len(tried) >= _TRIAL or handler.lineno - tried[0].lineno > _LONG
+    if long and all(printed):
         return False
     if handler.type is None:
         return True
@@ -67,9 +70,24 @@ def _prints(statement: ast.stmt) -> bool:
 
 
 def is_of_cuda(point: Point, handler: ast.ExceptHandler) -> bool:
-    """Whether a handler takes what CUDA alone raises (``torch.cuda.OutOfMemoryError``)."""
+    """Whether a handler takes what CUDA alone raises (``torch.cuda.OutOfMemoryError``), by its
+    type or by its words: ``if "CUDA out of memory" not in str(error): raise``."""
     kind = handler.type
-    return kind is not None and (point.dotted(kind) or "").startswith("torch.cuda.")
+    if kind is None:
+        return False
+    return (point.dotted(kind) or "").startswith("torch.cuda.") or _is_narrowed(handler.body[0])
+
+
+def _is_narrowed(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.If(
+            test=ast.Compare(left=ast.Constant(value=str(text)), ops=[ast.NotIn()]),
+            body=[*_, ast.Raise()],
+            orelse=[],
+        ):
+            return "CUDA" in text
+        case _:
+            return False
 
 
 def is_for_older(point: Point, handler: ast.ExceptHandler) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from conformance.scan.knowing.facts import NOTHING, UNKNOWN, Facts, known
+from conformance.scan.knowing.packages import needed_package
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.signatures import spelled
@@ -159,7 +160,44 @@ def refused(point: Point, body: list[ast.stmt]) -> Facts:
             held = point.conditions.of(statement.test, point.scope)[1].known
             backends = [name for name, guard in held.items() if guard.kind == "test"]
             facts = facts.both(known("name", *backends, node=statement))
+    needing = point.once(_tried_for, point.resolver.scopes.module.node)
+    if needing and any(_calls_one(statement, needing) for statement in body):
+        facts = facts.both(known("name", "cuda", node=body[0]))
     return facts
+
+
+def _tried_for(_: Point, tree: ast.AST) -> set[str]:
+    """Names that a module has only where it could import a package for CUDA."""
+    found: set[str] = set()
+    for attempt in getattr(tree, "body", ()):
+        if isinstance(attempt, ast.Try):
+            imports = [s for s in attempt.body if isinstance(s, ast.Import | ast.ImportFrom)]
+            tried = {name for s in imports if needed_package(s) for name in _names_of(s)}
+            instead = [part for h in attempt.handlers for part in parts_of(h)] if tried else []
+            found |= tried.difference(name for part in instead for name in _names_of(part))
+    return found
+
+
+def _names_of(node: ast.AST) -> Iterator[str]:
+    """Names that a statement binds to something."""
+    match node:
+        case ast.Import() | ast.ImportFrom():
+            yield from ((a.asname or a.name).partition(".")[0] for a in node.names)
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+            yield name
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            if not (isinstance(value, ast.Constant) and not value.value):
+                yield name
+
+
+def _calls_one(statement: ast.stmt, names: set[str]) -> bool:
+    """Whether a statement calls one of some names whatever happens."""
+    if not isinstance(statement, ast.Expr | ast.Assign | ast.Return) or statement.value is None:
+        return False
+    return any(
+        isinstance(part, ast.Call) and spelled(part.func).partition(".")[0] in names
+        for part in parts_of(statement.value)
+    )
 
 
 def wraps_for_cards(function: FunctionNode) -> Facts:
@@ -187,13 +225,15 @@ def exits(point: Point, value: ast.expr) -> bool:
     )
 
 
-#: Methods that spread a model over several cards, and bring it back.
-_FOR_CARDS = frozenset({"parallelize", "deparallelize"})
+#: Methods that spread a model over several cards, and bring it back, and what is named for them.
+_FOR_CARDS = re.compile(
+    r"(?:de)?parallelize\Z|.*(?:multi_?gpus?(?:_|\Z)|MultiGPU|DistributedDataParallel)"
+)
 
 
 def declared(name: str) -> Facts:
     """What a name declares its code to be for (``_sync_cuda``, ``class MPSBackend``)."""
-    if name in _FOR_CARDS:
+    if _FOR_CARDS.match(name):
         return known("name", "cuda")
     backends = () if is_negated(name) else declared_backends(name)
     return known("name", *backends) if backends else NOTHING

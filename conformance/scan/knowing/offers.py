@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
+from conformance.scan.knowing.answers import answer_of
 from conformance.scan.knowing.conditions import Conditions
 from conformance.scan.knowing.foreign import FUNCTION
 from conformance.scan.knowing.resolve import Resolver
@@ -36,7 +37,7 @@ def _texts(bounds: Iterable[Bound], resolver: Resolver, conditions: Conditions) 
     for bound in bounds:
         scope, value, mark = resolver.scopes.module, bound.value, ""
         if isinstance(bound.node, FunctionNode):
-            answer = returned(bound.node)
+            answer = answer_of(bound.node)
             inner = resolver.scopes.of.get(id(bound.node))
             if answer is None or inner is None:
                 return []
@@ -57,12 +58,6 @@ def _texts(bounds: Iterable[Bound], resolver: Resolver, conditions: Conditions) 
     except ValueError:
         # Longer than any test; or an f-string that this Python cannot write out again.
         return []
-
-
-def returned(function: FunctionNode) -> ast.expr | None:
-    """What a function returns that returns at one place, in its own block."""
-    values = [s.value for s in function.body if isinstance(s, ast.Return) and s.value is not None]
-    return values[0] if len(values) == 1 else None
 
 
 class _Plain:
@@ -90,7 +85,7 @@ class _Plain:
         if isinstance(node, ast.Call) and not node.args and not node.keywords and depth < _DEPTH:
             definition = resolver.definition(node.func, scope)
             if isinstance(definition, FunctionNode):
-                answer = returned(definition)
+                answer = answer_of(definition)
                 inner = resolver.scopes.of.get(id(definition))
                 if answer is not None and inner is not None:
                     return self.of(answer, inner, depth + 1)

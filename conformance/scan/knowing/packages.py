@@ -41,6 +41,15 @@ MISSING = frozenset(
         "tinycudann",
         "nvdiffrast",
         "spconv",
+        "torchsparse",
+        "torch2trt",
+        "torch_int",
+        "pynvrtc",
+        "pointnet2_ops",
+        "MultiScaleDeformableAttention",
+        "diff_gaussian_rasterization",
+        "simple_knn",
+        "fused_ssim",
     }
 )
 #: Languages in which kernels are written: a file that imports one is CUDA code through and
@@ -74,6 +83,16 @@ def imported_packages(node: ast.Import | ast.ImportFrom) -> list[str]:
     else:
         names = [alias.name for alias in node.names]
     return [name.partition(".")[0] for name in names]
+
+
+def imported_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """Modules inside of packages that a statement may import; none for a relative import."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names if "." in alias.name]
+    if node.level or not node.module:
+        return []
+    inner = [f"{node.module}.{alias.name}" for alias in node.names]
+    return [*([node.module] if "." in node.module else []), *inner]
 
 
 def needed_package(node: ast.Import | ast.ImportFrom) -> str | None:

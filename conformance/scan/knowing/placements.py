@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 
 from conformance.scan.findings import Severity
@@ -204,7 +205,8 @@ class Placements:
         if dotted == "torch.set_default_tensor_type" and node.args:
             self._tensor_type(node.args[0], "set_default_tensor_type()")
         elif name == "type" and len(node.args) == 1 and isinstance(function, ast.Attribute):
-            self._tensor_type(node.args[0], "type()")
+            for value in self._types(node.args[0]):
+                self._tensor_type(value, "type()")
         if name not in FIRST and name not in OPTIONS and not point.in_tests:
             # A test that names a device means that one.
             for value, place in self.handed.placed(node, name, self.held):
@@ -261,6 +263,17 @@ class Placements:
             severity = self._severity_in_tests(dotted)
             self._place(value, f"{keyword}=", severity=severity)
 
+    def _types(self, value: ast.expr) -> list[ast.expr]:
+        """The value, or those of a choice that is kept in a variable and knows CUDA alone."""
+        point = self.point
+        held = point.resolver.only_value(value, point.scope)
+        choice = held[0] if held is not None else value
+        if not isinstance(choice, ast.IfExp):
+            return [value]
+        types = [choice.body, choice.orelse]
+        names = [point.dotted(inner) or "" for inner in types]
+        return types[:1] if all(name.startswith("torch.cuda.") for name in names) else []
+
     def _tensor_type(self, value: ast.expr, how: str) -> None:
         """``torch.set_default_tensor_type(torch.cuda.FloatTensor)``, or its name."""
         point = self.point
@@ -272,7 +285,9 @@ class Placements:
     def _cuda_method(self, node: ast.Call, function: ast.Attribute) -> None:
         point = self.point
         if any(
-            k.arg not in (None, "device", "non_blocking", "memory_format") for k in node.keywords
+            # The last was `async` once (see the parser).
+            k.arg not in (None, "device", "non_blocking", "memory_format", "_sync")
+            for k in node.keywords
         ):
             return  # another library's method of that name
         if not node.args and not node.keywords and isinstance(function.value, ast.Call):
@@ -388,7 +403,7 @@ class Placements:
                     leaf.device in ACCELERATORS for item in candidates for leaf in item.leaves
                 ):
                     self.unplaced.add(key[1])
-                if declared or (not wrapped and not choice):
+                if declared or (not wrapped and not choice) or self._is_idle(key, candidates):
                     continue
             if not key[1].startswith("return"):
                 how = f"`{key[1]}`" + (f" (used in {how})" if how and how[0] != "`" else "")
@@ -408,6 +423,21 @@ class Placements:
                     standing_in=item.standing_in,
                     key=key,
                 )
+
+    def _is_idle(self, key: Key, candidates: list[_Candidate]) -> bool:
+        """Whether a variable that no other file can name is never spoken of again."""
+        scope = self.point.resolver.scopes.at(key[0])
+        inner = all(item.statement.col_offset for item in candidates)
+        if scope is None or not inner or not key[1].isidentifier():
+            return False
+        first, last = 1, len(self.point.source.lines)
+        if isinstance(scope.node, FunctionNode):
+            first, last = scope.node.lineno, scope.node.end_lineno or last
+        spoken = re.compile(rf"\b{key[1]}\b")
+        return (
+            sum(len(spoken.findall(line)) for line in self.point.source.lines[first - 1 : last])
+            == 1
+        )
 
 
 def _is_found(leaf: Leaf, place: str) -> bool:

@@ -45,7 +45,9 @@ class Point:
         self.decorating = False
         #: Functions, as the file spells them, that do not come back without CUDA.
         self.guarding: frozenset[str] = frozenset()
-        #: Those of them that the file itself defines.
+        #: Modules that the file imports and that are built for CUDA alone.
+        self.extensions: frozenset[str] = frozenset()
+        #: Those of ``guarding`` that the file itself defines.
         self.refusing_own: set[str] = set()
         self.consumed: set[int] = set()
         self.positive: set[int] = set()

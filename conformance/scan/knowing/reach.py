@@ -56,8 +56,13 @@ def in_extension(path: str, root: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _builds_cuda(folder: str) -> bool:
-    text = _text(os.path.join(folder, "setup.py")) or ""
-    return text.count("CUDAExtension(") > text.count("CppExtension(")
+    return builds_for_cuda(_text(os.path.join(folder, "setup.py")) or "")
+
+
+def builds_for_cuda(text: str) -> bool:
+    """Whether a set-up file builds its extensions for CUDA, or else refuses to build them."""
+    calls = text.count("CUDAExtension(") - text.count("CppExtension(")
+    return calls > 0 or ("= CUDAExtension" in text and "raise " in text)
 
 
 @lru_cache(maxsize=1024)

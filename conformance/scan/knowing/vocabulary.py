@@ -55,7 +55,7 @@ _WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "cuda",
         re.compile(
-            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d\d|\dx|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|capture_graph|deep_?gemm|cute_?dsl|tensorrt|nvshmem|vllm|sglang|megatron|transformer_engine"
+            r"cuda|gpu|cudnn|nccl|cublas|nvidia|nvml|nvtx|rocm|triton|cutlass|(?:^|_)hip(?:_|$)|(?:^|_)sm_?(?:\d\d|\dx|count)|flash_att|(?:^|_)nv_|(?:^|_)fa\d|(?:^|_)tma(?:_|$)|sagemaker|graph_capture|capture_graph|deep_?gemm|cute_?dsl|tensorrt|(?:^|_|2)trt(?:_|llm|$)|nvshmem|vllm|sglang|megatron|transformer_engine"
         ),
     ),
     ("mps", re.compile(r"(?:^|_)mps(?:_|$)|metal|macos|apple|darwin")),

@@ -16,6 +16,8 @@ _MAGIC = re.compile(r"^\s*[%!?]|^\s*[\w.\[\]'\"]+\?+\s*$")
 _BARE = re.compile(r"^(?:cd|ls|cat|cp|mv|rm|mkdir|pip|conda|pwd)[ \t]+[\w~./$-]+[^=(\[]*$")
 #: `files = !ls` and `value = %env NAME`: a list or a text that is not to be known.
 _CAPTURED = re.compile(r"^(\s*[\w, .]+=\s*)[!%](?!=).*$")
+#: So far ahead a line is looked for in any line that holds it.
+_NEAR = 2000
 _LINE_TIMED = re.compile(r"^(\s*)%time(?:it)?\b(?:\s+-\w+(?:\s+\d+)?)*\s+(?=\S)")
 
 
@@ -75,20 +77,18 @@ def read_notebook(data: bytes) -> Notebook:
     cells = content.get("cells") if isinstance(content, dict) else None
     if not isinstance(cells, list):
         raise NotebookError("not a notebook: it has no list of cells")
-    raw_lines = split_lines(raw)
+    raw_lines = _Lines(raw)
     lines: list[str] = []
     places: list[tuple[int, int, int]] = []
     errors: list[tuple[int, str]] = []
-    at = 0
     for number, cell in enumerate(cells, 1):
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue
         code = _code(cell.get("source", ""))
         first = len(lines) + 1
         for index, (line, python) in enumerate(code, 1):
-            at = _raw_line(raw_lines, line, at)
             lines.append(python)
-            places.append((number, index, at + 1))
+            places.append((number, index, raw_lines.find(line) + 1))
         problem = _problem("\n".join(lines[first - 1 :]))
         if problem is not None:
             errors.append((first + problem[0] - 1, problem[1]))
@@ -114,6 +114,8 @@ def _code(source: object) -> list[tuple[str, str]]:
         shown = _python(line)
         going_on = shown != line and line.rstrip().endswith("\\")
         code.append((line, shown))
+    if any(shown != line for line, shown in code) and _problem("\n".join(lines)) is None:
+        return [(line, line) for line in lines]  # a text of several lines has some that begin so
     return code
 
 
@@ -131,15 +133,40 @@ def _python(line: str) -> str:
     return line
 
 
-def _raw_line(raw_lines: list[str], line: str, start: int) -> int:
-    """Index of the file's line that holds a source line, searched onwards from ``start``."""
-    if not line.strip():
-        return start
-    spelled = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1])
-    for index in range(start, min(len(raw_lines), start + 2000)):
-        if any(text in raw_lines[index] for text in spelled):
-            return index
-    return start
+class _Lines:
+    """The lines of the file itself, in which those of the cells are looked for in their order."""
+
+    def __init__(self, raw: str) -> None:
+        self._lines = split_lines(raw)
+        self._whole: dict[str, list[int]] = {}
+        self._at = 0
+
+    def find(self, line: str) -> int:
+        """Index of the line that holds a source line, from the one before onwards."""
+        if line.strip():
+            spelled = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1])
+            self._at = self._find(spelled)
+        return self._at
+
+    def _find(self, spelled: tuple[str, str]) -> int:
+        start, last = self._at, min(len(self._lines), self._at + _NEAR)
+        for index in range(start, last):
+            if any(text in self._lines[index] for text in spelled):
+                return index
+        if last == len(self._lines):
+            return start
+        # Behind long outputs: there it has to be the whole line.
+        if not self._whole:
+            for index, held in enumerate(self._lines):
+                self._whole.setdefault(held.strip().rstrip(","), []).append(index)
+        found = [
+            index
+            for text in spelled
+            for ending in ('"', '\\n"')
+            for index in self._whole.get(f'"{text}{ending}', ())
+            if index >= last
+        ]
+        return min(found, default=start)
 
 
 def _problem(code: str) -> tuple[int, str] | None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 import warnings
 
 from conformance.scan.reading import prefilter
 from conformance.scan.reading.source import SourceError
+
+#: ``x.cuda(async=True)`` of an older PyTorch: no Python since 3.7, but for this one word.
+_ASYNC = re.compile(rb"\basync(?=[ \t]*=[^=])")
 
 
 class Parser:
@@ -39,6 +43,10 @@ class Parser:
             try:
                 return self._syntax(self._data)
             except SyntaxError as error:
+                older = _ASYNC.sub(b"_sync", self._data)  # as long, so that places stay
+                if older != self._data:
+                    with contextlib.suppress(SyntaxError, ValueError):
+                        return self._syntax(older)
                 raise SourceError(error.msg or "invalid syntax", error.lineno or 1) from None
             except ValueError as error:
                 raise SourceError(str(error)) from None

@@ -54,6 +54,12 @@ def _call(context: Context, node: ast.Call) -> None:
                 'accelerator="gpu" raises where there is no GPU; "auto" takes what is there',
                 severity=Severity.WARNING,
             )
+        wanted = isinstance(value, ast.Constant) and value.value is True
+        if wanted and keyword.arg in ("use_cuda", "cuda") and not context.in_tests:
+            # What takes it may look whether CUDA is there.
+            message = f"{keyword.arg}=True asks for CUDA, and for no other device"
+            if not context.guarded("cuda"):
+                context.report(RULE, value, message, severity=Severity.NOTE)
 
 
 RULE = Rule(
@@ -78,6 +84,11 @@ RULE = Rule(
         ),
         Bad("import torch\nx = torch.zeros(3, device='cuda')", 2),
         Bad(
+            "def usable(x):\n    if not enabled:\n        return True\n    return x.device.type == 'cuda'\n"
+            "def f(x):\n    return x.to('cuda:0') if usable(x) else x",
+            6,
+        ),
+        Bad(
             "def f(x, device):\n    return x.to('cuda:0')",
             2,
             "def f(x, device):\n    return x.to(device)",
@@ -93,9 +104,33 @@ RULE = Rule(
         Bad("def f(x, use_gpu=True):\n    if use_gpu:\n        x = x.cuda()\n    return x", 3),
         Bad("import torch\ndef f(x):\n    return x.type(torch.cuda.FloatTensor)", 3),
         Bad("def f(x):\n    return x.type('torch.cuda.HalfTensor')", 2),
+        Bad(
+            "import torch\ndef f(x, half):\n    kind = torch.cuda.HalfTensor if half else torch.cuda.FloatTensor\n"
+            "    return x.type(kind)",
+            3,
+        ),
+        Bad(
+            "import torch\ndef f(x, i):\n    loc = 'cuda:{}'.format(i)\n    return torch.load(x, loc)",
+            3,
+        ),
         Bad("import torch as t\ndef f(x):\n    assert isinstance(x, t.cuda.LongTensor), x", 3),
         Bad("from lightning import Trainer\ntrainer = Trainer(accelerator='gpu', devices=1)", 2),
         Bad("import torch\nwith torch.device('cuda'):\n    pass", 2),
+        Bad("def f(x):\n    return x.cuda(async=True)", 2),
+        Bad(
+            "def load(model, to_cuda=True):\n    if to_cuda:\n        model.cuda()\n    return model",
+            3,
+        ),
+        Bad(
+            "import argparse\np = argparse.ArgumentParser()\np.add_argument('--cuda', default=True, type=flag)\n"
+            "args = p.parse_args()\nif args.cuda:\n    net = net.cuda()",
+            6,
+        ),
+        Bad("cam = GradCAM(model, use_cuda=True)", 1),
+        Bad(
+            "import torch\nfast = False\ndef f(x):\n    if fast:\n        x = x.cuda()\n    return x",
+            5,
+        ),
         Bad("dev = 'cuda'\ndef f(x):\n    return x.to(dev)", 1),
         Bad("class A:\n    def __init__(self):\n        self.device = 'cuda'", 3),
         Bad("def f(x, i):\n    return x.to(f'cuda:{i}')", 2),
@@ -137,8 +172,16 @@ RULE = Rule(
         "    def forward(self, x):\n        if self.model_parallel:\n            x = x.to('cuda:' + str(self.last))\n        return x",
         "import torch\ndef timed(x, timing=True):\n    timing = timing and torch.cuda.is_available()\n"
         "    if timing:\n        torch.cuda.synchronize()\n        x = x.cuda()\n    return x",
+        "def usable(x):\n    if not enabled:\n        return False\n    if x.device.type != 'cuda':\n        return False\n"
+        "    return True\ndef f(x):\n    return x.to('cuda:0') if usable(x) else x",
+        "import torch\ndef f(x, i):\n    loc = 'cuda:{}'.format(i)\n    return torch.load(x, 'cpu')",
+        "import torch\ndef f(x):\n    kind = torch.cuda.HalfTensor if x.is_cuda else torch.HalfTensor\n    return x.type(kind)",
         "def f(x, y):\n    return x.to(y.device)",
         "def f(x):\n    return x.to('cpu')",
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('--cuda', action='store_true')\n"
+        "args = p.parse_args()\nif args.cuda:\n    net = net.cuda()",
+        "def load(model, to_cuda=False):\n    if to_cuda:\n        model.cuda()\n    return model",
+        "import torch\ncam = GradCAM(model, use_cuda=torch.cuda.is_available())",
         Good(
             "import pytest, torch\n@pytest.fixture\ndef kernels():\n    _require_cuda()\n    return 1\n"
             "def test_a(kernels):\n    torch.ones(1, device='cuda')",

@@ -204,6 +204,18 @@ RULE = Rule(
             3,
         ),
         Bad(
+            "import logging, torch, traceback\ntry:\n    torch.cuda.synchronize()\nexcept Exception as e:\n"
+            "    logging.info('stopped: %s', e)\n    traceback.print_exc()",
+            3,
+        ),
+        Bad(
+            "import torch\ntry:\n    while True:\n"
+            + "        print('a step')\n" * 12
+            + "        torch.cuda.synchronize()\n"
+            "except Exception as e:\n    print(e)",
+            16,
+        ),
+        Bad(
             "import torch\ndef f(device, state):\n    if device.type == 'cuda':\n        torch.cuda.set_stream(state)\n"
             "    elif device.type == 'mps':\n        torch.cuda.current_stream()",
             6,

@@ -20,7 +20,7 @@ from conformance.scan.knowing.vocabulary import (
 from conformance.scan.reading.nodes import parts_of
 
 #: Parameters that say how something is computed: the function looks at the device itself.
-_KINDS = frozenset({"impl", "implementation", "kernel", "mode", "method", "engine"})
+_KINDS = frozenset({"impl", "implementation", "kernel", "mode", "method", "engine", "backend"})
 _READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
 _OPTIONS = frozenset(
     {"add_argument", "option", "Option", "argument", "Argument", "Field", "field", "ib", "attrib"}
@@ -237,6 +237,8 @@ RULE = Rule(
     ),
     valid=(
         "def f(x, impl='cuda'):\n    return fast(x) if impl == 'cuda' and x.is_cuda else slow(x)",
+        "class Kernel:\n    def __init__(self, backend='cuda'):\n        self.backend = backend\n"
+        "    def run(self, x):\n        return fast(x) if has_kernel and self.backend == 'cuda' else slow(x)",
         "def load(path, device='cuda'):\n    device = 'cpu'\n    return open_(path).to(device)",
         "def load(path, device=None):\n    return path",
         "def load(path, device='cpu'):\n    return path",

@@ -85,6 +85,11 @@ RULE = Rule(
     ),
     invalid=(
         Bad(
+            "import torch\nif torch.cuda.is_available() and not args.no_cuda:\n    args.device = torch.device('cuda')\n"
+            "else:\n    args.device = torch.device('cpu')",
+            2,
+        ),
+        Bad(
             "import torch\ndef choose():\n    d = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
             "    return d, torch.float16",
             3,

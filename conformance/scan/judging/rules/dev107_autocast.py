@@ -26,6 +26,8 @@ def _call(context: Context, node: ast.Call) -> None:
         # `partial(torch.autocast, "cuda")` is the call to come.
         inner = ast.Call(node.args[0], node.args[1:], node.keywords)
         node, dotted = ast.copy_location(inner, node), context.dotted(node.args[0])
+    elif isinstance(node.func, ast.Name) and node.args:
+        dotted = _held(context, node.func) or dotted
     if dotted is None or not dotted.startswith("torch.") or _enabled_for_cuda(context, node):
         return
     if set(context.facts.excluded) & ACCELERATORS - {"cuda"}:
@@ -43,6 +45,15 @@ def _call(context: Context, node: ast.Call) -> None:
             )
     elif dotted in _GENERIC and not context.guarded("cuda"):
         context.report(RULE, node, f"{dotted}() is CUDA's autocast dtype", severity=Severity.NOTE)
+
+
+def _held(context: Context, name: ast.Name) -> str | None:
+    """``scope = autocast if amp else nullcontext``: what the variable may be."""
+    value = context.resolver.only_value(name, context.scope)
+    if value is None or not isinstance(value[0], ast.IfExp):
+        return None
+    names = (context.resolver.dotted(v, value[1]) for v in (value[0].body, value[0].orelse))
+    return next((dotted for dotted in names if dotted in AUTOCASTS), None)
 
 
 def _chosen(context: Context, node: ast.IfExp) -> None:
@@ -152,6 +163,11 @@ RULE = Rule(
     remedy="Pass the device type of the tensors: `torch.autocast(x.device.type, …)`.",
     invalid=(
         Bad(
+            "import contextlib\nfrom torch import autocast\ndef f(amp):\n"
+            "    scope = autocast if amp else contextlib.nullcontext\n    with scope('cuda'):\n        pass",
+            5,
+        ),
+        Bad(
             "import torch\ndef f(x: torch.Tensor):\n    with torch.autocast('cuda'):\n        return x",
             3,
             "import torch\ndef f(x: torch.Tensor):\n    with torch.autocast(x.device.type):\n        return x",
@@ -195,6 +211,8 @@ RULE = Rule(
         Bad("import torch\ndef f(amp):\n    return torch.cuda.amp.autocast if amp else None", 3),
     ),
     valid=(
+        "import contextlib\nfrom torch import autocast\ndef f(amp, device):\n"
+        "    scope = autocast if amp else contextlib.nullcontext\n    with scope(device.type):\n        pass",
         "import torch\ndef f(x):\n    with torch.autocast(x.device.type):\n        return x",
         "import torch\ndef f(x):\n    if x.is_cuda:\n        with torch.autocast('cuda'):\n            return x\n    return x",
         "import torch\nwith torch.autocast('cpu'):\n    pass",

@@ -9,7 +9,13 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Good, Rule
 from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.markers import is_script_for_cuda
-from conformance.scan.knowing.packages import KERNELS, MISSING, POORER, imported_packages
+from conformance.scan.knowing.packages import (
+    KERNELS,
+    MISSING,
+    POORER,
+    imported_modules,
+    imported_packages,
+)
 
 _NAMED = MISSING | POORER | KERNELS
 
@@ -17,14 +23,29 @@ _NAMED = MISSING | POORER | KERNELS
 def _import(context: Context, node: ast.Import | ast.ImportFrom) -> None:
     if context.scope.kind == "function" or _optional(context):
         return
-    for package in imported_packages(node):
-        if package in _NAMED and package not in context.source.path.split("/"):
+    for package in (*imported_packages(node), *imported_modules(node)):
+        if package in context.extensions:
+            message = f"{package}, which is built for CUDA, is imported with the module"
+            context.report(RULE, node, message, severity=_severity(context))
+        elif package in _NAMED and package not in context.source.path.split("/"):
             context.report(
                 RULE,
                 node,
                 f"{package}, which needs CUDA, is imported with the module",
                 severity=Severity.NOTE if _is_aware(context, package) else _severity(context),
             )
+
+
+def _compiled(context: Context, node: ast.Call) -> None:
+    """``_ext = load("ext", sources=["ext.cu"])`` of ``torch.utils.cpp_extension``."""
+    package, _, name = (context.dotted(node.func) or "").rpartition(".")
+    if package != "torch.utils.cpp_extension" or name not in ("load", "load_inline"):
+        return
+    if context.scope.kind == "function" or _optional(context):
+        return
+    if any(word in context.segment(node) for word in (".cu'", '.cu"', "cuda")):
+        message = "an extension for CUDA is compiled as the module is imported"
+        context.report(RULE, node, message, severity=_severity(context))
 
 
 def _severity(context: Context) -> Severity | None:
@@ -64,16 +85,22 @@ RULE = Rule(
         Bad("import os\nimport vllm.engine as engine", 2),
         Bad("import triton\nimport triton.language as tl", 1),
         Bad("import cupy as cp", 1),
+        Bad(
+            "from torch.utils.cpp_extension import load\nops = load('ops', ['ops.cu'], extra_cuda_cflags=['-O3'])",
+            2,
+        ),
         Bad("import cupy as cp", 1, path="package/__init__.py"),
     ),
     valid=(
         Good("from mamba_ssm.ops import scan", "mamba_ssm/modules/block.py"),
         "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None",
         "def f():\n    import vllm\n    return vllm",
+        "from torch.utils.cpp_extension import load\nops = load('ops', ['ops.cpp'])  # not for cuda",
+        "from torch.utils.cpp_extension import load\ndef f():\n    return load('ops', ['ops.cu'], with_cuda=True)",
         "import torch\nif torch.cuda.is_available():\n    import flash_attn",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import triton",
         "from .triton import kernels",
         "def is_flash_attn_available():\n    return True\nif is_flash_attn_available():\n    import flash_attn",
     ),
-    hooks={"import": _import},
+    hooks={"import": _import, "call": _compiled},
 )

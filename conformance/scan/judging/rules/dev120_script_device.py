@@ -13,6 +13,9 @@ from conformance.scan.reading.files.pieces import Command
 
 _SHOWN = frozenset({"echo", "printf", "cat", "grep", "sed", "usage"})
 _DEFAULT = re.compile(r"\$[{(][^})]*(?::-|:=|or )[\"']?cuda(?::\d+)?[\"']?[})]\Z")
+#: Options that ask for CUDA, and what switches them off.
+_ASKING = re.compile(r"--(?:use[-_])?cuda\Z")
+_OFF = frozenset({"0", "false", "no", "off", "none"})
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -22,7 +25,11 @@ def _command(document: Document, command: Command) -> None:
     shown = command.words and command.words[0] in _SHOWN
     option = None if shown or not command.words else _option(command.words)
     if option is not None:
-        document.report(RULE, command, f"{option} needs CUDA: this command fails without it")
+        if _ASKING.match(option):
+            message = f"{option} asks for CUDA: elsewhere this command fails, or takes the CPU"
+            document.report(RULE, command, message, severity=Severity.WARNING)
+        else:
+            document.report(RULE, command, f"{option} needs CUDA: this command fails without it")
         return
     for name, value in command.assigned:
         if is_device_key(name.lower()) and (names_cuda(value) or _DEFAULT.match(value)):
@@ -33,10 +40,13 @@ def _command(document: Document, command: Command) -> None:
 
 
 def _option(words: tuple[str, ...]) -> str | None:
-    """The option or override that names CUDA (``--device cuda``, ``model.device=cuda``)."""
+    """The option or override that names CUDA (``--device cuda``, ``model.device=cuda``), or asks
+    for it (``--cuda``)."""
     for word, following in zip(words, (*words[1:], ""), strict=True):
         key, equals, value = word.partition("=")
         name = key.lstrip("+-").replace("-", "_").rpartition(".")[2]
+        if _ASKING.match(word) and following.lower() not in _OFF:
+            return word
         if not is_device_key(name):
             continue
         if equals and names_cuda(value.strip("'\"")):
@@ -87,12 +97,14 @@ RULE = Rule(
         Bad('DEVICE=${DEVICE:-cuda}\npython infer.py --device "$DEVICE"', 1, path="infer.sh"),
         Bad("DEVICE ?= cuda:0\n\nrun:\n\tpython infer.py --device $(DEVICE)", 1, path="Makefile"),
         Bad("CUDA_VISIBLE_DEVICES=0 python infer.py --device cuda", 1, path="infer.sh"),
+        Bad("python train.py --cuda --steps 8", 1, path="train.sh"),
         Bad("run:\n\tpython train.py model.device=cuda", 2, path="Makefile"),
         Bad('CUDA_VISIBLE_DEVICES=$1 python infer.py "$2"', 1, path="infer.sh"),
     ),
     valid=(
         Good("python infer.py --steps 8\npython infer.py --device auto", "infer.sh"),
         Good("if command -v nvidia-smi; then\n  python infer.py --device cuda\nfi", "infer.sh"),
+        Good("python train.py --no-cuda --steps 8\npython train.py --use_cuda false", "train.sh"),
         Good("command -v nvidia-smi && DEVICE=cuda", "infer.sh"),
         Good("cat <<EOF\n  --device cuda\nEOF\necho --device cuda", "infer.sh"),
         Good("# python infer.py --device cuda", "infer.sh"),

@@ -17,9 +17,16 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("def f(m, args):\n    if args.distributed:\n        m.cuda(args.gpu)", ["note"]),
         ("def f(m, args):\n    if args.distributed:\n        pass\n    else:\n        m.cuda()", ["error"]),
         ("def f(m, args):\n    if not args.distributed:\n        m.cuda()", ["error"]),
+        ("def f(m, distributed):\n    if not distributed:\n        pass\n    else:\n        m.cuda()", ["note"]),
+        ("def f(m, num_gpus):\n    if num_gpus > 1:\n        m.cuda()\n        dist.init_process_group('nccl')", ["note", "note"]),
+        ("def f(m, num_layers):\n    if num_layers > 1:\n        m.cuda()", ["error"]),
         # a rank where the group is made; a rank anywhere else
         ("def f(rank):\n    torch.cuda.set_device(rank)\n    dist.init_process_group('gloo')", ["note"]),
         ("def f(rank):\n    torch.cuda.set_device(rank)", ["error"]),
+        # after a group of NCCL's, which nothing gets past without CUDA; perhaps after one
+        ("def f(m):\n    dist.init_process_group('nccl')\n    m.cuda()", ["error", "note"]),
+        ("def f(m):\n    m.cuda()\n    dist.init_process_group('nccl')", ["error", "error"]),
+        ("def f(m, way):\n    dist.init_process_group(way)\n    m.cuda()", ["error"]),
         # a tensor for a collective; one that is used besides
         ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    dist.all_reduce(t)", ["note"]),
         ("def f(n):\n    t = torch.tensor(n, device='cuda')\n    return t", ["error"]),
@@ -27,6 +34,15 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # what one process alone has left
         ("def f(n):\n    if world_size() == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["note"]),
         ("def f(n):\n    if n == 1:\n        return n\n    return torch.empty(n, device='cuda')", ["error"]),
+        # a function that is named for several processes, or collects from them; one that does not
+        ("def dist_validation(n):\n    return torch.zeros(n, device='cuda')", ["note"]),
+        ("def collect_results(n):\n    t = torch.zeros(n, device='cuda')\n    dist.all_gather(n, t + 1)", ["note"]),
+        ("def collect_results(n):\n    return torch.zeros(n, device='cuda')", ["error"]),
+        ("def all_gather_cpu(n, group):\n    d = 'cuda' if group is None else 'cpu'\n    return torch.ones(n).to(d)", ["note"]),
+        ("def init_ddp():\n    dist.init_process_group('nccl')", ["note"]),
+        ("class DistributedTrainer:\n    def move(self, x, rank):\n        device = torch.device(f'cuda:{rank}')\n        return x.to(device)", ["note"]),
+        ("def multi_gpu_test(x):\n    return x.cuda()", []),
+        ("class MyDistributedDataParallel:\n    def scatter(self, x):\n        return x.cuda()", []),
         # settings that a process group reads; the group itself
         ("settings = dict(dist_backend='nccl')", ["note"]),
         ("def f(backend='nccl'):\n    start(backend)", ["note"]),
@@ -46,9 +62,18 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         # CUDA's graphs, what CUDA raises, the GPU asked for by an option
         ("def f():\n    return torch.cuda.graphs.graph_pool_handle()", ["note"]),
         ("try:\n    f()\nexcept torch.cuda.OutOfMemoryError:\n    torch.cuda.empty_cache()", []),
+        ("try:\n    f()\nexcept RuntimeError as e:\n    if 'CUDA out' not in str(e):\n        raise\n    torch.cuda.empty_cache()", []),
+        ("try:\n    f()\nexcept RuntimeError as e:\n    if 'out of' not in str(e):\n        raise\n    torch.cuda.empty_cache()", ["warning"]),
+        # TensorRT's files; a name that was tried to import, called whatever happens or perhaps
+        ("def f(x, trt_file=None):\n    if trt_file is not None:\n        x.cuda()", []),
+        ("try:\n    from cupy import fuse\nexcept ImportError:\n    pass\ndef f(x):\n    x = fuse(x)\n    return x.cuda()", []),
+        ("try:\n    from cupy import fuse\nexcept ImportError:\n    pass\ndef f(x, y):\n    if y:\n        x = fuse(x)\n    return x.cuda()", ["error"]),
+        ("try:\n    from cupy import fuse\nexcept ImportError:\n    def fuse(x):\n        return x\ndef f(x):\n    x = fuse(x)\n    return x.cuda()", ["error"]),
+        ("try:\n    from cupy import fuse\nexcept ImportError:\n    fuse = None\ndef f(x):\n    x = fuse(x)\n    return x.cuda()", []),
         ("def f(m, args):\n    if args.gpu is not None:\n        m.cuda(args.gpu)", ["warning"]),
         # containers; a callback runs whatever it is called
         ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self, m):\n        m.to('cuda')", []),
+        ("from cog import BasePredictor\nclass P(BasePredictor):\n    def setup(self):\n        self.device = 'cuda' if torch.cuda.is_available() else 'cpu'", []),
         ("class CUDACallback(Callback):\n    def on_start(self):\n        torch.cuda.synchronize()", ["error"]),
         # samples are written from the host, weights wherever they were
         ("class D(torch.utils.data.Dataset):\n    def __getitem__(self, i):\n        return torch.load(self.files[i])", ["note"]),

@@ -33,6 +33,14 @@ def test_names_reach_from_cell_to_cell_and_lines_are_the_files() -> None:
     assert b"t.cuda.synchronize()" in data.split(b"\n")[finding.line - 1]
 
 
+def test_a_line_behind_long_outputs_is_found() -> None:
+    content = json.loads(notebook("import torch", "x", "torch.cuda.synchronize()"))
+    content["cells"][1]["outputs"] = [{"text": [f"step {number}" for number in range(3000)]}]
+    data = json.dumps(content, indent=1).encode()
+    (finding,) = scan(data)
+    assert data.split(b"\n")[finding.line - 1].strip() == b'"torch.cuda.synchronize()"'
+
+
 def test_a_broken_cell_does_not_hide_the_others() -> None:
     found = scan(notebook("import torch", "def (", "torch.cuda.synchronize()", "await f()"))
     assert [(f.code, f.cell) for f in found] == [("DEV000", 2), ("DEV102", 3)]
@@ -58,6 +66,7 @@ def test_other_languages_and_prose_are_not_code() -> None:
         "%time SYNC",
         "%timeit -n 10 SYNC",
         "for f in files:\n    !cat {f} \\\n      more\n    SYNC",
+        "show('''A picture:\n![one](a.jpg)''')\nSYNC",
     ],
 )
 def test_what_is_ipythons_is_no_syntax_error(cell: str) -> None:
