@@ -9,6 +9,7 @@ from conformance.scan.findings import Finding, Severity
 from conformance.scan.joining.calls import Calls
 from conformance.scan.joining.imports import Imports, Name
 from conformance.scan.joining.lacking import Lacking
+from conformance.scan.joining.trials import trial_from
 from conformance.scan.joining.written import is_from_host, saved_in
 from conformance.scan.judging.summary import Report, Summary
 from conformance.scan.knowing.foreign import ALONE, Foreign
@@ -75,6 +76,7 @@ class Project:
         self._values: dict[str, Foreign] = {}
         self._given: dict[Name, list[tuple[str, str]]] = {}
         self._backends: dict[str, frozenset[str]] = {}
+        self._trials: dict[str, int | None] = {}
 
     def settle(self, wanted: Iterable[str]) -> dict[str, list[Finding]]:
         """The findings of those of the wanted files that the others change."""
@@ -355,6 +357,8 @@ class Project:
             return replace(finding, severity=Severity.NOTE)  # the import is what fails
         if finding.code == "DEV114" and is_from_host(finding, self._saved):
             return replace(finding, severity=Severity.NOTE)
+        if not finding.scope and self._is_trial(path, finding.line):
+            return replace(finding, severity=Severity.NOTE)
         if any(
             backend == "cuda" or backend in finding.text.lower()
             for owner in _owners_of(finding, summary)
@@ -378,6 +382,14 @@ class Project:
             if calls.overridden((path, function), name, place):
                 return replace(finding, severity=min(finding.severity, Severity.WARNING))
         return finding
+
+    def _is_trial(self, path: str, line: int) -> bool:
+        """Whether a line is in what a module that others import tries out by itself."""
+        if path not in self._trials:
+            used = any(not self._is_test(user) for user, _ in self._imports.loaders(path))
+            self._trials[path] = trial_from(self._read(path)) if used else None
+        begin = self._trials[path]
+        return begin is not None and line > begin
 
     def _speakers(self, paths: Iterable[str], methods: Iterable[str]) -> dict[str, list[str]]:
         """By method, those of some files in which it is spoken of."""

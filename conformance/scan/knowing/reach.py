@@ -133,10 +133,11 @@ class Helpers:
         self.names: set[str] = set()
         self.calls: dict[str, list[Call]] = {}
         self.idle: set[str] = set()
-        for node, local in _owners(tree.body, lines) if lines else ():
+        for node, local, method in _owners(tree.body, lines) if lines else ():
+            hidden = (local and not method) or (self._in_tests and is_private(node.name))
             if self._is_candidate(node.name, local):
                 self.names.add(node.name)
-            elif self._in_tests and is_private(node.name) and self._is_idle(node):
+            elif hidden and self._is_idle(node):
                 self.idle.add(node.name)
 
     def _mentions(self, name: str) -> tuple[int, int]:
@@ -162,7 +163,7 @@ class Helpers:
         return is_private(name) or (self._offered is not None and name not in self._offered)
 
     def _is_idle(self, node: Definition) -> bool:
-        """Whether a file of tests defines a function that nothing in it runs."""
+        """Whether nothing in its file runs a function that no other file knows."""
         plain = isinstance(node, FunctionNode) and all(
             isinstance(part, ast.Name) and part.id == "staticmethod" for part in node.decorator_list
         )
@@ -266,16 +267,18 @@ def _offered(tree: ast.Module) -> set[str] | None:
 
 
 def _owners(
-    body: Iterable[ast.stmt], lines: list[int], local: bool = False
-) -> Iterator[tuple[Definition, bool]]:
-    """Functions and classes that some of the lines lie in, and whether a function holds them."""
+    body: Iterable[ast.stmt], lines: list[int], local: bool = False, method: bool = False
+) -> Iterator[tuple[Definition, bool, bool]]:
+    """Functions and classes that some of the lines lie in, whether a function holds them, and
+    whether a class does so first."""
     for node in body:
         last = node.end_lineno or node.lineno
         at = bisect_left(lines, node.lineno)
         if at == len(lines) or lines[at] > last:
             continue
         if isinstance(node, FunctionNode | ast.ClassDef):
-            yield node, local
+            yield node, local, method
         inner = local or isinstance(node, FunctionNode)
+        held = isinstance(node, ast.ClassDef) or (method and not isinstance(node, FunctionNode))
         for block in blocks_of(node):
-            yield from _owners(block, lines, inner)
+            yield from _owners(block, lines, inner, held)

@@ -10,6 +10,7 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.point import Point
+from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.signatures import spelled
 from conformance.scan.reading.nodes import parts_of
 
@@ -26,6 +27,11 @@ _DATA = re.compile(
 #: Files of a tokeniser, which has tables of texts and numbers.
 _TOKENS = re.compile(r"tokeni[sz]|vocab")
 _WEIGHTS = re.compile(r"state|ckpt|checkpoint|weight|model|net(?:[^a-z]|$)")
+#: Names that are put into a text, in the dump of a file's name.
+_NAMES = re.compile(r"Name\(id='\w+', ctx=Load\(\)\)")
+_FORMATTED = re.compile(
+    r"JoinedStr\(.*Constant\(value='|Constant\(value='[^']*\w[^']*'\), attr='format'"
+)
 _NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
 
 
@@ -40,11 +46,7 @@ def _call(context: Context, node: ast.Call) -> None:
         return
     if isinstance(node.args[0], ast.Starred) or _is_placed(context, node.args[0]):
         return
-    if (
-        _is_of_host(context, node)
-        or _is_compared(context, node)
-        or _is_round_trip(context, node.args[0])
-    ):
+    if _is_of_host(context, node) or _is_compared(context, node) or _is_round_trip(context, node):
         return
     if _holds_host_state(context):
         return
@@ -117,23 +119,41 @@ def _is_compared(context: Context, node: ast.Call) -> bool:
     )
 
 
-def _is_round_trip(context: Context, file: ast.expr) -> bool:
-    """Whether the same function saved the file: the device is still there."""
-    owner = context.scope.enclosing("function")
+def _is_round_trip(context: Context, node: ast.Call) -> bool:
+    """Whether the same function, or the program itself, saved the file before: the device is
+    still there."""
+    file = node.args[0]
     if isinstance(file, ast.Name) and len(context.resolver.bounds(file, context.scope)[0]) > 1:
         return False  # another file by then
-    return owner is not None and ast.dump(file) in context.once(_saved, owner.node)
+    owner = context.scope.enclosing("function") or context.resolver.scopes.module
+    line = context.once(_saved, owner.node).get(_pattern(file))
+    return line is not None and line < node.lineno
 
 
-def _saved(point: Point, owner: ast.AST) -> set[str]:
-    """The files that a function saves."""
-    return {
-        ast.dump(part.args[1])
-        for part in point.parts_of(owner)
-        if isinstance(part, ast.Call)
-        and len(part.args) > 1
-        and point.dotted(part.func) == "torch.save"
+def _saved(point: Point, owner: ast.AST) -> dict[str, int]:
+    """The files that a function or a module saves as it runs, and in which line at the soonest."""
+    inner = {
+        id(part)
+        for held in point.parts_of(owner)
+        if isinstance(held, FunctionNode | ast.Lambda) and held is not owner
+        for part in point.parts_of(held)
     }
+    found: dict[str, int] = {}
+    for part in point.parts_saying(owner, "save"):
+        if (
+            isinstance(part, ast.Call)
+            and len(part.args) > 1
+            and id(part) not in inner
+            and point.dotted(part.func) == "torch.save"
+        ):
+            found.setdefault(_pattern(part.args[1]), part.lineno)
+    return found
+
+
+def _pattern(file: ast.expr) -> str:
+    """A file's name as it is written; where a text is formatted, whatever is put in."""
+    text = ast.dump(file)
+    return _NAMES.sub("Name()", text) if _FORMATTED.search(text) is not None else text
 
 
 def _holds_host_state(context: Context) -> bool:
@@ -222,6 +242,15 @@ RULE = Rule(
         ),
         Bad("from torch import load\nstate = load('x.pt')", 2),
         Bad(
+            "import torch\ndef main(model, resume):\n    if resume:\n        model = torch.load('last.pt')\n"
+            "    torch.save(model, 'last.pt')",
+            4,
+        ),
+        Bad(
+            "import torch\ndef keep(model):\n    torch.save(model, 'last.pt')\nmodel = torch.load('last.pt')",
+            4,
+        ),
+        Bad(
             "import torch\nmodel = torch.jit.load('x.pt')",
             2,
             "import torch\nmodel = torch.jit.load('x.pt', map_location=None if torch.cuda.is_available() else \"cpu\")",
@@ -248,6 +277,10 @@ RULE = Rule(
         "        torch.save(data, path)\n    def load(self, path):\n        return torch.load(path)['mean']",
         "import torch\ndef same(path, shown):\n    if torch.load(path) != shown:\n        print('changed')",
         "import torch\ndef copy(x, path):\n    torch.save(x, path)\n    return torch.load(path)",
+        "import torch\nfor epoch in range(9):\n    torch.save(step(), '{}.pkl'.format(epoch))\n"
+        "model = torch.load('{}.pkl'.format(best))",
+        "import torch\ndef best(epochs):\n    for epoch in epochs:\n        torch.save(step(), f'{epoch}.pkl')\n"
+        "    first = min(epochs)\n    return torch.load(f'{first}.pkl')",
         "import torch\ndef resume(scheduler, path):\n    scheduler.load_state_dict(torch.load(path))",
         "import torch\ndef resume(path):\n    rng_state = torch.load(path)\n    return rng_state",
         "import json\nstate = json.load(open('x.json'))",

@@ -127,3 +127,13 @@ def test_a_package_whose_init_loads_kernels_makes_notes(tmp_path: Path) -> None:
             "other/plain.py": Severity.ERROR,
         }
     assert not in_kernel_package(str(tmp_path / "lib" / "norm.py"))
+
+
+def test_a_function_within_another_that_nothing_calls() -> None:
+    """As dead as what is commented out; a class's methods are called by who makes it."""
+    outer = "import torch\ndef f(x):\n    def g():\n        return x.cuda()\n    {}\n    return x\n"
+    assert _severities(outer.format("pass")) == [Severity.NOTE]
+    assert _severities(outer.format("g()")) == [Severity.ERROR]
+    assert _severities(outer.format("x.call(g)")) == [Severity.ERROR]
+    layer = "import torch\ndef f(x):\n    class G(torch.nn.Module):\n        def forward(self):\n            return x.cuda()\n    return G()\n"
+    assert _severities(layer) == [Severity.ERROR]
