@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 _BLOCK = re.compile(rb"(?m)^if __name__ == [\"']__main__[\"']:")
-#: Made-up inputs, or what says what it is.
-_TRIED = re.compile(rb"torch\.(?:rand\w*|ones|zeros|FloatTensor)\(|[Tt]est(?:s|ing)?\b")
+#: Inputs that are made up, or what says what it is.
+_TRIED = re.compile(rb"torch\.(?:rand\w*|ones|zeros|FloatTensor)\(|\b[Tt]esting [Pp]urposes?\b")
 #: A program: it reads what it was called with, or says how it is called.
 _PROGRAM = re.compile(
-    rb"\bargparse\b|\bargv\b|\bclick\b|\bfire\b|\btyper\b|\babsl\b|\bhydra\b|main\("
+    rb"\b(?:absl|argparse|argv|click|docopt|fire|getopt|hydra|optparse|parse_args|typer|tyro)\b|main\("
 )
 
 
