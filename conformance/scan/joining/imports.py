@@ -49,9 +49,9 @@ class Imports:
         """All imports of a file, also of what another of them overwrites."""
         return (Import.from_text(text) for text in self._summaries[path].imports)
 
-    def at_margin(self, path: str) -> Iterator[Import]:
-        """What is imported whenever a file is."""
-        return (item for item in self.every(path) if not item.inner)
+    def texts(self, path: str) -> tuple[str, ...]:
+        """The same, each as its text."""
+        return self._summaries[path].imports
 
     def stars(self, path: str) -> list[Import]:
         """``from MODULE import *`` in a file."""

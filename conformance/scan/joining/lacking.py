@@ -61,26 +61,32 @@ class Lacking:
 
     def _roots(self) -> Iterator[str]:
         for path in self._imports.files:
-            for item in self._imports.at_margin(path):
+            for text in self._imports.texts(path):
+                if text.startswith(">") or not self._may_lack(text):
+                    continue  # behind a test or in a function; or one of the many others
+                item = Import.from_text(text)
                 missing = self._missing(path, item)
                 if missing is None or not self._is_code(path, item):
                     continue
                 if missing:
                     self.extensions.setdefault(path, set()).add(missing)
                 yield path
-
         for path in self._compiling():
             data = self._read(path)
             if _COMPILED.search(data) and (b"cuda" in data or b'.cu"' in data or b".cu'" in data):
                 yield path
 
+    def _may_lack(self, text: str) -> bool:
+        """Whether an import can be of something that CUDA alone has, by its text."""
+        module, name, _ = text.split(":")
+        named = "cuda" in text or module.partition(".")[0] in _NEEDED
+        return named or not self._built.isdisjoint((module, f"{module}.{name}"))
+
     def _compiling(self) -> Iterator[str]:
         """Files that can compile an extension."""
         for path in self._imports.files:
-            for item in self._imports.every(path):
-                if f"{item.module}.{item.name}".startswith(_COMPILER):
-                    yield path
-                    break
+            if any(_COMPILER in text.replace(":", ".") for text in self._imports.texts(path)):
+                yield path
 
     def _trying(self) -> Iterator[str]:
         """Files that import an extension, or else compile it."""

@@ -110,8 +110,9 @@ def _started(_: Point, owner: ast.AST) -> list[int]:
     is reached without CUDA."""
     body = list(getattr(owner, "body", ()))
     for statement in body:
-        if isinstance(statement, ast.If) and "__name__" in ast.dump(statement.test):
-            body += statement.body
+        match statement:
+            case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
+                body += statement.body
     return [
         statement.lineno
         for statement in body
