@@ -21,6 +21,8 @@ from conformance.scan.reading.nodes import parts_of
 
 #: Parameters that say how something is computed: the function looks at the device itself.
 _KINDS = frozenset({"impl", "implementation", "kernel", "mode", "method", "engine", "backend"})
+#: What reads all that a function was given.
+_READ_ALL = ("locals", "vars", "save_hyperparameters", "currentframe")
 _READS = frozenset({"get", "pop", "setdefault", "getenv", "getattr"})
 _OPTIONS = frozenset(
     {"add_argument", "option", "Option", "argument", "Argument", "Field", "field", "ib", "attrib"}
@@ -84,7 +86,28 @@ def _function(context: Context, node: FunctionNode) -> None:
                 continue
             # Autocast of the wrong device warns and does nothing; it does not fail.
             milder = Severity.WARNING if "autocast" in node.name.lower() else None
+            if _is_unread(node, argument.arg):
+                milder = Severity.NOTE
             _report(context, default, device, f"parameter `{argument.arg}`", milder)
+
+
+def _is_unread(node: FunctionNode, name: str) -> bool:
+    """Whether a function does something, and nothing with a parameter.
+
+    One without a body says what others of its name are given, and what a decorator or a base
+    class reads by itself is not seen.
+    """
+    if node.decorator_list or all(map(_is_silent, node.body)):
+        return False
+    parts = [part for statement in node.body for part in parts_of(statement)]
+    said = {part.id if isinstance(part, ast.Name) else getattr(part, "attr", "") for part in parts}
+    return said.isdisjoint({name, *_READ_ALL})
+
+
+def _is_silent(statement: ast.stmt) -> bool:
+    """Whether it is what stands in a body that is still to be written."""
+    said = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return said or isinstance(statement, ast.Pass | ast.Raise)
 
 
 def _refuses_others(context: Context, node: FunctionNode) -> bool:

@@ -186,6 +186,24 @@ def test_a_constant_is_reported_where_it_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "severity"),
+    [
+        ("return n", "note"),
+        ("return n, device", "error"),
+        ("return locals()", "error"),
+        ("self.save_hyperparameters()", "error"),
+        ("raise NotImplementedError", "error"),
+        ("...", "error"),
+    ],
+)
+def test_a_default_that_nothing_reads_is_a_note(tmp_path: Path, body: str, severity: str) -> None:
+    files = {"ops.py": f"def make(self, n, device='cuda'):\n    n = 3\n    {body}\n"}
+    if body in ("raise NotImplementedError", "..."):
+        files["ops.py"] = files["ops.py"].replace("    n = 3\n", "")
+    assert judged(tmp_path, files) == [f"ops.py:1 DEV103 {severity}"]
+
+
+@pytest.mark.parametrize(
     ("call", "severity"),
     [
         ("make(3, 'cpu')", "warning"),
@@ -200,7 +218,7 @@ def test_a_default_that_every_call_overrides_is_a_warning(
     tmp_path: Path, call: str, severity: str
 ) -> None:
     files = {
-        "pkg/ops.py": "def make(n, device='cuda'):\n    return n\n",
+        "pkg/ops.py": "def make(n, device='cuda'):\n    return n, device\n",
         "pkg/a.py": f"from .ops import make\ndef f(d, rest):\n    {call}\n",
     }
     assert judged(tmp_path, files) == [f"pkg/ops.py:1 DEV103 {severity}"]
@@ -239,7 +257,7 @@ def test_a_default_of_a_method_that_every_call_overrides(
     tmp_path: Path, given: str, severity: str
 ) -> None:
     files = {
-        "pkg/ops.py": "class Maker:\n    def make_it(self, n, device='cuda'):\n        return n\n",
+        "pkg/ops.py": "class Maker:\n    def make_it(self, n, device='cuda'):\n        return n, device\n",
         "pkg/a.py": f"from .ops import Maker\nm = Maker()\nm.make_it({given})\n",
     }
     assert judged(tmp_path, files) == [f"pkg/ops.py:2 DEV103 {severity}"]
