@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from conformance.scan.knowing.paths import is_test
 from conformance.scan.knowing.reach import is_private
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.imports import Import
+from conformance.scan.reading.prefilter import mentions
 
 #: What is asked of a file: its path, names that it speaks of, functions of its own, and what is
 #: known of the names that it imports.
@@ -29,6 +31,7 @@ Again = Callable[[Sequence[tuple[str, Foreign]]], Sequence["Looked"]]
 Read = Callable[[str], bytes]
 #: A device is followed through so many calls, each in the function that the one before calls.
 _HANDED = 3
+_STORED = re.compile(r"(\w+)[ \t]*=[^=]")
 #: A chain of imports longer than this is not followed.
 _FAR = 100
 
@@ -357,7 +360,9 @@ class Project:
             return replace(finding, severity=Severity.NOTE)  # the import is what fails
         if finding.code == "DEV114" and is_from_host(finding, self._saved):
             return replace(finding, severity=Severity.NOTE)
-        if not finding.scope and self._is_trial(path, finding.line):
+        if not finding.scope and (
+            self._is_trial(path, finding.line) or self._is_unread(path, finding)
+        ):
             return replace(finding, severity=Severity.NOTE)
         if any(
             backend == "cuda" or backend in finding.text.lower()
@@ -382,6 +387,20 @@ class Project:
             if calls.overridden((path, function), name, place):
                 return replace(finding, severity=min(finding.severity, Severity.WARNING))
         return finding
+
+    def _is_unread(self, path: str, finding: Finding) -> bool:
+        """Whether a choice is given a name that nothing in the project reads."""
+        stored = _STORED.match(finding.source[0]) if finding.source else None
+        if finding.code != "DEV104" or stored is None:
+            return False
+        name = stored[1]
+        read = rb"(?<![\w.])%b\b(?!\s*(?:\(|=(?!=)))" % name.encode()
+        if re.search(read, self._read(path)) is not None:
+            return False
+        users = self._imports.importers((path, name))
+        return users is not None and not any(
+            mentions(self._read(user), spellings) for user, spellings in users.items()
+        )
 
     def _is_trial(self, path: str, line: int) -> bool:
         """Whether a line is in what a module that others import tries out by itself."""

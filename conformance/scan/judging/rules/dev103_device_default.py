@@ -86,9 +86,25 @@ def _function(context: Context, node: FunctionNode) -> None:
                 continue
             # Autocast of the wrong device warns and does nothing; it does not fail.
             milder = Severity.WARNING if "autocast" in node.name.lower() else None
+            if _is_chosen_again(context, node, argument.arg):
+                milder = Severity.WARNING
             if _is_unread(node, argument.arg):
                 milder = Severity.NOTE
             _report(context, default, device, f"parameter `{argument.arg}`", milder)
+
+
+def _is_chosen_again(context: Context, node: FunctionNode, name: str) -> bool:
+    """Whether a function gives a parameter another value where there is no CUDA."""
+    scope = context.resolver.scopes.of.get(id(node), context.scope)
+    for statement in node.body:
+        match statement:
+            case ast.If(test=test, body=[ast.Assign(targets=[ast.Name(id=stored)])]) if (
+                stored == name
+            ):
+                guard = context.conditions.of(test, scope)[1].guard("cuda")
+                if guard is not None and guard.kind == "probe":
+                    return True
+    return False
 
 
 def _is_unread(node: FunctionNode, name: str) -> bool:

@@ -71,6 +71,23 @@ def _attribute(context: Context, node: ast.Attribute) -> None:
     context.report(RULE, node, message, severity=_ANSWER)
 
 
+def _if(context: Context, node: ast.If) -> None:
+    """``if x.is_cuda: mask = mask.cuda()``, with nothing for where ``x`` is otherwise."""
+    test = node.test
+    if not isinstance(test, ast.Attribute) or test.attr != "is_cuda" or node.orelse:
+        return
+    if context.facts.guard("cuda") is not None or context.in_tests:
+        return
+    for statement in node.body:
+        match statement:
+            case ast.Assign(
+                targets=[ast.Name(id=stored)],
+                value=ast.Call(func=ast.Attribute(value=ast.Name(id=moved), attr="cuda")) as call,
+            ) if stored == moved:
+                message = f"`{moved}` stays on the host where a tensor is on a Mac's GPU"
+                context.report(RULE, call, message, severity=_ANSWER)
+
+
 RULE = Rule(
     code="DEV106",
     name="not-cpu-means-cuda",
@@ -109,6 +126,11 @@ RULE = Rule(
             "import torch\ndef like(x):\n    device = 'cuda' if x.is_cuda else 'cpu'\n    return torch.ones(1, device=device)",
             3,
         ),
+        Bad(
+            "import torch\ndef loss(x):\n    one = torch.eye(x.size(1))\n    if x.is_cuda:\n        one = one.cuda()\n"
+            "    return x - one",
+            5,
+        ),
         Bad("def f(x, use_cpu):\n    return x.to('cpu' if use_cpu else 'cuda')", 2),
     ),
     valid=(
@@ -123,7 +145,15 @@ RULE = Rule(
         "    except (AttributeError, TypeError):\n        if device == 'cpu':\n            return torch.bfloat16\n"
         "        assert device == 'cuda'\n        return torch.float16",
         "def f(x, device):\n    if device != 'cpu':\n        x = x.to(device)\n    return x",
+        "def f(x, y):\n    if x.is_cuda:\n        y = y.cuda()\n    else:\n        y = y.to(x.device)\n    return x + y",
+        "import torch\ndef f(x, y):\n    if not torch.cuda.is_available():\n        return y\n    if x.is_cuda:\n"
+        "        y = y.cuda()\n    return x + y",
     ),
-    hooks={"placement": _placement, "compare": _compare, "attribute": _attribute},
+    hooks={
+        "placement": _placement,
+        "compare": _compare,
+        "attribute": _attribute,
+        "if": _if,
+    },
     fixable=True,
 )

@@ -41,7 +41,11 @@ def _call(context: Context, node: ast.Call) -> None:
         if guard is None:
             name = dotted.rpartition(".")[2]
             context.report(
-                RULE, node, f"torch.cuda.amp.{name} works on CUDA only", fix=_old_fix(context, node)
+                RULE,
+                node,
+                f"torch.cuda.amp.{name} works on CUDA only",
+                severity=Severity.NOTE if _is_off(node) else None,
+                fix=_old_fix(context, node),
             )
     elif dotted in _GENERIC and not context.guarded("cuda"):
         context.report(RULE, node, f"{dotted}() is CUDA's autocast dtype", severity=Severity.NOTE)
@@ -83,6 +87,12 @@ def _enabled_for_cuda(context: Context, node: ast.Call) -> bool:
     return False
 
 
+def _is_off(node: ast.Call) -> bool:
+    """Whether a call only switches off what on a Mac was never on."""
+    values = [*node.args, *(k.value for k in node.keywords if k.arg == "enabled")]
+    return any(isinstance(value, ast.Constant) and value.value is False for value in values)
+
+
 def _new(context: Context, node: ast.Call, dotted: str) -> None:
     argument = _device_argument(node)
     name = dotted.rpartition(".")[2]
@@ -103,7 +113,11 @@ def _new(context: Context, node: ast.Call, dotted: str) -> None:
         _idle(context, argument, name)
     elif device in ACCELERATORS and not context.guarded(device):
         context.report(
-            RULE, argument, f"{name} is bound to {device}", fix=_new_fix(context, argument)
+            RULE,
+            argument,
+            f"{name} is bound to {device}",
+            severity=Severity.NOTE if _is_off(node) else None,
+            fix=_new_fix(context, argument),
         )
 
 

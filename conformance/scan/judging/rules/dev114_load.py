@@ -27,6 +27,8 @@ _DATA = re.compile(
 #: Files of a tokeniser, which has tables of texts and numbers.
 _TOKENS = re.compile(r"tokeni[sz]|vocab")
 _WEIGHTS = re.compile(r"state|ckpt|checkpoint|weight|model|net(?:[^a-z]|$)")
+#: What saves the best model that there was so far.
+_STOPPING = re.compile(r"early_?stop")
 #: Names that are put into a text, in the dump of a file's name.
 _NAMES = re.compile(r"Name\(id='\w+', ctx=Load\(\)\)")
 _FORMATTED = re.compile(
@@ -127,7 +129,23 @@ def _is_round_trip(context: Context, node: ast.Call) -> bool:
         return False  # another file by then
     owner = context.scope.enclosing("function") or context.resolver.scopes.module
     line = context.once(_saved, owner.node).get(_pattern(file))
-    return line is not None and line < node.lineno
+    return (line is not None and line < node.lineno) or _is_of_stopping(context, node, owner.node)
+
+
+def _is_of_stopping(context: Context, node: ast.Call, owner: ast.AST) -> bool:
+    """Whether the best model of a training is loaded at its end: ``early_stopping(loss, model,
+    path)`` had saved it where the name begins."""
+    names = {part.id for part in parts_of(node.args[0]) if isinstance(part, ast.Name)}
+    for part in context.parts_saying(owner, *sorted(names)) if names else ():
+        if isinstance(part, ast.Assign) and getattr(part.targets[0], "id", "") in names:
+            names |= {p.id for p in parts_of(part.value) if isinstance(p, ast.Name)}
+    return any(
+        isinstance(part, ast.Call)
+        and _STOPPING.search(spelled(part.func).lower()) is not None
+        and part.lineno < node.lineno
+        and any(isinstance(given, ast.Name) and given.id in names for given in part.args)
+        for part in context.parts_saying(owner, "stop", "Stop")
+    )
 
 
 def _saved(point: Point, owner: ast.AST) -> dict[str, int]:
@@ -279,6 +297,8 @@ RULE = Rule(
         "import torch\ndef copy(x, path):\n    torch.save(x, path)\n    return torch.load(path)",
         "import torch\nfor epoch in range(9):\n    torch.save(step(), '{}.pkl'.format(epoch))\n"
         "model = torch.load('{}.pkl'.format(best))",
+        "import torch\ndef train(model, folder):\n    stopping = EarlyStopping()\n    early_stopping(loss(), model, folder)\n"
+        "    best = folder + '/' + 'checkpoint.pth'\n    model.load_state_dict(torch.load(best))",
         "import torch\ndef best(epochs):\n    for epoch in epochs:\n        torch.save(step(), f'{epoch}.pkl')\n"
         "    first = min(epochs)\n    return torch.load(f'{first}.pkl')",
         "import torch\ndef resume(scheduler, path):\n    scheduler.load_state_dict(torch.load(path))",

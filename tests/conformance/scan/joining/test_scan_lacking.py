@@ -140,9 +140,7 @@ def test_a_set_up_file_for_cuda(text: str, builds: bool) -> None:
 
 
 def test_a_class_that_a_decorator_hands_on_and_every_call_overrides(tmp_path: Path) -> None:
-    made = (
-        "@registered\nclass Layer:\n    def __init__(self, n, device='cuda'):\n        self.n = n, device\n"
-    )
+    made = "@registered\nclass Layer:\n    def __init__(self, n, device='cuda'):\n        self.n = n, device\n"
     files = {"pkg/layers.py": made + "def net(d):\n    return Layer(3, device=d)\n"}
     assert judged(tmp_path, files) == ["pkg/layers.py:3 DEV103 warning"]
     files["pkg/layers.py"] = made + "def net(d):\n    return Layer(3)\n"

@@ -442,3 +442,22 @@ def test_a_package_copied_in_that_builds_extensions_for_cuda(tmp_path: Path) -> 
         "main.py:3 DEV101 error",
         "other/main.py:3 DEV101 error",
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "user", "severity"),
+    [
+        ("", "", "note"),
+        ("", "from model import Net\n", "note"),
+        ("", "from model import device\nnet.to(device)\n", "warning"),
+        ("", "import model\nnet.to(model.device)\n", "warning"),
+        ("", "from model import *\nnet.to(device)\n", "warning"),
+        ("print(device)\n", "", "warning"),
+    ],
+)
+def test_a_choice_that_nothing_reads_is_a_note(
+    tmp_path: Path, more: str, user: str, severity: str
+) -> None:
+    chosen = "import torch\ndevice = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
+    files = {"model.py": chosen + more, "train.py": user}
+    assert f"model.py:2 DEV104 {severity}" in judged(tmp_path, files)
