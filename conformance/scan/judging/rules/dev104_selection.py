@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from itertools import pairwise
 
 from conformance.scan.findings import Fix, Severity
@@ -10,7 +11,9 @@ from conformance.scan.judging.context import Context
 from conformance.scan.judging.mending import mend_choice
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.judging.verdicts import Placement
+from conformance.scan.knowing.alternatives import mentions
 from conformance.scan.knowing.markers import leaves_without
+from conformance.scan.knowing.vocabulary import asks_mac, is_negated, named_backends
 from conformance.scan.reading.nodes import parts_of
 
 
@@ -57,6 +60,44 @@ def _types(context: Context, node: ast.IfExp) -> None:
     if guard is not None and guard.kind != "test":
         message = "the type of tensors is chosen between CUDA's and the CPU's only"
         context.report(RULE, node, message, severity=Severity.WARNING)
+
+
+def _flag(context: Context, tree: ast.Module) -> None:
+    """``args.cuda = not args.no_cuda and torch.cuda.is_available()``, where all that follows is
+    moved by ``if args.cuda: x = x.cuda()``: told where it is decided, unless it is told below."""
+    if context.in_tests:
+        return
+    for node in context.parts_saying(tree, "is_available"):
+        match node:
+            case ast.Assign(targets=[ast.Attribute(value=ast.Name(id=held), attr=name)]):
+                pass
+            case _:
+                continue
+        if held in ("self", "cls") or "cuda" not in named_backends(name) or is_negated(name):
+            continue
+        guard = context.conditions.of(node.value, context.scope)[0].guard("cuda")
+        told = any(
+            finding.code == "DEV104" and name in context.source.lines[finding.line - 1]
+            for finding in context.findings
+        )
+        if guard is not None and guard.kind == "probe" and not told and _moves(context, tree, name):
+            message = f"`{held}.{name}` moves things to CUDA, and nothing to another device"
+            context.report(RULE, node, message)
+
+
+def _moves(context: Context, tree: ast.Module, flag: str) -> bool:
+    """Whether a flag, read off an object, moves something, and nothing else does to a Mac's GPU.
+
+    Read off the text: what is mended already need not have been parsed.
+    """
+    moved = re.search(rf"\bif (?:\w+\.)+{flag}:\s+[^\n]*\.(?:cuda|to)\(", context.source.text)
+    return moved is not None and not any(
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Attribute)
+        and node.test.attr == flag
+        and any(mentions(statement, asks_mac) for statement in node.orelse)
+        for node in context.parts_saying(tree, f".{flag}")
+    )
 
 
 def _fix(context: Context, placement: Placement) -> Fix | None:
@@ -203,6 +244,16 @@ RULE = Rule(
             3,
         ),
         Bad(
+            "import torch\ndef main(args, model):\n    args.cuda = not args.no_cuda and torch.cuda.is_available()\n"
+            "    if args.cuda:\n        model.cuda()\n    return model",
+            3,
+        ),
+        Bad(
+            "import torch\nclass Run:\n    def __init__(self, opt, model):\n        if opt.use_gpu:\n            self.model = model.cuda()\n"
+            "def main(opt):\n    opt.use_gpu = torch.cuda.is_available()\n    Run(opt, Net())",
+            7,
+        ),
+        Bad(
             "import torch\ncuda = torch.cuda.is_available()\n"
             "Tensor = torch.cuda.FloatTensor if cuda else torch.FloatTensor",
             3,
@@ -231,6 +282,9 @@ RULE = Rule(
         "    t = torch.tensor(n, device=device)\n    dist.all_reduce(t)\n    return t",
         "import torch\nimport torch.distributed as dist\ndef f(n):\n"
         "    t = torch.tensor(n).to('cuda' if torch.cuda.is_available() else 'cpu')\n    dist.all_reduce(t)\n    return t",
+        "import torch\ndef main(args, model):\n    args.cuda = torch.cuda.is_available()\n    if args.cuda:\n"
+        "        model.cuda()\n    elif torch.backends.mps.is_available():\n        model.to('mps')",
+        "import torch\ndef main(args, model):\n    args.cuda = torch.cuda.is_available()\n    print(args.cuda)\n    return model.cuda()",
         "import torch\nprint('cuda' if torch.cuda.is_available() else 'cpu')",
         "import torch\ndef measure(model):\n    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
         "    if not torch.cuda.is_available():\n        print('This needs a CUDA-enabled GPU.')\n        return\n"
@@ -240,6 +294,6 @@ RULE = Rule(
         "import torch\ndef major():\n    if not torch.cuda.is_available():\n        return 0\n"
         "    return torch.cuda.get_device_properties(torch.device('cuda')).major",
     ),
-    hooks={"placement": _placement, "ifexp": _types},
+    hooks={"placement": _placement, "ifexp": _types, "finish": _flag},
     fixable=True,
 )
