@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from conformance.simulate import limits, signs, surface
+from conformance.simulate import limits, signs, surface, warned
 from conformance.simulate.core import Core
 from conformance.simulate.device import REPORTED_NAME, Machine
 from conformance.simulate.dispatch import DeviceMode
@@ -43,6 +43,7 @@ class Simulation(AbstractContextManager["Simulation"]):
         try:
             surface.install(self._patches, self.core)
             signs.install(self._patches, self.core)
+            warned.install(self._patches)
             self._follow_threads()
             self._follow_autograd()
             self._run_compiled_eagerly()

@@ -17,6 +17,7 @@ from conformance.simulate.autocast import Autocast
 from conformance.simulate.core import Core
 from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
 from conformance.simulate.functions import (
+    call,
     from_dlpack,
     is_backend_name,
     make_tensor,
@@ -74,6 +75,13 @@ def install(patches: Patches, core: Core) -> None:
             return made
         return plain_tensor(*args, **kwargs)
 
+    def ranged(*args: Any, **kwargs: Any) -> torch.Tensor:
+        # The one constructor of torch's that asks no mode.
+        made: torch.Tensor = call(core, plain_range, args, kwargs)
+        return made
+
+    plain_range = torch.range
+    patches.set(torch, "range", ranged)
     patches.set(torch, "tensor", tensor)
     patches.set(nested_module, "nested_tensor", nested)
     capsules: dict[int, tuple[Any, torch.Tensor]] = {}
