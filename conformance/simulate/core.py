@@ -33,8 +33,8 @@ class Thread(threading.local):
     interpreted: bool = False
     """Whether TorchScript runs, which reads the host as the device of a simulated tensor."""
     noteworthy: int = 0
-    autocast: bool = False
-    """Whether operators of the device are converted by `torch.autocast`."""
+    autocast: set[str]
+    """The types of devices for which `torch.autocast` is on."""
     straight: AbstractContextManager[object]
     """A block whose operators reach no dispatch mode; one for each thread, for it is not nested."""
     trace: list[Operator | None] | None = None
@@ -42,6 +42,7 @@ class Thread(threading.local):
 
     def __init__(self) -> None:
         self.straight = no_dispatch_modes()
+        self.autocast = set()
 
     @property
     def caller(self) -> str:

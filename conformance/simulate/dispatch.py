@@ -44,7 +44,8 @@ _WAITS = {
     "aten::bincount": "waits for the size of the result",
 }
 _EQUAL = torch.ops.aten.equal.default
-_NEGATING = torch.ops.aten._neg_view.default
+_SIGNED = (torch.ops.aten._neg_view.default, torch.ops.aten._efficientzerotensor.default)
+"""What makes tensors whose values are not those in memory: C++ resolves them above its kernels."""
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
 _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
@@ -121,8 +122,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             strided = False
         if ours:
             refuse_traced()
-            if func is _NEGATING:
+            if func in _SIGNED:
                 core.heed_signs()
+            elif core.negated and not describe(func).aliases:
+                args = tuple(map(self._filled, args))
             operator = _plain(func) if strided and len(ours) == len(found) else None
             if operator is not None and operator.base not in core.machine.lacks:
                 return self._run_plain(func, operator, args, kwargs, ours)
@@ -139,6 +142,15 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # A traced program's optimiser compares numbers that it keeps as tensors.
             return args[0] == args[1]
         return func(*args, **kwargs)
+
+    def _filled(self, value: Any) -> Any:
+        """A tensor of zeros without memory in memory: under any mode some kernels would read it."""
+        if not (isinstance(value, torch.Tensor) and value._is_zerotensor()):
+            return value
+        made = value.clone()
+        if self.core.ledger.holds(value):
+            self.core.ledger.mark(made)
+        return made
 
     def _follows(self, device: torch.device | None, kwargs: Kwargs) -> bool:
         """Whether what is made from nothing goes where the call under way is at work."""
@@ -200,6 +212,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         refuse_traced()
         core = self.core
         operator = describe(func)
+        if func in _SIGNED:
+            core.heed_signs()
         if not operator.takes_device and not found and operator.base != "aten::lift_fresh":
             return func(*args, **kwargs)
         dtype = kwargs.get("dtype")

@@ -180,3 +180,20 @@ def test_a_shape_is_learned_with_its_length() -> None:
             assert numbers.repeat(torch.Size([2, 1])).shape == (2, 4)
         with pytest.raises(RuntimeError, match="dimensions <= 16"):
             numbers.repeat(torch.Size([1] * 17))
+
+
+def test_zeros_without_memory_meet_calls_that_are_known(sim: Simulation) -> None:
+    """Torch makes them for derivatives; a kernel by itself would read where nothing is."""
+    x = torch.ones(1, 2, 2, device="mps")
+    for _ in range(3):
+        x + x
+        x * 2
+        x.sum()
+    zero = torch._efficientzerotensor((1, 2, 2), device="mps")
+    assert (x + zero).tolist() == x.tolist()
+    assert (zero * 2).sum().item() == 0
+    assert zero.view(4)[0].item() == 0
+    made = torch.nn.functional.scaled_dot_product_attention(x, zero, zero)
+    assert made.sum().item() == 0
+    tangent = torch.func.jvp(lambda t: torch.ones_like(t), (x,), (x,))[1]
+    assert (tangent + x).tolist() == x.tolist()
