@@ -94,7 +94,7 @@ def _others_listen(core: Core) -> bool:
     return (
         dispatch_modes() != 1
         or other_function_modes() > 0
-        or (core.autocasts and core.thread.autocast)
+        or (core.autocasts and bool(core.thread.autocast))
         or saving_hooks(False) is not None
         or functorch()
         or forward_ad._current_level >= 0

@@ -88,12 +88,16 @@ class FunctionMode(TorchFunctionMode):
                 return made
         elif known is None and func in _METADATA:
             return func(*args, **kwargs) if kwargs else func(*args)
-        if core.autocasts and HOST.type in core.thread.autocast:
+        kwargs = kwargs or {}
+        if (
+            core.autocasts
+            and HOST.type in core.thread.autocast
+            and any(core.ledger.holds(tensor) for tensor in tensors_in(args, kwargs))
+        ):
             # To C++ the device's tensors are the host's, which it would convert.
-            if any(core.ledger.holds(tensor) for tensor in tensors_in(args, kwargs or {})):
-                with autocast.without_hosts():
-                    return self._answered(func, known, args, kwargs or {})
-        return self._answered(func, known, args, kwargs or {})
+            with autocast.without_hosts():
+                return self._answered(func, known, args, kwargs)
+        return self._answered(func, known, args, kwargs)
 
     def _answered(self, func: Any, known: Known | None, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
