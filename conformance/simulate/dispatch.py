@@ -58,7 +58,7 @@ _WATCHED = frozenset({*_MOVES, *_INDEXED, *_WAITS, *_RESIZES, *checks.CHECKS, "a
 def _kind(value: Any) -> Any:
     """What of an argument decides the parts that a composite runs."""
     if isinstance(value, torch.Tensor):
-        return value.dtype, value.dim(), value.numel() == 0
+        return value.dtype, value.layout, value.dim(), value.numel() == 0
     if isinstance(value, (list, tuple)):
         return tuple([_kind(item) for item in value if isinstance(item, torch.Tensor)])
     # A flag or a mode chooses another way (`pinv` with `hermitian`), a size does not.
