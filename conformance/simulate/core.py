@@ -68,6 +68,8 @@ class Core:
         self.tries: dict[Any, int] = {}
         self.autocasts = False
         """Whether autocast has been on in any thread: sooner asked than this thread's."""
+        self.traces: list[object] = []
+        """What torch.jit traces just now, in whatever thread: sooner asked than torch."""
         self.negated = False
         """Whether a tensor may carry a sign that is resolved above the kernels."""
         self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext

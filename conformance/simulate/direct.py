@@ -27,7 +27,6 @@ from conformance.simulate.internals import (
     records_gradients,
     saving_hooks,
     storage_id,
-    traced,
 )
 from conformance.simulate.operators import Operator
 from conformance.simulate.parts import PLAIN
@@ -98,7 +97,7 @@ def _others_listen(core: Core) -> bool:
         or saving_hooks(False) is not None
         or functorch()
         or forward_ad._current_level >= 0
-        or traced() is not None
+        or bool(core.traces)
     )
 
 
@@ -150,7 +149,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
         or (core.autocasts and core.thread.autocast)
         or functorch()
         or forward_ad._current_level >= 0
-        or traced() is not None
+        or core.traces
     ):
         return None
     recording, watched = records_gradients(), False
@@ -189,7 +188,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
         # Perhaps for want of a kernel in this type, which a wider one stands in for.
         return None
     core.counts[operator.name] += 1
-    if alone and type(out) is _Tensor and out.dtype is _FLOAT32:
+    if alone and type(out) is _Tensor:
         storage = out.untyped_storage()
         if not ledger.takes(storage):
             core.thread.operator = operator
@@ -305,12 +304,17 @@ def _learn(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: K
 
 
 def _kernel_alone(core: Core, operator: Operator, args: Args, kwargs: Kwargs, out: Any) -> bool:
-    """Whether nothing above the kernel has a say in a call: autograd, names, what is a view."""
-    given = tensors_in(args, kwargs)
+    """Whether nothing above the kernel has a say in a call: autograd, names, what is a view.
+
+    Nor torch's default type, which the result has where no operand is a tensor of real numbers.
+    """
+    given, made = tensors_in(args, kwargs), tensors_in((out,), {})
     kept = records_gradients() and any(tensor.requires_grad for tensor in given)
     lying = {storage_id(tensor) for tensor in given}
-    views = operator.aliases or any(storage_id(made) in lying for made in tensors_in((out,), {}))
-    return not (operator.implicit or views or kept or NAMES or core.negated)
+    views = operator.aliases or any(storage_id(tensor) in lying for tensor in made)
+    floating = any(tensor.is_floating_point() for tensor in given)
+    default = not floating and any(tensor.is_floating_point() for tensor in made)
+    return not (operator.implicit or views or kept or default or NAMES or core.negated)
 
 
 def _may_be_one(func: Any) -> bool:

@@ -275,7 +275,7 @@ def _tolist(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
 @handles(_Tensor.item, _Tensor.__bool__, _Tensor.__float__, _Tensor.__int__)
 def _item(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     tensor = args[0]
-    signed = tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
+    signed = core.negated or tensor.is_conj()
     if tensor.numel() != 1 or signed or not direct.alone(core, tensor):
         return call(core, func, args, kwargs)
     core.recorder.transfer("to host", "aten::_local_scalar_dense", 0, "reads one element")

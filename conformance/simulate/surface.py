@@ -58,7 +58,7 @@ def install(patches: Patches, core: Core) -> None:
     _cuda(patches)
     Autocast(core).install(patches)
     _metadata(patches, core)
-    tracing.install(patches, core.thread, core.ledger.holds, is_backend_name)
+    tracing.install(patches, core, is_backend_name)
     nested_module: Any = vars(torch._C)["_nested"]
     plain_tensor, plain_nested = torch.tensor, nested_module.nested_tensor
 
