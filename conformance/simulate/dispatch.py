@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -66,14 +67,6 @@ def _kind(value: Any) -> Any:
 
 
 @functools.cache
-def _dispatches(kind: type) -> bool:
-    """Whether tensors of this class answer operators themselves; tracers' leave that to a mode."""
-    own = getattr(kind, "__torch_dispatch__", torch._C._disabled_torch_dispatch_impl)
-    traced = kind.__module__.startswith("torch._subclasses.")
-    return own is not torch._C._disabled_torch_dispatch_impl and not traced
-
-
-@functools.cache
 def _plain(func: Any) -> Operator | None:
     """The description of an operator that needs no look at its arguments, else None."""
     operator = describe(func)
@@ -97,15 +90,34 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
-        if types and any(_dispatches(kind) for kind in types):
-            # A tensor made of tensors: its own code runs first, and its parts come back here.
-            return NotImplemented
+        if types and any(operands.answer(kind) for kind in types):
+            return self._by_class(func, types, args, kwargs or {})
         thread = self.core.thread
         before, thread.operator = thread.operator, func
         with torch._C.DisableTorchFunction():
             out = self._dispatch(func, args, kwargs or {})
         thread.operator = before
         return out
+
+    def _by_class(self, func: Any, types: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Lets a tensor made of tensors answer: its code is the program's, its parts come back here."""
+        thread = self.core.thread
+        before = thread.target, thread.call
+        thread.target = thread.call = None
+        try:
+            with ExitStack() as modes:
+                if torch._C._is_torch_function_all_disabled():
+                    modes.enter_context(torch._C._EnableTorchFunction())
+                    modes.enter_context(torch._C.DisableTorchFunctionSubclass())
+                modes.enter_context(self)
+                modes.enter_context(self.core.function_mode())
+                for kind in filter(operands.answer, types):
+                    out = kind.__torch_dispatch__(func, types, args, kwargs)
+                    if out is not NotImplemented:
+                        return out
+        finally:
+            thread.target, thread.call = before
+        return NotImplemented
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         core = self.core

@@ -324,7 +324,7 @@ def _linear(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if isinstance(signal, _Tensor) and core.ledger.holds(signal):
         checks.check_linear(signal)
         # Of such operands nothing is made on the way but views.
-        alike = {operand.dtype for operand in args if isinstance(operand, _Tensor)}
+        alike = {getattr(operand, "dtype", None) for operand in args if operand is not None}
         if len(alike) == 1 and not kwargs and signal.dim() > 1 and signal.is_contiguous():
             return direct.whole(core, describe(_LINEAR), call, func, args)
     return call(core, func, args, kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import weakref
 from collections import Counter
@@ -12,7 +13,12 @@ import torch
 
 from conformance.simulate import checks
 from conformance.simulate.device import BACKEND, HOST, Machine
-from conformance.simulate.internals import storage_device, storage_id, use_count
+from conformance.simulate.internals import (
+    no_function_modes,
+    storage_device,
+    storage_id,
+    use_count,
+)
 
 _GRANULE = 256
 """Bytes to which the driver rounds a buffer up (Metal's buffer alignment)."""
@@ -93,6 +99,11 @@ class Ledger:
             storage = part.untyped_storage()
             if storage_device(storage) == HOST:
                 self.mark_storage(storage)
+
+    def mark_wrapper(self, tensor: torch.Tensor) -> None:
+        """Has a tensor without memory of its own, made of others, lie on the device."""
+        with contextlib.suppress(RuntimeError, NotImplementedError), no_function_modes():
+            self._keep(tensor.untyped_storage(), 0)
 
     def takes(self, storage: torch.UntypedStorage) -> bool:
         """Marks a small fresh storage in one step, where there is room for it beyond doubt."""

@@ -15,7 +15,7 @@ import torch
 from conformance.simulate import limits, tracing
 from conformance.simulate.autocast import Autocast
 from conformance.simulate.core import Core
-from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
+from conformance.simulate.device import ABSENT, BACKEND, DEVICE, HOST, REPORTED_NAME
 from conformance.simulate.functions import (
     call,
     from_dlpack,
@@ -237,6 +237,21 @@ def _tensors(patches: Patches, core: Core) -> None:
                     numbers.append(indices[row])
         return found
 
+    def named(value: Any) -> Any:
+        text = str(value) if isinstance(value, (str, torch.device)) else ""
+        return HOST if text.partition(":")[0] == BACKEND else value
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        """A tensor made of tensors; C++ would guard a device that this build has not, and abort."""
+        given = [named(value) for value in args]
+        options = {name: named(value) for name, value in kwargs.items()}
+        made = plain_wrapper(*given, **options)
+        if given == list(args) and options == kwargs:
+            return made
+        core.ledger.mark_wrapper(made)
+        return made
+
+    plain_wrapper = patches.set(torch.Tensor, "_make_wrapper_subclass", staticmethod(wrapper))
     plain_grouped = patches.set(torch._C, "_group_tensors_by_device_and_dtype", grouped)
     patches.set(torch.Tensor, "device", reported("device", DEVICE))
     patches.set(torch.Tensor, "is_mps", reported("is_mps", True))

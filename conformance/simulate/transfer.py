@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conformance.simulate import checks
+from conformance.simulate import checks, operands
 from conformance.simulate.device import DEVICE, HOST
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ def _copied(
     thread = core.thread
     before, thread.target = thread.target, device
     try:
+        options: dict[str, Any] = {"dtype": dtype, "memory_format": memory_format}
+        if operands.answer(type(tensor)):
+            # Its own code is told where to, as it moves what it is made of.
+            options["device"] = device
         # The function mode would take this for a call of the user's and forget the target.
         with torch._C.DisableTorchFunction():
-            made: torch.Tensor = torch.ops.aten._to_copy(
-                tensor, dtype=dtype, memory_format=memory_format
-            )
+            made: torch.Tensor = torch.ops.aten._to_copy(tensor, **options)
     finally:
         thread.target = before
     return made

@@ -279,6 +279,56 @@ def test_the_kernel_of_a_tensor_class_is_seen_part_by_part(sim: simulate.Simulat
     assert sim.recorder.operators["aten::mul.Tensor"] == 1
 
 
+class Boxed(torch.Tensor):
+    """A tensor made of another, which says it lies where that one does."""
+
+    kept: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Boxed:
+        made: Any = torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, device=inner.device
+        )
+        made.kept = inner
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        inner = [getattr(value, "kept", value) for value in args]
+        made = func(*inner, **(kwargs or {}))
+        return cls(made) if isinstance(made, torch.Tensor) else made
+
+
+def test_a_tensor_made_of_tensors_is_indexed_moved_and_differentiated() -> None:
+    """C++ guards the device of each of these, and would abort for one that it has not."""
+    box = Boxed(torch.arange(4.0, device="mps").reshape(2, 2))
+    assert box.device == DEVICE
+    assert box.is_mps
+    assert isinstance(box[0], Boxed)
+    assert box[0].kept.tolist() == [0, 1]
+    host = box.cpu()
+    assert (host.device.type, host.kept.device.type) == ("cpu", "cpu")
+    assert host.to("mps").kept.device == DEVICE
+    leaf = Boxed(torch.ones(2, device="mps")).requires_grad_()
+    (leaf * 3).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.kept.tolist() == [3, 3]  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="same device"):
+        box + torch.ones(2, 2)
+
+
+def test_gradients_of_ragged_tensors_come_back_to_the_host() -> None:
+    ragged = torch.nested.nested_tensor(
+        [torch.ones(2, 3), torch.ones(1, 3)], layout=torch.jagged, requires_grad=True
+    )
+    (ragged.to("mps") * 2).values().sum().backward()
+    assert ragged.grad is not None
+    assert ragged.grad.device.type == "cpu"
+    assert ragged.grad.values().sum().item() == 18
+
+
 def test_a_capsule_of_the_device_is_opened_there() -> None:
     there = torch.ones(2, device="mps")
     opened = torch.from_dlpack(torch.utils.dlpack.to_dlpack(there))
