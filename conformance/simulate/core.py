@@ -63,8 +63,9 @@ class Core:
         self.thread = Thread()
         self.calls: dict[Any, Known] = {}
         """Functions of torch that are one operator, by the kinds of their arguments (`direct.py`)."""
-        self.sequences: dict[Any, dict[tuple[Any, ...], tuple[str, ...]]] = {}
-        """Functions that are several operators, by all of their arguments (`parts.py`)."""
+        self.sequences: dict[Any, dict[tuple[Any, ...], tuple[tuple[str, ...], int]]] = {}
+        """Functions that are several operators, and the memory these take meanwhile, by all of
+        their arguments (`parts.py`)."""
         self.tries: dict[Any, int] = {}
         self.autocasts = False
         """Whether autocast has been on in any thread: sooner asked than this thread's."""

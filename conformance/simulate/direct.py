@@ -133,8 +133,11 @@ def run(core: Core, known: Known, slow: Slow, func: Any, args: Args, kwargs: Kwa
     run_before = core.sequences.get(func)
     if run_before is not None:
         exact = parts.key(core, func, args, kwargs)
-        names = None if exact is None else run_before.get(exact)
-        if names is not None:
+        plan = None if exact is None else run_before.get(exact)
+        if plan is not None:
+            names, surge = plan
+            if not core.ledger.fits(surge):
+                return slow(core, func, args, kwargs)
             return _in_parts(core, names, slow, func, args, kwargs)
     return first(core, slow, func, args, kwargs)
 
@@ -279,7 +282,8 @@ def _learn(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: K
     thread = core.thread
     before, thread.trace = thread.trace, []
     try:
-        out = slow(core, func, args, kwargs)
+        with core.ledger.surge() as surge:
+            out = slow(core, func, args, kwargs)
         trace = thread.trace
     finally:
         thread.trace = before
@@ -297,7 +301,7 @@ def _learn(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: K
             _kernel_alone(core, operator, args, kwargs, out),
         )
         core.tries[func] = 0
-    elif parts.learned(core, func, args, kwargs, trace, out):
+    elif parts.learned(core, func, args, kwargs, trace, surge[0], out):
         core.calls.setdefault(func, {})
         core.tries[func] = 0
     return out

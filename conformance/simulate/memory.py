@@ -61,6 +61,7 @@ class Ledger:
         self._driver = 0
         self._freed = self._released
         self._ratchet = machine.ratchet
+        self._exact = False
         self._allowed = sys.maxsize
         self._kept: Counter[int] = Counter()
         self.set_fraction(1.0)
@@ -176,6 +177,32 @@ class Ledger:
         self.driver_peak = self._driver
         self._make_room()
 
+    @contextlib.contextmanager
+    def surge(self) -> Iterator[list[int]]:
+        """A block; how many bytes the driver held at most above those at its start is told after it."""
+        told = [0]
+        self._settle()
+        before, start = (self.peak, self.driver_peak, self._exact), self._driver
+        self.peak, self.driver_peak, self._exact = self._bytes, start, True
+        self._make_room()
+        try:
+            yield told
+        finally:
+            told[0] = self.driver_peak - start
+            self.peak = max(before[0], self.peak)
+            self.driver_peak = max(before[1], self.driver_peak)
+            self._exact = before[2]
+            self._make_room()
+
+    def fits(self, surge: int) -> bool:
+        """Whether a known surge of the driver's memory passes neither a peak nor what is allowed."""
+        if surge <= self._room:
+            return True
+        if self._ratchet:
+            return False
+        self._settle()
+        return surge <= self._below()
+
     def _settle(self) -> None:
         """Forgets the fresh storages that are dead, and keeps the others as long as they live."""
         fresh, blocks = self._fresh, self.blocks
@@ -196,11 +223,15 @@ class Ledger:
 
     def _make_room(self) -> None:
         """Says how much may come before the next look at what lives."""
-        if self._ratchet:
+        if self._ratchet or self._exact:
             # What is freed, and when, decides what the driver keeps.
+            self._room = 0
             return
-        self._room = min(
-            _MOST_FRESH,
+        self._room = min(_MOST_FRESH, self._below())
+
+    def _below(self) -> int:
+        """How many bytes more pass neither a peak nor what is allowed."""
+        return min(
             max(self.peak, _MOST_FRESH) - self._bytes,
             max(self.driver_peak, _MOST_FRESH) - self._driver,
             self._allowed - self._driver,
