@@ -297,16 +297,19 @@ def _storages(patches: Patches, core: Core) -> None:
     plain_clone = patches.set(storage_type, "clone", clone)
     patches.set(storage_type, BACKEND, to_device)
     for name in ("share_memory_", "_share_filename_cpu_", "_share_fd_cpu_"):
-        _refuse_sharing(patches, core, name)
+        _refuse(patches, core, name, limits.SHARING)
+    _refuse(patches, core, "resize_", limits.RESIZING)
 
 
-def _refuse_sharing(patches: Patches, core: Core, name: str) -> None:
-    def share(storage: torch.UntypedStorage, *args: object, **kwargs: object) -> Any:
+def _refuse(patches: Patches, core: Core, name: str, limit: limits.Limit) -> None:
+    """Has this method of storages raise for the device's."""
+
+    def refused(storage: torch.UntypedStorage, *args: object, **kwargs: object) -> Any:
         if core.ledger.holds_storage(storage):
-            raise limits.SHARING.error()
+            raise limit.error()
         return plain(storage, *args, **kwargs)
 
-    plain = patches.set(torch.UntypedStorage, name, share)
+    plain = patches.set(torch.UntypedStorage, name, refused)
 
 
 def _metadata(patches: Patches, core: Core) -> None:

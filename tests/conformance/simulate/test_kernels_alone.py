@@ -230,3 +230,13 @@ def test_a_signal_whose_handler_raises_finds_the_mode_where_it_was(sim: Simulati
         signal.signal(signal.SIGALRM, before)
     assert rung > 100
     assert (x + x).device.type == "mps"
+
+
+def test_memory_is_not_taken_from_under_a_tensor(sim: Simulation) -> None:
+    """A Mac refuses it, so that no kernel reads where nothing is; tensors may still be resized."""
+    x = torch.ones(4, device="mps")
+    with pytest.raises(RuntimeError, match="unexpected device type mps"):
+        x.untyped_storage().resize_(0)
+    assert (x + x).tolist() == [2, 2, 2, 2]
+    assert x.resize_(2).tolist() == [1, 1]
+    assert torch.ones(4).untyped_storage().resize_(0).nbytes() == 0
