@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -44,9 +45,12 @@ _WAITS = {
     "aten::unique_consecutive": "waits for the size of the result",
     "aten::bincount": "waits for the size of the result",
 }
+_ONLY_CALL = frozenset({"cond", "strict_mode"})
+"""Higher operators that compute nothing but call what they are given, and want no mode about."""
 _EQUAL = torch.ops.aten.equal.default
 _SIGNED = (torch.ops.aten._neg_view.default, torch.ops.aten._efficientzerotensor.default)
 """What makes tensors whose values are not those in memory: C++ resolves them above its kernels."""
+_KEY = torch._C.DispatchKey.MPS
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
 _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
@@ -83,6 +87,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """False: compilation is off in a simulation, and the guard costs more than the dispatch."""
         return False
 
+    supports_higher_order_operators = True
+
     def __init__(self, core: Core) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.core = core
@@ -90,6 +96,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return self._higher(func, args, kwargs or {})
         if types and any(operands.answer(kind) for kind in types):
             return self._by_class(func, types, args, kwargs or {})
         thread = self.core.thread
@@ -100,7 +108,36 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _by_class(self, func: Any, types: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Lets a tensor made of tensors answer: its code is the program's, its parts come back here."""
+        """Lets a tensor made of tensors answer; what it is made of comes back here."""
+        with self._as_program():
+            for kind in filter(operands.answer, types):
+                out = kind.__torch_dispatch__(func, types, args, kwargs)
+                if out is not NotImplemented:
+                    return out
+        return NotImplemented
+
+    def _higher(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Runs flexible attention and its like, which are written in Python for every device."""
+        kernel = func.py_kernels[torch._ops.resolve_key(func, _KEY)]
+        if func.name() not in _ONLY_CALL:
+            with self._as_program():
+                return kernel(*args, **kwargs)
+
+        def within(value: Any) -> Any:
+            if not callable(value):
+                return value
+
+            def call(*given: Any) -> Any:
+                with self._as_program():
+                    return value(*given)
+
+            return call
+
+        return kernel(*map(within, args), **kwargs)
+
+    @contextmanager
+    def _as_program(self) -> Iterator[None]:
+        """A block whose code, called from within torch, is the program's: both modes are on."""
         thread = self.core.thread
         before = thread.target, thread.call
         thread.target = thread.call = None
@@ -111,13 +148,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     modes.enter_context(torch._C.DisableTorchFunctionSubclass())
                 modes.enter_context(self)
                 modes.enter_context(self.core.function_mode())
-                for kind in filter(operands.answer, types):
-                    out = kind.__torch_dispatch__(func, types, args, kwargs)
-                    if out is not NotImplemented:
-                        return out
+                yield
         finally:
             thread.target, thread.call = before
-        return NotImplemented
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
@@ -415,16 +448,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _python(self, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
-        """Runs an operator that a library wrote in Python as the user's own code, modes on."""
-        core, thread = self.core, self.core.thread
-        core.counts[operator.name] += 1
-        before = thread.target, thread.call
-        thread.target = thread.call = None
-        try:
-            with torch._C._EnableTorchFunction(), self, core.function_mode():
-                return operator.python(*args, **kwargs)
-        finally:
-            thread.target, thread.call = before
+        """Runs an operator that a library wrote in Python."""
+        self.core.counts[operator.name] += 1
+        with self._as_program():
+            return operator.python(*args, **kwargs)
 
     def _transfer(self, direction: str, operator: str, nbytes: int, why: str = "copy") -> None:
         """Records a transfer, unless the operator it is a part of was recorded."""

@@ -79,8 +79,10 @@ def move(
     if here == device:
         return tensor if dtype in (None, tensor.dtype) else tensor.to(dtype)
     if device == DEVICE:
-        checks.check_dtype(dtype or tensor.dtype, core.machine)
-        checks.check_layout(tensor, core.machine)
+        # Parameters of lazy modules answer no questions yet, and are moved all the same.
+        with torch._C.DisableTorchFunctionSubclass():
+            checks.check_dtype(dtype or tensor.dtype, core.machine)
+            checks.check_layout(tensor, core.machine)
     if torch.is_grad_enabled() and tensor.requires_grad:
         moved: torch.Tensor = ToCopy.apply(  # type: ignore[no-untyped-call]
             tensor, core, device, dtype, memory_format

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import rnn
 
 from conformance import simulate
@@ -327,6 +329,25 @@ def test_gradients_of_ragged_tensors_come_back_to_the_host() -> None:
     assert ragged.grad is not None
     assert ragged.grad.device.type == "cpu"
     assert ragged.grad.values().sum().item() == 18
+
+
+@pytest.mark.filterwarnings("ignore")  # Both say that nothing is compiled.
+def test_operators_that_take_functions_run_as_the_program_does() -> None:
+    """Flexible attention without a compiler, and a condition."""
+    tokens = torch.arange(64.0, device="mps").reshape(1, 2, 8, 4) / 32
+    flexible = flex_attention(tokens, tokens, tokens)
+    assert flexible.device == DEVICE
+    torch.testing.assert_close(flexible, scaled_dot_product_attention(tokens, tokens, tokens))
+    yes = torch.tensor(True, device="mps")
+    chosen = torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (tokens,))
+    assert chosen.device == DEVICE
+    assert torch.equal(chosen, tokens + 1)
+
+
+def test_a_lazy_module_is_moved_before_it_knows_its_shape() -> None:
+    layer = torch.nn.LazyLinear(3).to("mps")
+    assert layer(torch.ones(2, 4, device="mps")).shape == (2, 3)
+    assert layer.weight.device == DEVICE
 
 
 def test_a_capsule_of_the_device_is_opened_there() -> None:
