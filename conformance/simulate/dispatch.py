@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conformance.simulate import checks, gaps, limits, operands
+from conformance.simulate import checks, gaps, limits, operands, programs
 from conformance.simulate.core import Args, Core, Kwargs, tensors_in
 from conformance.simulate.device import DEVICE, HOST
 from conformance.simulate.internals import storage_id
@@ -45,12 +43,9 @@ _WAITS = {
     "aten::unique_consecutive": "waits for the size of the result",
     "aten::bincount": "waits for the size of the result",
 }
-_ONLY_CALL = frozenset({"cond", "strict_mode"})
-"""Higher operators that compute nothing but call what they are given, and want no mode about."""
 _EQUAL = torch.ops.aten.equal.default
 _SIGNED = (torch.ops.aten._neg_view.default, torch.ops.aten._efficientzerotensor.default)
 """What makes tensors whose values are not those in memory: C++ resolves them above its kernels."""
-_KEY = torch._C.DispatchKey.MPS
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
 _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
@@ -97,60 +92,15 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         if isinstance(func, torch._ops.HigherOrderOperator):
-            return self._higher(func, args, kwargs or {})
+            return programs.higher(self.core, self, func, args, kwargs or {})
         if types and any(operands.answer(kind) for kind in types):
-            return self._by_class(func, types, args, kwargs or {})
+            return programs.by_class(self.core, self, func, types, args, kwargs or {})
         thread = self.core.thread
         before, thread.operator = thread.operator, func
         with torch._C.DisableTorchFunction():
             out = self._dispatch(func, args, kwargs or {})
         thread.operator = before
         return out
-
-    def _by_class(self, func: Any, types: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Lets a tensor made of tensors answer; what it is made of comes back here."""
-        with self._as_program():
-            for kind in filter(operands.answer, types):
-                out = kind.__torch_dispatch__(func, types, args, kwargs)
-                if out is not NotImplemented:
-                    return out
-        return NotImplemented
-
-    def _higher(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Runs flexible attention and its like, which are written in Python for every device."""
-        kernel = func.py_kernels[torch._ops.resolve_key(func, _KEY)]
-        if func.name() not in _ONLY_CALL:
-            with self._as_program():
-                return kernel(*args, **kwargs)
-
-        def within(value: Any) -> Any:
-            if not callable(value):
-                return value
-
-            def call(*given: Any) -> Any:
-                with self._as_program():
-                    return value(*given)
-
-            return call
-
-        return kernel(*map(within, args), **kwargs)
-
-    @contextmanager
-    def _as_program(self) -> Iterator[None]:
-        """A block whose code, called from within torch, is the program's: both modes are on."""
-        thread = self.core.thread
-        before = thread.target, thread.call
-        thread.target = thread.call = None
-        try:
-            with ExitStack() as modes:
-                if torch._C._is_torch_function_all_disabled():
-                    modes.enter_context(torch._C._EnableTorchFunction())
-                    modes.enter_context(torch._C.DisableTorchFunctionSubclass())
-                modes.enter_context(self)
-                modes.enter_context(self.core.function_mode())
-                yield
-        finally:
-            thread.target, thread.call = before
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
@@ -419,7 +369,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if apart and operands.layout(tensors_in(args, kwargs), {}) is not torch.strided:
             key = None
         if operator.python is not None:
-            return self._python(operator, args, kwargs)
+            self.core.counts[operator.name] += 1
+            with programs.as_program(self.core, self):
+                return operator.python(*args, **kwargs)
         if key is not None:
             signature = (*map(_kind, args), *((name, _kind(v)) for name, v in kwargs.items()))
         if key is None or signature in operator.seen:
@@ -446,12 +398,6 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not proven:
                 operator.seen.discard(signature)
         return out
-
-    def _python(self, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
-        """Runs an operator that a library wrote in Python."""
-        self.core.counts[operator.name] += 1
-        with self._as_program():
-            return operator.python(*args, **kwargs)
 
     def _transfer(self, direction: str, operator: str, nbytes: int, why: str = "copy") -> None:
         """Records a transfer, unless the operator it is a part of was recorded."""
