@@ -44,8 +44,9 @@ _WAITS = {
     "aten::bincount": "waits for the size of the result",
 }
 _EQUAL = torch.ops.aten.equal.default
-_SIGNED = (torch.ops.aten._neg_view.default, torch.ops.aten._efficientzerotensor.default)
-"""What makes tensors whose values are not those in memory: C++ resolves them above its kernels."""
+_NEGATING = torch.ops.aten._neg_view.default
+_ZEROING = torch.ops.aten._efficientzerotensor.default
+"""These two make tensors whose values are not those in memory: C++ resolves them above its kernels."""
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
 _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
@@ -117,7 +118,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             strided = False
         if ours:
             refuse_traced()
-            if func in _SIGNED:
+            if func is _NEGATING or func is _ZEROING:
                 core.heed_signs()
             elif core.negated and not describe(func).aliases:
                 args = tuple(map(self._filled, args))
@@ -207,7 +208,7 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         refuse_traced()
         core = self.core
         operator = describe(func)
-        if func in _SIGNED:
+        if func is _ZEROING:
             core.heed_signs()
         if not operator.takes_device and not found and operator.base != "aten::lift_fresh":
             return func(*args, **kwargs)

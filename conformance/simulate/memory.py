@@ -56,7 +56,7 @@ class Ledger:
         self.peak = 0
         self.driver_peak = 0
         self._fresh: list[torch.UntypedStorage] = []
-        self._room = 0
+        self._room = self._spare = 0
         self._bytes = 0
         self._driver = 0
         self._freed = self._released
@@ -133,7 +133,7 @@ class Ledger:
 
     def reserve(self, nbytes: int) -> None:
         """Raises RuntimeError, in the allocator's words, where `nbytes` more would not fit."""
-        self._settle()
+        self._count()
         if nbytes >= self.machine.buffer_bytes:
             checks.check_buffer(nbytes, self.machine)
         allowed = self._allowed
@@ -196,14 +196,19 @@ class Ledger:
 
     def fits(self, surge: int) -> bool:
         """Whether a known surge of the driver's memory passes neither a peak nor what is allowed."""
-        if surge <= self._room:
+        # Fresh storages count as if all of them lived: sooner asked than which do.
+        taken = min(_MOST_FRESH, self._spare) - self._room
+        if surge + taken <= self._spare:
             return True
-        if self._ratchet:
-            return False
         self._settle()
-        return surge <= self._below()
+        return surge <= self._spare
 
     def _settle(self) -> None:
+        """Counts what lives, and says how much may come before the next time."""
+        self._count()
+        self._make_room()
+
+    def _count(self) -> None:
         """Forgets the fresh storages that are dead, and keeps the others as long as they live."""
         fresh, blocks = self._fresh, self.blocks
         try:
@@ -219,23 +224,19 @@ class Ledger:
                     self._grow(nbytes)
         except IndexError:
             pass  # Another thread was at it too.
-        self._make_room()
 
     def _make_room(self) -> None:
         """Says how much may come before the next look at what lives."""
         if self._ratchet or self._exact:
             # What is freed, and when, decides what the driver keeps.
-            self._room = 0
+            self._room = self._spare = 0
             return
-        self._room = min(_MOST_FRESH, self._below())
-
-    def _below(self) -> int:
-        """How many bytes more pass neither a peak nor what is allowed."""
-        return min(
+        self._spare = min(
             max(self.peak, _MOST_FRESH) - self._bytes,
             max(self.driver_peak, _MOST_FRESH) - self._driver,
             self._allowed - self._driver,
         )
+        self._room = min(_MOST_FRESH, self._spare)
 
     def _keep(self, storage: torch.UntypedStorage, nbytes: int) -> None:
         block = _Block(storage, self._freed)
