@@ -13,10 +13,16 @@ from torch.utils import _device as torch_default
 from conformance.simulate import autocast, checks, direct, limits
 from conformance.simulate.core import Args, Core, Known, Kwargs, tensors_in
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
-from conformance.simulate.internals import bare, is_alias, other_function_modes, traced
+from conformance.simulate.internals import (
+    bare,
+    is_alias,
+    other_function_modes,
+    records_gradients,
+    traced,
+)
 from conformance.simulate.memory import is_backend
 from conformance.simulate.operators import describe
-from conformance.simulate.tracing import refuse_jit_traced
+from conformance.simulate.tracing import NotSimulatedError, refuse_jit_traced
 from conformance.simulate.transfer import move
 
 Handler = Callable[[Core, Any, Args, Kwargs], Any]
@@ -357,6 +363,16 @@ def _lstm(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         raise limits.LSTM_PROJECTIONS.error()
     with autocast.without() if whole else nullcontext():
         return call(core, func, args, kwargs)
+
+
+@handles(torch.ops.higher_order.cond)
+def _cond(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    # Torch traces both branches to find the derivative.
+    if records_gradients() and any(
+        tensor.requires_grad and core.ledger.holds(tensor) for tensor in tensors_in(args, kwargs)
+    ):
+        raise NotSimulatedError("the derivative of torch.cond")
+    return call(core, func, args, kwargs)
 
 
 @handles(_Tensor.pin_memory)

@@ -10,10 +10,13 @@ import torch
 
 from conformance.simulate import operands
 from conformance.simulate.core import Args, Core, Kwargs
+from conformance.simulate.tracing import NotSimulatedError
 
 _KEY = torch._C.DispatchKey.MPS
 _ONLY_CALL = frozenset({"cond", "strict_mode"})
 """Higher operators that compute nothing but call what they are given, and want no mode about."""
+_WANT_NO_MODE = frozenset({"scan", "invoke_subgraph"})
+"""Those that compute too."""
 
 
 Mode = AbstractContextManager[Any]
@@ -49,7 +52,12 @@ def by_class(core: Core, mode: Mode, func: Any, types: Any, args: Args, kwargs: 
 
 
 def higher(core: Core, mode: Mode, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Runs flexible attention and its like, which are one function for every device."""
+    """Runs flexible attention and its like, which are one function for every device.
+
+    Raises NotSimulatedError for those that will not run where a mode sees what they compute.
+    """
+    if func.name() in _WANT_NO_MODE:
+        raise NotSimulatedError(f"torch's {func.name()}")
     kernel = func.py_kernels[torch._ops.resolve_key(func, _KEY)]
     if func.name() not in _ONLY_CALL:
         with as_program(core, mode):

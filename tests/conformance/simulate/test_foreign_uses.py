@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._higher_order_ops.scan import scan
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import rnn
@@ -342,6 +343,10 @@ def test_operators_that_take_functions_run_as_the_program_does() -> None:
     chosen = torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (tokens,))
     assert chosen.device == DEVICE
     assert torch.equal(chosen, tokens + 1)
+    with pytest.raises(RuntimeError, match="the derivative of torch.cond of tensors"):
+        torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (tokens.clone().requires_grad_(),))
+    with pytest.raises(RuntimeError, match="torch's scan of tensors"):
+        scan(lambda total, x: (total + x, total * 1), yes + 0.0, tokens[0, 0, 0])
 
 
 def test_a_lazy_module_is_moved_before_it_knows_its_shape() -> None:
