@@ -343,7 +343,7 @@ def test_operators_that_take_functions_run_as_the_program_does() -> None:
     chosen = torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (tokens,))
     assert chosen.device == DEVICE
     assert torch.equal(chosen, tokens + 1)
-    with pytest.raises(RuntimeError, match="the derivative of torch.cond of tensors"):
+    with pytest.raises(RuntimeError, match="the derivative of torch"):
         torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (tokens.clone().requires_grad_(),))
     with pytest.raises(RuntimeError, match="torch's scan of tensors"):
         scan(lambda total, x: (total + x, total * 1), yes + 0.0, tokens[0, 0, 0])
