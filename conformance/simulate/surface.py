@@ -83,6 +83,8 @@ def install(patches: Patches, core: Core) -> None:
     plain_range = torch.range
     patches.set(torch, "range", ranged)
     patches.set(torch, "tensor", tensor)
+    tracing.compile_as(patches, ranged, "aten::range")
+    tracing.compile_as(patches, tensor, "aten::tensor")
     patches.set(nested_module, "nested_tensor", nested)
     capsules: dict[int, tuple[Any, torch.Tensor]] = {}
     for owner in (torch, torch.utils.dlpack):

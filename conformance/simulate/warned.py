@@ -14,6 +14,7 @@ from typing import Any
 from torch.overrides import handle_torch_function
 
 from conformance.simulate.patching import Patches
+from conformance.simulate.tracing import compile_as
 
 _HERE = str(Path(__file__).parent)
 _PACKAGE = __name__.rpartition(".")[0]
@@ -56,6 +57,7 @@ def install(patches: Patches) -> None:
         )
 
     plain_warn = patches.set(warnings, "warn", warn)
+    compile_as(patches, warn, "aten::warn")
     # C++ takes the innermost frame and asks the filters before anybody can say whose it is. So
     # what it warns of ours comes through, as often as it likes, and is judged at its own line.
     plain_show = patches.set(warnings, "_showwarnmsg", show)

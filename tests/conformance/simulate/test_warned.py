@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.jit import _script
 from torch.nn import functional
 
 from conformance.simulate import mps
@@ -121,3 +122,17 @@ def test_two_lines_are_two_lines_to_a_filter_that_says_each_once() -> None:
                 few.var()
                 few.var()
     assert [warning.lineno - caught[0].lineno for warning in caught] == [0, 1, 2]
+
+
+def _compiled(x: torch.Tensor) -> torch.Tensor:
+    if x.dim() > 1:
+        warnings.warn("many dimensions")  # noqa: B028 - TorchScript knows no level
+    return x + torch.tensor(1.0) + torch.range(0, 1)
+
+
+def test_the_compiler_knows_what_is_replaced_and_what_was() -> None:
+    """By whatever name `torch.jit.script` is reached, and torch's own functions afterwards."""
+    for _ in range(2):
+        with mps():
+            assert _script.script(_compiled)(torch.ones(2)).tolist() == [2, 3]
+        assert torch.jit.script(_compiled)(torch.ones(2)).tolist() == [2, 3]
