@@ -43,3 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     status: int = command.main(arguments[1:])
     return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -47,3 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"conformance report: error: {error}\n")
         return 2
     return 1 if report.failures() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

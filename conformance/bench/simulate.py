@@ -20,7 +20,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance.simulate.device import BACKEND, HOST
-from conformance.simulate.internals import bare, no_function_modes, storage_id
+from conformance.simulate.internals import (
+    bare,
+    no_function_modes,
+    pop_function_mode,
+    push_function_mode,
+    storage_id,
+)
 from conformance.simulate.session import mps
 
 Work = Callable[[], object]
@@ -136,8 +142,11 @@ def _parts(patience: float, passes: int) -> list[str]:
             return out
 
         def modeless() -> torch.Tensor:
-            with no_function_modes():
+            mode = pop_function_mode()
+            try:
                 return alone()
+            finally:
+                push_function_mode(mode)
 
         for _ in range(passes):
             timed("whole", lambda: x + x)

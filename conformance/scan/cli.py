@@ -307,3 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"{error.strerror or error}: {error.filename}"
         sys.stderr.write(f"conformance scan: {printable(reason)}\n")
     return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

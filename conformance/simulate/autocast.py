@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from conformance.simulate.core import Core
-from conformance.simulate.device import BACKEND
+from conformance.simulate.device import BACKEND, HOST
 from conformance.simulate.patching import Patches
 
 _C: Any = torch._C
@@ -40,7 +40,9 @@ class _Asked(torch.Tensor):
     @staticmethod
     def __new__(cls, dtype: torch.dtype, asked: list[torch.dtype]) -> _Asked:
         device = torch.device(BACKEND)
-        made: Any = torch.Tensor._make_wrapper_subclass(cls, (2, 2), dtype=dtype, device=device)
+        # The base's own: a simulation replaces what programs call.
+        make = torch._C.TensorBase._make_wrapper_subclass
+        made: Any = make(cls, (2, 2), dtype=dtype, device=device)
         made.asked = asked
         return made  # type: ignore[no-any-return]
 
@@ -177,6 +179,8 @@ class Autocast:
         """Follows `torch.autocast` from here on; `patches.undo` ends it."""
 
         def enable(*args: Any) -> None:
+            if args[0] in (BACKEND, HOST.type):
+                self._note(args[0], bool(args[1]))
             if args[0] == BACKEND:
                 self._present(bool(args[1]))
             plain_enable(*args)
@@ -189,12 +193,16 @@ class Autocast:
         enable.plain = plain_enable  # type: ignore[attr-defined]
         plain_clear = patches.set(torch, "clear_autocast_cache", clear)
         patches.later(self._leave)
+        self._note(HOST.type, torch.is_autocast_enabled(HOST.type))
+
+    def _note(self, kind: str, enabled: bool) -> None:
+        """Keeps for this thread whether autocast is on for this type of device."""
+        kinds = self._core.thread.autocast
+        (kinds.add if enabled else kinds.discard)(kind)
+        self._core.autocasts = self._core.autocasts or enabled
 
     def _present(self, enabled: bool) -> None:
         """Puts the kernels in the way of this thread's operators, whose tensors are the host's."""
-        core = self._core
-        core.thread.autocast = enabled
-        core.autocasts = core.autocasts or enabled
         guard = getattr(self._guards, "guard", None)
         if enabled and guard is None:
             if self._library is None:
@@ -254,8 +262,14 @@ class Autocast:
 
 
 _KEYS: Any = _C.DispatchKeySet(_KEY)
+_HOST_KEYS: Any = _C.DispatchKeySet(_C.DispatchKey.AutocastCPU)
 
 
 def without() -> Any:
     """A block whose operators run as parts of a kernel of MPS's own: autocast leaves them alone."""
     return _C._ExcludeDispatchKeyGuard(_KEYS)
+
+
+def without_hosts() -> Any:
+    """A block in which the host's autocast leaves tensors alone, as it does the device's."""
+    return _C._ExcludeDispatchKeyGuard(_HOST_KEYS)

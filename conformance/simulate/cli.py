@@ -62,7 +62,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the subcommand from its arguments; returns the exit status."""
     parser = argparse.ArgumentParser(prog="conformance simulate", description=_DESCRIPTION)
     configure(parser)
@@ -154,3 +154,7 @@ def _report(folder: Path, status: int, args: argparse.Namespace) -> None:
     for path in args.report:
         pages.write(merged, path)
     print(report.summary(merged), file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

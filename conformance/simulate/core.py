@@ -33,8 +33,8 @@ class Thread(threading.local):
     interpreted: bool = False
     """Whether TorchScript runs, which reads the host as the device of a simulated tensor."""
     noteworthy: int = 0
-    autocast: bool = False
-    """Whether operators of the device are converted by `torch.autocast`."""
+    autocast: set[str]
+    """The types of devices for which `torch.autocast` is on."""
     straight: AbstractContextManager[object]
     """A block whose operators reach no dispatch mode; one for each thread, for it is not nested."""
     trace: list[Operator | None] | None = None
@@ -42,6 +42,7 @@ class Thread(threading.local):
 
     def __init__(self) -> None:
         self.straight = no_dispatch_modes()
+        self.autocast = set()
 
     @property
     def caller(self) -> str:
@@ -62,11 +63,14 @@ class Core:
         self.thread = Thread()
         self.calls: dict[Any, Known] = {}
         """Functions of torch that are one operator, by the kinds of their arguments (`direct.py`)."""
-        self.sequences: dict[Any, dict[tuple[Any, ...], tuple[str, ...]]] = {}
-        """Functions that are several operators, by all of their arguments (`parts.py`)."""
+        self.sequences: dict[Any, dict[tuple[Any, ...], tuple[tuple[str, ...], int]]] = {}
+        """Functions that are several operators, and the memory these take meanwhile, by all of
+        their arguments (`parts.py`)."""
         self.tries: dict[Any, int] = {}
         self.autocasts = False
         """Whether autocast has been on in any thread: sooner asked than this thread's."""
+        self.traces: list[object] = []
+        """What torch.jit traces just now, in whatever thread: sooner asked than torch."""
         self.negated = False
         """Whether a tensor may carry a sign that is resolved above the kernels."""
         self.function_mode: Callable[[], AbstractContextManager[object]] = nullcontext

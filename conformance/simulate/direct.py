@@ -27,7 +27,6 @@ from conformance.simulate.internals import (
     records_gradients,
     saving_hooks,
     storage_id,
-    traced,
 )
 from conformance.simulate.operators import Operator
 from conformance.simulate.parts import PLAIN
@@ -94,11 +93,11 @@ def _others_listen(core: Core) -> bool:
     return (
         dispatch_modes() != 1
         or other_function_modes() > 0
-        or (core.autocasts and core.thread.autocast)
+        or (core.autocasts and bool(core.thread.autocast))
         or saving_hooks(False) is not None
         or functorch()
         or forward_ad._current_level >= 0
-        or traced() is not None
+        or bool(core.traces)
     )
 
 
@@ -134,8 +133,11 @@ def run(core: Core, known: Known, slow: Slow, func: Any, args: Args, kwargs: Kwa
     run_before = core.sequences.get(func)
     if run_before is not None:
         exact = parts.key(core, func, args, kwargs)
-        names = None if exact is None else run_before.get(exact)
-        if names is not None:
+        plan = None if exact is None else run_before.get(exact)
+        if plan is not None:
+            names, surge = plan
+            if not core.ledger.fits(surge):
+                return slow(core, func, args, kwargs)
             return _in_parts(core, names, slow, func, args, kwargs)
     return first(core, slow, func, args, kwargs)
 
@@ -150,7 +152,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
         or (core.autocasts and core.thread.autocast)
         or functorch()
         or forward_ad._current_level >= 0
-        or traced() is not None
+        or core.traces
     ):
         return None
     recording, watched = records_gradients(), False
@@ -189,7 +191,7 @@ def met(core: Core, known: Known, func: Any, args: Args) -> Any:
         # Perhaps for want of a kernel in this type, which a wider one stands in for.
         return None
     core.counts[operator.name] += 1
-    if alone and type(out) is _Tensor and out.dtype is _FLOAT32:
+    if alone and type(out) is _Tensor:
         storage = out.untyped_storage()
         if not ledger.takes(storage):
             core.thread.operator = operator
@@ -280,7 +282,8 @@ def _learn(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: K
     thread = core.thread
     before, thread.trace = thread.trace, []
     try:
-        out = slow(core, func, args, kwargs)
+        with core.ledger.surge() as surge:
+            out = slow(core, func, args, kwargs)
         trace = thread.trace
     finally:
         thread.trace = before
@@ -298,19 +301,24 @@ def _learn(core: Core, slow: Slow, func: Any, args: Args, kwargs: Kwargs, key: K
             _kernel_alone(core, operator, args, kwargs, out),
         )
         core.tries[func] = 0
-    elif parts.learned(core, func, args, kwargs, trace, out):
+    elif parts.learned(core, func, args, kwargs, trace, surge[0], out):
         core.calls.setdefault(func, {})
         core.tries[func] = 0
     return out
 
 
 def _kernel_alone(core: Core, operator: Operator, args: Args, kwargs: Kwargs, out: Any) -> bool:
-    """Whether nothing above the kernel has a say in a call: autograd, names, what is a view."""
-    given = tensors_in(args, kwargs)
+    """Whether nothing above the kernel has a say in a call: autograd, names, what is a view.
+
+    Nor torch's default type, which the result has where no operand is a tensor of real numbers.
+    """
+    given, made = tensors_in(args, kwargs), tensors_in((out,), {})
     kept = records_gradients() and any(tensor.requires_grad for tensor in given)
     lying = {storage_id(tensor) for tensor in given}
-    views = operator.aliases or any(storage_id(made) in lying for made in tensors_in((out,), {}))
-    return not (operator.implicit or views or kept or NAMES or core.negated)
+    views = operator.aliases or any(storage_id(tensor) in lying for tensor in made)
+    floating = any(tensor.is_floating_point() for tensor in given)
+    default = not floating and any(tensor.is_floating_point() for tensor in made)
+    return not (operator.implicit or views or kept or default or NAMES or core.negated)
 
 
 def _may_be_one(func: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conformance.simulate import checks, gaps, limits, operands
+from conformance.simulate import checks, gaps, limits, operands, programs
 from conformance.simulate.core import Args, Core, Kwargs, tensors_in
 from conformance.simulate.device import DEVICE, HOST
 from conformance.simulate.internals import storage_id
@@ -45,6 +45,8 @@ _WAITS = {
 }
 _EQUAL = torch.ops.aten.equal.default
 _NEGATING = torch.ops.aten._neg_view.default
+_ZEROING = torch.ops.aten._efficientzerotensor.default
+"""These two make tensors whose values are not those in memory: C++ resolves them above its kernels."""
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
 _COMPUTES_IN_FLOAT64 = frozenset({"linalg_pinv", "pinverse"})
 """Functions whose C++ reads the device to choose float32 on MPS, and reads the CPU here."""
@@ -57,19 +59,11 @@ _WATCHED = frozenset({*_MOVES, *_INDEXED, *_WAITS, *_RESIZES, *checks.CHECKS, "a
 def _kind(value: Any) -> Any:
     """What of an argument decides the parts that a composite runs."""
     if isinstance(value, torch.Tensor):
-        return value.dtype, value.dim(), value.numel() == 0
+        return value.dtype, value.layout, value.dim(), value.numel() == 0
     if isinstance(value, (list, tuple)):
         return tuple([_kind(item) for item in value if isinstance(item, torch.Tensor)])
     # A flag or a mode chooses another way (`pinv` with `hermitian`), a size does not.
     return value if value is None or isinstance(value, (bool, str)) else type(value)
-
-
-@functools.cache
-def _dispatches(kind: type) -> bool:
-    """Whether tensors of this class answer operators themselves; tracers' leave that to a mode."""
-    own = getattr(kind, "__torch_dispatch__", torch._C._disabled_torch_dispatch_impl)
-    traced = kind.__module__.startswith("torch._subclasses.")
-    return own is not torch._C._disabled_torch_dispatch_impl and not traced
 
 
 @functools.cache
@@ -89,6 +83,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """False: compilation is off in a simulation, and the guard costs more than the dispatch."""
         return False
 
+    supports_higher_order_operators = True
+
     def __init__(self, core: Core) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.core = core
@@ -96,9 +92,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
-        if types and any(_dispatches(kind) for kind in types):
-            # A tensor made of tensors: its own code runs first, and its parts come back here.
-            return NotImplemented
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return programs.higher(self.core, self, func, args, kwargs or {})
+        if types and any(operands.answer(kind) for kind in types):
+            return programs.by_class(self.core, self, func, types, args, kwargs or {})
         thread = self.core.thread
         before, thread.operator = thread.operator, func
         with torch._C.DisableTorchFunction():
@@ -121,8 +118,10 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             strided = False
         if ours:
             refuse_traced()
-            if func is _NEGATING:
+            if func is _NEGATING or func is _ZEROING:
                 core.heed_signs()
+            elif core.negated and not describe(func).aliases:
+                args = tuple(map(self._filled, args))
             operator = _plain(func) if strided and len(ours) == len(found) else None
             if operator is not None and operator.base not in core.machine.lacks:
                 return self._run_plain(func, operator, args, kwargs, ours)
@@ -139,6 +138,15 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # A traced program's optimiser compares numbers that it keeps as tensors.
             return args[0] == args[1]
         return func(*args, **kwargs)
+
+    def _filled(self, value: Any) -> Any:
+        """A tensor of zeros without memory in memory: under any mode some kernels would read it."""
+        if not (isinstance(value, torch.Tensor) and value._is_zerotensor()):
+            return value
+        made = value.clone()
+        if self.core.ledger.holds(value):
+            self.core.ledger.mark(made)
+        return made
 
     def _follows(self, device: torch.device | None, kwargs: Kwargs) -> bool:
         """Whether what is made from nothing goes where the call under way is at work."""
@@ -200,6 +208,8 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         refuse_traced()
         core = self.core
         operator = describe(func)
+        if func is _ZEROING:
+            core.heed_signs()
         if not operator.takes_device and not found and operator.base != "aten::lift_fresh":
             return func(*args, **kwargs)
         dtype = kwargs.get("dtype")
@@ -360,7 +370,9 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if apart and operands.layout(tensors_in(args, kwargs), {}) is not torch.strided:
             key = None
         if operator.python is not None:
-            return self._python(operator, args, kwargs)
+            self.core.counts[operator.name] += 1
+            with programs.as_program(self.core, self):
+                return operator.python(*args, **kwargs)
         if key is not None:
             signature = (*map(_kind, args), *((name, _kind(v)) for name, v in kwargs.items()))
         if key is None or signature in operator.seen:
@@ -387,18 +399,6 @@ class DeviceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not proven:
                 operator.seen.discard(signature)
         return out
-
-    def _python(self, operator: Operator, args: Args, kwargs: Kwargs) -> Any:
-        """Runs an operator that a library wrote in Python as the user's own code, modes on."""
-        core, thread = self.core, self.core.thread
-        core.counts[operator.name] += 1
-        before = thread.target, thread.call
-        thread.target = thread.call = None
-        try:
-            with torch._C._EnableTorchFunction(), self, core.function_mode():
-                return operator.python(*args, **kwargs)
-        finally:
-            thread.target, thread.call = before
 
     def _transfer(self, direction: str, operator: str, nbytes: int, why: str = "copy") -> None:
         """Records a transfer, unless the operator it is a part of was recorded."""

@@ -11,12 +11,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _device as torch_default
 
 from conformance.simulate import autocast, checks, direct, limits
-from conformance.simulate.core import Args, Core, Kwargs, tensors_in
+from conformance.simulate.core import Args, Core, Known, Kwargs, tensors_in
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
-from conformance.simulate.internals import bare, is_alias, other_function_modes, traced
+from conformance.simulate.internals import (
+    bare,
+    is_alias,
+    other_function_modes,
+    records_gradients,
+    traced,
+)
 from conformance.simulate.memory import is_backend
 from conformance.simulate.operators import describe
-from conformance.simulate.tracing import refuse_jit_traced
+from conformance.simulate.tracing import NotSimulatedError, refuse_jit_traced
 from conformance.simulate.transfer import move
 
 Handler = Callable[[Core, Any, Args, Kwargs], Any]
@@ -80,21 +86,34 @@ class FunctionMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
-        known = self.core.calls.get(func)
-        if known is not None:
-            if not kwargs and known and not other_function_modes():
-                made = direct.met(self.core, known, func, args)
-                if made is not None:
-                    return made
-            return direct.run(self.core, known, call, func, args, kwargs or {})
-        if func in _METADATA:
+        core = self.core
+        known = core.calls.get(func)
+        if known and not kwargs and not other_function_modes():
+            made = direct.met(core, known, func, args)
+            if made is not None:
+                return made
+        elif known is None and func in _METADATA:
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
+        if (
+            core.autocasts
+            and HOST.type in core.thread.autocast
+            and any(core.ledger.holds(tensor) for tensor in tensors_in(args, kwargs))
+        ):
+            # To C++ the device's tensors are the host's, which it would convert.
+            with autocast.without_hosts():
+                return self._answered(func, known, args, kwargs)
+        return self._answered(func, known, args, kwargs)
+
+    def _answered(self, func: Any, known: Known | None, args: Args, kwargs: Kwargs) -> Any:
+        core = self.core
+        if known is not None:
+            return direct.run(core, known, call, func, args, kwargs)
         handler = HANDLERS.get(func)
         if handler is not None:
-            self.core.thread.operator = func
-            return handler(self.core, func, args, kwargs)
-        return direct.first(self.core, call, func, args, kwargs)
+            core.thread.operator = func
+            return handler(core, func, args, kwargs)
+        return direct.first(core, call, func, args, kwargs)
 
 
 def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -262,7 +281,7 @@ def _tolist(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
 @handles(_Tensor.item, _Tensor.__bool__, _Tensor.__float__, _Tensor.__int__)
 def _item(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     tensor = args[0]
-    signed = tensor.is_neg() or tensor.is_conj()
+    signed = core.negated or tensor.is_conj()
     if tensor.numel() != 1 or signed or not direct.alone(core, tensor):
         return call(core, func, args, kwargs)
     core.recorder.transfer("to host", "aten::_local_scalar_dense", 0, "reads one element")
@@ -311,7 +330,7 @@ def _linear(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if isinstance(signal, _Tensor) and core.ledger.holds(signal):
         checks.check_linear(signal)
         # Of such operands nothing is made on the way but views.
-        alike = {operand.dtype for operand in args if isinstance(operand, _Tensor)}
+        alike = {getattr(operand, "dtype", None) for operand in args if operand is not None}
         if len(alike) == 1 and not kwargs and signal.dim() > 1 and signal.is_contiguous():
             return direct.whole(core, describe(_LINEAR), call, func, args)
     return call(core, func, args, kwargs)
@@ -344,6 +363,16 @@ def _lstm(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         raise limits.LSTM_PROJECTIONS.error()
     with autocast.without() if whole else nullcontext():
         return call(core, func, args, kwargs)
+
+
+@handles(torch.ops.higher_order.cond)
+def _cond(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    # Torch traces both branches to find the derivative.
+    if records_gradients() and any(
+        tensor.requires_grad and core.ledger.holds(tensor) for tensor in tensors_in(args, kwargs)
+    ):
+        raise NotSimulatedError("the derivative of torch.cond")
+    return call(core, func, args, kwargs)
 
 
 @handles(_Tensor.pin_memory)

@@ -51,7 +51,8 @@ records_gradients: Callable[[], bool] = _C.is_grad_enabled
 saving_hooks: Callable[[bool], object] = _C._autograd._top_saved_tensors_default_hooks
 """What a program has asked to be called with each tensor that autograd keeps, or None."""
 
-function_mode_at: Callable[[int], object] = _C._get_function_stack_at
+pop_function_mode: Callable[[], object] = _C._pop_torch_function_stack
+push_function_mode: Callable[[object], None] = _C._push_on_torch_function_stack
 
 no_function_modes: Callable[[], AbstractContextManager[object]] = _C.DisableTorchFunction
 """A block whose calls reach no function mode, nor any class of tensors with answers of its own."""

@@ -292,6 +292,12 @@ SHARING = _limit(
     "_share_filename_: only available on CPU",
     "pytorch/pytorch torch/csrc/StorageSharing.cpp",
 )
+RESIZING = _limit(
+    "storage-resize",
+    RuntimeError,
+    "UntypedStorage.resize_: got unexpected device type mps",
+    "pytorch/pytorch torch/csrc/StorageMethods.cpp",
+)
 PINNING = _limit(
     "pin-memory",
     RuntimeError,

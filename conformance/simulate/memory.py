@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import weakref
 from collections import Counter
@@ -12,7 +13,12 @@ import torch
 
 from conformance.simulate import checks
 from conformance.simulate.device import BACKEND, HOST, Machine
-from conformance.simulate.internals import storage_device, storage_id, use_count
+from conformance.simulate.internals import (
+    no_function_modes,
+    storage_device,
+    storage_id,
+    use_count,
+)
 
 _GRANULE = 256
 """Bytes to which the driver rounds a buffer up (Metal's buffer alignment)."""
@@ -50,11 +56,12 @@ class Ledger:
         self.peak = 0
         self.driver_peak = 0
         self._fresh: list[torch.UntypedStorage] = []
-        self._room = 0
+        self._room = self._spare = 0
         self._bytes = 0
         self._driver = 0
         self._freed = self._released
         self._ratchet = machine.ratchet
+        self._exact = False
         self._allowed = sys.maxsize
         self._kept: Counter[int] = Counter()
         self.set_fraction(1.0)
@@ -94,6 +101,11 @@ class Ledger:
             if storage_device(storage) == HOST:
                 self.mark_storage(storage)
 
+    def mark_wrapper(self, tensor: torch.Tensor) -> None:
+        """Has a tensor without memory of its own, made of others, lie on the device."""
+        with contextlib.suppress(RuntimeError, NotImplementedError), no_function_modes():
+            self._keep(tensor.untyped_storage(), 0)
+
     def takes(self, storage: torch.UntypedStorage) -> bool:
         """Marks a small fresh storage in one step, where there is room for it beyond doubt."""
         room = self._room - storage.nbytes() - _GRANULE
@@ -121,7 +133,7 @@ class Ledger:
 
     def reserve(self, nbytes: int) -> None:
         """Raises RuntimeError, in the allocator's words, where `nbytes` more would not fit."""
-        self._settle()
+        self._count()
         if nbytes >= self.machine.buffer_bytes:
             checks.check_buffer(nbytes, self.machine)
         allowed = self._allowed
@@ -165,7 +177,38 @@ class Ledger:
         self.driver_peak = self._driver
         self._make_room()
 
+    @contextlib.contextmanager
+    def surge(self) -> Iterator[list[int]]:
+        """A block; how many bytes the driver held at most above those at its start is told after it."""
+        told = [0]
+        self._settle()
+        before, start = (self.peak, self.driver_peak, self._exact), self._driver
+        self.peak, self.driver_peak, self._exact = self._bytes, start, True
+        self._make_room()
+        try:
+            yield told
+        finally:
+            told[0] = self.driver_peak - start
+            self.peak = max(before[0], self.peak)
+            self.driver_peak = max(before[1], self.driver_peak)
+            self._exact = before[2]
+            self._make_room()
+
+    def fits(self, surge: int) -> bool:
+        """Whether a known surge of the driver's memory passes neither a peak nor what is allowed."""
+        # Fresh storages count as if all of them lived: sooner asked than which do.
+        taken = min(_MOST_FRESH, self._spare) - self._room
+        if surge + taken <= self._spare:
+            return True
+        self._settle()
+        return surge <= self._spare
+
     def _settle(self) -> None:
+        """Counts what lives, and says how much may come before the next time."""
+        self._count()
+        self._make_room()
+
+    def _count(self) -> None:
         """Forgets the fresh storages that are dead, and keeps the others as long as they live."""
         fresh, blocks = self._fresh, self.blocks
         try:
@@ -181,19 +224,19 @@ class Ledger:
                     self._grow(nbytes)
         except IndexError:
             pass  # Another thread was at it too.
-        self._make_room()
 
     def _make_room(self) -> None:
         """Says how much may come before the next look at what lives."""
-        if self._ratchet:
+        if self._ratchet or self._exact:
             # What is freed, and when, decides what the driver keeps.
+            self._room = self._spare = 0
             return
-        self._room = min(
-            _MOST_FRESH,
+        self._spare = min(
             max(self.peak, _MOST_FRESH) - self._bytes,
             max(self.driver_peak, _MOST_FRESH) - self._driver,
             self._allowed - self._driver,
         )
+        self._room = min(_MOST_FRESH, self._spare)
 
     def _keep(self, storage: torch.UntypedStorage, nbytes: int) -> None:
         block = _Block(storage, self._freed)

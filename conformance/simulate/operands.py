@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 
 from conformance.simulate.core import Args, Kwargs
+
+
+@functools.cache
+def answer(kind: type) -> bool:
+    """Whether tensors of this class answer operators themselves; tracers' leave that to a mode."""
+    own = getattr(kind, "__torch_dispatch__", torch._C._disabled_torch_dispatch_impl)
+    traced = kind.__module__.startswith("torch._subclasses.")
+    return own is not torch._C._disabled_torch_dispatch_impl and not traced
 
 
 def generator(args: Args, kwargs: Kwargs) -> torch._C.Generator | None:

@@ -59,7 +59,8 @@ def key(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Exact | None:
 
 def _tensor(core: Core, value: torch.Tensor, recording: bool, found: list[Any]) -> None:
     if (
-        storage_id(value) not in core.ledger.blocks
+        type(value) not in PLAIN
+        or storage_id(value) not in core.ledger.blocks
         or not value.is_contiguous()
         or value.numel() > _MOST_ELEMENTS
         or (recording and value.requires_grad)
@@ -91,9 +92,18 @@ def _values(core: Core, values: Iterable[Any], recording: bool | None, found: li
 
 
 def learned(
-    core: Core, func: Any, args: Args, kwargs: Kwargs, trace: list[Operator | None], out: Any
+    core: Core,
+    func: Any,
+    args: Args,
+    kwargs: Kwargs,
+    trace: list[Operator | None],
+    surge: int,
+    out: Any,
 ) -> bool:
-    """Notes which operators a call came to, where the same may be said of the next one."""
+    """Notes which operators a call came to, where the same may be said of the next one.
+
+    `surge` is how many bytes of memory more there were meanwhile, at most.
+    """
     if not trace or any(part is None or part.written for part in trace):
         return False
     several = out if isinstance(out, (tuple, list)) else (out,)
@@ -105,7 +115,7 @@ def learned(
     calls = core.sequences.setdefault(func, {})
     if len(calls) >= _MOST_KNOWN:
         calls.clear()
-    calls[exact] = tuple(part.name for part in trace if part is not None)
+    calls[exact] = tuple(part.name for part in trace if part is not None), surge
     return True
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 _ABSENT = object()
@@ -22,17 +21,6 @@ class Patches:
         self._undone.append((owner, name, own))
         setattr(owner, name, value)
         return reached
-
-    @contextmanager
-    def plain(self, owner: Any, name: str) -> Iterator[None]:
-        """A block in which `owner.name` is what it was before this replaced it."""
-        own = next(old for kept, known, old in self._undone if kept is owner and known == name)
-        ours = vars(owner)[name]
-        setattr(owner, name, own)
-        try:
-            yield
-        finally:
-            setattr(owner, name, ours)
 
     def later(self, action: Callable[[], None]) -> None:
         """Has `undo` call `action`, in its turn."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from conformance.simulate import limits, signs, surface
+from conformance.simulate import limits, signs, surface, warned
 from conformance.simulate.core import Core
 from conformance.simulate.device import REPORTED_NAME, Machine
 from conformance.simulate.dispatch import DeviceMode
 from conformance.simulate.functions import FunctionMode
-from conformance.simulate.internals import function_modes
+from conformance.simulate.internals import function_modes, other_function_modes
 from conformance.simulate.patching import Patches
 from conformance.simulate.record import Recorder
 
@@ -42,7 +42,10 @@ class Simulation(AbstractContextManager["Simulation"]):
         _active.append(self)
         try:
             surface.install(self._patches, self.core)
-            signs.install(self._patches, self.core)
+            if not other_function_modes():
+                # Above another mode a sign could not tell in time which of them is missing.
+                signs.install(self._patches, self.core)
+            warned.install(self._patches)
             self._follow_threads()
             self._follow_autograd()
             self._run_compiled_eagerly()

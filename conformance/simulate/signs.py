@@ -15,9 +15,9 @@ from conformance.simulate import direct
 from conformance.simulate.core import Core
 from conformance.simulate.functions import FunctionMode
 from conformance.simulate.internals import (
-    function_mode_at,
-    no_function_modes,
     other_function_modes,
+    pop_function_mode,
+    push_function_mode,
 )
 from conformance.simulate.patching import Patches
 
@@ -50,24 +50,23 @@ def install(patches: Patches, core: Core) -> None:
 
 
 def _asking(core: Core, plain: Any, func: Any) -> Callable[..., Any]:
-    calls = core.calls
+    known = core.calls.setdefault(func, {})
+    ours = FunctionMode(core)
 
     def sign(*args: Any, **kwargs: Any) -> Any:
-        known = calls.get(func)
-        if (
-            not known
-            or kwargs
-            or other_function_modes() != 1
-            or type(function_mode_at(0)) is not FunctionMode
-        ):
+        if not known or kwargs or other_function_modes() != 1:
             return plain(*args, **kwargs)
-        # A guard of C++'s own: a signal's handler that raises finds no moment without the mode.
-        with no_function_modes():
-            try:
-                made = direct.met(core, known, func, args)
-            except TypeError:
-                # As torch has it: Python asks the other operand, and then says what it thinks.
-                return NotImplemented
+        mode: object = ours
+        try:
+            # A signal's handler is called after a call at the soonest: one that raises here finds
+            # that a mode is missing, if not yet which; and what this thread has is ours.
+            mode = pop_function_mode()
+            made = direct.met(core, known, func, args) if type(mode) is FunctionMode else None
+        except TypeError:
+            # As torch has it: Python asks the other operand, and then says what it thinks.
+            return NotImplemented
+        finally:
+            push_function_mode(mode)
         return plain(*args) if made is None else made
 
     sign.__name__, sign.__qualname__, sign.__doc__ = (

@@ -15,8 +15,9 @@ import torch
 from conformance.simulate import limits, tracing
 from conformance.simulate.autocast import Autocast
 from conformance.simulate.core import Core
-from conformance.simulate.device import ABSENT, BACKEND, DEVICE, REPORTED_NAME
+from conformance.simulate.device import ABSENT, BACKEND, DEVICE, HOST, REPORTED_NAME
 from conformance.simulate.functions import (
+    call,
     from_dlpack,
     is_backend_name,
     make_tensor,
@@ -57,7 +58,7 @@ def install(patches: Patches, core: Core) -> None:
     _cuda(patches)
     Autocast(core).install(patches)
     _metadata(patches, core)
-    tracing.install(patches, core.thread, core.ledger.holds, is_backend_name)
+    tracing.install(patches, core, is_backend_name)
     nested_module: Any = vars(torch._C)["_nested"]
     plain_tensor, plain_nested = torch.tensor, nested_module.nested_tensor
 
@@ -74,7 +75,16 @@ def install(patches: Patches, core: Core) -> None:
             return made
         return plain_tensor(*args, **kwargs)
 
+    def ranged(*args: Any, **kwargs: Any) -> torch.Tensor:
+        # The one constructor of torch's that asks no mode.
+        made: torch.Tensor = call(core, plain_range, args, kwargs)
+        return made
+
+    plain_range = torch.range
+    patches.set(torch, "range", ranged)
     patches.set(torch, "tensor", tensor)
+    tracing.compile_as(patches, ranged, "aten::range")
+    tracing.compile_as(patches, tensor, "aten::tensor")
     patches.set(nested_module, "nested_tensor", nested)
     capsules: dict[int, tuple[Any, torch.Tensor]] = {}
     for owner in (torch, torch.utils.dlpack):
@@ -229,6 +239,21 @@ def _tensors(patches: Patches, core: Core) -> None:
                     numbers.append(indices[row])
         return found
 
+    def named(value: Any) -> Any:
+        text = str(value) if isinstance(value, (str, torch.device)) else ""
+        return HOST if text.partition(":")[0] == BACKEND else value
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        """A tensor made of tensors; C++ would guard a device that this build has not, and abort."""
+        given = [named(value) for value in args]
+        options = {name: named(value) for name, value in kwargs.items()}
+        made = plain_wrapper(*given, **options)
+        if given == list(args) and options == kwargs:
+            return made
+        core.ledger.mark_wrapper(made)
+        return made
+
+    plain_wrapper = patches.set(torch.Tensor, "_make_wrapper_subclass", staticmethod(wrapper))
     plain_grouped = patches.set(torch._C, "_group_tensors_by_device_and_dtype", grouped)
     patches.set(torch.Tensor, "device", reported("device", DEVICE))
     patches.set(torch.Tensor, "is_mps", reported("is_mps", True))
@@ -274,16 +299,19 @@ def _storages(patches: Patches, core: Core) -> None:
     plain_clone = patches.set(storage_type, "clone", clone)
     patches.set(storage_type, BACKEND, to_device)
     for name in ("share_memory_", "_share_filename_cpu_", "_share_fd_cpu_"):
-        _refuse_sharing(patches, core, name)
+        _refuse(patches, core, name, limits.SHARING)
+    _refuse(patches, core, "resize_", limits.RESIZING)
 
 
-def _refuse_sharing(patches: Patches, core: Core, name: str) -> None:
-    def share(storage: torch.UntypedStorage, *args: object, **kwargs: object) -> Any:
+def _refuse(patches: Patches, core: Core, name: str, limit: limits.Limit) -> None:
+    """Has this method of storages raise for the device's."""
+
+    def refused(storage: torch.UntypedStorage, *args: object, **kwargs: object) -> Any:
         if core.ledger.holds_storage(storage):
-            raise limits.SHARING.error()
+            raise limit.error()
         return plain(storage, *args, **kwargs)
 
-    plain = patches.set(torch.UntypedStorage, name, share)
+    plain = patches.set(torch.UntypedStorage, name, refused)
 
 
 def _metadata(patches: Patches, core: Core) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.jit import _builtins
 from torch.utils import _pytree
 
 from conformance.simulate.device import REPORTED_NAME
 from conformance.simulate.internals import no_dispatch_modes, traced
 from conformance.simulate.patching import Patches
+
+if TYPE_CHECKING:
+    from conformance.simulate.core import Core
 
 _MODES = torch._C._TorchDispatchModeKey
 _others = torch._C._len_torch_dispatch_stack
@@ -52,16 +56,19 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
             yield from itertools.chain(value.parameters(), value.buffers())
 
 
-def install(
-    patches: Patches,
-    thread: Any,
-    holds: Callable[[torch.Tensor], bool],
-    is_backend_name: Callable[[Any], bool],
-) -> None:
-    """Guards the entry points; a tensor or module of the host goes through as ever.
+def compile_as(patches: Patches, function: Any, operator: str) -> None:
+    """Has TorchScript take a function in the place of another for the operator that one is.
 
-    `thread` is what the dispatch mode knows of the call under way on this thread.
+    Its compiler knows them by identity.
     """
+    known = _builtins._get_builtin_table()  # type: ignore[no-untyped-call]
+    known[id(function)] = operator
+    patches.later(lambda: known.pop(id(function)))
+
+
+def install(patches: Patches, core: Core, is_backend_name: Callable[[Any], bool]) -> None:
+    """Guards the entry points; a tensor or module of the host goes through as ever."""
+    thread, holds = core.thread, core.ledger.holds
 
     def guarded(what: str, plain: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -76,11 +83,6 @@ def install(
         if isinstance(where, (str, int, torch.device)) and is_backend_name(where):
             raise NotSimulatedError("torch.jit.load")
         return plain_load(*args, **kwargs)
-
-    def script(*args: Any, **kwargs: Any) -> Any:
-        # The compiler knows functions by identity, and this one compiles to an operator.
-        with patches.plain(torch, "tensor"):
-            return plain_script(*args, **kwargs)
 
     def run(compiled: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls what was compiled: on the device the function that it was compiled from."""
@@ -107,9 +109,24 @@ def install(
 
         return call
 
+    def noted(plain: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            core.traces.append(plain)
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                core.traces.pop()
+
+        return call
+
+    # All of torch's Python begins a trace by one of these.
+    for home, prefix in ((torch._C, "_create_function"), (torch._C.ScriptModule, "_create_method")):
+        for name in (f"{prefix}_from_trace", f"{prefix}_from_trace_with_dict"):
+            patches.set(home, name, noted(getattr(home, name)))
+    by_tracing = "_create_graph_by_tracing"
+    patches.set(torch._C, by_tracing, noted(getattr(torch._C, by_tracing)))
     plain_load = patches.set(torch.jit, "load", load)
     plain_run_method = patches.set(torch._C.ScriptMethod, "__call__", run_method)
-    plain_script = patches.set(torch.jit, "script", script)
     plain_run = patches.set(torch.jit.ScriptFunction, "__call__", run)
     scripted: Any = vars(torch.jit)["RecursiveScriptModule"]
     for owner, name in (

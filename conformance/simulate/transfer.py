@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conformance.simulate import checks
+from conformance.simulate import checks, operands
 from conformance.simulate.device import DEVICE, HOST
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ def _copied(
     thread = core.thread
     before, thread.target = thread.target, device
     try:
+        options: dict[str, Any] = {"dtype": dtype, "memory_format": memory_format}
+        if operands.answer(type(tensor)):
+            # Its own code is told where to, as it moves what it is made of.
+            options["device"] = device
         # The function mode would take this for a call of the user's and forget the target.
         with torch._C.DisableTorchFunction():
-            made: torch.Tensor = torch.ops.aten._to_copy(
-                tensor, dtype=dtype, memory_format=memory_format
-            )
+            made: torch.Tensor = torch.ops.aten._to_copy(tensor, **options)
     finally:
         thread.target = before
     return made
@@ -77,8 +79,10 @@ def move(
     if here == device:
         return tensor if dtype in (None, tensor.dtype) else tensor.to(dtype)
     if device == DEVICE:
-        checks.check_dtype(dtype or tensor.dtype, core.machine)
-        checks.check_layout(tensor, core.machine)
+        # Parameters of lazy modules answer no questions yet, and are moved all the same.
+        with torch._C.DisableTorchFunctionSubclass():
+            checks.check_dtype(dtype or tensor.dtype, core.machine)
+            checks.check_layout(tensor, core.machine)
     if torch.is_grad_enabled() and tensor.requires_grad:
         moved: torch.Tensor = ToCopy.apply(  # type: ignore[no-untyped-call]
             tensor, core, device, dtype, memory_format

@@ -140,3 +140,34 @@ def test_a_call_that_is_known_is_converted_in_a_region(sim: simulate.Simulation)
     with torch.autocast("mps", dtype=HALF):
         assert x.mm(x).dtype is HALF
     assert x.mm(x).dtype is SINGLE
+
+
+def test_the_hosts_autocast_leaves_the_device_alone(sim: simulate.Simulation) -> None:
+    """Met for the first time or known, in gradients, in composites, and in either nesting."""
+    layer = torch.nn.Linear(2, 2, device="mps")
+    x = single(2, 2)
+    calls: tuple[Callable[[], torch.Tensor], ...] = (
+        lambda: x @ x,
+        lambda: x.mm(x),
+        lambda: layer(x),
+        lambda: torch.einsum("ij,jk->ik", x, x),
+        lambda: functional.scaled_dot_product_attention(x[None], x[None], x[None]),
+        lambda: torch.autograd.grad(layer(x).sum(), layer.weight)[0],
+    )
+    for call in calls:
+        for _ in range(2):
+            with torch.autocast("cpu"):
+                assert call().dtype is SINGLE
+                with torch.autocast("mps", dtype=HALF):
+                    assert (x @ x).dtype is HALF
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is BRAIN
+            for _ in range(2):
+                call()
+    with torch.autocast("mps", dtype=HALF), torch.autocast("cpu"):
+        assert (x @ x).dtype is HALF
+
+
+def test_a_region_of_the_hosts_from_before_the_device() -> None:
+    with torch.autocast("cpu"), simulate.mps():
+        assert (single(2, 2) @ single(2, 2)).dtype is SINGLE
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is BRAIN

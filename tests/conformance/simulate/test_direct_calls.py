@@ -194,3 +194,28 @@ def test_an_element_type_without_a_kernel_is_refused_however_often(sim: Simulati
         with pytest.raises(RuntimeError, match="silu_int16"):
             functional.silu(whole)
     assert straight(sim, torch._C._nn.silu) or straight(sim, functional.silu)
+
+
+def test_what_the_parts_of_a_known_call_take_is_memory(sim: Simulation) -> None:
+    """The peak of a call is that of its first run, and where it does not fit it is refused."""
+    x = torch.rand(1, 2**16, device="mps")
+    y = torch.rand(4, 1, device="mps")
+
+    def loss() -> torch.Tensor:
+        return torch.triplet_margin_loss(x, y, x)
+
+    def peak() -> int:
+        torch.accelerator.reset_peak_memory_stats()
+        loss()
+        return torch.accelerator.max_memory_allocated()
+
+    first, *others = [peak() for _ in range(4)]
+    assert sim.core.sequences[torch.triplet_margin_loss]
+    assert first > 8 * x.nbytes
+    assert others == [first] * 3
+    torch.zeros(2**20, device="mps")
+    allowed = torch.mps.current_allocated_memory() + 4 * x.nbytes
+    assert sim.machine.allowed_bytes is not None
+    torch.mps.set_per_process_memory_fraction(allowed / sim.machine.allowed_bytes)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loss()

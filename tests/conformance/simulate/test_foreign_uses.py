@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch._higher_order_ops.scan import scan
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import rnn
 
 from conformance import simulate
@@ -277,6 +280,79 @@ def test_the_kernel_of_a_tensor_class_is_seen_part_by_part(sim: simulate.Simulat
     with pytest.raises(NotImplementedError, match="aten::_linalg_eigh"):
         Doubled(torch.eye(2, device="mps")) + 1
     assert sim.recorder.operators["aten::mul.Tensor"] == 1
+
+
+class Boxed(torch.Tensor):
+    """A tensor made of another, which says it lies where that one does."""
+
+    kept: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Boxed:
+        made: Any = torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, device=inner.device
+        )
+        made.kept = inner
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        inner = [getattr(value, "kept", value) for value in args]
+        made = func(*inner, **(kwargs or {}))
+        return cls(made) if isinstance(made, torch.Tensor) else made
+
+
+def test_a_tensor_made_of_tensors_is_indexed_moved_and_differentiated() -> None:
+    """C++ guards the device of each of these, and would abort for one that it has not."""
+    box = Boxed(torch.arange(4.0, device="mps").reshape(2, 2))
+    assert box.device == DEVICE
+    assert box.is_mps
+    assert isinstance(box[0], Boxed)
+    assert box[0].kept.tolist() == [0, 1]
+    host = box.cpu()
+    assert (host.device.type, host.kept.device.type) == ("cpu", "cpu")
+    assert host.to("mps").kept.device == DEVICE
+    leaf = Boxed(torch.ones(2, device="mps")).requires_grad_()
+    (leaf * 3).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.kept.tolist() == [3, 3]  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="same device"):
+        box + torch.ones(2, 2)
+
+
+def test_gradients_of_ragged_tensors_come_back_to_the_host() -> None:
+    ragged = torch.nested.nested_tensor(
+        [torch.ones(2, 3), torch.ones(1, 3)], layout=torch.jagged, requires_grad=True
+    )
+    (ragged.to("mps") * 2).values().sum().backward()
+    assert ragged.grad is not None
+    assert ragged.grad.device.type == "cpu"
+    assert ragged.grad.values().sum().item() == 18
+
+
+@pytest.mark.filterwarnings("ignore")  # Both say that nothing is compiled.
+def test_operators_that_take_functions_run_as_the_program_does() -> None:
+    """Flexible attention without a compiler, and a condition."""
+    tokens = torch.arange(64.0, device="mps").reshape(1, 2, 8, 4) / 32
+    flexible = flex_attention(tokens, tokens, tokens)
+    assert flexible.device == DEVICE
+    torch.testing.assert_close(flexible, scaled_dot_product_attention(tokens, tokens, tokens))
+    yes = torch.tensor(True, device="mps")
+    chosen = torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (tokens,))
+    assert chosen.device == DEVICE
+    assert torch.equal(chosen, tokens + 1)
+    with pytest.raises(RuntimeError, match="the derivative of torch"):
+        torch.cond(yes, lambda x: x + 1, lambda x: x - 1, (tokens.clone().requires_grad_(),))
+    with pytest.raises(RuntimeError, match="torch's scan of tensors"):
+        scan(lambda total, x: (total + x, total * 1), yes + 0.0, tokens[0, 0, 0])
+
+
+def test_a_lazy_module_is_moved_before_it_knows_its_shape() -> None:
+    layer = torch.nn.LazyLinear(3).to("mps")
+    assert layer(torch.ones(2, 4, device="mps")).shape == (2, 3)
+    assert layer.weight.device == DEVICE
 
 
 def test_a_capsule_of_the_device_is_opened_there() -> None:

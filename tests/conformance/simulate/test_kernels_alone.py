@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import weakref
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from conformance import simulate
 from conformance.simulate import memory, mps
+from conformance.simulate.internals import function_modes
 from conformance.simulate.session import Simulation
 
 
@@ -180,3 +182,61 @@ def test_a_shape_is_learned_with_its_length() -> None:
             assert numbers.repeat(torch.Size([2, 1])).shape == (2, 4)
         with pytest.raises(RuntimeError, match="dimensions <= 16"):
             numbers.repeat(torch.Size([1] * 17))
+
+
+def test_zeros_without_memory_meet_calls_that_are_known(sim: Simulation) -> None:
+    """Torch makes them for derivatives; a kernel by itself would read where nothing is."""
+    x = torch.ones(1, 2, 2, device="mps")
+    for _ in range(3):
+        x + x
+        x * 2
+        x.sum()
+    zero = torch._efficientzerotensor((1, 2, 2), device="mps")
+    assert (x + zero).tolist() == x.tolist()
+    assert (zero * 2).sum().item() == 0
+    assert zero.view(4)[0].item() == 0
+    made = torch.nn.functional.scaled_dot_product_attention(x, zero, zero)
+    assert made.sum().item() == 0
+    tangent = torch.func.jvp(lambda t: torch.ones_like(t), (x,), (x,))[1]
+    assert (tangent + x).tolist() == x.tolist()
+
+
+def test_a_signal_whose_handler_raises_finds_the_mode_where_it_was(sim: Simulation) -> None:
+    """Wherever in a sign it arrives; so do a program's timeouts and Ctrl+C."""
+
+    class RungError(Exception):
+        pass
+
+    def ring(number: int, frame: object) -> None:
+        raise RungError
+
+    x = torch.ones(4, device="mps")
+    for _ in range(3):
+        x + x
+    modes = function_modes()
+    rung, before = 0, signal.signal(signal.SIGALRM, ring)
+    try:
+        for delay in range(1, 4000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay % 40 * 1e-6 + 1e-6)
+                for _ in range(30):
+                    x + x
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except RungError:
+                rung += 1
+            assert [type(mode) for mode in function_modes()] == [type(mode) for mode in modes]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert rung > 100
+    assert (x + x).device.type == "mps"
+
+
+def test_memory_is_not_taken_from_under_a_tensor(sim: Simulation) -> None:
+    """A Mac refuses it, so that no kernel reads where nothing is; tensors may still be resized."""
+    x = torch.ones(4, device="mps")
+    with pytest.raises(RuntimeError, match="unexpected device type mps"):
+        x.untyped_storage().resize_(0)
+    assert (x + x).tolist() == [2, 2, 2, 2]
+    assert x.resize_(2).tolist() == [1, 1]
+    assert torch.ones(4).untyped_storage().resize_(0).nbytes() == 0

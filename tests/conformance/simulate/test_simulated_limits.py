@@ -121,6 +121,7 @@ CASES: dict[str, list[Callable[[], object]]] = {
             on(1, 1, 2, 2, 2, dtype=torch.bfloat16)
         ),
     ],
+    "storage-resize": [lambda: on(2).untyped_storage().resize_(0)],
     "qr-workspace": [lambda: torch.linalg.qr(on(2, 40000, 2))],
 }
 
