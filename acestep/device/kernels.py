@@ -108,8 +108,10 @@ def captured(
         module.current_stream().wait_stream(stream)
         graph = module.CUDAGraph()
         # What other threads do meanwhile, for another song, is none of the recording's business;
-        # but to wait for the device would break it.
-        with RECORDING, module.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        # but to wait for the device would break it. PyTorch's own stream for recordings is one
+        # for all devices: that of the first.
+        mode = "thread_local"
+        with RECORDING, module.graph(graph, pool=pool, stream=stream, capture_error_mode=mode):
             step()
     replay: Callable[[], None] = graph.replay
     return replay
