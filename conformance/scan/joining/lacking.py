@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 from conformance.scan.joining.imports import Imports
+from conformance.scan.joining.modules import stem
 from conformance.scan.knowing.packages import KERNELS, MISSING
 from conformance.scan.knowing.paths import path_facts
 from conformance.scan.knowing.reach import builds_for_cuda
@@ -45,6 +46,8 @@ class Lacking:
         self._logical = logical
         self._is_test = is_test
         self._built = frozenset(self._names())
+        # A project may put a folder of its own among those that Python looks into.
+        self._stems = frozenset(stem(path) for path in imports.files)
         self.extensions: dict[str, set[str]] = {}
         self.roots = set(self._roots())
         self.roots.update(self._trying())
@@ -72,8 +75,7 @@ class Lacking:
                     self.extensions.setdefault(path, set()).add(missing)
                 yield path
         for path in self._compiling():
-            data = self._read(path)
-            if _COMPILED.search(data) and (b"cuda" in data or b'.cu"' in data or b".cu'" in data):
+            if any(map(_is_of_cuda, _parsed(self._read(path)).body)):
                 yield path
 
     def _may_lack(self, text: str) -> bool:
@@ -151,7 +153,9 @@ class Lacking:
             return None
         source = self._imports.source(item, path)
         if source is None:
-            return "" if top in _NEEDED else top if _NAMED.search(top) else None
+            if top in _NEEDED:
+                return ""
+            return top if _NAMED.search(top) and top not in self._stems else None
         # The tests of a module that is named for CUDA, and loads something as it is imported.
         tests = named and self._is_test(path) and not self._is_test(source[0])
         guard = path_facts(self._logical[source[0]]).guard("cuda") if tests else None
@@ -173,6 +177,20 @@ class Lacking:
                 if user not in self.files and not item.inner and self._is_code(user, item):
                     self.files.add(user)
                     waiting.append(user)
+
+
+def _is_of_cuda(statement: ast.stmt) -> bool:
+    """``ops = load(name, [..., "ops.cu"])``: compiled as the module is imported, for CUDA."""
+    match statement:
+        case ast.Assign(value=ast.Call(func=function) as call):
+            name = getattr(function, "attr", getattr(function, "id", ""))
+        case _:
+            return False
+    texts = [part.value for part in parts_of(call) if isinstance(part, ast.Constant)]
+    asks = any(k.arg in ("with_cuda", "cuda_sources", "extra_cuda_cflags") for k in call.keywords)
+    return name in ("load", "load_inline") and (
+        asks or any(isinstance(text, str) and text.endswith((".cu", ".cuh")) for text in texts)
+    )
 
 
 def _parsed(data: bytes) -> ast.Module:

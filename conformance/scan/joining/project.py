@@ -10,7 +10,8 @@ from conformance.scan.findings import Finding, Severity
 from conformance.scan.joining.calls import Calls
 from conformance.scan.joining.imports import Imports, Name
 from conformance.scan.joining.lacking import Lacking
-from conformance.scan.joining.trials import trial_from
+from conformance.scan.joining.modules import stem
+from conformance.scan.joining.trials import trial_of
 from conformance.scan.joining.written import is_from_host, saved_in
 from conformance.scan.judging.summary import Report, Summary
 from conformance.scan.knowing.foreign import ALONE, Foreign
@@ -18,7 +19,6 @@ from conformance.scan.knowing.paths import is_test
 from conformance.scan.knowing.reach import is_private
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.imports import Import
-from conformance.scan.reading.prefilter import mentions
 
 #: What is asked of a file: its path, names that it speaks of, functions of its own, and what is
 #: known of the names that it imports.
@@ -79,7 +79,7 @@ class Project:
         self._values: dict[str, Foreign] = {}
         self._given: dict[Name, list[tuple[str, str]]] = {}
         self._backends: dict[str, frozenset[str]] = {}
-        self._trials: dict[str, int | None] = {}
+        self._trials: dict[str, range] = {}
 
     def settle(self, wanted: Iterable[str]) -> dict[str, list[Finding]]:
         """The findings of those of the wanted files that the others change."""
@@ -394,21 +394,22 @@ class Project:
         if finding.code != "DEV104" or stored is None:
             return False
         name = stored[1]
-        read = rb"(?<![\w.])%b\b(?!\s*(?:\(|=(?!=)))" % name.encode()
+        read = rb"(?<![\w.])%b\b(?!\s*=(?!=))" % name.encode()
         if re.search(read, self._read(path)) is not None:
             return False
-        users = self._imports.importers((path, name))
-        return users is not None and not any(
-            mentions(self._read(user), spellings) for user, spellings in users.items()
+        # By whatever way: an import, a package, `getattr`, a text that is run.
+        words = [re.compile(rb"\b%b\b" % word.encode()) for word in (stem(path), name)]
+        return not any(
+            user != path and all(word.search(self._read(user)) for word in words)
+            for user in self._imports.files
         )
 
     def _is_trial(self, path: str, line: int) -> bool:
         """Whether a line is in what a module that others import tries out by itself."""
         if path not in self._trials:
             used = any(not self._is_test(user) for user, _ in self._imports.loaders(path))
-            self._trials[path] = trial_from(self._read(path)) if used else None
-        begin = self._trials[path]
-        return begin is not None and line > begin
+            self._trials[path] = trial_of(self._read(path)) if used else range(0)
+        return line in self._trials[path]
 
     def _speakers(self, paths: Iterable[str], methods: Iterable[str]) -> dict[str, list[str]]:
         """By method, those of some files in which it is spoken of."""

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 
-_BLOCK = re.compile(rb"(?m)^if __name__ == [\"']__main__[\"']:")
 #: Inputs that are made up, or what says what it is.
-_TRIED = re.compile(rb"torch\.(?:rand\w*|ones|zeros|FloatTensor)\(|\b[Tt]esting [Pp]urposes?\b")
-#: A program: it reads what it was called with, or says how it is called.
+_TRIED = re.compile(r"torch\.(?:rand\w*|ones|zeros|FloatTensor)\(|\b[Tt]esting [Pp]urposes?\b")
+#: A program: it reads what it was called with, says how it is called, or trains.
 _PROGRAM = re.compile(
-    rb"\b(?:absl|argparse|argv|click|docopt|fire|getopt|hydra|optparse|parse_args|typer|tyro)\b|main\("
+    r"\b(?:absl|argparse|argv|click|docopt|fire|getopt|hydra|optparse|parse_args|typer|tyro)\b"
+    r"|main\(|\bbackward\(|\boptim\b"
 )
 
 
-def trial_from(data: bytes) -> int | None:
-    """The line from which a module only tries itself out, None where it is a program.
+def trial_of(data: bytes) -> range:
+    """The lines of a module that only try it out, none where it is a program.
 
     That its project imports the module is for the caller to know.
     """
-    block = _BLOCK.search(data)
-    if block is None or _PROGRAM.search(data) or not _TRIED.search(data, block.end()):
-        return None
-    return data.count(b"\n", 0, block.start()) + 1
+    text = data.decode("utf-8", "replace")
+    if _PROGRAM.search(text) is not None or "__main__" not in text:
+        return range(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            body = ast.parse(text).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return range(0)
+    for node in body:
+        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            shown = "\n".join(text.split("\n")[lines.start - 1 : lines.stop - 1])
+            return lines if _TRIED.search(shown) is not None else range(0)
+    return range(0)

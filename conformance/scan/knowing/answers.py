@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 
 from conformance.scan.knowing.scopes import FunctionNode
 
@@ -19,6 +20,8 @@ _SILENT = (
     ast.Pass,
     ast.Raise,
 )
+#: Stands for what a loop or a ``try`` decides: a name that nothing binds.
+_UNREAD = "_unread_"
 #: More guard clauses than this are not read.
 _CLAUSES = 12
 
@@ -27,13 +30,32 @@ def answer_of(function: FunctionNode) -> ast.expr | None:
     """What a function returns: the value of its only ``return``, or its guard clauses joined.
 
     ``if a: return False`` and then ``return b`` answer ``not a and b``. None where a loop, a
-    ``try`` or anything else between decides.
+    ``try`` or anything else between decides, unless all that it answers is no.
     """
-    values = [s.value for s in function.body if isinstance(s, ast.Return) and s.value is not None]
     joined = _joined(function.body, 0)
     if joined is not None and any(isinstance(s, ast.If) for s in function.body):
         return joined
-    return values[0] if len(values) == 1 else None
+    answers = [value for statement in function.body for value in _answers(statement)]
+    return answers[0] if len(answers) == 1 else None
+
+
+def _answers(node: ast.AST) -> Iterator[ast.expr | None]:
+    """What is returned in a statement, not in the functions that it defines."""
+    if isinstance(node, ast.Return):
+        yield node.value
+    elif not isinstance(node, FunctionNode | ast.Lambda | ast.ClassDef):
+        for child in ast.iter_child_nodes(node):
+            yield from _answers(child)
+
+
+def _refuses(statement: ast.stmt) -> bool:
+    """Whether a statement answers nothing but no."""
+    answers = list(_answers(statement))
+    return all(answer is None or _is_false(answer) for answer in answers)
+
+
+def _is_false(answer: ast.expr) -> bool:
+    return isinstance(answer, ast.Constant) and not answer.value
 
 
 def _joined(body: list[ast.stmt], depth: int) -> ast.expr | None:
@@ -49,7 +71,11 @@ def _joined(body: list[ast.stmt], depth: int) -> ast.expr | None:
                 second = _joined([*orelse, *body[index + 1 :]], depth + 1)
                 return None if first is None or second is None else _choice(test, first, second)
             case _ if not isinstance(statement, _SILENT):
-                return None
+                rest = _joined(body[index + 1 :], depth) if _refuses(statement) else None
+                if rest is None:
+                    return None
+                unread = ast.copy_location(ast.Name(_UNREAD, ast.Load()), statement)
+                return ast.copy_location(ast.BoolOp(ast.And(), [unread, rest]), statement)
     return None
 
 

@@ -212,7 +212,24 @@ def _asks_for_group(test: ast.expr) -> bool:
         inner = test.operand  # the other branch of `if not distributed:`
         negated = isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not)
         return negated and _asks_for_group(inner.operand)  # type: ignore[attr-defined]
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return any(map(_asks_for_group, test.values))
+    if _says_one(test) or _names_first(test):
+        return False
     return _counts_several(test) or any(_GROUP.search(word.lower()) for word in _words(test))
+
+
+def _names_first(test: ast.expr) -> bool:
+    """``local_rank in (-1, 0)``, ``world_size > 0``: what one process alone is as well."""
+    match test:
+        case ast.Compare(ops=[ast.In()], comparators=[ast.Tuple() | ast.List() | ast.Set()]):
+            return True
+        case ast.Compare(left=left, ops=[ast.Gt()], comparators=[ast.Constant(value=0)]):
+            return any("size" in word.lower() for word in _words(left))
+        case ast.Compare(ops=[ast.Eq()], comparators=[ast.UnaryOp(op=ast.USub())]):
+            return True
+        case _:
+            return False
 
 
 #: Counts of cards or processes.

@@ -45,8 +45,15 @@ def decorators_say(point: Point, decorators: Iterable[ast.expr]) -> Facts:
     return facts
 
 
+#: What switches something of CUDA's on or off and needs none.
+_SWITCHES = ("torch.cuda.amp.", "torch.amp.", "torch.cuda.nvtx.")
+
+
 def _decorator(point: Point, decorator: ast.expr) -> Facts:
     conditions = point.conditions
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if (f"{point.dotted(called) or ''}.").startswith((*_SWITCHES, "torch.autocast.")):
+        return NOTHING
     if isinstance(decorator, ast.Name | ast.Attribute):
         held = point.resolver.only_value(decorator, point.scope)
         if held is not None and isinstance(held[0], ast.Call):

@@ -16,6 +16,11 @@ from conformance.scan.knowing.markers import leaves_without
 from conformance.scan.knowing.vocabulary import asks_mac, is_negated, named_backends
 from conformance.scan.reading.nodes import parts_of
 
+#: Flags of an object that something hangs on that is moved.
+_MOVING = re.compile(r"\bif (?:\w+\.)+(\w+):\s+[^\n]*\.(?:cuda|to)\(")
+_SPELLED = re.compile(r"\b\w+\.\w+\b")
+_TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
+
 
 def _placement(context: Context, placement: Placement) -> None:
     if placement.kind != "selection" or _is_refused_at_once(context, placement):
@@ -67,6 +72,12 @@ def _flag(context: Context, tree: ast.Module) -> None:
     moved by ``if args.cuda: x = x.cuda()``: told where it is decided, unless it is told below."""
     if context.in_tests:
         return
+    # Read off the text: what is mended already need not have been parsed.
+    moving = set(_MOVING.findall(_TEXTS.sub("", context.source.text)))
+    if not moving:
+        return
+    lines = [context.source.lines[f.line - 1] for f in context.findings if f.code == "DEV104"]
+    told = {word for line in lines for word in _SPELLED.findall(line)}
     for node in context.parts_saying(tree, "is_available"):
         match node:
             case ast.Assign(targets=[ast.Attribute(value=ast.Name(id=held), attr=name)]):
@@ -76,22 +87,16 @@ def _flag(context: Context, tree: ast.Module) -> None:
         if held in ("self", "cls") or "cuda" not in named_backends(name) or is_negated(name):
             continue
         guard = context.conditions.of(node.value, context.scope)[0].guard("cuda")
-        told = any(
-            finding.code == "DEV104" and name in context.source.lines[finding.line - 1]
-            for finding in context.findings
-        )
-        if guard is not None and guard.kind == "probe" and not told and _moves(context, tree, name):
+        if guard is None or guard.kind != "probe" or name not in moving:
+            continue
+        if f"{held}.{name}" not in told and not _serves_mac(context, tree, name):
             message = f"`{held}.{name}` moves things to CUDA, and nothing to another device"
             context.report(RULE, node, message)
 
 
-def _moves(context: Context, tree: ast.Module, flag: str) -> bool:
-    """Whether a flag, read off an object, moves something, and nothing else does to a Mac's GPU.
-
-    Read off the text: what is mended already need not have been parsed.
-    """
-    moved = re.search(rf"\bif (?:\w+\.)+{flag}:\s+[^\n]*\.(?:cuda|to)\(", context.source.text)
-    return moved is not None and not any(
+def _serves_mac(context: Context, tree: ast.Module, flag: str) -> bool:
+    """Whether something is moved to a Mac's GPU where the flag is not set."""
+    return any(
         isinstance(node, ast.If)
         and isinstance(node.test, ast.Attribute)
         and node.test.attr == flag

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 
 from conformance.scan.findings import Edit, Fix, Severity
 from conformance.scan.judging.context import Context
 from conformance.scan.judging.rule import Bad, Rule
 from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.point import Point
-from conformance.scan.knowing.scopes import FunctionNode
 from conformance.scan.knowing.signatures import spelled
 from conformance.scan.reading.nodes import parts_of
 
@@ -28,7 +28,7 @@ _DATA = re.compile(
 _TOKENS = re.compile(r"tokeni[sz]|vocab")
 _WEIGHTS = re.compile(r"state|ckpt|checkpoint|weight|model|net(?:[^a-z]|$)")
 #: What saves the best model that there was so far.
-_STOPPING = re.compile(r"early_?stop")
+_STOPPING = re.compile(r"(?:^|[._])early_?stop")
 #: Names that are put into a text, in the dump of a file's name.
 _NAMES = re.compile(r"Name\(id='\w+', ctx=Load\(\)\)")
 _FORMATTED = re.compile(
@@ -37,6 +37,8 @@ _FORMATTED = re.compile(
 _NUMBERS = re.compile(r"\s*['\"]\w+['\"]:[^,{}]*\.item\(\)\s*")
 
 
+#: Brackets around an argument.
+_BEHIND = re.compile(r"(?:\s*\))*")
 #: So many steps behind a call are looked at.
 _CHAIN = 4
 
@@ -83,7 +85,9 @@ def _is_of_host(context: Context, node: ast.Call) -> bool:
 
 def _fix(context: Context, node: ast.Call) -> Fix | None:
     """To the host where the tensors are copied on from there; else only where CUDA is not."""
-    end = context.span(node.args[0])[1]
+    end = _end(context, node)
+    if end is None:
+        return None
     copied = any(
         isinstance(part, ast.Call)
         and isinstance(part.func, ast.Attribute)
@@ -98,6 +102,15 @@ def _fix(context: Context, node: ast.Call) -> Fix | None:
         return None
     text = f', map_location=None if {torch}.cuda.is_available() else "cpu"'
     return Fix((Edit(end, end, text),), safe=True)
+
+
+def _end(context: Context, node: ast.Call) -> int | None:
+    """Where another argument may be written: behind the first, and the brackets around it."""
+    end, last = context.span(node.args[0])[1], context.span(node)[1] - 1
+    behind = _BEHIND.match(context.source.text, end, last)
+    if isinstance(node.args[0], ast.GeneratorExp) or behind is None:
+        return None
+    return behind.end()
 
 
 def _is_placed(context: Context, file: ast.expr) -> bool:
@@ -127,44 +140,57 @@ def _is_round_trip(context: Context, node: ast.Call) -> bool:
     file = node.args[0]
     if isinstance(file, ast.Name) and len(context.resolver.bounds(file, context.scope)[0]) > 1:
         return False  # another file by then
-    owner = context.scope.enclosing("function") or context.resolver.scopes.module
-    line = context.once(_saved, owner.node).get(_pattern(file))
-    return (line is not None and line < node.lineno) or _is_of_stopping(context, node, owner.node)
+    owner = (context.scope.enclosing("function") or context.resolver.scopes.module).node
+    line = context.once(_saved, owner).get(ast.dump(file))
+    if line is None:
+        line = context.once(_saved_in_loops, owner).get(_pattern(file))
+    return (line is not None and line < node.lineno) or _is_best(context, node, owner)
 
 
-def _is_of_stopping(context: Context, node: ast.Call, owner: ast.AST) -> bool:
-    """Whether the best model of a training is loaded at its end: ``early_stopping(loss, model,
-    path)`` had saved it where the name begins."""
-    names = {part.id for part in parts_of(node.args[0]) if isinstance(part, ast.Name)}
-    for part in context.parts_saying(owner, *sorted(names)) if names else ():
-        if isinstance(part, ast.Assign) and getattr(part.targets[0], "id", "") in names:
-            names |= {p.id for p in parts_of(part.value) if isinstance(p, ast.Name)}
-    return any(
-        isinstance(part, ast.Call)
-        and _STOPPING.search(spelled(part.func).lower()) is not None
-        and part.lineno < node.lineno
-        and any(isinstance(given, ast.Name) and given.id in names for given in part.args)
-        for part in context.parts_saying(owner, "stop", "Stop")
-    )
+def _always(owner: ast.AST) -> Iterator[tuple[ast.AST, frozenset[str]]]:
+    """Parts of what a function or a module does in any case, with the names that count the loops
+    around: what hangs on a test of its own need not have been done."""
+    waiting = [(statement, frozenset[str]()) for statement in getattr(owner, "body", ())]
+    while waiting:
+        statement, counted = waiting.pop()
+        match statement:
+            case ast.For(target=target, body=body) | ast.AsyncFor(target=target, body=body):
+                counted |= {part.id for part in parts_of(target) if isinstance(part, ast.Name)}
+                waiting += [(inner, counted) for inner in body]
+            case ast.While(body=body) | ast.With(body=body) | ast.AsyncWith(body=body):
+                waiting += [(inner, counted) for inner in body]
+            case ast.If(body=body, orelse=orelse) if counted:
+                # `if loss < best: torch.save(...)`: once at the least.
+                waiting += [(inner, counted) for inner in (*body, *orelse)]
+            case ast.Expr() | ast.Assign():
+                yield from ((part, counted) for part in parts_of(statement))
+            case _:
+                continue
+
+
+def _saves(point: Point, owner: ast.AST) -> Iterator[tuple[ast.Call, frozenset[str]]]:
+    for part, counted in _always(owner):
+        if isinstance(part, ast.Call) and len(part.args) > 1:
+            if point.dotted(part.func) == "torch.save":
+                yield part, counted
 
 
 def _saved(point: Point, owner: ast.AST) -> dict[str, int]:
-    """The files that a function or a module saves as it runs, and in which line at the soonest."""
-    inner = {
-        id(part)
-        for held in point.parts_of(owner)
-        if isinstance(held, FunctionNode | ast.Lambda) and held is not owner
-        for part in point.parts_of(held)
-    }
+    """The files that are saved, and in which line at the soonest."""
     found: dict[str, int] = {}
-    for part in point.parts_saying(owner, "save"):
-        if (
-            isinstance(part, ast.Call)
-            and len(part.args) > 1
-            and id(part) not in inner
-            and point.dotted(part.func) == "torch.save"
-        ):
-            found.setdefault(_pattern(part.args[1]), part.lineno)
+    for call, _ in _saves(point, owner):
+        name = ast.dump(call.args[1])
+        found[name] = min(call.lineno, found.get(name, call.lineno))
+    return found
+
+
+def _saved_in_loops(point: Point, owner: ast.AST) -> dict[str, int]:
+    """The same for a file of each turn of a loop: one of them is loaded afterwards."""
+    found: dict[str, int] = {}
+    for call, counted in _saves(point, owner):
+        name = call.args[1]
+        if any(isinstance(part, ast.Name) and part.id in counted for part in parts_of(name)):
+            found.setdefault(_pattern(name), call.lineno)
     return found
 
 
@@ -172,6 +198,46 @@ def _pattern(file: ast.expr) -> str:
     """A file's name as it is written; where a text is formatted, whatever is put in."""
     text = ast.dump(file)
     return _NAMES.sub("Name()", text) if _FORMATTED.search(text) is not None else text
+
+
+def _is_best(context: Context, node: ast.Call, owner: ast.AST) -> bool:
+    """Whether the best model of a training is loaded at its end: ``early_stopping(loss, model,
+    path)`` had saved it where the name begins."""
+    stopping = context.once(_stopping, owner)
+    if not stopping:
+        return False
+    stored = context.once(_stored, owner)
+    names = _names(node.args[0])
+    names = names.union(*(stored.get(name, ()) for name in names))
+    return any(line < node.lineno and name in names for name, line in stopping.items())
+
+
+def _stopping(_: Point, owner: ast.AST) -> dict[str, int]:
+    """The folders that the best model is saved in, and in which line."""
+    return {
+        part.args[-1].id: part.lineno
+        for part, _ in _always(owner)
+        if isinstance(part, ast.Call)
+        and len(part.args) > 1
+        and isinstance(part.args[-1], ast.Name)
+        and _STOPPING.search(spelled(part.func)) is not None
+    }
+
+
+def _stored(_: Point, owner: ast.AST) -> dict[str, set[str]]:
+    """By name, the names that its value is made of."""
+    found: dict[str, set[str]] = {}
+    for statement in getattr(owner, "body", ()):
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            found.setdefault(statement.targets[0].id, set()).update(_names(statement.value))
+    return found
+
+
+def _names(value: ast.AST) -> set[str]:
+    """The variables that a value is made of, not those that only hold others."""
+    parts = parts_of(value)
+    holders = {id(part.value) for part in parts if isinstance(part, ast.Attribute)}
+    return {p.id for p in parts if isinstance(p, ast.Name) and id(p) not in holders}
 
 
 def _holds_host_state(context: Context) -> bool:

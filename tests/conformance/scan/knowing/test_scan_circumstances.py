@@ -98,6 +98,18 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("class B(torch.nn.Module):\n    def __init__(self):\n        self.register_buffer('k', torch.zeros(2).cuda())", ["error"]),
         ("def f(batches):\n    for b in batches:\n        try:\n            b = b.cuda()\n            c = run(b)\n            d = run(c)\n            save(d)\n        except Exception as e:\n            print(e)", ["error"]),
         ("def f(b):\n    try:\n        b = b.cuda()\n    except Exception as e:\n        print(e)", []),
+        # a test that answers in a loop or within another: not known, unless it can only say no
+        ("def ok(x):\n    if x is not None:\n        if x.flag:\n            return True\n    return x.is_cuda\ndef f(x):\n    return x.to('cuda') if ok(x) else x", ["error"]),
+        ("def ok(x):\n    for y in x:\n        if y:\n            return True\n    return x.is_cuda\ndef f(x):\n    return x.to('cuda') if ok(x) else x", ["error"]),
+        ("def ok(x):\n    if not torch.cuda.is_available():\n        return False\n    for y in x:\n        if y:\n            return False\n    return True\ndef f(x):\n    return x.to('cuda') if ok(x) else x", ["warning"]),
+        # one process is what there is without CUDA as well
+        ("def f(m, local_rank):\n    if local_rank == -1:\n        m.cuda()\n    else:\n        torch.cuda.set_device(local_rank)", ["error", "error"]),
+        ("def f(m, world_size):\n    if world_size > 0:\n        m.cuda()", ["error"]),
+        ("def f(m, local_rank):\n    if local_rank in (-1, 0):\n        m.cuda()", ["error"]),
+        # what a decorator switches, and what it guards
+        ("@torch.cuda.amp.autocast(enabled=False)\ndef f(x):\n    return x.to('cuda')", ["note", "error"]),
+        ("@torch.cuda.nvtx.range('s')\ndef f(x):\n    return x.to('cuda')", ["error"]),
+        ("@requires_cuda\ndef f(x):\n    return x.to('cuda')", []),
         # a helper that is called to find out
         ("def has():\n    def _try():\n        torch.zeros(1, device='cuda')\n    try:\n        _try()\n    except Exception:\n        return False", ["note"]),
     ],
