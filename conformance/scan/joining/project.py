@@ -19,6 +19,7 @@ from conformance.scan.knowing.paths import is_test
 from conformance.scan.knowing.reach import is_private
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.imports import Import
+from conformance.scan.reading.prefilter import mentions
 
 #: What is asked of a file: its path, names that it speaks of, functions of its own, and what is
 #: known of the names that it imports.
@@ -397,11 +398,16 @@ class Project:
         read = rb"(?<![\w.])%b\b(?!\s*=(?!=))" % name.encode()
         if re.search(read, self._read(path)) is not None:
             return False
-        # By whatever way: an import, a package, `getattr`, a text that is run.
-        words = [re.compile(rb"\b%b\b" % word.encode()) for word in (stem(path), name)]
+        users = self._imports.importers((path, name))
+        if users is None or any(mentions(self._read(u), names) for u, names in users.items()):
+            return False
+        # By whatever other way: a package, `getattr`, a text that is run, a notebook.
+        module = stem(path).encode()
+        chain = re.compile(rb"\b%b\.%b\b" % (module, name.encode()))
+        by_text = re.compile(rb"[\"']%b[\"']|\bexec\(" % name.encode())
         return not any(
-            user != path and all(word.search(self._read(user)) for word in words)
-            for user in self._imports.files
+            chain.search(data) or (module in data and by_text.search(data))
+            for data in (self._read(user) for user in self._imports.files if user != path)
         )
 
     def _is_trial(self, path: str, line: int) -> bool:

@@ -11,7 +11,7 @@ _TRIED = re.compile(r"torch\.(?:rand\w*|ones|zeros|FloatTensor)\(|\b[Tt]esting [
 #: A program: it reads what it was called with, says how it is called, or trains.
 _PROGRAM = re.compile(
     r"\b(?:absl|argparse|argv|click|docopt|fire|getopt|hydra|optparse|parse_args|typer|tyro)\b"
-    r"|main\(|\bbackward\(|\boptim\b"
+    r"|main\(|[Ll]oader\b|\boptim\b"
 )
 
 

@@ -297,6 +297,12 @@ class Conditions:
                 and isinstance(call.args[-1].value, str)
                 and any(k.arg == "default" and _is_true(k.value) for k in call.keywords)
             )
+            # Whoever stores in one asks first.
+            self._on -= {
+                part.attr
+                for part in parts_of(self._resolver.scopes.module.node)
+                if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
+            }
         return self._on
 
     def _is_given(self, test: ast.Name | ast.Attribute, scope: Scope) -> bool:

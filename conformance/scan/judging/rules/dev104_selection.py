@@ -18,7 +18,7 @@ from conformance.scan.reading.nodes import parts_of
 
 #: Flags of an object that something hangs on that is moved.
 _MOVING = re.compile(r"\bif (?:\w+\.)+(\w+):\s+[^\n]*\.(?:cuda|to)\(")
-_SPELLED = re.compile(r"\b\w+\.\w+\b")
+_SPELLED = re.compile(r"\b(?=(\w+\.\w+)\b)")
 _TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
 
 
@@ -73,9 +73,10 @@ def _flag(context: Context, tree: ast.Module) -> None:
     if context.in_tests:
         return
     # Read off the text: what is mended already need not have been parsed.
-    moving = set(_MOVING.findall(_TEXTS.sub("", context.source.text)))
-    if not moving:
+    text = context.source.text
+    if "is_available" not in text or _MOVING.search(text) is None:
         return
+    moving = set(_MOVING.findall(_TEXTS.sub("", text))) - _served(tree)
     lines = [context.source.lines[f.line - 1] for f in context.findings if f.code == "DEV104"]
     told = {word for line in lines for word in _SPELLED.findall(line)}
     for node in context.parts_saying(tree, "is_available"):
@@ -89,20 +90,20 @@ def _flag(context: Context, tree: ast.Module) -> None:
         guard = context.conditions.of(node.value, context.scope)[0].guard("cuda")
         if guard is None or guard.kind != "probe" or name not in moving:
             continue
-        if f"{held}.{name}" not in told and not _serves_mac(context, tree, name):
+        if f"{held}.{name}" not in told:
             message = f"`{held}.{name}` moves things to CUDA, and nothing to another device"
             context.report(RULE, node, message)
 
 
-def _serves_mac(context: Context, tree: ast.Module, flag: str) -> bool:
-    """Whether something is moved to a Mac's GPU where the flag is not set."""
-    return any(
-        isinstance(node, ast.If)
+def _served(tree: ast.Module) -> set[str]:
+    """Flags of an object where something is moved to a Mac's GPU if they are not set."""
+    return {
+        node.test.attr
+        for node in parts_of(tree)
+        if isinstance(node, ast.If)
         and isinstance(node.test, ast.Attribute)
-        and node.test.attr == flag
         and any(mentions(statement, asks_mac) for statement in node.orelse)
-        for node in context.parts_saying(tree, f".{flag}")
-    )
+    }
 
 
 def _fix(context: Context, placement: Placement) -> Fix | None:

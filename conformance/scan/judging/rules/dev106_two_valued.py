@@ -83,7 +83,7 @@ def _if(context: Context, node: ast.If) -> None:
             case ast.Assign(
                 targets=[ast.Name(id=stored)],
                 value=ast.Call(func=ast.Attribute(value=ast.Name(id=moved), attr="cuda")) as call,
-            ) if stored == moved:
+            ) if stored == moved and stored != getattr(test.value, "id", ""):
                 message = f"`{moved}` stays on the host where a tensor is on a Mac's GPU"
                 context.report(RULE, call, message, severity=_ANSWER)
 

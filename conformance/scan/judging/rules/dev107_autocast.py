@@ -44,7 +44,7 @@ def _call(context: Context, node: ast.Call) -> None:
                 RULE,
                 node,
                 f"torch.cuda.amp.{name} works on CUDA only",
-                severity=Severity.NOTE if _is_off(node) else None,
+                severity=Severity.NOTE if _is_off(node, 0) else None,
                 fix=_old_fix(context, node),
             )
     elif dotted in _GENERIC and not context.guarded("cuda"):
@@ -87,9 +87,11 @@ def _enabled_for_cuda(context: Context, node: ast.Call) -> bool:
     return False
 
 
-def _is_off(node: ast.Call) -> bool:
-    """Whether a call only switches off what on a Mac was never on."""
-    values = [*node.args, *(k.value for k in node.keywords if k.arg == "enabled")]
+def _is_off(node: ast.Call, place: int) -> bool:
+    """Whether a call only switches off what on a Mac was never on; ``place`` is where it says so
+    (``torch.cuda.amp.autocast(enabled)``, ``torch.autocast(device, dtype, enabled)``)."""
+    values = [*node.args[place : place + 1]]
+    values += [k.value for k in node.keywords if k.arg == "enabled"]
     return any(isinstance(value, ast.Constant) and value.value is False for value in values)
 
 
@@ -116,7 +118,7 @@ def _new(context: Context, node: ast.Call, dotted: str) -> None:
             RULE,
             argument,
             f"{name} is bound to {device}",
-            severity=Severity.NOTE if _is_off(node) else None,
+            severity=Severity.NOTE if _is_off(node, 2) else None,
             fix=_new_fix(context, argument),
         )
 

@@ -159,6 +159,8 @@ def _always(owner: ast.AST) -> Iterator[tuple[ast.AST, frozenset[str]]]:
                 waiting += [(inner, counted) for inner in body]
             case ast.While(body=body) | ast.With(body=body) | ast.AsyncWith(body=body):
                 waiting += [(inner, counted) for inner in body]
+            case ast.If(test=test, body=body) if "__name__" in ast.dump(test):
+                waiting += [(inner, counted) for inner in body]
             case ast.If(body=body, orelse=orelse) if counted:
                 # `if loss < best: torch.save(...)`: once at the least.
                 waiting += [(inner, counted) for inner in (*body, *orelse)]
@@ -170,9 +172,9 @@ def _always(owner: ast.AST) -> Iterator[tuple[ast.AST, frozenset[str]]]:
 
 def _saves(point: Point, owner: ast.AST) -> Iterator[tuple[ast.Call, frozenset[str]]]:
     for part, counted in _always(owner):
-        if isinstance(part, ast.Call) and len(part.args) > 1:
-            if point.dotted(part.func) == "torch.save":
-                yield part, counted
+        called = isinstance(part, ast.Call) and len(part.args) > 1
+        if called and point.dotted(part.func) == "torch.save":  # type: ignore[attr-defined]
+            yield part, counted  # type: ignore[misc]
 
 
 def _saved(point: Point, owner: ast.AST) -> dict[str, int]:
@@ -209,7 +211,7 @@ def _is_best(context: Context, node: ast.Call, owner: ast.AST) -> bool:
     stored = context.once(_stored, owner)
     names = _names(node.args[0])
     names = names.union(*(stored.get(name, ()) for name in names))
-    return any(line < node.lineno and name in names for name, line in stopping.items())
+    return any(stopping.get(name, node.lineno) < node.lineno for name in names)
 
 
 def _stopping(_: Point, owner: ast.AST) -> dict[str, int]:
@@ -329,6 +331,25 @@ RULE = Rule(
             "import torch\ndef main(model, resume):\n    if resume:\n        model = torch.load('last.pt')\n"
             "    torch.save(model, 'last.pt')",
             4,
+        ),
+        Bad(
+            "import torch\ndef main(model, args):\n    if args.train:\n        torch.save(model, 'm.pt')\n"
+            "    else:\n        model = torch.load('m.pt')",
+            6,
+        ),
+        Bad(
+            "import torch\ndef main(model, out, start):\n    torch.save(model, f'{out}/m.pt')\n"
+            "    return torch.load(f'{start}/m.pt')",
+            4,
+        ),
+        Bad(
+            "import torch\ndef main(args):\n    early_stopping = EarlyStopping(2, args)\n    return torch.load(args.start)",
+            4,
+        ),
+        Bad(
+            "import torch\nmodel = torch.load((path))",
+            2,
+            'import torch\nmodel = torch.load((path), map_location=None if torch.cuda.is_available() else "cpu")',
         ),
         Bad(
             "import torch\ndef keep(model):\n    torch.save(model, 'last.pt')\nmodel = torch.load('last.pt')",

@@ -14,6 +14,7 @@ from conformance.scan.reading.files.pieces import Command
 _SHOWN = frozenset({"echo", "printf", "cat", "grep", "sed", "usage"})
 _DEFAULT = re.compile(r"\$[{(][^})]*(?::-|:=|or )[\"']?cuda(?::\d+)?[\"']?[})]\Z")
 #: Options that ask for CUDA, and what switches them off.
+_COMPILER = re.compile(r"(?:^|/)(?:nvcc|hipcc|clang(?:\+\+)?|g?cc|[gc]\+\+)(?:-\d+)?\Z")
 _ASKING = re.compile(r"--(?:use[-_])?cuda\Z")
 _OFF = frozenset({"0", "false", "no", "off", "none"})
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -45,7 +46,7 @@ def _option(words: tuple[str, ...]) -> str | None:
     for word, following in zip(words, (*words[1:], ""), strict=True):
         key, equals, value = word.partition("=")
         name = key.lstrip("+-").replace("-", "_").rpartition(".")[2]
-        if _ASKING.match(word) and following.lower() not in _OFF:
+        if _ASKING.match(word) and following.lower() not in _OFF and not _COMPILER.search(words[0]):
             return word
         if not is_device_key(name):
             continue

@@ -147,6 +147,25 @@ def test_a_class_that_a_decorator_hands_on_and_every_call_overrides(tmp_path: Pa
     assert judged(tmp_path, files) == ["pkg/layers.py:3 DEV103 error"]
 
 
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        "from torch.utils.cpp_extension import load\nops = load('ops', ['ops.cpp'])",
+        "from torch.utils.cpp_extension import CUDA_HOME\nfrom joblib import load\ndata = load('x')",
+    ],
+)
+def test_what_is_not_compiled_for_cuda_is_no_extension_for_it(tmp_path: Path, loaded: str) -> None:
+    files = {"ops.py": OPS.format(f"{loaded}\n")}
+    (line,) = judged(tmp_path, files)
+    assert line.endswith("DEV101 error")
+
+
+def test_a_module_of_the_project_is_no_extension(tmp_path: Path) -> None:
+    """However Python is told where it lies."""
+    files = {"m.py": OPS.format("import cuda_utils"), "lib/cuda_utils.py": "", "lib/b/x.py": ""}
+    assert judged(tmp_path, files) == ["m.py:3 DEV101 error"]
+
+
 def test_a_helper_that_only_several_processes_call(tmp_path: Path) -> None:
     helper = "import torch\ndef pack(x, device='cuda'):\n    torch.cuda.synchronize()\n    return x.to(device)\n"
     gather = "from .pack import pack\ndef gather(x):\n    if get_world_size() == 1:\n        return x\n    return all(pack(x)), 'cuda'\n"

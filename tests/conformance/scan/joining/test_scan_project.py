@@ -453,6 +453,7 @@ def test_a_package_copied_in_that_builds_extensions_for_cuda(tmp_path: Path) -> 
         ("", "import model\nnet.to(model.device)\n", "warning"),
         ("", "from model import *\nnet.to(device)\n", "warning"),
         ("print(device)\n", "", "warning"),
+        ("", "import model\nd = getattr(model, 'device')\n", "warning"),
     ],
 )
 def test_a_choice_that_nothing_reads_is_a_note(

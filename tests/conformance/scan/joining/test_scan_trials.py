@@ -24,6 +24,9 @@ def test_a_trial_of_what_others_import_is_a_note(tmp_path: Path) -> None:
         (LOSS.format(TRIAL), ""),  # nobody imports it: it is what is run
         ("import argparse\n" + LOSS.format(TRIAL), USER),
         (LOSS.format("print(loss(read().cuda()))"), USER),  # nothing made up
+        (LOSS.format("torch.optim.SGD([torch.rand(3).cuda()])"), USER),  # it trains
+        (LOSS.format("torch.rand(3)") + "net = build().cuda()\n", USER),  # below the block
+        ('"""\n' + LOSS.format("torch.rand(3)") + '"""\nnet = build().cuda()\n', USER),
         (LOSS.format("pass").replace("x.mean()", "x.cuda()"), USER),
     ],
 )

@@ -110,6 +110,13 @@ HEAD = "import os\nimport torch\nimport torch.distributed as dist\n"
         ("@torch.cuda.amp.autocast(enabled=False)\ndef f(x):\n    return x.to('cuda')", ["note", "error"]),
         ("@torch.cuda.nvtx.range('s')\ndef f(x):\n    return x.to('cuda')", ["error"]),
         ("@requires_cuda\ndef f(x):\n    return x.to('cuda')", []),
+        # an option that is on by default, and one that is asked about first
+        ("p.add_argument('--use_cuda', default=True)\nif args.use_cuda:\n    net.cuda()", ["warning"]),
+        ("p.add_argument('--use_cuda', default=True)\nif not torch.cuda.is_available():\n    args.use_cuda = False\nif args.use_cuda:\n    net.cuda()", []),
+        # switched off by its own place
+        ("def f(x):\n    with torch.cuda.amp.autocast(True, torch.float16, False):\n        return x", ["warning"]),
+        ("def f(x):\n    with torch.cuda.amp.autocast(False):\n        return x", ["note"]),
+        ("def f(x):\n    if x.is_cuda:\n        x = x.cuda(1)\n    return x", []),
         # a helper that is called to find out
         ("def has():\n    def _try():\n        torch.zeros(1, device='cuda')\n    try:\n        _try()\n    except Exception:\n        return False", ["note"]),
     ],
