@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -111,6 +112,9 @@ class FunctionMode(TorchFunctionMode):
 
     def _answered(self, func: Any, known: Known | None, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
+        if sys.is_finalizing():
+            # C++ imports torch for each operator that a mode sees first, and Python has let it go.
+            sys.modules.setdefault("torch", torch)
         if known is not None:
             return direct.run(core, known, call, func, args, kwargs)
         handler = HANDLERS.get(func)
