@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +16,7 @@ from conformance.simulate.core import Args, Core, Known, Kwargs, tensors_in
 from conformance.simulate.device import ABSENT, ABSENT_BACKEND, BACKEND, DEVICE, HOST
 from conformance.simulate.internals import (
     bare,
+    function_modes,
     is_alias,
     other_function_modes,
     records_gradients,
@@ -92,7 +94,10 @@ class FunctionMode(TorchFunctionMode):
             made = direct.met(core, known, func, args)
             if made is not None:
                 return made
-        elif known is None and func in _METADATA:
+        if not _PLAIN.issuperset(types) and _asks_classes(types):
+            # Torch asks them next, with this mode on again, as it does without the simulation.
+            return NotImplemented
+        if known is None and func in _METADATA:
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         if (
@@ -107,6 +112,9 @@ class FunctionMode(TorchFunctionMode):
 
     def _answered(self, func: Any, known: Known | None, args: Args, kwargs: Kwargs) -> Any:
         core = self.core
+        if sys.is_finalizing():
+            # C++ imports torch for each operator that a mode sees first, and Python has let it go.
+            sys.modules.setdefault("torch", torch)
         if known is not None:
             return direct.run(core, known, call, func, args, kwargs)
         handler = HANDLERS.get(func)
@@ -143,6 +151,18 @@ def call(core: Core, func: Any, args: Args, kwargs: Kwargs) -> Any:
         thread.target, thread.call = before
 
 
+def _asks_classes(types: Iterable[type]) -> bool:
+    """Whether a class among the operands has its say in this call before any device does."""
+    return (
+        torch._C._is_torch_function_enabled()
+        and any(getattr(kind, "__torch_function__", _MUTE) is not _MUTE for kind in types)
+        # A mode that was there before ours is still to be asked, and would be passed over.
+        and all(isinstance(mode, FunctionMode) for mode in function_modes())
+    )
+
+
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+_MUTE: Any = torch._C._disabled_torch_function_impl
 _CONSTRUCTORS = frozenset(torch_default._device_constructors())
 _Tensor = torch.Tensor
 _METADATA = frozenset(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import weakref
-from collections import Counter
 from collections.abc import Iterator
 from sys import getrefcount
 
@@ -24,16 +24,18 @@ _GRANULE = 256
 """Bytes to which the driver rounds a buffer up (Metal's buffer alignment)."""
 _MOST_FRESH = 2**16
 """Bytes of fresh storages that are looked at together: so much may lie dead for a while."""
-_OURS = 3
-"""References to a storage that nobody else holds: the table's, a variable's, an argument's."""
+_OURS = 4
+"""References to a storage nobody else holds: the table's, a list's, a variable's, an argument's."""
 
 
 class _Block(weakref.ref[torch.UntypedStorage]):
     """One storage on the device, while it lives."""
 
-    __slots__ = ("key", "nbytes")
+    __slots__ = ("key", "leaving", "nbytes")
     key: int
     nbytes: int
+    leaving: weakref.ref[torch.UntypedStorage]
+    """What takes it out of the table."""
 
 
 def _rounded(nbytes: int) -> int:
@@ -48,6 +50,11 @@ class Ledger:
     looked at some time later, when most of them are dead: that costs less than a weak reference.
     Peaks above `_MOST_FRESH` are exact all the same, for that time comes before all of them
     together, the dead included, could have passed a peak.
+
+    A signal's handler may raise wherever Python code calls or jumps back, and inside the callback
+    of a weak reference that is swallowed. So those callbacks are C alone: they empty the table's
+    row before its address can be another storage's, and leave the counting for later. What has to
+    be done as a whole is written without a call or a loop in it.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -59,11 +66,11 @@ class Ledger:
         self._room = self._spare = 0
         self._bytes = 0
         self._driver = 0
-        self._freed = self._released
+        self._dead: list[_Block] = []
         self._ratchet = machine.ratchet
         self._exact = False
         self._allowed = sys.maxsize
-        self._kept: Counter[int] = Counter()
+        self._kept: dict[int, int] = {}
         self.set_fraction(1.0)
 
     @property
@@ -128,7 +135,6 @@ class Ledger:
         nbytes = storage.nbytes()
         self.reserve(nbytes)
         self._keep(storage, nbytes)
-        self._grow(nbytes)
         self._make_room()
 
     def reserve(self, nbytes: int) -> None:
@@ -155,8 +161,7 @@ class Ledger:
         checks.check_buffer(storage.nbytes(), self.machine)
         # One that was fresh has been counted with its new size by now, which may not fit.
         self.reserve(max(change, 0))
-        block.nbytes += change
-        self._grow(change)
+        self._grow(block, change, block)
         self._make_room()
 
     def set_fraction(self, fraction: float) -> None:
@@ -167,6 +172,7 @@ class Ledger:
 
     def empty_cache(self) -> None:
         """Gives the freed blocks that the driver still holds back to the system."""
+        self._bury()
         self._driver -= sum(size * count for size, count in self._kept.items())
         self._kept.clear()
 
@@ -210,19 +216,41 @@ class Ledger:
 
     def _count(self) -> None:
         """Forgets the fresh storages that are dead, and keeps the others as long as they live."""
+        self._bury()
         fresh, blocks = self._fresh, self.blocks
         try:
             while fresh:
-                storage = fresh.pop()
+                storage = fresh[-1]
                 key = storage._cdata
                 # No tensor's (before torch 2.13 Python does not count those), and no program's.
-                if use_count(key) == 1 and getrefcount(storage) == _OURS:
-                    del blocks[key]
-                else:
-                    nbytes = storage.nbytes()
-                    self._keep(storage, nbytes)
-                    self._grow(nbytes)
-        except IndexError:
+                dead = (
+                    blocks[key] is storage and use_count(key) == 1 and getrefcount(storage) == _OURS
+                )
+                if not dead:
+                    self._keep(storage, storage.nbytes())
+                if fresh[-1] is storage:
+                    del fresh[-1]
+                    if dead:
+                        del blocks[key]
+        except LookupError:
+            pass  # Another thread was at it too.
+
+    def _bury(self) -> None:
+        """Takes what has died off the count."""
+        dead, kept = self._dead, self._kept
+        try:
+            while dead:
+                block = dead[-1]
+                size = _rounded(block.nbytes)
+                freed = kept.get(size, 0) + 1 if self._ratchet else 0
+                if dead[-1] is block:
+                    del dead[-1]
+                    self._bytes -= block.nbytes
+                    if freed:
+                        kept[size] = freed
+                    else:
+                        self._driver -= size
+        except LookupError:
             pass  # Another thread was at it too.
 
     def _make_room(self) -> None:
@@ -239,32 +267,33 @@ class Ledger:
         self._room = min(_MOST_FRESH, self._spare)
 
     def _keep(self, storage: torch.UntypedStorage, nbytes: int) -> None:
-        block = _Block(storage, self._freed)
-        block.key, block.nbytes = key, nbytes = storage._cdata, nbytes
-        self.blocks[key] = block
+        """Has a storage in the table, and counted, for as long as it lives."""
+        block = _Block(storage, self._dead.append)
+        block.key, block.nbytes = storage._cdata, 0
+        block.leaving = weakref.ref(storage, functools.partial(self.blocks.pop, block.key))
+        self._grow(block, nbytes, storage)
 
-    def _grow(self, nbytes: int) -> None:
-        self._bytes += nbytes
-        size = _rounded(nbytes)
-        if self._kept and self._kept[size]:
-            self._kept[size] -= 1
+    def _grow(self, block: _Block, change: int, known: _Block | torch.UntypedStorage) -> None:
+        """Counts a block as so many bytes longer, where the table has it as `known` or not at all."""
+        key, size = block.key, _rounded(change)
+        kept = self._kept.get(size, 0)
+        blocks = self.blocks
+        # From here on nothing is called.
+        if key in blocks and blocks[key] is not known:
+            return
+        blocks[key] = block
+        block.nbytes += change
+        self._bytes += change
+        if kept:
+            self._kept[size] = kept - 1
         else:
             self._driver += size
         if self._bytes > self.peak:
             self.peak = self._bytes
         if self._driver > self.driver_peak:
             self.driver_peak = self._driver
-
-    def _released(self, block: _Block) -> None:
-        blocks, key, nbytes = self.blocks, block.key, block.nbytes
-        if blocks.get(key) is not block:
-            return
-        del blocks[key]
-        self._bytes -= nbytes
-        if self._ratchet:
-            self._kept[_rounded(nbytes)] += 1
-        else:
-            self._driver += (-nbytes // _GRANULE) * _GRANULE
+        # Until somebody says how much may come.
+        self._room = self._spare = 0
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -40,10 +40,10 @@ _CHOOSES_A_BACKEND = frozenset({"convolution", "convolution_backward", "_convolu
 """Composites whose parts differ by backend: run whole, for MPS has its own parts."""
 
 
-_COMPOSITE_KEYS = (
-    torch._C.DispatchKey.CompositeExplicitAutograd,
-    torch._C.DispatchKey.CompositeExplicitAutogradNonFunctional,
-)
+_Key = torch._C.DispatchKey
+_has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+"""Asked with a key, not with its name: of that C++ makes a key by an import, too late as Python ends."""
+_COMPOSITE_KEYS = (_Key.CompositeExplicitAutograd, _Key.CompositeExplicitAutogradNonFunctional)
 
 
 class Support(enum.Enum):
@@ -217,9 +217,8 @@ def _support(name: str, key: str) -> Support:
 
 def _registered_in_python(plain: str) -> bool:
     """Whether this process has an MPS kernel that the table does not know, as Linux has too."""
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
     computing = (plain, _delegates().get(plain, plain))
-    return any(has(f"aten::{name}", "MPS") for name in computing)
+    return any(_has(f"aten::{name}", _Key.MPS) for name in computing)
 
 
 def _refused_as(name: str) -> str:
@@ -233,28 +232,26 @@ def _live_support(name: str) -> Support:
 
     Operators with only CPU or CUDA kernels are missing on MPS, as they would be on a Mac.
     """
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
     bare = name.removesuffix(".default")
-    keys = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
-    if has(bare, "MPS"):
+    keys = (_Key.CompositeExplicitAutograd, _Key.CompositeImplicitAutograd)
+    if _has(bare, _Key.MPS):
         return Support.KERNEL
-    if any(has(bare, key) for key in keys):
+    if any(_has(bare, key) for key in keys):
         return Support.COMPOSITE
     return Support.MISSING
 
 
 def _reentry(func: Any, name: str) -> Any:
     """The composite kernel both backends share, to be run part by part; None if there is none."""
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
     bare = name.removesuffix(".default")
     if name.split(".")[-1].startswith("Scalar"):
         # It only wraps the number, as a tensor that dispatch hands to Python as a number again.
         return None
-    if has(bare, "CPU") or name.split(".")[0].removeprefix("aten::") in _CHOOSES_A_BACKEND:
+    if _has(bare, _Key.CPU) or name.split(".")[0].removeprefix("aten::") in _CHOOSES_A_BACKEND:
         return None
-    if has(bare, "CompositeImplicitAutograd"):
-        return torch._C.DispatchKey.CompositeImplicitAutograd
-    return next((key for key in _COMPOSITE_KEYS if has(bare, key.name)), None)
+    if _has(bare, _Key.CompositeImplicitAutograd):
+        return _Key.CompositeImplicitAutograd
+    return next((key for key in _COMPOSITE_KEYS if _has(bare, key)), None)
 
 
 def _written_in_python(name: str) -> Any:
@@ -288,12 +285,8 @@ def describe(func: Any) -> Operator:
             for index, argument in enumerate(arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
         ),
-        implicit=torch._C._dispatch_has_kernel_for_dispatch_key(
-            name.removesuffix(".default"), "CompositeImplicitAutograd"
-        ),
+        implicit=_has(name.removesuffix(".default"), _Key.CompositeImplicitAutograd),
         python=_written_in_python(schema.name),
-        sparse_apart=torch._C._dispatch_has_kernel_for_dispatch_key(
-            name.removesuffix(".default"), "SparseCPU"
-        ),
+        sparse_apart=_has(name.removesuffix(".default"), _Key.SparseCPU),
         reenter=_reentry(func, name) if support is not Support.MISSING else None,
     )

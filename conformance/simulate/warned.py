@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch.fx import traceback as fx_traceback
 from torch.overrides import handle_torch_function
 
 from conformance.simulate.patching import Patches
@@ -32,6 +34,9 @@ def install(patches: Patches) -> None:
         source: Any = None,
         **options: Any,
     ) -> None:
+        if options and sys.version_info < (3, 12):
+            # It takes none, and says so in words that count what it is given.
+            plain_warn(message, **options)
         # This frame is one more.
         levels = 1 + _levels(sys._getframe(1), stacklevel)
         plain_warn(message, category, levels, source, **options)
@@ -44,6 +49,8 @@ def install(patches: Patches) -> None:
         if outside is None or outside is frame:
             plain_show(shown)
             return
+        # Our modules have no registry of their own, and "once" would be for all that they call.
+        once.pop((str(shown.message), shown.category), None)
         names = outside.f_globals
         warnings.warn_explicit(
             shown.message,
@@ -56,6 +63,15 @@ def install(patches: Patches) -> None:
             shown.source,
         )
 
+    def format_stack() -> list[str]:
+        """What anomaly detection tells of a forward call."""
+        if fx_traceback.has_preserved_node_meta():
+            return plain_format()
+        frames = reversed(list(_callers(sys._getframe(1))))
+        return traceback.StackSummary.extract((at, at.f_lineno) for at in frames).format()
+
+    plain_format: Callable[[], list[str]] = patches.set(fx_traceback, "format_stack", format_stack)
+    once: dict[Any, Any] = vars(warnings)["onceregistry"]
     plain_warn = patches.set(warnings, "warn", warn)
     compile_as(patches, warn, "aten::warn")
     # C++ takes the innermost frame and asks the filters before anybody can say whose it is. So

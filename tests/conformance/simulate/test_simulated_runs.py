@@ -54,6 +54,24 @@ def test_a_script_runs_and_is_reported(tmp_path: Path) -> None:
     assert "1 waits of the host" in done.stderr
 
 
+LATE = """
+import torch
+class Late:
+    def __init__(self):
+        self.x = torch.ones(3, device="mps")
+    def __del__(self):
+        print((self.x + self.x).sum().item(), torch.relu(self.x * 3).cpu().tolist())
+late = Late()
+"""
+
+
+def test_operators_are_first_met_as_python_ends(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    done = run("mps", "--", "python", str(script))
+    assert done.stdout == "6.0 [3.0, 3.0, 3.0]\n", done.stderr
+
+
 def test_help_and_options_without_a_command_are_not_taken_for_one() -> None:
     shown = run("mps", "--help")
     assert shown.returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -122,6 +123,51 @@ def test_two_lines_are_two_lines_to_a_filter_that_says_each_once() -> None:
                 few.var()
                 few.var()
     assert [warning.lineno - caught[0].lineno for warning in caught] == [0, 1, 2]
+
+
+def test_each_module_hears_once_what_is_said_once() -> None:
+    """To C++'s warnings "once" is once for each module."""
+    heard = []
+    for device in ("cpu", "mps"):
+        modules = [{"__name__": name, "torch": torch} for name in ("first", "second")]
+        with (
+            mps() if device == "mps" else nullcontext(),
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("once")
+            for names in modules * 3:
+                code = f"torch.ones(1, device={device!r}).var()"
+                exec(compile(code, f"{names['__name__']}.py", "exec"), names)
+        heard.append([warning.filename for warning in caught])
+    assert heard == [["first.py", "second.py"]] * 2
+
+
+def test_an_option_that_python_lacks_is_refused_in_its_words() -> None:
+    with pytest.raises(TypeError) as plain:
+        warnings.warn("mine", nonsense=1)  # type: ignore[call-overload]  # noqa: B028
+    with mps(), pytest.raises(TypeError) as simulated:
+        warnings.warn("mine", nonsense=1)  # type: ignore[call-overload]  # noqa: B028
+    assert str(simulated.value) == str(plain.value)
+
+
+def _anomaly(device: str) -> str:
+    x = torch.tensor([-1.0], device=device, requires_grad=True)
+    with (
+        pytest.warns(UserWarning, match="Anomaly|Error detected") as caught,
+        torch.autograd.detect_anomaly(),
+        pytest.raises(RuntimeError, match="nan"),
+    ):
+        (functional.relu(x.sqrt()) * 0).sum().backward()  # type: ignore[no-untyped-call]
+    return str(caught[-1].message)
+
+
+def test_anomaly_detection_tells_of_the_programs_frames() -> None:
+    said = []
+    for device in ("cpu", "mps"):
+        with mps() if device == "mps" else nullcontext():
+            said.append(_anomaly(device))
+    assert "_anomaly" in said[0]
+    assert said[1] == said[0]
 
 
 def _compiled(x: torch.Tensor) -> torch.Tensor:
