@@ -74,7 +74,7 @@ def _flag(context: Context, tree: ast.Module) -> None:
         return
     # Read off the text: what is mended already need not have been parsed.
     text = context.source.text
-    if "is_available" not in text or _MOVING.search(text) is None:
+    if "cuda =" not in text and "gpu =" not in text:  # sooner looked for than what follows
         return
     moving = set(_MOVING.findall(_TEXTS.sub("", text))) - _served(tree)
     lines = [context.source.lines[f.line - 1] for f in context.findings if f.code == "DEV104"]
