@@ -97,10 +97,10 @@ class Tool:
             raise RuntimeError(f"{self.name} failed: {done.stderr.decode(errors='replace')[-500:]}")
 
 
-def tools(options: argparse.Namespace, scratch: Path) -> list[Tool]:
-    """The commands to compare."""
+def tools(options: argparse.Namespace, scratch: Path, share: float) -> list[Tool]:
+    """The commands to compare, on a share of the files."""
     # A copy, for semgrep passes over what lies in a virtual environment.
-    folders = [copied(options.folders, scratch / "all", options.part, options.seed)]
+    folders = [copied(options.folders, scratch / "all", share, options.seed)]
     scan = [sys.executable, "-m", "conformance.scan", "--isolated", "--quiet", "--statistics"]
     cache = ["--cache-dir", str(scratch / "cache")]
     found = [
@@ -147,10 +147,10 @@ def _copy(file: Path, place: Path) -> None:
     shutil.copyfile(file, place)
 
 
-def measured(options: argparse.Namespace) -> tuple[list[Tool], int]:
+def measured(options: argparse.Namespace, share: float = 1) -> tuple[list[Tool], int]:
     """The tools after their runs, in turn, and the lines that each of them read."""
     with tempfile.TemporaryDirectory() as folder:
-        compared = tools(options, Path(folder))
+        compared = tools(options, Path(folder), share)
         lines = sum(file.read_bytes().count(b"\n") for file in Path(folder, "all").rglob("*.py"))
         compared[2].run()  # fills the cache
         compared[2].wall.clear()
@@ -166,8 +166,7 @@ def grow(options: argparse.Namespace) -> None:
     out = sys.stdout.write
     out("    lines  ruff, cpu s     cold  us a line   ratio     warm   ratio\n")
     for share in options.growth:
-        options.part = share
-        compared, lines = measured(options)
+        compared, lines = measured(options, share)
         ruff, cold, warm = (statistics.median(tool.cpu) for tool in compared[:3])
         out(
             f"{lines:>9,}{ruff:>13.2f}{cold:>9.2f}{1e6 * cold / lines:>11.2f}{cold / ruff:>8.2f}"
@@ -190,7 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.growth:
         grow(options)
         return 0
-    options.part = 1
     compared, _ = measured(options)
     out = sys.stdout.write
     out("tool               wall s   ratio    cpu s   ratio  runs  compared with\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 from conformance.scan.joining.imports import Imports
@@ -15,6 +14,7 @@ from conformance.scan.knowing.paths import path_facts
 from conformance.scan.knowing.reach import builds_for_cuda
 from conformance.scan.reading.imports import Import
 from conformance.scan.reading.nodes import parts_of
+from conformance.scan.reading.parser import parsed
 
 _NEEDED = MISSING | KERNELS
 #: ``CUDAExtension(name="vren", ...)``, also where the class stands under a name of the file.
@@ -75,7 +75,7 @@ class Lacking:
                     self.extensions.setdefault(path, set()).add(missing)
                 yield path
         for path in self._compiling():
-            if any(map(_is_of_cuda, _parsed(self._read(path)).body)):
+            if any(map(_is_of_cuda, parsed(self._read(path)).body)):
                 yield path
 
     def _may_lack(self, text: str) -> bool:
@@ -97,7 +97,7 @@ class Lacking:
             if path not in self.roots and any(
                 item.inner and self._wanted(item) is not None for item in held
             ):
-                tree = _parsed(self._read(path))
+                tree = parsed(self._read(path))
                 if any(self._falls_back(path, s) for s in tree.body if isinstance(s, ast.Try)):
                     yield path
 
@@ -191,15 +191,6 @@ def _is_of_cuda(statement: ast.stmt) -> bool:
     return name in ("load", "load_inline") and (
         asks or any(isinstance(text, str) and text.endswith((".cu", ".cuh")) for text in texts)
     )
-
-
-def _parsed(data: bytes) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return ast.parse(data)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return ast.Module([], [])
 
 
 def _imported(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
+
+from conformance.scan.reading.parser import parsed
 
 #: Inputs that are made up, or what says what it is.
 _TRIED = re.compile(r"torch\.(?:rand\w*|ones|zeros|FloatTensor)\(|\b[Tt]esting [Pp]urposes?\b")
@@ -23,13 +24,7 @@ def trial_of(data: bytes) -> range:
     text = data.decode("utf-8", "replace")
     if _PROGRAM.search(text) is not None or "__main__" not in text:
         return range(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            body = ast.parse(text).body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return range(0)
-    for node in body:
+    for node in parsed(text).body:
         if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
             lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
             shown = "\n".join(text.split("\n")[lines.start - 1 : lines.stop - 1])

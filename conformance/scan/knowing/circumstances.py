@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Iterator
 
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.scopes import FunctionNode, Scope
 from conformance.scan.knowing.vocabulary import ACCELERATORS
 from conformance.scan.reading.nodes import parts_of
+from conformance.scan.reading.parser import parsed
 
 
 def forks_others(point: Point) -> bool:
@@ -159,13 +159,8 @@ def is_called_for_group(point: Point) -> bool:
 
 def _called_for_group(point: Point, _: ast.AST) -> set[str]:
     """The names that a file speaks of behind tests for several processes, and nowhere else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            # The whole text: a caller that does not speak of devices is left out of the tree.
-            every = parts_of(ast.parse(point.source.text))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return set()  # a notebook, or text that only its own reader can read
+    # The whole text: a caller that does not speak of devices is left out of the tree.
+    every = parts_of(parsed(point.source.text))
     tested = {
         id(part)
         for branch in every

@@ -14,6 +14,16 @@ from conformance.scan.reading.source import SourceError
 _ASYNC = re.compile(rb"\basync(?=[ \t]*=[^=])")
 
 
+def parsed(text: str | bytes) -> ast.Module:
+    """A whole text as syntax; empty if it is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return ast.Module([], [])
+
+
 class Parser:
     """Parses the thinned source, or the whole where thinning broke it; again only if it grew."""
 

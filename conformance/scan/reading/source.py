@@ -16,6 +16,7 @@ from itertools import accumulate
 #: Encodings whose bytes can be parsed as they are: UTF-8 and what is a part of it.
 AS_UTF8 = ("utf-8", "utf-8-sig", "ascii")
 _COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
@@ -55,6 +56,11 @@ def read_bytes(path: str) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"not a regular file: {path}")
         return stream.read()
+
+
+def without_texts(text: str) -> str:
+    """Source without its long texts and its comments, by their marks alone."""
+    return _TEXTS.sub("", text)
 
 
 def split_lines(text: str) -> list[str]:

@@ -15,11 +15,11 @@ from conformance.scan.knowing.alternatives import mentions
 from conformance.scan.knowing.markers import leaves_without
 from conformance.scan.knowing.vocabulary import asks_mac, is_negated, named_backends
 from conformance.scan.reading.nodes import parts_of
+from conformance.scan.reading.source import without_texts
 
 #: Flags of an object that something hangs on that is moved.
 _MOVING = re.compile(r"\bif (?:\w+\.)+(\w+):\s+[^\n]*\.(?:cuda|to)\(")
 _SPELLED = re.compile(r"\b(?=(\w+\.\w+)\b)")
-_TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
 
 
 def _placement(context: Context, placement: Placement) -> None:
@@ -76,7 +76,7 @@ def _flag(context: Context, tree: ast.Module) -> None:
     text = context.source.text
     if "cuda =" not in text and "gpu =" not in text:  # sooner looked for than what follows
         return
-    moving = set(_MOVING.findall(_TEXTS.sub("", text))) - _served(tree)
+    moving = set(_MOVING.findall(without_texts(text))) - _served(tree)
     lines = [context.source.lines[f.line - 1] for f in context.findings if f.code == "DEV104"]
     told = {word for line in lines for word in _SPELLED.findall(line)}
     for node in context.parts_saying(tree, "is_available"):

@@ -13,10 +13,10 @@ from conformance.scan.knowing.facts import ANY
 from conformance.scan.knowing.point import Point
 from conformance.scan.knowing.signatures import spelled
 from conformance.scan.reading.nodes import parts_of
+from conformance.scan.reading.source import without_texts
 
 _LOADS = frozenset({"torch.load", "torch.serialization.load", "torch.jit.load"})
 _SAVED = re.compile(r"torch\.save\(\s*(\w+|\{)")
-_TEXTS = re.compile(r"(\"{3}|'{3}).*?\1|#[^\n]*", re.DOTALL)
 _TENSORS = re.compile(r"\btorch\.(?!save\b|load\b)|[Tt]ensor|\bnn\.|\.(?:to|cpu|cuda|detach)\(")
 _HOST_STATE = re.compile(r"(?:^|[^a-z])rng|scheduler|scaler\.load_state_dict|scaler_state")
 _SAMPLES = re.compile(r"Data(?:set|[Ll]oader|[Mm]odule)|Sampler|Collat")
@@ -108,9 +108,7 @@ def _end(context: Context, node: ast.Call) -> int | None:
     """Where another argument may be written: behind the first, and the brackets around it."""
     end, last = context.span(node.args[0])[1], context.span(node)[1] - 1
     behind = _BEHIND.match(context.source.text, end, last)
-    if isinstance(node.args[0], ast.GeneratorExp) or behind is None:
-        return None
-    return behind.end()
+    return None if isinstance(node.args[0], ast.GeneratorExp) or not behind else behind.end()
 
 
 def _is_placed(context: Context, file: ast.expr) -> bool:
@@ -288,7 +286,7 @@ def _holds_numbers(context: Context) -> bool:
         len(lines),
     )
     header = context.source.lines[owner.node.lineno - 1]
-    text = _TEXTS.sub("", "\n".join([header, *lines[:end]]))
+    text = without_texts("\n".join([header, *lines[:end]]))
     saved = _SAVED.findall(text)
     tables = [
         re.search(rf"\b{name}\s*=\s*\{{(.*?)\}}", text, re.DOTALL) for name in saved if name != "{"

@@ -186,24 +186,6 @@ def test_a_constant_is_reported_where_it_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "severity"),
-    [
-        ("return n", "note"),
-        ("return n, device", "error"),
-        ("return locals()", "error"),
-        ("self.save_hyperparameters()", "error"),
-        ("raise NotImplementedError", "error"),
-        ("...", "error"),
-    ],
-)
-def test_a_default_that_nothing_reads_is_a_note(tmp_path: Path, body: str, severity: str) -> None:
-    files = {"ops.py": f"def make(self, n, device='cuda'):\n    n = 3\n    {body}\n"}
-    if body in ("raise NotImplementedError", "..."):
-        files["ops.py"] = files["ops.py"].replace("    n = 3\n", "")
-    assert judged(tmp_path, files) == [f"ops.py:1 DEV103 {severity}"]
-
-
-@pytest.mark.parametrize(
     ("call", "severity"),
     [
         ("make(3, 'cpu')", "warning"),
@@ -442,23 +424,3 @@ def test_a_package_copied_in_that_builds_extensions_for_cuda(tmp_path: Path) -> 
         "main.py:3 DEV101 error",
         "other/main.py:3 DEV101 error",
     ]
-
-
-@pytest.mark.parametrize(
-    ("more", "user", "severity"),
-    [
-        ("", "", "note"),
-        ("", "from model import Net\n", "note"),
-        ("", "from model import device\nnet.to(device)\n", "warning"),
-        ("", "import model\nnet.to(model.device)\n", "warning"),
-        ("", "from model import *\nnet.to(device)\n", "warning"),
-        ("print(device)\n", "", "warning"),
-        ("", "import model\nd = getattr(model, 'device')\n", "warning"),
-    ],
-)
-def test_a_choice_that_nothing_reads_is_a_note(
-    tmp_path: Path, more: str, user: str, severity: str
-) -> None:
-    chosen = "import torch\ndevice = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
-    files = {"model.py": chosen + more, "train.py": user}
-    assert f"model.py:2 DEV104 {severity}" in judged(tmp_path, files)
